@@ -1,0 +1,1 @@
+//! Workload attestation and the SPIFFE Workload API.

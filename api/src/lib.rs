@@ -1,0 +1,1 @@
+//! gRPC messages and services generated from the definitions in proto/.

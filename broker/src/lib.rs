@@ -1,0 +1,1 @@
+//! The MQTT server: listeners, TLS, connections and audit.

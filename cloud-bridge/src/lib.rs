@@ -1,0 +1,1 @@
+//! The websocket channel between edge and cloud: edgehub and cloudhub.

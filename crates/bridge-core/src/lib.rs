@@ -1,0 +1,1 @@
+//! KubeEdge messages, sync by cursor, spool and twin state as a pure core.

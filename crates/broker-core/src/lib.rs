@@ -1,0 +1,1 @@
+//! Sessions, subscriptions, retained messages and wills as a pure core.

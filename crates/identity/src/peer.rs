@@ -1,0 +1,52 @@
+use crate::{SpiffeId, UnixMillis};
+use std::sync::Arc;
+
+/// How a peer proved its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// An X.509-SVID over mTLS.
+    X509Svid {
+        /// Serial number of the leaf, lower-case hex.
+        serial: Arc<str>,
+    },
+    /// The kernel named the process at the other end, and its selectors chose a registration entry.
+    Local {
+        /// Process id at attestation.
+        pid: u32,
+        /// User id of the process.
+        uid: u32,
+        /// Registration entry that was chosen.
+        entry_id: Arc<str>,
+    },
+}
+
+/// A peer whose identity has been proven. Made only by chain verification
+/// ([`crate::verify_x509_svid`]) and by local attestation ([`VerifiedPeer::attested`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedPeer {
+    id: SpiffeId,
+    expires: Option<UnixMillis>,
+    proof: Proof,
+}
+
+impl VerifiedPeer {
+    /// Returns the identity of an attested local process, as its registration entry says.
+    pub fn attested(id: SpiffeId, pid: u32, uid: u32, entry_id: Arc<str>) -> Self {
+        Self { id, expires: None, proof: Proof::Local { pid, uid, entry_id } }
+    }
+
+    /// SPIFFE ID of the peer.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// When the proof ends by itself: the SVID's notAfter.
+    pub fn expires(&self) -> Option<UnixMillis> {
+        self.expires
+    }
+
+    /// How it was proven.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+}

@@ -1,0 +1,105 @@
+//! Registration entries: SPIRE's fields (spire-api-sdk `types/entry.proto`) and Midge's grants.
+
+use midge_identity::SpiffeId;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One attested property of a workload or node, such as `unix:uid:1000`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Selector {
+    /// Attestor that vouches for it, such as `unix`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Value, such as `uid:1000`.
+    pub value: String,
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind, self.value)
+    }
+}
+
+/// Who owns an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Made on this server by its operator.
+    #[default]
+    Edge,
+    /// Synced from the cloud: read-only on the edge.
+    Cloud,
+    /// Made by the server itself, for its own parts; never listed for editing.
+    Builtin,
+}
+
+/// A registration entry. Serialises to the JSON that is stored and synced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrationEntry {
+    /// Entry ID, chosen by the server unless given.
+    pub id: String,
+    /// Identity that matching workloads get.
+    #[serde(with = "spiffe_id_text")]
+    pub spiffe_id: SpiffeId,
+    /// Node or agent that serves this entry.
+    #[serde(with = "spiffe_id_text")]
+    pub parent_id: SpiffeId,
+    /// All of them must hold for a workload to match. Sorted, without doubles.
+    pub selectors: Vec<Selector>,
+    /// Lifetime of X.509-SVIDs in seconds; 0 means the server's default.
+    #[serde(default)]
+    pub x509_svid_ttl_secs: u32,
+    /// Lifetime of JWT-SVIDs in seconds; 0 means the server's default.
+    #[serde(default)]
+    pub jwt_svid_ttl_secs: u32,
+    /// Trust domains whose bundles the workload gets too.
+    #[serde(default)]
+    pub federates_with: Vec<String>,
+    /// May call the admin API.
+    #[serde(default)]
+    pub admin: bool,
+    /// May ask for an intermediate CA.
+    #[serde(default)]
+    pub downstream: bool,
+    /// Seconds since the epoch; 0 means never. Data hygiene, not a security feature.
+    #[serde(default)]
+    pub expires_at: i64,
+    /// DNS SANs.
+    #[serde(default)]
+    pub dns_names: Vec<String>,
+    /// Goes up by one at each update.
+    #[serde(default)]
+    pub revision_number: i64,
+    /// Kept for SPIRE's API.
+    #[serde(default)]
+    pub store_svid: bool,
+    /// Tells SVIDs of one workload apart; at most 1,024 bytes.
+    #[serde(default)]
+    pub hint: String,
+    /// Seconds since the epoch.
+    #[serde(default)]
+    pub created_at: i64,
+    /// Grant: topic filters the identity may publish to.
+    #[serde(default)]
+    pub publish: Vec<String>,
+    /// Grant: topic filters the identity may subscribe to and receive.
+    #[serde(default)]
+    pub subscribe: Vec<String>,
+    /// Who owns the entry.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+mod spiffe_id_text {
+    use midge_identity::SpiffeId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(id: &SpiffeId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SpiffeId, D::Error> {
+        SpiffeId::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}

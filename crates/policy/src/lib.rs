@@ -1,0 +1,1 @@
+//! Rules, decisions and exact containment for MQTT authorization.

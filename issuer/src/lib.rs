@@ -1,0 +1,1 @@
+//! The identity server: entries, tokens, signing and SPIRE's admin API.

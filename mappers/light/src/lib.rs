@@ -1,0 +1,1 @@
+//! The LED of the KubeEdge example as a device mapper.

@@ -1,0 +1,1 @@
+//! Identity, MQTT and twins for device mappers.

@@ -1,0 +1,2 @@
+#![doc = "The midge command."]
+fn main() {}

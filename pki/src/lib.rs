@@ -1,0 +1,1 @@
+//! Private keys, certificate signing and TLS configurations.

@@ -1,0 +1,1 @@
+//! The one tokio kit: supervisor, drain, backoff, clock, logs and health endpoints.

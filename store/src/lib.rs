@@ -1,0 +1,1 @@
+//! The embedded store: one committer thread, atomic batches, prefix scans.
