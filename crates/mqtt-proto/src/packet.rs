@@ -28,6 +28,18 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
+impl QoS {
+    /// Returns the QoS of a two-bit field; 3 is none.
+    pub(crate) fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
 /// A packet identifier: never zero ([MQTT-2.2.1-3]).
 pub type PacketId = NonZeroU16;
 
@@ -55,8 +67,8 @@ pub enum Packet {
 /// User properties, in the order they came ([MQTT-3.1.3-10]).
 pub type UserProperties = Vec<(Arc<str>, Arc<str>)>;
 
-/// CONNECT.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// CONNECT; its `Debug` leaves out the password and the authentication data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     /// Protocol version.
     pub version: Version,
@@ -292,8 +304,8 @@ pub struct Disconnect {
     pub info: Info,
 }
 
-/// AUTH.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// AUTH; its `Debug` leaves out the authentication data.
+#[derive(Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of MQTT 5.0 §3.15")]
 pub struct Auth {
     pub reason: ReasonCode,

@@ -47,7 +47,7 @@ impl TopicName {
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidTopic> {
         let text = text.as_ref();
         check_text(text)?;
-        if text.contains(['+', '#']) {
+        if text.bytes().any(|byte| matches!(byte, b'+' | b'#')) {
             return Err(InvalidTopic::Wildcard);
         }
         Ok(Self(text.into()))
@@ -154,8 +154,109 @@ impl std::fmt::Display for TopicName {
     }
 }
 
+impl std::fmt::Display for SharedFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.group {
+            None => self.filter.fmt(f),
+            Some(group) => write!(f, "$share/{group}/{}", self.filter),
+        }
+    }
+}
+
 impl std::fmt::Display for TopicFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_names_have_no_wildcards() {
+        for name in ["a", "/", "//", "a/b", "/a", "a/", "$SYS/x", " ", "\u{FEFF}", "Accounts payable"] {
+            assert_eq!(TopicName::new(name).unwrap().as_str(), name);
+        }
+        for (name, error) in [
+            ("", InvalidTopic::Empty),
+            ("+", InvalidTopic::Wildcard),
+            ("a/#", InvalidTopic::Wildcard),
+            ("a+", InvalidTopic::Wildcard),
+            ("a\0", InvalidTopic::Nul),
+        ] {
+            assert_eq!(TopicName::new(name), Err(error), "{name:?}");
+        }
+        assert!(TopicName::new("a".repeat(65_535)).is_ok());
+        assert_eq!(TopicName::new("a".repeat(65_536)), Err(InvalidTopic::TooLong));
+    }
+
+    #[test]
+    fn wildcards_fill_their_level() {
+        for filter in ["#", "+", "+/+", "/+", "+/", "a/#", "+/#", "a/+/b", "$SYS/#", "a//#"] {
+            assert_eq!(TopicFilter::new(filter).unwrap().to_string(), filter);
+        }
+        for (filter, error) in [
+            ("", InvalidTopic::Empty),
+            ("a#", InvalidTopic::MultiLevel),
+            ("#/a", InvalidTopic::MultiLevel),
+            ("a/#/b", InvalidTopic::MultiLevel),
+            ("##", InvalidTopic::MultiLevel),
+            ("#/", InvalidTopic::MultiLevel),
+            ("a+", InvalidTopic::SingleLevel),
+            ("+a/b", InvalidTopic::SingleLevel),
+            ("++", InvalidTopic::SingleLevel),
+            ("+#", InvalidTopic::MultiLevel),
+            ("a\0", InvalidTopic::Nul),
+        ] {
+            assert_eq!(TopicFilter::new(filter), Err(error), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn shared_filters_have_a_group_and_a_filter() {
+        let shared = SharedFilter::new("$share/g/a/+").unwrap();
+        assert_eq!((shared.group.as_deref(), shared.filter.as_str()), (Some("g"), "a/+"));
+        assert_eq!(shared.to_string(), "$share/g/a/+");
+        let leading_slash = SharedFilter::new("$share/g//a").unwrap();
+        assert_eq!(leading_slash.filter.as_str(), "/a");
+        for plain in ["$share", "$shared/g/a", "a/$share/g", "$SHARE/g/a"] {
+            assert_eq!(SharedFilter::new(plain).unwrap().group, None, "{plain}");
+        }
+        for broken in
+            ["$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/#", "$share/g+/a"]
+        {
+            assert_eq!(SharedFilter::new(broken), Err(InvalidTopic::Share), "{broken}");
+        }
+        assert_eq!(SharedFilter::new("$share/g/a#"), Err(InvalidTopic::MultiLevel));
+    }
+
+    /// MQTT 5.0 §4.7.1 and §4.7.2, every example of the standard.
+    #[test]
+    fn filters_match_as_the_standard_says() {
+        for (filter, topic, expected) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("sport/tennis/+", "sport/tennis/player1", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("#", "$SYS/x", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS/", true),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients", true),
+            ("ACCOUNTS", "Accounts", false),
+            ("a", "/a", false),
+            ("a/#", "ab", false),
+            ("#", "/", true),
+        ] {
+            let matches = TopicFilter::new(filter).unwrap().matches(&TopicName::new(topic).unwrap());
+            assert_eq!(matches, expected, "{filter} on {topic}");
+        }
     }
 }

@@ -1,0 +1,207 @@
+//! Bytes to packets.
+//!
+//! Owns framing, direction and the rule that CONNECT comes first and once. What one packet alone cannot show
+//! (packet ids in use, alias maxima, flow control) is the session's to judge.
+
+mod ack;
+mod close;
+mod connect;
+mod properties;
+mod publish;
+mod subscribe;
+
+use crate::error::{DecodeError, Violation};
+use crate::limits::Limits;
+use crate::packet::{Packet, Version};
+use crate::packet_type::PacketType;
+use crate::topic::{InvalidTopic, TopicName};
+use crate::wire::{Reader, read_varint};
+use bytes::{Buf, Bytes, BytesMut};
+
+/// The end of the connection that decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Receives CONNECT, SUBSCRIBE, …
+    Server,
+    /// Receives CONNACK, SUBACK, …
+    Client,
+}
+
+/// Decodes the packets of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    role: Role,
+    version: Option<Version>,
+    limits: Limits,
+    last_topic: Option<TopicName>,
+    refused: Option<DecodeError>,
+}
+
+/// What decoding a packet body depends on besides its bytes.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    role: Role,
+    version: Version,
+    limits: &'a Limits,
+}
+
+struct Header {
+    packet: PacketType,
+    flags: u8,
+    header_len: usize,
+    body_len: usize,
+}
+
+impl Decoder {
+    /// Returns the decoder of a server's end: the first packet must be CONNECT and sets the version.
+    pub fn server(limits: Limits) -> Self {
+        Self { role: Role::Server, version: None, limits, last_topic: None, refused: None }
+    }
+
+    /// Returns the decoder of a client's end, which knows the version it asked for.
+    pub fn client(version: Version, limits: Limits) -> Self {
+        Self { role: Role::Client, version: Some(version), limits, last_topic: None, refused: None }
+    }
+
+    /// Returns which end decodes.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Returns the version; at a server it is known once CONNECT named one that is served, even when the
+    /// rest of that CONNECT was refused, so that the refusal can be told in the right form.
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// Replaces the limits from the next packet on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Takes the next packet off the front of `buffer`; `None` while it is incomplete.
+    ///
+    /// Payloads and binary properties share the memory of `buffer`: who stores a small one for long copies it.
+    ///
+    /// # Errors
+    /// When the peer broke the standard or a limit. The stream has no next packet then: every further call
+    /// returns the same error.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        // A refused CONNECT has set the version already: going on would let its sender skip CONNECT.
+        if let Some(error) = self.refused {
+            return Err(error);
+        }
+        self.next_packet(buffer).inspect_err(|error| self.refused = Some(*error))
+    }
+
+    fn next_packet(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        let Some(header) = self.header(buffer)? else {
+            return Ok(None);
+        };
+        if buffer.len() < header.header_len + header.body_len {
+            return Ok(None);
+        }
+        buffer.advance(header.header_len);
+        let body = buffer.split_to(header.body_len).freeze();
+        self.packet(&header, &body)
+            .map(Some)
+            .map_err(|violation| DecodeError { packet: Some(header.packet), violation })
+    }
+
+    /// Judges the fixed header from its first byte on, before the rest costs memory.
+    fn header(&self, buffer: &[u8]) -> Result<Option<Header>, DecodeError> {
+        let Some((first, rest)) = buffer.split_first() else {
+            return Ok(None);
+        };
+        let packet = PacketType::from_nibble(first >> 4)
+            .filter(|packet| *packet != PacketType::Auth || self.version != Some(Version::V311))
+            .ok_or(DecodeError { packet: None, violation: Violation::ReservedPacketType(first >> 4) })?;
+        let refuse = |violation| DecodeError { packet: Some(packet), violation };
+        self.check_order(packet).map_err(refuse)?;
+        let flags = first & 0x0F;
+        check_flags(packet, flags).map_err(refuse)?;
+        let Some((body_len, varint_len)) = read_varint(rest).map_err(refuse)? else {
+            return Ok(None);
+        };
+        let body_len = usize::try_from(body_len).unwrap_or(usize::MAX);
+        let header = Header { packet, flags, header_len: 1 + varint_len, body_len };
+        let len = body_len.saturating_add(header.header_len);
+        let max = self.packet_bytes_max(packet);
+        if len > max {
+            return Err(refuse(Violation::PacketTooLarge { len, max }));
+        }
+        Ok(Some(header))
+    }
+
+    fn check_order(&self, packet: PacketType) -> Result<(), Violation> {
+        match (self.version, packet) {
+            (None, PacketType::Connect) => Ok(()),
+            // [MQTT-3.1.0-1]
+            (None, _) => Err(Violation::ConnectExpected),
+            // [MQTT-3.1.0-2]
+            (Some(_), PacketType::Connect) if self.role == Role::Server => Err(Violation::SecondConnect),
+            (Some(Version::V311), PacketType::Disconnect) if self.role == Role::Client => {
+                Err(Violation::PacketDirection)
+            }
+            _ if packet.may_reach(self.role) => Ok(()),
+            _ => Err(Violation::PacketDirection),
+        }
+    }
+
+    fn packet_bytes_max(&self, packet: PacketType) -> usize {
+        let max = self.limits.packet_bytes_max;
+        if packet == PacketType::Connect { max.min(self.limits.connect_bytes_max) } else { max }
+    }
+
+    fn packet(&mut self, header: &Header, body: &Bytes) -> Result<Packet, Violation> {
+        let mut reader = Reader::new(body);
+        let Some(version) = self.version else {
+            return connect::connect(&mut reader, &self.limits, &mut self.version);
+        };
+        let context = Context { role: self.role, version, limits: &self.limits };
+        match header.packet {
+            PacketType::Publish => publish::publish(&mut reader, header.flags, context, &mut self.last_topic),
+            PacketType::PubAck => ack::ack(&mut reader, header.packet, context).map(Packet::PubAck),
+            PacketType::PubRec => ack::ack(&mut reader, header.packet, context).map(Packet::PubRec),
+            PacketType::PubRel => ack::ack(&mut reader, header.packet, context).map(Packet::PubRel),
+            PacketType::PubComp => ack::ack(&mut reader, header.packet, context).map(Packet::PubComp),
+            PacketType::Subscribe => subscribe::subscribe(&mut reader, context),
+            PacketType::SubAck => subscribe::suback(&mut reader, context),
+            PacketType::Unsubscribe => subscribe::unsubscribe(&mut reader, context),
+            PacketType::UnsubAck => subscribe::unsuback(&mut reader, context),
+            PacketType::PingReq => reader.finish().map(|()| Packet::PingReq),
+            PacketType::PingResp => reader.finish().map(|()| Packet::PingResp),
+            PacketType::Disconnect => close::disconnect(&mut reader, context),
+            PacketType::Auth => close::auth(&mut reader, context),
+            PacketType::ConnAck => connect::connack(&mut reader, context),
+            PacketType::Connect => Err(Violation::SecondConnect),
+        }
+    }
+}
+
+fn check_flags(packet: PacketType, flags: u8) -> Result<(), Violation> {
+    match packet.fixed_flags() {
+        Some(expected) if flags == expected => Ok(()),
+        Some(_) => Err(Violation::HeaderFlags(flags)),
+        None if flags & 0b0110 == 0b0110 => Err(Violation::Qos3),
+        None if flags & 0b1110 == 0b1000 => Err(Violation::DupOnQos0),
+        None => Ok(()),
+    }
+}
+
+/// Parses a topic name; one slash more than `topic_levels_max` is refused before anything is allocated.
+fn topic_name(
+    text: &str,
+    limits: &Limits,
+    invalid: fn(InvalidTopic) -> Violation,
+) -> Result<TopicName, Violation> {
+    let max = limits.topic_levels_max;
+    if levels(text) > max {
+        return Err(Violation::TopicNameTooDeep { max });
+    }
+    TopicName::new(text).map_err(invalid)
+}
+
+fn levels(text: &str) -> usize {
+    1 + text.bytes().filter(|byte| *byte == b'/').count()
+}

@@ -1,0 +1,106 @@
+//! What the limits hold back, and that one less passes.
+
+use crate::notation::{At, bytes};
+use bytes::BytesMut;
+use mqtt_proto::{Decoder, InvalidTopic, Limits, Packet, PacketType, ReasonCode, Version, Violation};
+
+fn tight() -> Limits {
+    Limits {
+        packet_bytes_max: 64,
+        connect_bytes_max: 40,
+        properties_bytes_max: 24,
+        user_properties_max: 2,
+        filters_max: 2,
+        topic_levels_max: 3,
+    }
+}
+
+#[test]
+fn each_limit_holds_at_its_edge() {
+    let server = At::Server(Version::V5);
+    let client = At::Client(Version::V5);
+    let user = "26 <a> <b>";
+    let cases = [
+        (server, "30 [<a> [] 'x']".to_owned(), None),
+        (server, format!("30 [<a> [] {}]", "78".repeat(58)), None),
+        (server, format!("30 [<a> [] {}]", "78".repeat(59)), Some(0x95)),
+        (server, format!("30 [<a> [{}]]", user.repeat(2)), None),
+        (server, format!("30 [<a> [{}]]", user.repeat(3)), Some(0x97)),
+        (server, format!("30 [<a> [08 <{}>]]", "r".repeat(21)), None),
+        (server, format!("30 [<a> [08 <{}>]]", "r".repeat(22)), Some(0x97)),
+        (server, "30 [<a/b/c> []]".to_owned(), None),
+        (server, "30 [<a/b/c/> []]".to_owned(), Some(0x90)),
+        (server, "30 [<////> []]".to_owned(), Some(0x90)),
+        (server, "30 [<a> [08 <a/b/c/d>]]".to_owned(), Some(0x90)),
+        (server, "82 [0001 [] <a/b/#> 00]".to_owned(), None),
+        (server, "82 [0001 [] <a/b/c/#> 00]".to_owned(), Some(0x8F)),
+        (server, "a2 [0001 [] <a/b/c/#>]".to_owned(), Some(0x8F)),
+        (server, "82 [0001 [] <a> 00 <b> 00]".to_owned(), None),
+        (server, "82 [0001 [] <a> 00 <b> 00 <c> 00]".to_owned(), Some(0x97)),
+        (server, "a2 [0001 [] <a> <b> <c>]".to_owned(), Some(0x97)),
+        (server, format!("a2 [0001 [{}] <a>]", user.repeat(3)), Some(0x97)),
+        (server, format!("e0 [00 [{}]]", user.repeat(3)), Some(0x97)),
+        (client, format!("40 [0001 00 [{}]]", user.repeat(3)), Some(0x97)),
+        (client, format!("20 [00 00 [{}]]", user.repeat(3)), Some(0x97)),
+        (At::Accepted, format!("10 [<MQTT> 05 02 0000 [] <{}>]", "c".repeat(25)), None),
+        (At::Accepted, format!("10 [<MQTT> 05 02 0000 [] <{}>]", "c".repeat(26)), Some(0x95)),
+        (At::Accepted, format!("10 [<MQTT> 05 02 0000 [{}] <>]", user.repeat(3)), Some(0x97)),
+        (At::Accepted, "10 [<MQTT> 04 06 0000 <> <a/b/c/d> <>]".to_owned(), Some(0x90)),
+    ];
+    for (at, notation, expected) in cases {
+        let result = at.decoder(tight()).decode(&mut BytesMut::from(&bytes(&notation)[..]));
+        let reason = result.as_ref().err().map(|error| error.reason() as u8);
+        assert_eq!(reason, expected, "{notation}: {result:?}");
+        assert!(matches!(result, Ok(Some(_)) | Err(_)), "{notation}");
+    }
+}
+
+#[test]
+fn an_announced_length_is_refused_before_its_bytes_come() {
+    let mut decoder = Decoder::server(Limits::default());
+    let mut buffer = BytesMut::from(&[0x10, 0xFF, 0xFF, 0xFF, 0x7F][..]);
+    let error = decoder.decode(&mut buffer).unwrap_err();
+    assert_eq!(error.packet, Some(PacketType::Connect));
+    assert_eq!(error.violation, Violation::PacketTooLarge { len: 268_435_460, max: 128 << 10 });
+    assert_eq!(
+        error.to_string(),
+        "CONNECT: packet of 268435460 bytes is over the limit of 131072 [MQTT-3.2.2-15]"
+    );
+}
+
+#[test]
+fn waiting_for_a_packet_reserves_nothing() {
+    let mut decoder = At::Server(Version::V5).decoder(Limits::default());
+    let mut buffer = BytesMut::from(&[0x30, 0xFF, 0xFF, 0x1F][..]);
+    let capacity = buffer.capacity();
+    assert_eq!(decoder.decode(&mut buffer), Ok(None));
+    assert_eq!((buffer.len(), buffer.capacity()), (4, capacity));
+}
+
+#[test]
+fn limits_change_from_the_next_packet_on() {
+    let mut decoder = At::Server(Version::V311).decoder(Limits::default());
+    let wire = bytes(&format!("30 [<a> {}]", "00".repeat(100)));
+    assert!(matches!(decoder.decode(&mut BytesMut::from(&wire[..])), Ok(Some(Packet::Publish(_)))));
+    decoder.set_limits(tight());
+    let error = decoder.decode(&mut BytesMut::from(&wire[..])).unwrap_err();
+    assert_eq!(error.reason(), ReasonCode::PacketTooLarge);
+}
+
+#[test]
+fn payloads_share_the_read_buffer_and_repeated_topics_their_text() {
+    let mut decoder = At::Server(Version::V311).decoder(Limits::default());
+    let mut buffer =
+        BytesMut::from(&bytes("30 [<a/b> 'one'] 30 [<a/b> 'two'] 30 [<a/c> 'x'] 30 [<a/b>]")[..]);
+    let start = buffer.as_ptr();
+    let mut publishes = Vec::new();
+    while let Some(Packet::Publish(publish)) = decoder.decode(&mut buffer).unwrap() {
+        publishes.push(publish);
+    }
+    assert_eq!(publishes[0].payload.as_ptr(), start.wrapping_add(7));
+    let topics: Vec<_> = publishes.iter().map(|publish| publish.topic.as_ref().unwrap().as_str()).collect();
+    assert_eq!(topics, ["a/b", "a/b", "a/c", "a/b"]);
+    assert_eq!(topics[0].as_ptr(), topics[1].as_ptr());
+    let wildcard = decoder.decode(&mut BytesMut::from(&bytes("30 [<a/#>]")[..]));
+    assert_eq!(wildcard.unwrap_err().violation, Violation::TopicName(InvalidTopic::Wildcard));
+}
