@@ -1,3 +1,5 @@
+//! The proof of an identity: what everything that decides about a peer takes.
+
 use crate::{SpiffeId, UnixMillis};
 use std::sync::Arc;
 
@@ -30,6 +32,10 @@ pub struct VerifiedPeer {
 }
 
 impl VerifiedPeer {
+    pub(crate) fn from_x509_svid(id: SpiffeId, expires: UnixMillis, serial: Arc<str>) -> Self {
+        Self { id, expires: Some(expires), proof: Proof::X509Svid { serial } }
+    }
+
     /// Returns the identity of an attested local process, as its registration entry says.
     pub fn attested(id: SpiffeId, pid: u32, uid: u32, entry_id: Arc<str>) -> Self {
         Self { id, expires: None, proof: Proof::Local { pid, uid, entry_id } }
@@ -40,7 +46,7 @@ impl VerifiedPeer {
         &self.id
     }
 
-    /// When the proof ends by itself: the SVID's notAfter.
+    /// When the proof ends by itself: the first notAfter of the chain; never for a local process.
     pub fn expires(&self) -> Option<UnixMillis> {
         self.expires
     }

@@ -1,0 +1,121 @@
+//! Trust bundles: the roots of each trust domain, kept apart.
+
+use crate::{Authority, SvidRejection, TrustDomain};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use std::collections::BTreeMap;
+
+/// Roots per trust domain. Bundles of different trust domains are never merged: a root speaks for
+/// its own domain only. Trust Domain and Bundle §4.2, Federation §4.2
+#[derive(Clone, Debug, Default)]
+pub struct BundleSet {
+    bundles: BTreeMap<TrustDomain, Bundle>,
+    revision: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Bundle {
+    roots: Vec<Vec<u8>>,
+    pub(crate) anchors: Vec<TrustAnchor<'static>>,
+    // Parallel to `anchors`: what webpki's anchors leave out.
+    pub(crate) authorities: Vec<Authority>,
+    pub(crate) unusable: Vec<SvidRejection>,
+}
+
+impl BundleSet {
+    /// Returns a set without bundles: nobody is trusted.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the roots (DER) of a trust domain, in place of those it had. A root that is not a
+    /// signing certificate of the domain is published but not trusted; see [`Self::unusable_roots`].
+    pub fn insert(&mut self, trust_domain: TrustDomain, roots: Vec<Vec<u8>>) {
+        if self.roots(&trust_domain) == Some(&roots) {
+            return;
+        }
+        let bundle = Bundle::new(&trust_domain, roots);
+        self.bundles.insert(trust_domain, bundle);
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    /// Forgets a trust domain: its SVIDs are no longer trusted. Returns whether there was one.
+    pub fn remove(&mut self, trust_domain: &TrustDomain) -> bool {
+        let removed = self.bundles.remove(trust_domain).is_some();
+        if removed {
+            self.revision = self.revision.wrapping_add(1);
+        }
+        removed
+    }
+
+    /// Roots (DER) of a trust domain.
+    pub fn roots(&self, trust_domain: &TrustDomain) -> Option<&[Vec<u8>]> {
+        self.bundles.get(trust_domain).map(|bundle| bundle.roots.as_slice())
+    }
+
+    /// Why roots of a trust domain are not trusted, one line per such root.
+    pub fn unusable_roots(&self, trust_domain: &TrustDomain) -> &[SvidRejection] {
+        self.bundles.get(trust_domain).map_or(&[], |bundle| &bundle.unusable)
+    }
+
+    /// Trust domains that have a bundle, in order.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.bundles.keys()
+    }
+
+    /// Goes up when the contents change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Sets the revision, for an owner that counts across restarts.
+    pub fn set_revision(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
+    pub(crate) fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Bundle> {
+        self.bundles.get(trust_domain)
+    }
+}
+
+/// Equal when the same domains have the same roots, whatever the revision.
+impl PartialEq for BundleSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.bundles.len() == other.bundles.len()
+            && self.bundles.iter().zip(&other.bundles).all(
+                |((domain, bundle), (other_domain, other_bundle))| {
+                    domain == other_domain && bundle.roots == other_bundle.roots
+                },
+            )
+    }
+}
+
+impl Eq for BundleSet {}
+
+impl Bundle {
+    fn new(trust_domain: &TrustDomain, roots: Vec<Vec<u8>>) -> Self {
+        let mut bundle =
+            Self { anchors: Vec::new(), authorities: Vec::new(), unusable: Vec::new(), roots: Vec::new() };
+        for root in &roots {
+            match usable_root(root, trust_domain) {
+                Ok((anchor, authority)) => {
+                    bundle.anchors.push(anchor);
+                    bundle.authorities.push(authority);
+                }
+                Err(rejection) => bundle.unusable.push(rejection),
+            }
+        }
+        Self { roots, ..bundle }
+    }
+}
+
+fn usable_root(
+    der: &[u8],
+    trust_domain: &TrustDomain,
+) -> Result<(TrustAnchor<'static>, Authority), SvidRejection> {
+    let authority = Authority::parse(der, trust_domain)?;
+    let der = CertificateDer::from(der);
+    let anchor = webpki::anchor_from_trusted_cert(&der)
+        .map_err(|error| SvidRejection::Malformed(error.to_string()))?
+        .to_owned();
+    Ok((anchor, authority))
+}
