@@ -1,0 +1,214 @@
+//! Whether one identity's patterns cover a filter, and whether one of them overlaps it.
+//!
+//! Covering is exact though it looks at few topics. Patterns are finite and the alphabet of levels
+//! is not, so there is always a *fresh* level that no pattern spells. A pattern that matches a
+//! filter's topic with fresh levels at the wildcards must have wildcards there itself, and so
+//! matches every topic of that length under the filter. One fresh topic for each length up to the
+//! trie's depth therefore decides for all topics: nothing is approximated, and the work is bounded
+//! by the size of the trie and the length of the filter, whatever a client sends.
+
+use crate::trie::{Effect, Mark, Node, Trie};
+use mqtt_proto::{TopicFilter, TopicName};
+use std::borrow::Cow;
+
+impl Trie {
+    /// Returns the mark of a pattern that covers a part of the filter when accepted patterns cover
+    /// it all together.
+    ///
+    /// # Errors
+    /// A topic that the filter matches and no accepted pattern does; none when it would be too long
+    /// for a topic.
+    pub(crate) fn cover(
+        &self,
+        filter: &TopicFilter,
+        accept: impl Fn(Mark) -> bool,
+    ) -> Result<Mark, Option<TopicName>> {
+        Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run(filter)
+    }
+
+    /// Returns a pattern with the effect and a topic that both it and the filter match, if any; no
+    /// topic when it would be too long for one.
+    pub(crate) fn overlap(&self, filter: &TopicFilter, effect: Effect) -> Option<(Mark, Option<TopicName>)> {
+        let levels: Vec<&str> = filter.levels().collect();
+        let mut overlap = Overlap { path: Path::default(), effect };
+        let mark = overlap.find(self.root(), &levels)?;
+        Some((mark, overlap.path.topic()))
+    }
+}
+
+/// The levels of a topic under construction.
+#[derive(Default)]
+struct Path<'a>(Vec<Cow<'a, str>>);
+
+impl Path<'_> {
+    /// Tells whether these levels are a topic. The empty text is none ([MQTT-4.7.3-1]).
+    fn is_topic(&self) -> bool {
+        !(self.0.is_empty() || self.is_empty_text())
+    }
+
+    fn is_empty_text(&self) -> bool {
+        matches!(&*self.0, [only] if only.is_empty())
+    }
+
+    fn topic(&self) -> Option<TopicName> {
+        TopicName::new(self.0.join("/")).ok()
+    }
+}
+
+/// Nodes reached along the fresh topics of a filter.
+struct Cover<'t, 'f, A> {
+    front: Vec<&'t Node>,
+    path: Path<'f>,
+    first: Option<Mark>,
+    accept: A,
+}
+
+impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
+    fn run(mut self, filter: &'f TopicFilter) -> Result<Mark, Option<TopicName>> {
+        let mut system = filter.as_str().starts_with('$');
+        for level in filter.levels() {
+            if let Some(mark) = self.covering_rest(system) {
+                return Ok(mark);
+            }
+            match level {
+                "#" => return self.run_rest(),
+                "+" => self.step_fresh(),
+                text => self.step_literal(text, system),
+            }
+            system = false;
+        }
+        self.covering_here().ok_or_else(|| self.path.topic())
+    }
+
+    /// Follows a trailing `#` through topics of every length.
+    fn run_rest(mut self) -> Result<Mark, Option<TopicName>> {
+        loop {
+            if let Some(mark) = self.covering_rest(false) {
+                return Ok(mark);
+            }
+            if self.path.is_topic() {
+                match self.covering_here() {
+                    Some(mark) => self.first = self.first.or(Some(mark)),
+                    None => return Err(self.path.topic()),
+                }
+            }
+            // The trie has an end, so the front runs empty and the loop ends above.
+            self.step_fresh();
+        }
+    }
+
+    fn covering_rest(&self, system: bool) -> Option<Mark> {
+        if system {
+            return None;
+        }
+        let found =
+            self.front.iter().flat_map(|node| &node.hash).copied().find(|mark| (self.accept)(*mark))?;
+        Some(self.first.unwrap_or(found))
+    }
+
+    fn covering_here(&self) -> Option<Mark> {
+        let ends = self.front.iter().flat_map(|node| node.exact.iter().chain(&node.hash));
+        let found = ends.copied().find(|mark| (self.accept)(*mark))?;
+        Some(self.first.unwrap_or(found))
+    }
+
+    fn step_fresh(&mut self) {
+        self.path.0.push(fresh(&self.front));
+        self.front = self.front.iter().filter_map(|node| node.plus.as_deref()).collect();
+    }
+
+    fn step_literal(&mut self, text: &'f str, system: bool) {
+        self.path.0.push(Cow::Borrowed(text));
+        let mut front = Vec::with_capacity(self.front.len());
+        for node in &self.front {
+            front.extend(node.literal(text));
+            front.extend(node.plus.as_deref().filter(|_| !system));
+        }
+        self.front = front;
+    }
+}
+
+/// Returns a level that none of the nodes spells.
+fn fresh(front: &[&Node]) -> Cow<'static, str> {
+    let spelled = |level: &str| front.iter().any(|node| node.literal(level).is_some());
+    if !spelled("x") {
+        return Cow::Borrowed("x");
+    }
+    let mut numbered = (1_u64..).map(|n| format!("x{n}"));
+    Cow::Owned(numbered.find(|level| !spelled(level)).unwrap_or_default())
+}
+
+/// A topic that a filter and a pattern share.
+struct Overlap<'p> {
+    path: Path<'p>,
+    effect: Effect,
+}
+
+impl<'p> Overlap<'p> {
+    fn find(&mut self, node: &'p Node, filter: &[&'p str]) -> Option<Mark> {
+        if !node.has(self.effect) {
+            return None;
+        }
+        let system = self.path.0.is_empty() && filter.first().is_some_and(|level| level.starts_with('$'));
+        if !system
+            && let Some(mark) = self.pick(&node.hash)
+            && self.shortest(filter)
+        {
+            return Some(mark);
+        }
+        let Some((level, rest)) = filter.split_first() else {
+            return self.pick(&node.exact).filter(|_| self.path.is_topic());
+        };
+        match *level {
+            "#" => {
+                let here = self.pick(&node.exact).filter(|_| self.path.is_topic());
+                here.or_else(|| self.find_beneath(node, filter))
+            }
+            "+" => self.find_beneath(node, rest),
+            text => {
+                let literal = node.literal(text).map(|next| (Cow::Borrowed(text), next));
+                let plus = node.plus.as_deref().filter(|_| !system).map(|next| (Cow::Borrowed(text), next));
+                [literal, plus].into_iter().flatten().find_map(|(level, next)| self.enter(level, next, rest))
+            }
+        }
+    }
+
+    /// Searches under a wildcard of the filter.
+    fn find_beneath(&mut self, node: &'p Node, rest: &[&'p str]) -> Option<Mark> {
+        let leading = self.path.0.is_empty();
+        let literal = node.literal.iter().filter(|(text, _)| !(leading && text.starts_with('$')));
+        let literal = literal.map(|(text, next)| (Cow::Borrowed(&**text), next));
+        let plus = node.plus.as_deref().map(|next| (fresh(&[node]), next));
+        literal.chain(plus).find_map(|(level, next)| self.enter(level, next, rest))
+    }
+
+    fn enter(&mut self, level: Cow<'p, str>, next: &'p Node, rest: &[&'p str]) -> Option<Mark> {
+        self.path.0.push(level);
+        let found = self.find(next, rest);
+        if found.is_none() {
+            self.path.0.pop();
+        }
+        found
+    }
+
+    fn pick(&self, marks: &[Mark]) -> Option<Mark> {
+        marks.iter().copied().find(|mark| mark.effect == self.effect)
+    }
+
+    /// Completes the path with the shortest rest that the filter matches; tells whether a topic can
+    /// be made.
+    fn shortest(&mut self, filter: &[&'p str]) -> bool {
+        let known = self.path.0.len();
+        for level in filter.iter().filter(|level| **level != "#") {
+            self.path.0.push(Cow::Borrowed(if *level == "+" { "x" } else { level }));
+        }
+        if !self.path.is_topic() && filter.last() == Some(&"#") {
+            self.path.0.push(Cow::Borrowed("x"));
+        }
+        if self.path.is_topic() {
+            return true;
+        }
+        self.path.0.truncate(known);
+        false
+    }
+}

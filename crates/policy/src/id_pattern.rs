@@ -1,0 +1,173 @@
+//! Patterns of SPIFFE IDs: which identities a rule speaks of, and what their segments bind.
+
+use crate::error::IdFault;
+use midge_identity::{SpiffeId, TrustDomain};
+
+/// Name of the capture that every identity binds: its trust domain.
+const TRUST_DOMAIN: &str = "td";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(Box<str>),
+    Any,
+    /// Index into the names of captures.
+    Capture(usize),
+}
+
+/// `spiffe://<trust domain>/<segment>/…`, where a segment is literal, `*`, `{name}` or a last `**`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdPattern {
+    /// `None` stands for any.
+    trust_domain: Option<Box<str>>,
+    path: Vec<Segment>,
+    open: bool,
+}
+
+/// Names of the captures of an `id` pattern, `td` first, in the order of their values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Captures(Vec<Box<str>>);
+
+impl Captures {
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|known| **known == *name)
+    }
+
+    /// Lists them for people.
+    pub(crate) fn listed(&self) -> String {
+        let braced: Vec<String> = self.0.iter().map(|name| format!("{{{name}}}")).collect();
+        braced.join(", ")
+    }
+}
+
+impl IdPattern {
+    /// Parses the `id` of a rule.
+    pub(crate) fn parse(text: &str) -> Result<(Self, Captures), IdFault> {
+        let mut captures = Captures(vec![TRUST_DOMAIN.into()]);
+        let pattern = Self::parse_with(text, |name| {
+            if captures.position(name).is_some() {
+                return Err(IdFault::CaptureTwice(name.to_owned()));
+            }
+            captures.0.push(name.into());
+            Ok(captures.0.len() - 1)
+        })?;
+        Ok((pattern, captures))
+    }
+
+    /// Parses an `unless` of a rule, whose captures repeat those of its `id`.
+    pub(crate) fn parse_unless(text: &str, captures: &Captures) -> Result<Self, IdFault> {
+        Self::parse_with(text, |name| {
+            captures.position(name).ok_or_else(|| IdFault::Unbound(name.to_owned()))
+        })
+    }
+
+    fn parse_with(
+        text: &str,
+        mut capture: impl FnMut(&str) -> Result<usize, IdFault>,
+    ) -> Result<Self, IdFault> {
+        let rest = text.strip_prefix("spiffe://").ok_or(IdFault::Scheme)?;
+        let mut segments = rest.split('/').peekable();
+        let trust_domain = match segments.next().unwrap_or_default() {
+            "*" | "{td}" => None,
+            name => match TrustDomain::new(name) {
+                Ok(parsed) if parsed.as_str() == name => Some(name.into()),
+                _ => return Err(IdFault::TrustDomain(name.to_owned())),
+            },
+        };
+        let mut pattern = Self { trust_domain, path: Vec::new(), open: false };
+        while let Some(segment) = segments.next() {
+            if segment == "**" {
+                if segments.peek().is_some() {
+                    return Err(IdFault::RestNotLast);
+                }
+                pattern.open = true;
+            } else {
+                pattern.path.push(parse_segment(segment, &mut capture)?);
+            }
+        }
+        Ok(pattern)
+    }
+
+    /// Returns the only identity it matches, when there is one.
+    pub(crate) fn literal(&self) -> Option<String> {
+        if self.open {
+            return None;
+        }
+        let mut id = format!("spiffe://{}", self.trust_domain.as_deref()?);
+        for segment in &self.path {
+            let Segment::Literal(text) = segment else { return None };
+            id.push('/');
+            id.push_str(text);
+        }
+        Some(id)
+    }
+
+    /// Returns the values of its captures, trust domain first, when the identity matches.
+    pub(crate) fn bind<'a>(&self, id: &'a SpiffeId) -> Option<Vec<&'a str>> {
+        let mut values = vec![id.trust_domain_name()];
+        self.matches(id, &mut values).then_some(values)
+    }
+
+    /// Matches an identity: a capture that has a value must have the same one again.
+    pub(crate) fn matches<'a>(&self, id: &'a SpiffeId, values: &mut Vec<&'a str>) -> bool {
+        if self.trust_domain.as_deref().is_some_and(|wanted| wanted != id.trust_domain_name()) {
+            return false;
+        }
+        let mut found = id.path().split('/').skip(1);
+        for segment in &self.path {
+            let Some(text) = found.next() else { return false };
+            let same = match segment {
+                Segment::Any => true,
+                Segment::Literal(literal) => **literal == *text,
+                Segment::Capture(index) => match values.get(*index) {
+                    Some(value) => *value == text,
+                    None => {
+                        values.push(text);
+                        true
+                    }
+                },
+            };
+            if !same {
+                return false;
+            }
+        }
+        self.open || found.next().is_none()
+    }
+}
+
+fn parse_segment(
+    segment: &str,
+    capture: &mut impl FnMut(&str) -> Result<usize, IdFault>,
+) -> Result<Segment, IdFault> {
+    if segment.is_empty() {
+        return Err(IdFault::EmptySegment);
+    }
+    if segment == "*" {
+        return Ok(Segment::Any);
+    }
+    if let Some(name) = capture_name(segment) {
+        if !is_capture_name(name) {
+            return Err(IdFault::CaptureName(name.to_owned()));
+        }
+        if name == TRUST_DOMAIN {
+            return Err(IdFault::CaptureTd);
+        }
+        return Ok(Segment::Capture(capture(name)?));
+    }
+    if segment.contains(['*', '{', '}']) {
+        return Err(IdFault::PartialSegment(segment.to_owned()));
+    }
+    match SpiffeId::new(format!("spiffe://td/{segment}")) {
+        Ok(_) => Ok(Segment::Literal(segment.into())),
+        Err(_) => Err(IdFault::Segment(segment.to_owned())),
+    }
+}
+
+/// Returns what stands between the braces of `{name}`.
+pub(crate) fn capture_name(text: &str) -> Option<&str> {
+    text.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn is_capture_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
+}
