@@ -91,15 +91,16 @@ pub struct RegistrationEntry {
     pub origin: Origin,
 }
 
-mod spiffe_id_text {
+/// SPIFFE IDs as text in JSON.
+pub(crate) mod spiffe_id_text {
     use midge_identity::SpiffeId;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(id: &SpiffeId, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(id: &SpiffeId, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(id)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SpiffeId, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SpiffeId, D::Error> {
         SpiffeId::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }

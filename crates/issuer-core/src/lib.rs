@@ -4,6 +4,28 @@
 //! Owns what may be issued, to whom and until when. Leaves keys and signatures to `pki/`, disk
 //! and sockets to `issuer/`.
 
+mod bundle;
+mod ca;
+mod clock;
 mod entry;
+mod lease;
+pub mod limits;
+mod table;
+pub mod template;
+mod token;
+mod validate;
 
+pub use bundle::{Bundle, BundleError, PRUNE_AFTER, ROOTS_MAX, Root};
+pub use ca::{
+    ACTIVATE_AT_MOST, AuthorityKind, CaJournal, CaRecord, CaStep, PREPARE_AT_MOST, PendingRequest, Slot,
+    SlotState, WrongStep,
+};
+pub use clock::{BEHIND_TOLERANCE, ClockFloor, ClockReading, FLOOR_SAVE_INTERVAL};
 pub use entry::{Origin, RegistrationEntry, Selector};
+pub use lease::{Lease, LeaseReason, LeaseWarning};
+pub use table::{EntryChange, EntryFilter, EntryTable, SetMatch, is_below, matching};
+pub use token::{Enrolment, JoinError, JoinToken, Node, Redemption, fingerprint};
+pub use validate::{
+    EntryError, EntryRules, IdFault, check_dns_name, check_member, check_selector, check_workload, node_of,
+    scope_of_path,
+};

@@ -1,0 +1,512 @@
+//! Join tokens and the nodes that joined with them.
+//!
+//! A token is spent in the same step in which its node comes to exist. A lost answer does not burn
+//! it: whoever shows the same token and the same key again gets the same verdict.
+
+use crate::{entry::spiffe_id_text, limits};
+use midge_identity::{SpiffeId, TrustDomain, UnixMillis};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// A token that waits to be used. It keeps only the hash, so that a copy of the store holds no usable token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinToken {
+    /// SHA-256 of the token, lower-case hex.
+    pub token_sha256: String,
+    /// After this it is worth nothing.
+    pub expires_at: UnixMillis,
+    /// Identity the node gets; SPIRE's form if unset.
+    #[serde(default, with = "optional_id_text")]
+    pub agent_id: Option<SpiffeId>,
+    /// When it was made.
+    pub created_at: UnixMillis,
+}
+
+/// A node that has joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its identity.
+    #[serde(with = "spiffe_id_text")]
+    pub id: SpiffeId,
+    /// How it was attested: `join_token`.
+    pub attestation_type: String,
+    /// SHA-256 of the spent token, lower-case hex.
+    pub token_sha256: String,
+    /// SHA-256 of the public key (SPKI) that came with the token, lower-case hex.
+    pub spki_sha256: String,
+    /// When it joined.
+    pub joined_at: UnixMillis,
+    /// Serial of its current SVID, lower-case hex; empty before the first.
+    #[serde(default)]
+    pub svid_serial: String,
+    /// End of its current SVID.
+    #[serde(default)]
+    pub svid_not_after: UnixMillis,
+    /// End of its newest intermediate CA; 0 before the first.
+    #[serde(default)]
+    pub ca_not_after: UnixMillis,
+    /// Locked out until deleted.
+    #[serde(default)]
+    pub banned: bool,
+}
+
+/// Why a token or a node was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// Unknown or spent.
+    #[error("join token does not exist or has already been used")]
+    UnknownToken,
+    /// Too late. The token is gone now.
+    #[error("join token expired")]
+    ExpiredToken,
+    /// The node was locked out.
+    #[error("failed to attest: agent is banned: {0}: delete the agent to let it join again")]
+    Banned(SpiffeId),
+    /// No such node.
+    #[error("agent not found")]
+    UnknownNode,
+    /// A lifetime of nothing.
+    #[error("ttl is required, you must provide one")]
+    NoTtl,
+    /// The chosen token exists.
+    #[error("failed to create token: a token with this value already exists")]
+    TokenExists,
+    /// The chosen token cannot be typed or stored.
+    #[error(
+        "failed to create token: a token is 1 to {} printable ASCII characters without spaces",
+        limits::TOKEN_BYTES_MAX
+    )]
+    TokenText,
+    /// The node's identity is unusable.
+    #[error("invalid agent ID: {0}")]
+    AgentId(crate::IdFault),
+    /// A cap is reached.
+    #[error("too many {what}: at most {max}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The cap.
+        max: usize,
+    },
+}
+
+/// What presenting a token leads to. Whatever it says must be on disk before it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redemption {
+    /// The token is spent for this new node.
+    Joined {
+        /// Hash of the token to delete.
+        token_sha256: String,
+        /// Node to put.
+        node: Arc<Node>,
+    },
+    /// The same token and key again: the answer was lost. Nothing changes.
+    Repeated(Arc<Node>),
+    /// The token is spent for nothing, because of the error.
+    Burnt {
+        /// Hash of the token to delete.
+        token_sha256: String,
+        /// What the node is told.
+        error: JoinError,
+    },
+}
+
+/// Tokens that wait and nodes that joined.
+#[derive(Clone, Debug, Default)]
+pub struct Enrolment {
+    tokens: BTreeMap<String, JoinToken>,
+    nodes: BTreeMap<SpiffeId, Arc<Node>>,
+    by_spent_token: BTreeMap<String, SpiffeId>,
+}
+
+/// Returns the lower-case hex SHA-256 under which a token or public key is remembered.
+pub fn fingerprint(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+impl Enrolment {
+    /// Plans a new token.
+    ///
+    /// # Errors
+    /// The lifetime is nothing, the token exists or is not printable, or there are too many.
+    pub fn plan_token(
+        &self,
+        token: &str,
+        ttl: Duration,
+        agent_id: Option<SpiffeId>,
+        now: UnixMillis,
+    ) -> Result<JoinToken, JoinError> {
+        if ttl < Duration::from_secs(1) {
+            return Err(JoinError::NoTtl);
+        }
+        if self.tokens.len() >= limits::TOKENS_MAX {
+            return Err(JoinError::TooMany { what: "join tokens", max: limits::TOKENS_MAX });
+        }
+        let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if token.is_empty() || token.len() > limits::TOKEN_BYTES_MAX || !printable {
+            return Err(JoinError::TokenText);
+        }
+        let token_sha256 = fingerprint(token.as_bytes());
+        if self.tokens.contains_key(&token_sha256) || self.by_spent_token.contains_key(&token_sha256) {
+            return Err(JoinError::TokenExists);
+        }
+        Ok(JoinToken { token_sha256, expires_at: now.after(ttl), agent_id, created_at: now })
+    }
+
+    /// Decides what a token is worth in the hands of whoever holds the key.
+    ///
+    /// # Errors
+    /// The token is unknown, spent by another key, or its node is banned: nothing changes.
+    pub fn plan_redeem(
+        &self,
+        trust_domain: &TrustDomain,
+        token: &str,
+        spki_der: &[u8],
+        now: UnixMillis,
+    ) -> Result<Redemption, JoinError> {
+        let token_sha256 = fingerprint(token.as_bytes());
+        let spki_sha256 = fingerprint(spki_der);
+        if let Some(node) = self.by_spent_token.get(&token_sha256).and_then(|id| self.nodes.get(id)) {
+            return repeat(node, &spki_sha256);
+        }
+        let waiting = self.tokens.get(&token_sha256).ok_or(JoinError::UnknownToken)?;
+        if waiting.expires_at <= now {
+            return Ok(Redemption::Burnt { token_sha256, error: JoinError::ExpiredToken });
+        }
+        let id = match &waiting.agent_id {
+            Some(id) => id.clone(),
+            // Tokens are ASCII graphic, but a segment of an ID has fewer characters still.
+            None => SpiffeId::from_segments(trust_domain.clone(), &["spire", "agent", "join_token", token])
+                .or_else(|_| {
+                    SpiffeId::from_segments(
+                        trust_domain.clone(),
+                        &["spire", "agent", "join_token", &token_sha256],
+                    )
+                })
+                .map_err(|_| JoinError::UnknownToken)?,
+        };
+        match self.nodes.get(&id) {
+            Some(node) if node.banned => return Err(JoinError::Banned(id)),
+            None if self.nodes.len() >= limits::NODES_MAX => {
+                return Err(JoinError::TooMany { what: "nodes", max: limits::NODES_MAX });
+            }
+            Some(_) | None => {}
+        }
+        let node = Arc::new(Node {
+            id,
+            attestation_type: "join_token".to_owned(),
+            token_sha256: token_sha256.clone(),
+            spki_sha256,
+            joined_at: now,
+            svid_serial: String::new(),
+            svid_not_after: UnixMillis::default(),
+            ca_not_after: UnixMillis::default(),
+            banned: false,
+        });
+        Ok(Redemption::Joined { token_sha256, node })
+    }
+
+    /// Plans new values for a node; `change` edits a copy of it. Its ID stays.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn plan_node(&self, id: &SpiffeId, change: impl FnOnce(&mut Node)) -> Result<Arc<Node>, JoinError> {
+        let mut node = Node::clone(self.nodes.get(id).ok_or(JoinError::UnknownNode)?);
+        change(&mut node);
+        node.id = id.clone();
+        Ok(Arc::new(node))
+    }
+
+    /// Returns a node that may be served.
+    ///
+    /// # Errors
+    /// It is unknown or banned.
+    pub fn admitted(&self, id: &SpiffeId) -> Result<&Arc<Node>, JoinError> {
+        match self.nodes.get(id) {
+            None => Err(JoinError::UnknownNode),
+            Some(node) if node.banned => Err(JoinError::Banned(id.clone())),
+            Some(node) => Ok(node),
+        }
+    }
+
+    /// Returns one node, banned or not.
+    pub fn find(&self, id: &SpiffeId) -> Option<&Arc<Node>> {
+        self.nodes.get(id)
+    }
+
+    /// Returns all nodes in the order of their IDs.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// Returns the number of tokens that wait.
+    pub fn waiting(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Returns the hashes of tokens that expired a while ago and were never used.
+    pub fn plan_expired(&self, now: UnixMillis) -> Vec<String> {
+        // Kept for a day, so that a late node hears "expired" and not "does not exist".
+        let limit = now.before(Duration::from_secs(86_400));
+        self.tokens
+            .values()
+            .filter(|token| token.expires_at < limit)
+            .map(|token| token.token_sha256.clone())
+            .collect()
+    }
+
+    /// Takes a token that is on the disk.
+    pub fn put_token(&mut self, token: JoinToken) {
+        self.tokens.insert(token.token_sha256.clone(), token);
+    }
+
+    /// Forgets a token that is off the disk.
+    pub fn delete_token(&mut self, token_sha256: &str) {
+        self.tokens.remove(token_sha256);
+    }
+
+    /// Takes a node that is on the disk.
+    pub fn put_node(&mut self, node: Arc<Node>) {
+        if let Some(before) = self.nodes.get(&node.id) {
+            self.by_spent_token.remove(&before.token_sha256);
+        }
+        self.by_spent_token.insert(node.token_sha256.clone(), node.id.clone());
+        self.nodes.insert(node.id.clone(), node);
+    }
+
+    /// Forgets a node that is off the disk.
+    pub fn delete_node(&mut self, id: &SpiffeId) {
+        if let Some(node) = self.nodes.remove(id) {
+            self.by_spent_token.remove(&node.token_sha256);
+        }
+    }
+}
+
+fn repeat(node: &Arc<Node>, spki_sha256: &str) -> Result<Redemption, JoinError> {
+    if node.spki_sha256 != spki_sha256 {
+        return Err(JoinError::UnknownToken);
+    }
+    if node.banned {
+        return Err(JoinError::Banned(node.id.clone()));
+    }
+    Ok(Redemption::Repeated(Arc::clone(node)))
+}
+
+mod optional_id_text {
+    use midge_identity::SpiffeId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(id: &Option<SpiffeId>, serializer: S) -> Result<S::Ok, S::Error> {
+        match id {
+            Some(id) => serializer.collect_str(id),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SpiffeId>, D::Error> {
+        Option::<String>::deserialize(deserializer)?.map(SpiffeId::new).transpose().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+    const MINUTE: Duration = Duration::from_secs(60);
+    const KEY: &[u8] = b"key of the box";
+
+    fn trust_domain() -> TrustDomain {
+        TrustDomain::new("plant").unwrap()
+    }
+
+    fn node_id() -> SpiffeId {
+        SpiffeId::new("spiffe://plant/edge/box").unwrap()
+    }
+
+    fn with_token(token: &str) -> Enrolment {
+        let mut enrolment = Enrolment::default();
+        add(&mut enrolment, token);
+        enrolment
+    }
+
+    fn add(enrolment: &mut Enrolment, token: &str) {
+        let made = enrolment.plan_token(token, MINUTE, Some(node_id()), NOW).unwrap();
+        enrolment.put_token(made);
+    }
+
+    fn redeem(enrolment: &Enrolment, token: &str, key: &[u8]) -> Result<Redemption, JoinError> {
+        enrolment.plan_redeem(&trust_domain(), token, key, NOW)
+    }
+
+    fn join(enrolment: &mut Enrolment, token: &str) -> Arc<Node> {
+        let Redemption::Joined { token_sha256, node } = redeem(enrolment, token, KEY).unwrap() else {
+            panic!("not joined");
+        };
+        enrolment.delete_token(&token_sha256);
+        enrolment.put_node(Arc::clone(&node));
+        node
+    }
+
+    #[test]
+    fn a_token_makes_a_node_once() {
+        let mut enrolment = with_token("secret");
+        let node = join(&mut enrolment, "secret");
+        assert_eq!((node.id.clone(), node.attestation_type.as_str()), (node_id(), "join_token"));
+        assert_eq!(enrolment.waiting(), 0);
+        let error = redeem(&enrolment, "secret", b"another key").unwrap_err();
+        assert_eq!(error.to_string(), "join token does not exist or has already been used");
+    }
+
+    #[test]
+    fn a_lost_answer_does_not_burn_the_token() {
+        let mut enrolment = with_token("secret");
+        let node = join(&mut enrolment, "secret");
+        assert_eq!(redeem(&enrolment, "secret", KEY), Ok(Redemption::Repeated(node)));
+    }
+
+    #[test]
+    fn a_repeat_works_after_the_token_would_have_expired() {
+        let mut enrolment = with_token("secret");
+        join(&mut enrolment, "secret");
+        let late = NOW.after(MINUTE * 10);
+        assert!(matches!(
+            enrolment.plan_redeem(&trust_domain(), "secret", KEY, late),
+            Ok(Redemption::Repeated(_))
+        ));
+    }
+
+    #[test]
+    fn an_unknown_token_is_worth_nothing() {
+        assert_eq!(redeem(&Enrolment::default(), "secret", KEY), Err(JoinError::UnknownToken));
+    }
+
+    #[test]
+    fn an_expired_token_is_burnt_on_its_first_use() {
+        let mut enrolment = with_token("secret");
+        let at_end = enrolment.plan_redeem(&trust_domain(), "secret", KEY, NOW.after(MINUTE));
+        let Ok(Redemption::Burnt { token_sha256, error }) = at_end else { panic!("{at_end:?}") };
+        assert_eq!(error.to_string(), "join token expired");
+        enrolment.delete_token(&token_sha256);
+        assert_eq!(redeem(&enrolment, "secret", KEY), Err(JoinError::UnknownToken));
+    }
+
+    #[test]
+    fn the_last_moment_still_counts() {
+        let enrolment = with_token("secret");
+        let last = NOW.after(MINUTE).before(Duration::from_millis(1));
+        assert!(matches!(
+            enrolment.plan_redeem(&trust_domain(), "secret", KEY, last),
+            Ok(Redemption::Joined { .. })
+        ));
+    }
+
+    #[test]
+    fn without_an_id_the_node_gets_spires() {
+        let mut enrolment = Enrolment::default();
+        let made = enrolment.plan_token("abc-123", MINUTE, None, NOW).unwrap();
+        enrolment.put_token(made);
+        let node = join(&mut enrolment, "abc-123");
+        assert_eq!(node.id.to_string(), "spiffe://plant/spire/agent/join_token/abc-123");
+    }
+
+    #[test]
+    fn a_token_that_is_no_path_segment_is_named_by_its_hash() {
+        let mut enrolment = Enrolment::default();
+        let made = enrolment.plan_token("a/b+c=", MINUTE, None, NOW).unwrap();
+        enrolment.put_token(made);
+        let node = join(&mut enrolment, "a/b+c=");
+        assert_eq!(node.id.path(), format!("/spire/agent/join_token/{}", fingerprint(b"a/b+c=")));
+    }
+
+    #[test]
+    fn lifetimes_and_texts_are_checked() {
+        let enrolment = with_token("taken");
+        let plan = |token: &str, ttl| enrolment.plan_token(token, ttl, None, NOW);
+        assert_eq!(plan("x", Duration::from_millis(999)), Err(JoinError::NoTtl));
+        assert_eq!(plan("taken", MINUTE), Err(JoinError::TokenExists));
+        for text in ["", "a b", "a\n", "ä", &"x".repeat(256)] {
+            assert_eq!(plan(text, MINUTE), Err(JoinError::TokenText), "{text}");
+        }
+        assert!(plan("x", Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn a_spent_token_cannot_be_made_again_while_its_node_lives() {
+        let mut enrolment = with_token("secret");
+        join(&mut enrolment, "secret");
+        assert_eq!(enrolment.plan_token("secret", MINUTE, None, NOW), Err(JoinError::TokenExists));
+        enrolment.delete_node(&node_id());
+        assert!(enrolment.plan_token("secret", MINUTE, None, NOW).is_ok());
+    }
+
+    #[test]
+    fn the_store_holds_no_token() {
+        let enrolment = with_token("secret");
+        let json = serde_json::to_string(enrolment.tokens.values().next().unwrap()).unwrap();
+        assert!(!json.contains("secret"), "{json}");
+        let read: JoinToken = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.agent_id, Some(node_id()));
+    }
+
+    #[test]
+    fn a_banned_node_cannot_repeat_renew_or_join_anew() {
+        let mut enrolment = with_token("secret");
+        join(&mut enrolment, "secret");
+        let banned = enrolment.plan_node(&node_id(), |node| node.banned = true).unwrap();
+        enrolment.put_node(banned);
+        assert_eq!(redeem(&enrolment, "secret", KEY), Err(JoinError::Banned(node_id())));
+        assert_eq!(enrolment.admitted(&node_id()).unwrap_err(), JoinError::Banned(node_id()));
+        add(&mut enrolment, "second");
+        assert_eq!(redeem(&enrolment, "second", b"new key"), Err(JoinError::Banned(node_id())));
+    }
+
+    #[test]
+    fn a_deleted_node_may_join_with_a_new_token() {
+        let mut enrolment = with_token("secret");
+        join(&mut enrolment, "secret");
+        enrolment.delete_node(&node_id());
+        assert_eq!(enrolment.admitted(&node_id()).unwrap_err(), JoinError::UnknownNode);
+        assert_eq!(redeem(&enrolment, "secret", KEY), Err(JoinError::UnknownToken));
+        add(&mut enrolment, "second");
+        join(&mut enrolment, "second");
+        assert!(enrolment.admitted(&node_id()).is_ok());
+    }
+
+    #[test]
+    fn a_second_token_moves_a_node_to_a_new_key() {
+        let mut enrolment = with_token("first");
+        join(&mut enrolment, "first");
+        add(&mut enrolment, "second");
+        join(&mut enrolment, "second");
+        assert_eq!(redeem(&enrolment, "first", KEY), Err(JoinError::UnknownToken));
+        assert_eq!(enrolment.nodes().count(), 1);
+    }
+
+    #[test]
+    fn old_tokens_are_cleaned_away_after_a_day() {
+        let enrolment = with_token("secret");
+        assert!(enrolment.plan_expired(NOW.after(Duration::from_secs(86_400))).is_empty());
+        let gone = enrolment.plan_expired(NOW.after(Duration::from_secs(86_400 + 61)));
+        assert_eq!(gone, [fingerprint(b"secret")]);
+    }
+
+    #[test]
+    fn a_node_survives_json() {
+        let mut enrolment = with_token("secret");
+        let node = join(&mut enrolment, "secret");
+        let read: Node = serde_json::from_slice(&serde_json::to_vec(&*node).unwrap()).unwrap();
+        assert_eq!(read, *node);
+        assert_eq!(enrolment.find(&node_id()), Some(&node));
+        assert_eq!(
+            enrolment.plan_node(&SpiffeId::new("spiffe://plant/x").unwrap(), |_| {}),
+            Err(JoinError::UnknownNode)
+        );
+    }
+}

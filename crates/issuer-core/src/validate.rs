@@ -1,0 +1,590 @@
+//! What a registration entry must look like: SPIRE's rules and words (`pkg/server/api/entry.go`,
+//! `id.go`), Midge's scope of a box, and caps.
+
+use crate::{RegistrationEntry, Selector, limits};
+use midge_identity::{IssuerScope, SpiffeId, TrustDomain};
+use std::{sync::Arc, time::Duration};
+
+/// What is wrong with an ID.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdFault {
+    /// Of another trust domain.
+    #[error("\"{id}\" is not a member of trust domain \"{trust_domain}\"")]
+    NotMember {
+        /// The ID.
+        id: SpiffeId,
+        /// This server's trust domain.
+        trust_domain: TrustDomain,
+    },
+    /// The trust domain's own ID.
+    #[error("\"{id}\" is not a {role} trust domain \"{}\"; path is empty", .id.trust_domain())]
+    EmptyPath {
+        /// The ID.
+        id: SpiffeId,
+        /// What it should have been.
+        role: &'static str,
+    },
+    /// Below `/spire`, which the server keeps for itself.
+    #[error("\"{id}\" is not a workload in trust domain \"{}\"; path is in the reserved namespace", .id.trust_domain())]
+    Reserved {
+        /// The ID.
+        id: SpiffeId,
+    },
+}
+
+/// Why an operation on an entry was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// The parent ID is unusable.
+    #[error("invalid parent ID: {0}")]
+    ParentId(IdFault),
+    /// The SPIFFE ID is unusable.
+    #[error("invalid spiffe ID: {0}")]
+    SpiffeId(IdFault),
+    /// The SPIFFE ID belongs to another box than its parent.
+    #[error(
+        "invalid spiffe ID: \"{spiffe_id}\" is outside the issuer scope \"{scope}\" of the box that would sign it: use a path below it"
+    )]
+    OutOfScope {
+        /// The ID.
+        spiffe_id: SpiffeId,
+        /// Paths the box may speak for.
+        scope: String,
+    },
+    /// A DNS name is unusable.
+    #[error("invalid DNS name: {fault}: \"{name}\"")]
+    DnsName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// A trust domain is unusable.
+    #[error("invalid federated trust domain: {why}: \"{name}\"")]
+    FederatesWith {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No selector.
+    #[error("selector list is empty")]
+    NoSelectors,
+    /// A selector is unusable.
+    #[error("{0}")]
+    Selector(&'static str),
+    /// Selectors of an entry that is stored must come from one attestor.
+    #[error("invalid registration entry: selector types must be the same when store SVID is enabled")]
+    StoreSvidSelectors,
+    /// The hint is too long.
+    #[error("hint is too long, max length is {} characters", limits::HINT_BYTES_MAX)]
+    HintTooLong,
+    /// The entry ID is too long.
+    #[error("invalid registration entry: entry ID too long")]
+    IdTooLong,
+    /// The entry ID has characters that keys of the store cannot have.
+    #[error("invalid registration entry: entry ID contains invalid characters: \"{0}\"")]
+    IdCharacters(String),
+    /// A lifetime is too long.
+    #[error("invalid registration entry: TTL {0} s is longer than a year")]
+    TtlTooLong(u32),
+    /// A grant is not a topic filter.
+    #[error("invalid {grant} grant \"{filter}\": {why}")]
+    Grant {
+        /// `publish` or `subscribe`.
+        grant: &'static str,
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A list is longer than its cap.
+    #[error("too many {what}: {count}, at most {max}")]
+    TooMany {
+        /// Which list.
+        what: &'static str,
+        /// Its length.
+        count: usize,
+        /// The cap.
+        max: usize,
+    },
+    /// An entry with the same SPIFFE ID, parent and selectors, or the same entry ID, exists.
+    #[error("similar entry already exists")]
+    Similar(Arc<RegistrationEntry>),
+    /// No such entry.
+    #[error("entry not found")]
+    NotFound,
+    /// Synced from the cloud.
+    #[error("entry is managed by the cloud: change it there")]
+    ManagedByCloud,
+    /// Made by the server for its own parts.
+    #[error("entry belongs to the server itself and cannot be changed")]
+    Builtin,
+}
+
+/// What this server accepts as an entry.
+#[derive(Clone, Debug)]
+pub struct EntryRules {
+    /// The only trust domain it issues for.
+    pub trust_domain: TrustDomain,
+    /// Entries below a box (`/edge/<node>`) must stay within it, because verifiers hold its CA to that.
+    pub boxes_are_scoped: bool,
+    /// On an edge, entries of the cloud are read-only.
+    pub cloud_is_elsewhere: bool,
+    /// Says why a grant is not a topic filter.
+    pub grant_fault: fn(&str) -> Option<String>,
+}
+
+/// Returns the path prefix a box's CA may speak for, if the path is a box or below one.
+pub fn scope_of_path(path: &str) -> Option<String> {
+    let mut segments = path.strip_prefix("/edge/")?.split('/');
+    let node = segments.next().filter(|node| !node.is_empty())?;
+    Some(format!("/edge/{node}/"))
+}
+
+/// Returns the name of the box whose ID this is, or below which it lies.
+pub fn node_of(id: &SpiffeId) -> Option<&str> {
+    id.path().strip_prefix("/edge/")?.split('/').next().filter(|node| !node.is_empty())
+}
+
+/// Checks that an ID is one of the trust domain's members, as SPIRE words it.
+///
+/// # Errors
+/// It is of another trust domain or has no path.
+pub fn check_member(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), IdFault> {
+    check_role(trust_domain, id, "member of")
+}
+
+/// Checks that an ID may be a workload's, as SPIRE words it.
+///
+/// # Errors
+/// It is of another trust domain, has no path, or is reserved.
+pub fn check_workload(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), IdFault> {
+    check_role(trust_domain, id, "workload in")?;
+    if id.path() == "/spire" || id.path().starts_with("/spire/") {
+        return Err(IdFault::Reserved { id: id.clone() });
+    }
+    Ok(())
+}
+
+fn check_role(trust_domain: &TrustDomain, id: &SpiffeId, role: &'static str) -> Result<(), IdFault> {
+    if !id.is_member_of(trust_domain) {
+        return Err(IdFault::NotMember { id: id.clone(), trust_domain: trust_domain.clone() });
+    }
+    if id.path().is_empty() {
+        return Err(IdFault::EmptyPath { id: id.clone(), role });
+    }
+    Ok(())
+}
+
+impl EntryRules {
+    /// Checks an entry and brings it into its one form: selectors sorted without doubles, names of trust domains bare.
+    ///
+    /// # Errors
+    /// Names the first rule that the entry breaks.
+    pub fn normalise(&self, mut entry: RegistrationEntry) -> Result<RegistrationEntry, EntryError> {
+        check_entry_id(&entry.id)?;
+        check_member(&self.trust_domain, &entry.parent_id).map_err(EntryError::ParentId)?;
+        check_workload(&self.trust_domain, &entry.spiffe_id).map_err(EntryError::SpiffeId)?;
+        self.check_scope(&entry)?;
+        check_counts(&entry)?;
+        for name in &entry.dns_names {
+            check_dns_name(name).map_err(|fault| EntryError::DnsName { name: name.clone(), fault })?;
+        }
+        for name in &mut entry.federates_with {
+            let trust_domain = TrustDomain::new(name.as_str())
+                .map_err(|error| EntryError::FederatesWith { name: name.clone(), why: error.to_string() })?;
+            *name = trust_domain.to_string();
+        }
+        check_selectors(&entry)?;
+        entry.selectors.sort();
+        entry.selectors.dedup();
+        if entry.hint.len() > limits::HINT_BYTES_MAX {
+            return Err(EntryError::HintTooLong);
+        }
+        for ttl in [entry.x509_svid_ttl_secs, entry.jwt_svid_ttl_secs] {
+            if Duration::from_secs(u64::from(ttl)) > limits::SVID_TTL_MAX {
+                return Err(EntryError::TtlTooLong(ttl));
+            }
+        }
+        self.check_grants("publish", &entry.publish)?;
+        self.check_grants("subscribe", &entry.subscribe)?;
+        Ok(entry)
+    }
+
+    fn check_scope(&self, entry: &RegistrationEntry) -> Result<(), EntryError> {
+        let Some(scope) = scope_of_path(entry.parent_id.path()).filter(|_| self.boxes_are_scoped) else {
+            return Ok(());
+        };
+        if IssuerScope::new(scope.as_str()).is_ok_and(|scope| scope.admits(&entry.spiffe_id)) {
+            return Ok(());
+        }
+        Err(EntryError::OutOfScope { spiffe_id: entry.spiffe_id.clone(), scope })
+    }
+
+    fn check_grants(&self, grant: &'static str, filters: &[String]) -> Result<(), EntryError> {
+        for filter in filters {
+            if let Some(why) = (self.grant_fault)(filter) {
+                return Err(EntryError::Grant { grant, filter: filter.clone(), why });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_entry_id(id: &str) -> Result<(), EntryError> {
+    if id.len() > limits::ENTRY_ID_BYTES_MAX {
+        return Err(EntryError::IdTooLong);
+    }
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+        return Err(EntryError::IdCharacters(id.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_counts(entry: &RegistrationEntry) -> Result<(), EntryError> {
+    let lists = [
+        ("selectors", entry.selectors.len(), limits::ENTRY_SELECTORS_MAX),
+        ("DNS names", entry.dns_names.len(), limits::ENTRY_DNS_NAMES_MAX),
+        ("federated trust domains", entry.federates_with.len(), limits::ENTRY_FEDERATES_MAX),
+        ("publish grants", entry.publish.len(), limits::ENTRY_GRANTS_MAX),
+        ("subscribe grants", entry.subscribe.len(), limits::ENTRY_GRANTS_MAX),
+    ];
+    for (what, count, max) in lists {
+        if count > max {
+            return Err(EntryError::TooMany { what, count, max });
+        }
+    }
+    Ok(())
+}
+
+fn check_selectors(entry: &RegistrationEntry) -> Result<(), EntryError> {
+    let Some(first) = entry.selectors.first() else {
+        return Err(EntryError::NoSelectors);
+    };
+    for selector in &entry.selectors {
+        check_selector(selector)?;
+    }
+    if entry.store_svid && entry.selectors.iter().any(|selector| selector.kind != first.kind) {
+        return Err(EntryError::StoreSvidSelectors);
+    }
+    Ok(())
+}
+
+/// Checks one selector, as SPIRE words it.
+///
+/// # Errors
+/// It lacks a type or a value, or its type holds a colon.
+pub fn check_selector(selector: &Selector) -> Result<(), EntryError> {
+    if selector.kind.is_empty() {
+        return Err(EntryError::Selector("missing selector type"));
+    }
+    if selector.kind.contains(':') {
+        return Err(EntryError::Selector("selector type contains ':'"));
+    }
+    if selector.value.is_empty() {
+        return Err(EntryError::Selector("missing selector value"));
+    }
+    if selector.kind.len() + selector.value.len() > limits::SELECTOR_BYTES_MAX {
+        return Err(EntryError::Selector("selector is too long"));
+    }
+    Ok(())
+}
+
+/// Checks a DNS name for a SAN: letters, digits and inner hyphens, with `*.` at most in front.
+///
+/// # Errors
+/// Says what is wrong with it, in SPIRE's words (`pkg/common/x509util/dns.go`).
+pub fn check_dns_name(name: &str) -> Result<(), &'static str> {
+    let host = match name.matches('*').count() {
+        0 => name,
+        1 => name.strip_prefix("*.").ok_or("wildcard must be first label")?,
+        _ => return Err("too many wildcards"),
+    };
+    if host.trim().is_empty() {
+        return Err("empty domain");
+    }
+    if host.ends_with('.') {
+        return Err("domain ends with dot");
+    }
+    if host.len() > 253 {
+        return Err("name is longer than 253 bytes");
+    }
+    for label in host.split('.') {
+        check_dns_label(label)?;
+    }
+    Ok(())
+}
+
+fn check_dns_label(label: &str) -> Result<(), &'static str> {
+    if label.is_empty() || label.len() > 63 {
+        return Err("label is empty or longer than 63 bytes");
+    }
+    // Punycode decodes to look-alikes of other names.
+    if label.to_ascii_lowercase().starts_with("xn--") {
+        return Err("no punycode domain");
+    }
+    if label.starts_with('-') || label.ends_with('-') {
+        return Err("label starts or ends with a hyphen");
+    }
+    if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err("label has other characters than letters, digits and hyphens");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Origin;
+
+    fn rules() -> EntryRules {
+        EntryRules {
+            trust_domain: TrustDomain::new("plant").unwrap(),
+            boxes_are_scoped: true,
+            cloud_is_elsewhere: false,
+            grant_fault: |filter| filter.contains("##").then(|| "two hashes".to_owned()),
+        }
+    }
+
+    fn id(path: &str) -> SpiffeId {
+        SpiffeId::new(format!("spiffe://plant{path}")).unwrap()
+    }
+
+    fn selector(kind: &str, value: &str) -> Selector {
+        Selector { kind: kind.to_owned(), value: value.to_owned() }
+    }
+
+    fn entry() -> RegistrationEntry {
+        RegistrationEntry {
+            id: "e1".to_owned(),
+            spiffe_id: id("/edge/box/app/x"),
+            parent_id: id("/edge/box"),
+            selectors: vec![selector("unix", "uid:1000")],
+            x509_svid_ttl_secs: 0,
+            jwt_svid_ttl_secs: 0,
+            federates_with: Vec::new(),
+            admin: false,
+            downstream: false,
+            expires_at: 0,
+            dns_names: Vec::new(),
+            revision_number: 0,
+            store_svid: false,
+            hint: String::new(),
+            created_at: 0,
+            publish: Vec::new(),
+            subscribe: Vec::new(),
+            origin: Origin::Edge,
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut RegistrationEntry)) -> String {
+        let mut entry = entry();
+        change(&mut entry);
+        rules().normalise(entry).unwrap_err().to_string()
+    }
+
+    fn accepted(change: impl FnOnce(&mut RegistrationEntry)) -> RegistrationEntry {
+        let mut entry = entry();
+        change(&mut entry);
+        rules().normalise(entry).unwrap()
+    }
+
+    #[test]
+    fn a_plain_entry_is_taken_as_it_is() {
+        assert_eq!(accepted(|_| {}), entry());
+    }
+
+    #[test]
+    fn ids_of_another_trust_domain_are_refused_in_spires_words() {
+        let other = SpiffeId::new("spiffe://elsewhere/a").unwrap();
+        assert_eq!(
+            refused(|entry| entry.spiffe_id = other.clone()),
+            "invalid spiffe ID: \"spiffe://elsewhere/a\" is not a member of trust domain \"plant\""
+        );
+        assert_eq!(
+            refused(|entry| entry.parent_id = other.clone()),
+            "invalid parent ID: \"spiffe://elsewhere/a\" is not a member of trust domain \"plant\""
+        );
+    }
+
+    #[test]
+    fn ids_without_a_path_are_refused_in_spires_words() {
+        assert_eq!(
+            refused(|entry| entry.spiffe_id = id("")),
+            "invalid spiffe ID: \"spiffe://plant\" is not a workload in trust domain \"plant\"; path is empty"
+        );
+        assert_eq!(
+            refused(|entry| entry.parent_id = id("")),
+            "invalid parent ID: \"spiffe://plant\" is not a member of trust domain \"plant\"; path is empty"
+        );
+    }
+
+    #[test]
+    fn the_servers_own_namespace_is_reserved() {
+        for path in ["/spire", "/spire/server", "/spire/agent/join_token/x"] {
+            let error = refused(|entry| {
+                entry.parent_id = id("/spire/server");
+                entry.spiffe_id = id(path);
+            });
+            assert!(error.ends_with("path is in the reserved namespace"), "{error}");
+        }
+        accepted(|entry| {
+            entry.parent_id = id("/spire/server");
+            entry.spiffe_id = id("/spired");
+        });
+    }
+
+    #[test]
+    fn a_box_cannot_be_told_to_speak_for_another() {
+        for path in ["/edge/other/app/x", "/edge/box2/app/x", "/cloud", "/edge/other"] {
+            let error = refused(|entry| entry.spiffe_id = id(path));
+            assert!(error.contains("outside the issuer scope \"/edge/box/\""), "{error}");
+        }
+        accepted(|entry| entry.parent_id = id("/edge/box/agent/host"));
+        accepted(|entry| {
+            entry.parent_id = id("/spire/server");
+            entry.spiffe_id = id("/anything");
+        });
+    }
+
+    #[test]
+    fn a_box_that_is_its_own_root_is_not_scoped() {
+        let rules = EntryRules { boxes_are_scoped: false, ..rules() };
+        let entry = RegistrationEntry { spiffe_id: id("/anything"), ..entry() };
+        assert!(rules.normalise(entry).is_ok());
+    }
+
+    #[test]
+    fn selectors_follow_spires_rules() {
+        assert_eq!(refused(|entry| entry.selectors.clear()), "selector list is empty");
+        let with = |kind: &'static str, value: &'static str| {
+            refused(move |entry| entry.selectors = vec![selector(kind, value)])
+        };
+        assert_eq!(with("", "x"), "missing selector type");
+        assert_eq!(with("a:b", "x"), "selector type contains ':'");
+        assert_eq!(with("unix", ""), "missing selector value");
+        assert_eq!(
+            refused(|entry| entry.selectors = vec![selector("unix", &"x".repeat(5000))]),
+            "selector is too long"
+        );
+        assert_eq!(
+            refused(|entry| {
+                entry.store_svid = true;
+                entry.selectors = vec![selector("a", "1"), selector("b", "1")];
+            }),
+            "invalid registration entry: selector types must be the same when store SVID is enabled"
+        );
+    }
+
+    #[test]
+    fn selectors_are_sorted_without_doubles() {
+        let entry = accepted(|entry| {
+            entry.selectors =
+                vec![selector("unix", "uid:2"), selector("unix", "gid:1"), selector("unix", "uid:2")];
+        });
+        assert_eq!(entry.selectors, [selector("unix", "gid:1"), selector("unix", "uid:2")]);
+    }
+
+    #[test]
+    fn hints_are_at_most_1024_bytes() {
+        accepted(|entry| entry.hint = "h".repeat(1024));
+        assert_eq!(
+            refused(|entry| entry.hint = "h".repeat(1025)),
+            "hint is too long, max length is 1024 characters"
+        );
+    }
+
+    #[test]
+    fn entry_ids_fit_into_keys() {
+        for text in ["", "a/b", "a b", "ä"] {
+            let error = refused(|entry| entry.id = text.to_owned());
+            assert!(error.contains("entry ID contains invalid characters"), "{error}");
+        }
+        accepted(|entry| entry.id = "A-z_0.9".to_owned());
+        assert!(refused(|entry| entry.id = "x".repeat(256)).ends_with("entry ID too long"));
+    }
+
+    #[test]
+    fn dns_names_are_names() {
+        for name in ["broker", "a.b-c.example", "*.example.org", "192.0.2.1"] {
+            assert_eq!(check_dns_name(name), Ok(()), "{name}");
+        }
+        for name in [
+            "",
+            " ",
+            "*",
+            "a.*.b",
+            "*.*.b",
+            "a..b",
+            "a.",
+            "-a",
+            "a-",
+            "a b",
+            "a_b",
+            "xn--80ak6aa92e.com",
+            "é.com",
+        ] {
+            assert!(check_dns_name(name).is_err(), "{name}");
+        }
+        assert!(check_dns_name(&"a.".repeat(127)).is_err());
+        assert!(check_dns_name(&"a".repeat(64)).is_err());
+        let error = refused(|entry| entry.dns_names = vec!["a.*.b".to_owned()]);
+        assert_eq!(error, "invalid DNS name: wildcard must be first label: \"a.*.b\"");
+    }
+
+    #[test]
+    fn federated_trust_domains_are_kept_by_name() {
+        let entry =
+            accepted(|entry| entry.federates_with = vec!["spiffe://other".to_owned(), "third".to_owned()]);
+        assert_eq!(entry.federates_with, ["other", "third"]);
+        let error = refused(|entry| entry.federates_with = vec!["a b".to_owned()]);
+        assert!(error.starts_with("invalid federated trust domain: "), "{error}");
+    }
+
+    #[test]
+    fn lifetimes_are_at_most_a_year() {
+        let year = 366 * 86_400;
+        accepted(|entry| entry.x509_svid_ttl_secs = year);
+        assert!(refused(|entry| entry.x509_svid_ttl_secs = year + 1).contains("TTL 31622401 s"));
+        assert!(refused(|entry| entry.jwt_svid_ttl_secs = year + 1).contains("TTL 31622401 s"));
+    }
+
+    #[test]
+    fn grants_go_through_the_callers_check() {
+        accepted(|entry| entry.publish = vec!["a/#".to_owned()]);
+        assert_eq!(
+            refused(|entry| entry.subscribe = vec!["a/##".to_owned()]),
+            "invalid subscribe grant \"a/##\": two hashes"
+        );
+        assert!(refused(|entry| entry.publish = vec!["##".to_owned()]).starts_with("invalid publish grant"));
+    }
+
+    #[test]
+    fn every_list_has_a_cap() {
+        let many = |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>();
+        accepted(|entry| entry.publish = many(256));
+        for error in [
+            refused(|entry| entry.publish = many(257)),
+            refused(|entry| entry.subscribe = many(257)),
+            refused(|entry| entry.dns_names = many(65)),
+            refused(|entry| entry.federates_with = many(65)),
+            refused(|entry| entry.selectors = many(65).iter().map(|n| selector("unix", n)).collect()),
+        ] {
+            assert!(error.starts_with("too many "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_box_is_named_by_its_path() {
+        assert_eq!(scope_of_path("/edge/box"), Some("/edge/box/".to_owned()));
+        assert_eq!(scope_of_path("/edge/box/app/x"), Some("/edge/box/".to_owned()));
+        for path in ["/edge", "/edges/box", "/cloud", ""] {
+            assert_eq!(scope_of_path(path), None, "{path}");
+        }
+        assert_eq!(node_of(&id("/edge/box/app")), Some("box"));
+        assert_eq!(node_of(&id("/app")), None);
+    }
+}
