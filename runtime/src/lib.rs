@@ -1,1 +1,25 @@
-//! The one tokio kit: supervisor, drain, backoff, clock, logs and health endpoints.
+//! The one tokio kit every program of Midge runs on.
+//!
+//! Owns how tasks are supervised and stopped, how retries are spaced, what the time is, how logs are
+//! written, and how the service manager, probes and Prometheus are answered. Leaves every decision
+//! about identities and messages to its users.
+
+mod backoff;
+mod clock;
+pub mod endpoints;
+mod health;
+pub mod logs;
+mod metrics;
+mod process;
+mod sd_notify;
+mod supervisor;
+mod warnings;
+
+pub use backoff::Backoff;
+pub use clock::Clock;
+pub use health::{Check, CheckKind, Health, HealthReport};
+pub use metrics::{Counter, Gauge, MetricKind, Metrics, Sample};
+pub use sd_notify::ServiceNotifier;
+pub use supervisor::{ShutdownError, Supervisor};
+pub use tokio_util::sync::CancellationToken;
+pub use warnings::RateLimitedWarn;

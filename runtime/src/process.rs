@@ -1,0 +1,45 @@
+//! What `/proc` says about this process.
+
+use crate::metrics::{MetricKind, Metrics};
+use std::fs;
+
+/// Adds resident memory, threads and open files, by Prometheus' usual names.
+pub(crate) fn register(metrics: &Metrics) {
+    let status = |key: &'static str, unit: f64| move || status_value(key).unwrap_or(f64::NAN) * unit;
+    metrics.collect_one(
+        "process_resident_memory_bytes",
+        "Resident memory",
+        MetricKind::Gauge,
+        status("VmRSS:", 1024.0),
+    );
+    metrics.collect_one("process_threads", "Threads", MetricKind::Gauge, status("Threads:", 1.0));
+    metrics.collect_one("process_open_fds", "Open file descriptors", MetricKind::Gauge, || {
+        fs::read_dir("/proc/self/fd").map_or(f64::NAN, |entries| entries.map(|_| 1.0).sum())
+    });
+}
+
+fn status_value(key: &str) -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_a_thread_and_a_file() {
+        let metrics = Metrics::new();
+        register(&metrics);
+        let text = metrics.render();
+        for (name, least) in [
+            ("process_resident_memory_bytes", 500_000.0),
+            ("process_threads", 1.0),
+            ("process_open_fds", 3.0),
+        ] {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            assert!(value.trim().parse::<f64>().unwrap() >= least, "{name}{value}");
+        }
+    }
+}

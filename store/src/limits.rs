@@ -1,0 +1,25 @@
+//! Every cap of the store, each with its reason.
+
+/// Longest key, in bytes: keys are paths of names that are themselves limited, and an index page holds four.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// Most bytes of keys and values in one batch: one transaction of this size writes in well under a second.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Batches that may wait for the committer. Further callers wait in `commit` (backpressure, nothing is dropped).
+pub(crate) const QUEUE_BATCHES_MAX: usize = 4096;
+
+/// Bytes that may wait for the committer, in KiB. Further callers wait in `commit`.
+pub(crate) const QUEUE_KIB_MAX: usize = 64 * 1024;
+
+/// Batches in one transaction: beyond this the fsync is already amortised and latency only grows.
+pub(crate) const GROUP_BATCHES_MAX: usize = 1024;
+
+/// Reads that may wait for the reader thread. Further callers wait in `get` and `scan`.
+pub(crate) const QUEUE_READS_MAX: usize = 1024;
+
+/// A file up to this size is checked at every open: it costs a few milliseconds.
+pub(crate) const QUICK_CHECK_ALWAYS_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What the write-ahead log shrinks to after a checkpoint, in bytes: a burst does not keep the disk.
+pub(crate) const LOG_BYTES_KEPT: i64 = 16 * 1024 * 1024;
