@@ -1,1 +1,45 @@
-//! Sessions, subscriptions, retained messages and wills as a pure core.
+//! Sessions, subscriptions, retained messages and wills of one MQTT broker, as a pure core.
+//!
+//! Owns every decision about who is connected, what is stored and who receives what. Leaves
+//! sockets, TLS, disk and time to the shell, which calls the `handle_*` functions of [`Broker`],
+//! executes each [`Effect`] in order and calls [`Broker::handle_timeout`] when
+//! [`Broker::poll_timeout`] says so.
+
+mod ack;
+mod alias;
+mod audit;
+mod authority;
+mod broker;
+mod clockwork;
+mod connect;
+mod connection;
+mod effect;
+mod held;
+mod inflight;
+mod leave;
+mod limits;
+mod message;
+mod metrics;
+mod output;
+mod publish;
+mod queue;
+mod release;
+mod retained;
+mod route;
+mod session;
+mod shared;
+mod slab;
+mod snapshot;
+mod subscribe;
+mod subscription;
+mod timers;
+mod trie;
+mod will;
+
+pub use audit::{AuditEvent, AuditKind, Stage};
+pub use broker::Broker;
+pub use effect::{CloseCause, CloseReason, ConnId, Delivery, Effect, Now, Revocation};
+pub use limits::{Config, DeniedPublish};
+pub use message::{Message, Origin};
+pub use metrics::{Denials, Dropped, Metrics};
+pub use snapshot::{SessionSnapshot, SessionState};

@@ -1,0 +1,65 @@
+//! Acknowledgements of what clients were sent (MQTT 5.0 §4.3).
+
+use crate::broker::Broker;
+use crate::effect::{CloseReason, Now};
+use crate::inflight::Exchange;
+use crate::session::Link;
+use crate::slab::Key;
+use mqtt_proto::{Ack, Packet, PacketId, QoS, ReasonCode};
+
+impl Broker {
+    /// Ends a QoS 1 exchange. A reason of 0x80 and above ends it too: the message is not sent again
+    /// ([MQTT-4.8.2-6]).
+    pub(crate) fn take_puback(&mut self, key: Key, ack: &Ack, now: Now) {
+        let Some(session) = self.sessions.get(key) else { return };
+        match session.inflight.get(ack.packet_id) {
+            Some(Exchange::Published(waiting)) if waiting.qos == QoS::AtLeastOnce => {
+                self.finish(key, ack.packet_id, now);
+            }
+            Some(_) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
+            // An identifier of before a restart: not an error the client could do anything about.
+            None => {}
+        }
+    }
+
+    /// Answers PUBREC: from here on the message belongs to the client.
+    pub(crate) fn take_pubrec(&mut self, key: Key, ack: &Ack, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let failed = ack.reason as u8 >= 0x80;
+        let reason = match session.inflight.get_mut(ack.packet_id) {
+            Some(Exchange::Published(waiting)) if waiting.qos != QoS::ExactlyOnce => {
+                return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
+            }
+            // [MQTT-4.3.3-4]: no PUBREL follows an error.
+            Some(_) if failed => return self.finish(key, ack.packet_id, now),
+            Some(exchange) => {
+                *exchange = Exchange::Released;
+                ReasonCode::Success
+            }
+            None if failed => return,
+            None => ReasonCode::PacketIdentifierNotFound,
+        };
+        let Link::Live(connection) = &mut session.link else { return };
+        let ack = connection.ack(ack.packet_id, reason, None);
+        connection.send(Packet::PubRel(ack), &mut self.out);
+    }
+
+    /// Ends a QoS 2 exchange.
+    pub(crate) fn take_pubcomp(&mut self, key: Key, ack: &Ack, now: Now) {
+        let Some(session) = self.sessions.get(key) else { return };
+        match session.inflight.get(ack.packet_id) {
+            Some(Exchange::Released) => self.finish(key, ack.packet_id, now),
+            Some(_) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
+            None => {}
+        }
+    }
+
+    fn finish(&mut self, key: Key, id: PacketId, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let counted = session.inflight.remove(id).is_some_and(|(_, counted)| counted);
+        if counted && let Link::Live(connection) = &mut session.link {
+            connection.give_back_quota();
+        }
+        self.pump(key, now);
+    }
+}

@@ -1,0 +1,126 @@
+//! Decisions as data, for the audit log.
+
+use crate::{CloseReason, ConnId};
+use midge_identity::{Proof, SpiffeId, UnixMillis};
+use midge_policy::Denial;
+use mqtt_proto::{QoS, ReasonCode, Version};
+use std::sync::Arc;
+
+/// One event of the audit log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditEvent {
+    /// When.
+    pub at: UnixMillis,
+    /// The identity concerned.
+    pub identity: Arc<SpiffeId>,
+    /// The client id within the identity; empty where no single client is concerned.
+    pub client_id: Arc<str>,
+    /// The connection, where there is one.
+    pub conn: Option<ConnId>,
+    /// What happened.
+    pub kind: AuditKind,
+}
+
+/// Where on its way a message was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// On arrival: PUBLISH, or the will of a CONNECT.
+    Arrival,
+    /// Later: PUBREL, a will that fires, a queued or retained message.
+    Release,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AuditKind {
+    /// A client connected.
+    Connected {
+        /// Protocol version.
+        version: Version,
+        /// How the identity was proven.
+        proof: Proof,
+        /// Whether an earlier session was resumed.
+        session_present: bool,
+    },
+    /// A CONNECT was refused.
+    ConnectRefused {
+        /// The code of the CONNACK.
+        reason: ReasonCode,
+        /// The denial, when policy refused it.
+        denial: Option<Denial>,
+    },
+    /// A connection ended.
+    Disconnected {
+        /// Why.
+        cause: CloseReason,
+        /// Messages received from the client.
+        messages_in: u64,
+        /// Messages sent to the client.
+        messages_out: u64,
+    },
+    /// A session ended for good, with all it held.
+    SessionEnded,
+    /// The identity was proven again on a live connection.
+    Reauthenticated {
+        /// Until when, if it ends.
+        expires: Option<UnixMillis>,
+    },
+    /// A subscription was granted.
+    Subscribed {
+        /// The filter as the client spelled it.
+        filter: Arc<str>,
+        /// Granted QoS.
+        qos: QoS,
+        /// The rule that permits it.
+        rule: Arc<str>,
+    },
+    /// A subscription was denied.
+    SubscribeDenied {
+        /// The filter as the client spelled it.
+        filter: Arc<str>,
+        /// Why.
+        denial: Denial,
+    },
+    /// A subscription was removed because policy no longer permits it.
+    SubscriptionRevoked {
+        /// The filter as the client spelled it.
+        filter: Arc<str>,
+        /// Why.
+        denial: Denial,
+    },
+    /// A subscription was removed by the client.
+    Unsubscribed {
+        /// The filter as the client spelled it.
+        filter: Arc<str>,
+    },
+    /// A message was denied to its publisher.
+    PublishDenied {
+        /// The topic.
+        topic: Arc<str>,
+        /// Where.
+        stage: Stage,
+        /// Why.
+        denial: Denial,
+    },
+    /// A will was denied.
+    WillDenied {
+        /// The topic.
+        topic: Arc<str>,
+        /// Where.
+        stage: Stage,
+        /// Why.
+        denial: Denial,
+    },
+    /// A message that waited for this receiver was withheld.
+    ReceiveDenied {
+        /// The topic.
+        topic: Arc<str>,
+        /// Why.
+        denial: Denial,
+    },
+    /// A retained message was removed because its publisher lost the right to it.
+    RetainedPurged {
+        /// The topic.
+        topic: Arc<str>,
+    },
+}

@@ -1,0 +1,191 @@
+//! The broker's state and its entry points.
+
+use crate::authority::Authority;
+use crate::connection::Connection;
+use crate::effect::{CloseReason, ConnIdHasher};
+use crate::output::Output;
+use crate::release::Release;
+use crate::retained::Retained;
+use crate::route::Subscriptions;
+use crate::session::Session;
+use crate::slab::{Key, Slab};
+use crate::timers::Timers;
+use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin, SessionSnapshot};
+use midge_identity::SpiffeId;
+use midge_policy::Policy;
+use mqtt_proto::{Packet, Publication, ReasonCode, Version};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One broker: all MQTT state of a process.
+#[derive(Debug)]
+pub struct Broker {
+    pub(crate) config: Config,
+    pub(crate) authority: Authority,
+    pub(crate) sessions: Slab<Session>,
+    pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<ConnIdHasher>>,
+    /// Client ids live in a namespace per identity: nobody can reach another's session by its id.
+    pub(crate) by_identity: HashMap<Arc<SpiffeId>, BTreeMap<Arc<str>, Key>>,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) retained: Retained,
+    pub(crate) timers: Timers,
+    pub(crate) out: Output,
+    pub(crate) assigned: u64,
+    pub(crate) draining: bool,
+}
+
+impl Broker {
+    /// Returns a broker without sessions.
+    pub fn new(config: Config, policy: Arc<Policy>) -> Self {
+        Self {
+            config,
+            authority: Authority::new(policy),
+            sessions: Slab::new(),
+            conns: HashMap::default(),
+            by_identity: HashMap::new(),
+            subscriptions: Subscriptions::new(),
+            retained: Retained::default(),
+            timers: Timers::default(),
+            out: Output::default(),
+            assigned: 0,
+            draining: false,
+        }
+    }
+
+    /// Takes one packet of a connected client; anything for an unknown connection is ignored.
+    pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) {
+        let Some(&key) = self.conns.get(&conn) else { return };
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.last_seen = now.mono;
+        if connection.peer.expires().is_some_and(|at| at <= now.wall) {
+            return self.cut(key, CloseReason::SvidExpired, now);
+        }
+        self.dispatch(key, packet, now);
+        let hard = self.config.unsent_bytes_hard;
+        if self.connection_mut(key).is_some_and(|connection| connection.unsent > hard) {
+            self.cut(key, CloseReason::Slow, now);
+        }
+    }
+
+    fn dispatch(&mut self, key: Key, packet: Packet, now: Now) {
+        match packet {
+            Packet::Publish(publish) => self.take_publish(key, *publish, now),
+            Packet::PubAck(ack) => self.take_puback(key, &ack, now),
+            Packet::PubRec(ack) => self.take_pubrec(key, &ack, now),
+            Packet::PubRel(ack) => self.take_pubrel(key, &ack, now),
+            Packet::PubComp(ack) => self.take_pubcomp(key, &ack, now),
+            Packet::Subscribe(subscribe) => self.take_subscribe(key, *subscribe, now),
+            Packet::Unsubscribe(unsubscribe) => self.take_unsubscribe(key, *unsubscribe, now),
+            Packet::PingReq => self.send(key, Packet::PingResp),
+            Packet::Disconnect(disconnect) => self.take_disconnect(key, &disconnect, now),
+            Packet::Auth(auth) => {
+                // Without a method in CONNECT there is nothing to continue ([MQTT-4.12.0-6]).
+                let code =
+                    auth.method.map_or(ReasonCode::ProtocolError, |_| ReasonCode::BadAuthenticationMethod);
+                self.cut(key, CloseReason::Protocol(code), now);
+            }
+            // [MQTT-3.1.0-2], and packets that only a server sends.
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
+        }
+    }
+
+    /// Ends a connection whose bytes are not MQTT or too many: DISCONNECT with this code to 5.0 clients, then close.
+    pub fn handle_malformed(&mut self, conn: ConnId, reason: ReasonCode, now: Now) {
+        if let Some(&key) = self.conns.get(&conn) {
+            self.cut(key, CloseReason::Protocol(reason), now);
+        }
+    }
+
+    /// Says that so many bytes ([`Effect::bytes`]) were written; `usize::MAX` when nothing is left to write.
+    pub fn handle_flushed(&mut self, conn: ConnId, bytes: usize, now: Now) {
+        let Some(&key) = self.conns.get(&conn) else { return };
+        let soft = self.config.unsent_bytes_soft;
+        let Some(connection) = self.connection_mut(key) else { return };
+        let was_full = connection.unsent > soft;
+        connection.unsent = connection.unsent.saturating_sub(bytes);
+        if was_full {
+            self.pump(key, now);
+        }
+    }
+
+    /// Says that the network connection is gone.
+    pub fn handle_closed(&mut self, conn: ConnId, cause: CloseCause, now: Now) {
+        if let Some(&key) = self.conns.get(&conn) {
+            self.park(key, CloseReason::Lost(cause), now);
+        }
+    }
+
+    /// Publishes a message of the broker itself (`$SYS`, `$identity`): no publisher's right is asked, receivers' are.
+    pub fn handle_own_publication(&mut self, publication: Publication, now: Now) {
+        let route = self.subscriptions.route(&publication.topic, &self.sessions);
+        self.distribute(publication, (None, Origin::Broker), &route, now.mono, now);
+    }
+
+    /// Returns the next effect.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.out.effects.pop_front()
+    }
+
+    /// Returns the monotonic time at which [`Self::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        [self.timers.first(), self.retained.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// Returns every session, by identity and client id.
+    pub fn sessions(&self) -> Vec<SessionSnapshot> {
+        let mut snapshots: Vec<_> = self.sessions.iter().map(|(_, session)| session.snapshot()).collect();
+        snapshots.sort_by(|a, b| (&a.identity, &a.client_id).cmp(&(&b.identity, &b.client_id)));
+        snapshots
+    }
+
+    /// Returns counters and sizes.
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            connections: self.conns.len() as u64,
+            sessions: self.sessions.len() as u64,
+            subscriptions: self.subscriptions.len() as u64,
+            retained_messages: self.retained.len() as u64,
+            retained_bytes: self.retained.bytes() as u64,
+            ..self.out.metrics
+        }
+    }
+
+    pub(crate) fn connection_mut(&mut self, key: Key) -> Option<&mut Connection> {
+        self.sessions.get_mut(key)?.connection_mut()
+    }
+
+    pub(crate) fn send(&mut self, key: Key, packet: Packet) {
+        if let Some(connection) = self.sessions.get_mut(key).and_then(Session::connection_mut) {
+            connection.send(packet, &mut self.out);
+        }
+    }
+
+    pub(crate) fn audit(&mut self, key: Key, kind: AuditKind, now: Now) {
+        if let Some(session) = self.sessions.get(key) {
+            self.out.audit(session.subject(), kind, now);
+        }
+    }
+
+    pub(crate) fn is_v311(&self, key: Key) -> bool {
+        self.sessions.get(key).is_some_and(|session| session.version == Version::V311)
+    }
+
+    /// Lends out what handing messages to a session needs.
+    pub(crate) fn release(&mut self, now: Now) -> (&mut Slab<Session>, Release<'_>) {
+        let Self { config, authority, retained, out, sessions, .. } = self;
+        (sessions, Release { config, authority, retained, out, now })
+    }
+
+    pub(crate) fn pump(&mut self, key: Key, now: Now) {
+        let (sessions, mut release) = self.release(now);
+        if let Some(session) = sessions.get_mut(key) {
+            session.pump(&mut release);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What goes in and out of the core besides packets: connection ids, time, effects.
+
+use crate::{AuditEvent, Message};
+use midge_identity::{SpiffeId, UnixMillis};
+use mqtt_proto::{Packet, PacketId, QoS, ReasonCode, Version, encoded_len};
+use std::hash::Hasher;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One network connection, numbered by the shell; a number is never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Hashes a [`ConnId`] by one multiplication: the shell chooses the numbers, no peer can.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ConnIdHasher(u64);
+
+impl Hasher for ConnIdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}
+
+/// The time of an input, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic time since the start of the process: keep alive, expiry, delays.
+    pub mono: Duration,
+    /// Wall-clock time: SVID expiry and audit.
+    pub wall: UnixMillis,
+}
+
+/// Something the shell has to do, in the order given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Encode this packet and write it.
+    Send {
+        /// The connection.
+        conn: ConnId,
+        /// The packet.
+        packet: Packet,
+    },
+    /// Encode a PUBLISH and write it.
+    Deliver {
+        /// The connection.
+        conn: ConnId,
+        /// The PUBLISH.
+        delivery: Delivery,
+    },
+    /// Write what was sent before, then close. The core has forgotten the connection already.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// Why, for the log.
+        reason: CloseReason,
+    },
+    /// Record a decision.
+    Audit(Box<AuditEvent>),
+}
+
+impl Effect {
+    /// Bytes this effect counts against its connection until [`crate::Broker::handle_flushed`]: the
+    /// encoded length, in 5.0 whatever the connection's version is.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Send { packet, .. } => encoded_len(packet, Version::V5),
+            Self::Deliver { delivery, .. } => delivery.bytes(),
+            Self::Close { .. } | Self::Audit(_) => 0,
+        }
+    }
+}
+
+/// One PUBLISH to one receiver: a shared message and what differs per receiver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The message, shared by all receivers.
+    pub message: Arc<Message>,
+    /// QoS of this PUBLISH: the lower of publisher's and subscription's.
+    pub qos: QoS,
+    /// RETAIN flag of this PUBLISH.
+    pub retain: bool,
+    /// DUP flag.
+    pub dup: bool,
+    /// Packet identifier, present when QoS is above 0.
+    pub packet_id: Option<PacketId>,
+    /// Subscription identifiers, lowest first; `None` when there are none.
+    pub subscription_ids: Option<Arc<[u32]>>,
+    /// Topic alias to carry (5.0).
+    pub topic_alias: Option<NonZeroU16>,
+    /// Leave the topic empty: the alias has been sent before.
+    pub omit_topic: bool,
+    /// Message Expiry Interval to carry, in seconds: what is left of the publisher's.
+    pub expiry_secs: Option<u32>,
+    pub(crate) bytes: u32,
+}
+
+impl Delivery {
+    /// Length of the encoded PUBLISH in bytes.
+    pub fn bytes(&self) -> usize {
+        usize::try_from(self.bytes).unwrap_or(usize::MAX)
+    }
+}
+
+/// How a network connection ended, as the shell saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The peer closed it.
+    Eof,
+    /// Reading or writing failed.
+    Failed(Arc<str>),
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// CONNECT was answered with this code.
+    Refused(ReasonCode),
+    /// The client sent DISCONNECT with this code.
+    ClientDisconnected(ReasonCode),
+    /// The network connection ended without DISCONNECT.
+    Lost(CloseCause),
+    /// The same client connected again.
+    TakenOver,
+    /// Nothing came for one and a half keep alive intervals.
+    KeepAlive,
+    /// The client broke the protocol or a limit.
+    Protocol(ReasonCode),
+    /// The client does not read what it is sent.
+    Slow,
+    /// A publish was denied and the configuration says to disconnect for it.
+    Denied,
+    /// The SVID expired.
+    SvidExpired,
+    /// The identity was revoked.
+    Revoked(Arc<str>),
+    /// An operator ended the session.
+    Administrative,
+    /// The broker stops.
+    Drain,
+}
+
+/// Identities that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The identities.
+    pub identities: Vec<SpiffeId>,
+    /// Why, for the client's reason string and the audit log.
+    pub reason: Arc<str>,
+}

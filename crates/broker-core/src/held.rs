@@ -1,0 +1,54 @@
+//! QoS 2 messages of one client between PUBLISH and PUBREL.
+
+use crate::message::Message;
+use mqtt_proto::{PacketId, Publication};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What waits for PUBREL under one packet identifier.
+#[derive(Debug)]
+pub(crate) enum HeldMessage {
+    /// A message and when it came.
+    Accepted(Box<Publication>, Duration),
+    /// A message that was denied to a 3.1.1 client, which has to finish the exchange all the same.
+    Denied,
+}
+
+/// Messages by packet identifier: a second PUBLISH under the same one is the same message ([MQTT-4.3.3-10]).
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    messages: BTreeMap<PacketId, HeldMessage>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn contains(&self, id: PacketId) -> bool {
+        self.messages.contains_key(&id)
+    }
+
+    pub(crate) fn insert(&mut self, id: PacketId, message: HeldMessage) {
+        self.bytes = self.bytes.saturating_add(cost(&message));
+        self.messages.insert(id, message);
+    }
+
+    pub(crate) fn remove(&mut self, id: PacketId) -> Option<HeldMessage> {
+        let message = self.messages.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(cost(&message));
+        Some(message)
+    }
+}
+
+fn cost(message: &HeldMessage) -> usize {
+    match message {
+        HeldMessage::Accepted(publication, _) => Message::cost(publication),
+        HeldMessage::Denied => 0,
+    }
+}

@@ -1,0 +1,108 @@
+//! Messages sent to one client and not yet completely acknowledged, and their packet identifiers.
+
+use crate::queue::Waiting;
+use mqtt_proto::{PacketId, QoS};
+
+/// How far the exchange of one packet identifier is.
+#[derive(Debug)]
+pub(crate) enum Exchange {
+    /// PUBLISH was sent; PUBACK or PUBREC is due.
+    Published(Waiting),
+    /// PUBREL was sent; PUBCOMP is due.
+    Released,
+    /// The message was withdrawn before it was sent again. The identifier stays taken: the client may
+    /// still hold it as received, and would drop another message under it as a duplicate.
+    Withdrawn,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Order of sending.
+    sequence: u64,
+    /// Whether it was sent on the present connection, and so took from its quota.
+    counted: bool,
+    exchange: Option<Exchange>,
+}
+
+/// Exchanges by packet identifier. Identifiers are the lowest free ones, so that the table is as
+/// long as the most that ever was in flight.
+#[derive(Debug, Default)]
+pub(crate) struct Inflight {
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+    sequence: u64,
+}
+
+impl Inflight {
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes an identifier for a message that is sent now; `None` when all 65,535 are in use.
+    pub(crate) fn insert(&mut self, waiting: Waiting) -> Option<PacketId> {
+        self.sequence += 1;
+        let exchange = Some(Exchange::Published(waiting));
+        let slot = Slot { sequence: self.sequence, counted: true, exchange };
+        if let Some(raw) = self.free.pop()
+            && let Some(place) = self.slots.get_mut(usize::from(raw) - 1)
+        {
+            *place = slot;
+            return PacketId::new(raw);
+        }
+        let id = PacketId::new(u16::try_from(self.slots.len() + 1).ok()?)?;
+        self.slots.push(slot);
+        Some(id)
+    }
+
+    /// Counts an exchange that is sent again against the present connection's quota.
+    pub(crate) fn count(&mut self, id: PacketId) {
+        if let Some(slot) = self.slots.get_mut(usize::from(id.get()) - 1) {
+            slot.counted = true;
+        }
+    }
+
+    /// Counts nothing any more: the connection is gone, and the next one starts with its full quota.
+    pub(crate) fn uncount_all(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.counted = false);
+    }
+
+    pub(crate) fn get(&self, id: PacketId) -> Option<&Exchange> {
+        self.slots.get(usize::from(id.get()) - 1)?.exchange.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, id: PacketId) -> Option<&mut Exchange> {
+        self.slots.get_mut(usize::from(id.get()) - 1)?.exchange.as_mut()
+    }
+
+    /// Ends an exchange. Returns it and whether it was counted.
+    pub(crate) fn remove(&mut self, id: PacketId) -> Option<(Exchange, bool)> {
+        let slot = self.slots.get_mut(usize::from(id.get()) - 1)?;
+        let exchange = slot.exchange.take()?;
+        self.free.push(id.get());
+        Some((exchange, slot.counted))
+    }
+
+    /// Returns the identifiers in the order of sending ([MQTT-4.6.0-1]).
+    pub(crate) fn in_order(&self) -> Vec<PacketId> {
+        let mut order: Vec<_> = (1_u16..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.exchange.is_some())
+            .filter_map(|(raw, slot)| Some((slot.sequence, PacketId::new(raw)?)))
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Takes out, in order, the QoS 1 messages that satisfy the condition.
+    pub(crate) fn extract_qos1(&mut self, mut wanted: impl FnMut(&Waiting) -> bool) -> Vec<Waiting> {
+        let mut out = Vec::new();
+        for id in self.in_order() {
+            let matches = matches!(self.get(id), Some(Exchange::Published(waiting))
+                if waiting.qos == QoS::AtLeastOnce && wanted(waiting));
+            if matches && let Some((Exchange::Published(waiting), _)) = self.remove(id) {
+                out.push(waiting);
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,236 @@
+//! How connections and sessions end, and what becomes of what they leave behind.
+
+use crate::AuditKind;
+use crate::broker::Broker;
+use crate::effect::{CloseReason, ConnId, Effect, Now, Revocation};
+use crate::queue::Waiting;
+use crate::session::{Link, Parked};
+use crate::shared::{GroupId, Member};
+use crate::slab::Key;
+use crate::timers::Due;
+use midge_identity::{SpiffeId, VerifiedPeer};
+use mqtt_proto::{Disconnect, ReasonCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl CloseReason {
+    /// The code and text of the DISCONNECT that announces it; `None` when the client needs none.
+    fn announcement(&self) -> Option<(ReasonCode, Option<&str>)> {
+        Some(match self {
+            Self::Refused(_) | Self::ClientDisconnected(_) | Self::Lost(_) => return None,
+            Self::TakenOver => (ReasonCode::SessionTakenOver, None),
+            Self::KeepAlive => (ReasonCode::KeepAliveTimeout, None),
+            Self::Protocol(reason) => (*reason, None),
+            Self::Slow => (ReasonCode::QuotaExceeded, Some("too many bytes unread")),
+            Self::Denied => (ReasonCode::NotAuthorized, None),
+            Self::SvidExpired => (ReasonCode::NotAuthorized, Some("SVID expired")),
+            Self::Revoked(why) => (ReasonCode::NotAuthorized, Some(why)),
+            Self::Administrative => (ReasonCode::AdministrativeAction, None),
+            Self::Drain => (ReasonCode::ServerShuttingDown, None),
+        })
+    }
+
+    /// Whether the will is published: not when the client took it back ([MQTT-3.14.4-3]), when the session
+    /// ended for want of a right, or when the broker stops by plan.
+    fn fires_will(&self) -> bool {
+        match self {
+            Self::ClientDisconnected(reason) => *reason != ReasonCode::Success,
+            Self::Refused(_) | Self::Denied | Self::SvidExpired | Self::Revoked(_) | Self::Drain => false,
+            Self::Lost(_)
+            | Self::TakenOver
+            | Self::KeepAlive
+            | Self::Protocol(_)
+            | Self::Slow
+            | Self::Administrative => true,
+        }
+    }
+}
+
+impl Broker {
+    pub(crate) fn take_disconnect(&mut self, key: Key, disconnect: &Disconnect, now: Now) {
+        if let Some(secs) = disconnect.session_expiry_secs {
+            let expiry = self.expiry_granted(secs);
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            // [MQTT-3.14.2-2]: who asked for no session at CONNECT cannot get one now.
+            if session.expiry == Some(Duration::ZERO) && secs != 0 {
+                return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
+            }
+            session.expiry = expiry;
+        }
+        let Some(conn) = self.connection_mut(key).map(|connection| connection.id) else { return };
+        let reason = CloseReason::ClientDisconnected(disconnect.reason);
+        self.out.effects.push_back(Effect::Close { conn, reason: reason.clone() });
+        self.park(key, reason, now);
+    }
+
+    /// Ends a connection from this side: DISCONNECT to a 5.0 client, close.
+    pub(crate) fn cut(&mut self, key: Key, reason: CloseReason, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Link::Live(connection) = &mut session.link else { return };
+        if let Some((code, text)) = reason.announcement() {
+            connection.disconnect(code, text, &mut self.out);
+        }
+        let conn = connection.id;
+        self.out.effects.push_back(Effect::Close { conn, reason: reason.clone() });
+        self.park(key, reason, now);
+    }
+
+    /// Takes the connection from a session; the session waits for the next one or ends.
+    pub(crate) fn park(&mut self, key: Key, cause: CloseReason, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let subject = session.subject();
+        let ends = session.expiry.map(|expiry| (now.mono.saturating_add(expiry), now.wall.after(expiry)));
+        let parked = Link::Parked(Parked { since: now.wall, ends, will: None });
+        let Link::Live(connection) = std::mem::replace(&mut session.link, parked) else { return };
+        session.inflight.uncount_all();
+        self.conns.remove(&connection.id);
+        self.timers.clear(connection.keep_alive_at, Due::KeepAlive(key));
+        self.timers.clear(connection.svid_at, Due::SvidExpiry(key));
+        let (messages_in, messages_out) = (connection.messages_in, connection.messages_out);
+        let will = connection.will.filter(|_| cause.fires_will());
+        let is_over = session.expiry == Some(Duration::ZERO);
+        self.out.audit(subject, AuditKind::Disconnected { cause, messages_in, messages_out }, now);
+        if let Some(will) = will {
+            self.schedule_will(key, will, now);
+        }
+        if is_over {
+            return self.end_session(key, true, now);
+        }
+        if let Some((at, _)) = ends {
+            self.timers.set(at, Due::SessionEnd(key));
+        }
+        // Whoever else is in the group can have what was not sent yet.
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let orphans = session.queue.extract(|waiting| waiting.group.is_some());
+        self.reassign(key, orphans, now);
+    }
+
+    /// Ends a parked session and everything it holds. A will that still waits goes out, if it may
+    /// ([MQTT-3.1.3-9]).
+    pub(crate) fn end_session(&mut self, key: Key, will_fires: bool, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Link::Parked(parked) = &mut session.link else { return };
+        let will = parked.will.take();
+        self.timers.clear(parked.ends.map(|(at, _)| at), Due::SessionEnd(key));
+        self.timers.clear(will.as_ref().map(|(at, _)| *at), Due::Will(key));
+        if let Some((_, will)) = will.filter(|_| will_fires) {
+            self.fire_will(key, will, now);
+        }
+        self.audit(key, AuditKind::SessionEnded, now);
+        let Some(mut session) = self.sessions.remove(key) else { return };
+        if let Some(own) = self.by_identity.get_mut(&session.identity) {
+            own.remove(&session.client_id);
+            if own.is_empty() {
+                self.by_identity.remove(&session.identity);
+            }
+        }
+        for subscribed in session.subscriptions.values() {
+            self.subscriptions.remove(key, subscribed);
+        }
+        // A QoS 2 message in flight goes to no one else ([MQTT-4.8.2-5]).
+        let mut orphans = session.inflight.extract_qos1(|waiting| waiting.group.is_some());
+        orphans.extend(session.queue.extract(|waiting| waiting.group.is_some()));
+        self.out.metrics.dropped.session_ended += session.queue.len() as u64;
+        self.reassign(key, orphans, now);
+    }
+
+    /// Gives messages of share groups to other members; those that nobody takes stay with their session, if
+    /// it still exists. Who is still a member itself gives them up only to one who is connected.
+    pub(crate) fn reassign(&mut self, from: Key, orphans: Vec<Waiting>, now: Now) {
+        for waiting in orphans {
+            let Some(group) = waiting.group else { continue };
+            let others = self.other_members(group, from, &waiting);
+            if self.authority.recheck_origin(&waiting.message).is_ok()
+                && self.share(group, &others, &waiting.message, now).is_some()
+            {
+                continue;
+            }
+            let kept =
+                self.sessions.get_mut(from).is_some_and(|session| session.queue.push(waiting, &self.config));
+            if !kept {
+                self.out.metrics.dropped.no_member += 1;
+            }
+        }
+    }
+
+    fn other_members(&self, group: GroupId, from: Key, waiting: &Waiting) -> Vec<Member> {
+        let topic = &waiting.message.publication().topic;
+        let members = self.subscriptions.groups.members(group);
+        let is_member = members.iter().any(|member| member.session == from);
+        let others = members.iter().filter(|member| {
+            member.session != from
+                && self.sessions.get(member.session).is_some_and(|session| {
+                    (session.connection().is_some() || !is_member) && session.rights.receive(topic).is_ok()
+                })
+        });
+        others.cloned().collect()
+    }
+
+    /// Ends every session of these identities, and of no other.
+    pub fn handle_revoked(&mut self, revocation: &Revocation, now: Now) {
+        for identity in &revocation.identities {
+            let keys: Vec<Key> =
+                self.by_identity.get(identity).into_iter().flat_map(|own| own.values().copied()).collect();
+            for key in keys {
+                self.cut(key, CloseReason::Revoked(Arc::clone(&revocation.reason)), now);
+                self.end_session(key, false, now);
+            }
+            if self.config.purge_revoked {
+                self.purge(identity, now);
+            }
+        }
+    }
+
+    /// Removes what was accepted from an identity and has not been delivered yet.
+    fn purge(&mut self, identity: &SpiffeId, now: Now) {
+        let shared = Arc::new(identity.clone());
+        for topic in self.retained.purge(|message| message.is_from(identity)) {
+            let subject =
+                crate::output::Subject { identity: Arc::clone(&shared), client_id: "".into(), conn: None };
+            let topic = topic.as_str().into();
+            self.out.audit(subject, AuditKind::RetainedPurged { topic }, now);
+        }
+        for key in self.sessions.keys() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                let purged = session.queue.extract(|waiting| waiting.message.is_from(identity));
+                self.out.metrics.dropped.revoked += purged.len() as u64;
+            }
+        }
+    }
+
+    /// Ends one connection whose proof no longer stands while its identity does; no will fires.
+    pub fn handle_proof_ended(&mut self, conn: ConnId, reason: &Arc<str>, now: Now) {
+        if let Some(&key) = self.conns.get(&conn) {
+            self.cut(key, CloseReason::Revoked(Arc::clone(reason)), now);
+        }
+    }
+
+    /// Extends a connection by a newer proof of the same identity; another identity ends it.
+    pub fn handle_reauthenticated(&mut self, conn: ConnId, peer: VerifiedPeer, now: Now) {
+        let Some(&key) = self.conns.get(&conn) else { return };
+        let Some(connection) = self.connection_mut(key) else { return };
+        if connection.peer.id() != peer.id() {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::NotAuthorized), now);
+        }
+        let expires = peer.expires();
+        connection.peer = peer;
+        self.arm_svid_expiry(key, now);
+        self.audit(key, AuditKind::Reauthenticated { expires }, now);
+    }
+
+    /// Ends every connection for a planned stop; no will fires, and new connections are refused.
+    pub fn handle_drain(&mut self, now: Now) {
+        self.draining = true;
+        for key in self.sessions.keys() {
+            self.cut(key, CloseReason::Drain, now);
+        }
+    }
+
+    /// Ends one session by an operator's wish; false when there is none.
+    pub fn handle_kick(&mut self, identity: &SpiffeId, client_id: &str, now: Now) -> bool {
+        let Some(key) = self.lookup(identity, client_id) else { return false };
+        self.cut(key, CloseReason::Administrative, now);
+        self.end_session(key, true, now);
+        true
+    }
+}

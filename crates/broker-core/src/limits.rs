@@ -1,0 +1,119 @@
+//! Every limit of the core, its default, and what happens beyond it.
+//!
+//! Overflow rules:
+//! - **Queue of a session** (`queue_messages_max`, `queue_bytes_max`): the newest message is dropped
+//!   and counted; what waits keeps its order.
+//! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and
+//!   counted, QoS 1 and 2 wait in the queue. Above `unsent_bytes_hard` (only answers to the client's
+//!   own packets still get there) the connection is cut with 0x97; its session stays.
+//! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` is the client's
+//!   fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
+//! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
+//!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
+//! - **Subscriptions, filter levels, sessions, connections**: the request is refused with 0x97
+//!   (3.1.1: SUBACK 0x80, CONNACK 3).
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+/// What to do with a denied PUBLISH of a 3.1.1 client, which cannot be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// Acknowledge and drop it.
+    #[default]
+    Drop,
+    /// Close the connection.
+    Disconnect,
+}
+
+/// Limits and choices of one broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Seed of assigned client ids: random, so that they cannot be guessed.
+    pub seed: [u8; 16],
+    /// Connections in total: each costs a socket and buffers.
+    pub connections_max: usize,
+    /// Sessions in total, parked ones included.
+    pub sessions_max: usize,
+    /// Sessions of one identity: client ids are the client's choice, so one identity could make them
+    /// without end.
+    pub sessions_per_identity_max: usize,
+    /// Client id length in bytes.
+    pub client_id_bytes_max: usize,
+    /// Subscriptions of one session.
+    pub subscriptions_per_session_max: usize,
+    /// Levels of a topic or filter: bounds the depth of the subscription tree.
+    pub topic_levels_max: usize,
+    /// Messages from one client without complete acknowledgement (Receive Maximum of the CONNACK).
+    pub receive_max: NonZeroU16,
+    /// Messages to one client without complete acknowledgement; the client's Receive Maximum may lower it.
+    pub inflight_max: NonZeroU16,
+    /// Bytes of QoS 2 messages of one client that wait for PUBREL.
+    pub held_bytes_max: usize,
+    /// Packet size in bytes accepted from clients (Maximum Packet Size of the CONNACK); the codec enforces it.
+    pub packet_size_max: u32,
+    /// Topic aliases a client may set.
+    pub topic_alias_max: u16,
+    /// Topic aliases set towards one client; the client's maximum may lower it.
+    pub topic_alias_out_max: u16,
+    /// Messages waiting for one session.
+    pub queue_messages_max: usize,
+    /// Bytes of messages waiting for one session.
+    pub queue_bytes_max: usize,
+    /// Unsent bytes of one connection above which it receives no new messages.
+    pub unsent_bytes_soft: usize,
+    /// Unsent bytes of one connection above which it is cut.
+    pub unsent_bytes_hard: usize,
+    /// Retained messages in total.
+    pub retained_messages_max: usize,
+    /// Bytes of retained messages in total.
+    pub retained_bytes_max: usize,
+    /// Longest session expiry; longer requests are lowered and the CONNACK says so.
+    pub session_expiry_max: Duration,
+    /// Session expiry of 3.1.1 clients without clean session.
+    pub session_expiry_v311: Duration,
+    /// Longest keep alive in seconds (5.0: Server Keep Alive); `None` leaves it to the client.
+    pub keep_alive_max_secs: Option<NonZeroU16>,
+    /// What a denied PUBLISH of a 3.1.1 client leads to.
+    pub denied_publish_v311: DeniedPublish,
+    /// Whether messages accepted from an identity die with it: retained and waiting ones.
+    pub purge_revoked: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seed: [0; 16],
+            connections_max: 20_000,
+            sessions_max: 50_000,
+            sessions_per_identity_max: 1_000,
+            client_id_bytes_max: 256,
+            subscriptions_per_session_max: 1_000,
+            topic_levels_max: 64,
+            receive_max: nonzero(256),
+            inflight_max: nonzero(1_024),
+            held_bytes_max: 4 * 1024 * 1024,
+            packet_size_max: 1024 * 1024,
+            topic_alias_max: 32,
+            topic_alias_out_max: 32,
+            queue_messages_max: 1_000,
+            queue_bytes_max: 8 * 1024 * 1024,
+            unsent_bytes_soft: 1024 * 1024,
+            unsent_bytes_hard: 4 * 1024 * 1024,
+            retained_messages_max: 100_000,
+            retained_bytes_max: 64 * 1024 * 1024,
+            session_expiry_max: Duration::from_secs(7 * 24 * 3600),
+            session_expiry_v311: Duration::from_secs(24 * 3600),
+            keep_alive_max_secs: None,
+            denied_publish_v311: DeniedPublish::Drop,
+            purge_revoked: true,
+        }
+    }
+}
+
+const fn nonzero(value: u16) -> NonZeroU16 {
+    match NonZeroU16::new(value) {
+        Some(value) => value,
+        None => NonZeroU16::MIN,
+    }
+}

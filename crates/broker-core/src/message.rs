@@ -1,0 +1,114 @@
+//! A message that was accepted, with where it came from and by which right.
+
+use crate::effect::Now;
+use midge_identity::SpiffeId;
+use mqtt_proto::{Publication, PublishRef, QoS, Version, publish_len};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes that one kept message costs besides its own.
+const OVERHEAD: usize = 128;
+
+/// A message that was accepted, shared by all its receivers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    publication: Publication,
+    origin: Origin,
+    /// Count of policy changes when the publisher's right was last seen.
+    pub(crate) generation: u64,
+    pub(crate) received: Duration,
+    pub(crate) expires: Option<Duration>,
+    bytes: usize,
+}
+
+/// Who published a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client.
+    Client {
+        /// Its identity.
+        identity: Arc<SpiffeId>,
+        /// Its client id.
+        client_id: Arc<str>,
+        /// The rule that allowed the message.
+        rule: Arc<str>,
+        /// Whether it was the client's will, which is asked for as such.
+        will: bool,
+    },
+    /// The broker itself.
+    Broker,
+}
+
+impl Message {
+    pub(crate) fn new(publication: Publication, origin: Origin, generation: u64, received: Duration) -> Self {
+        let expiry = publication.properties.as_ref().and_then(|properties| properties.message_expiry_secs);
+        Self {
+            bytes: Self::cost(&publication),
+            publication,
+            origin,
+            generation,
+            received,
+            expires: expiry.map(|secs| received.saturating_add(Duration::from_secs(secs.into()))),
+        }
+    }
+
+    /// The message itself; its RETAIN flag is the publisher's.
+    pub fn publication(&self) -> &Publication {
+        &self.publication
+    }
+
+    /// Who published it.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    pub(crate) fn qos(&self) -> QoS {
+        self.publication.qos
+    }
+
+    pub(crate) fn is_from(&self, id: &SpiffeId) -> bool {
+        matches!(&self.origin, Origin::Client { identity, .. } if **identity == *id)
+    }
+
+    pub(crate) fn is_from_client(&self, id: &SpiffeId, client: &str) -> bool {
+        self.is_from(id) && matches!(&self.origin, Origin::Client { client_id, .. } if **client_id == *client)
+    }
+
+    pub(crate) fn is_expired(&self, now: Now) -> bool {
+        self.expires.is_some_and(|at| at <= now.mono)
+    }
+
+    /// Message Expiry Interval to send: the publisher's less the whole seconds it waited here ([MQTT-3.3.2-6]).
+    pub(crate) fn expiry_left_secs(&self, now: Now) -> Option<u32> {
+        let total = self.expires?.saturating_sub(self.received).as_secs();
+        let waited = now.mono.saturating_sub(self.received).as_secs();
+        Some(u32::try_from(total.saturating_sub(waited)).unwrap_or(u32::MAX))
+    }
+
+    /// What it costs while it is kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What a publication will cost when it is kept.
+    pub(crate) fn cost(publication: &Publication) -> usize {
+        OVERHEAD + publish_len(&plain(publication), Version::V5)
+    }
+}
+
+/// Returns the PUBLISH of a publication as it came, but at QoS 0.
+pub(crate) fn plain(publication: &Publication) -> PublishRef<'_> {
+    let properties = publication.properties.as_deref();
+    PublishRef {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: publication.retain,
+        packet_id: None,
+        topic: Some(&publication.topic),
+        topic_alias: None,
+        subscription_ids: &[],
+        message_expiry_secs: properties.and_then(|properties| properties.message_expiry_secs),
+        properties,
+        payload: &publication.payload,
+    }
+}

@@ -1,0 +1,313 @@
+//! PUBLISH and PUBREL from clients, and sending a message to everyone it is for.
+
+use crate::authority::facts;
+use crate::broker::Broker;
+use crate::effect::{CloseReason, Now};
+use crate::held::HeldMessage;
+use crate::limits::DeniedPublish;
+use crate::queue::Waiting;
+use crate::route::Route;
+use crate::shared::{GroupId, Member};
+use crate::slab::Key;
+use crate::{AuditKind, Message, Origin, Stage};
+use midge_policy::{Denial, PublishPermit};
+use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, TopicName, Version};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Topics remembered per connection; beyond it all are forgotten and asked again.
+const REMEMBERED_MAX: usize = 128;
+
+/// What was decided about the topics of one connection: good while neither policy nor subscriptions change.
+#[derive(Debug, Default)]
+pub(crate) struct PublishCache(HashMap<TopicName, Remembered>);
+
+#[derive(Debug)]
+struct Remembered {
+    generation: u64,
+    epoch: u64,
+    permit: PublishPermit,
+    route: Arc<Route>,
+}
+
+type Decision = Result<(Arc<str>, Arc<Route>), Denial>;
+
+impl Broker {
+    pub(crate) fn take_publish(&mut self, key: Key, publish: Publish, now: Now) {
+        let alias_max = self.config.topic_alias_max;
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Publish {
+            qos, retain, topic, packet_id, topic_alias, subscription_ids, properties, payload, ..
+        } = publish;
+        // [MQTT-3.3.4-6]: only a server sends subscription identifiers.
+        if !subscription_ids.is_empty() {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
+        }
+        let topic = match connection.aliases_in.resolve(topic, topic_alias, alias_max) {
+            Ok(topic) => topic,
+            Err(code) => return self.cut(key, CloseReason::Protocol(code), now),
+        };
+        connection.messages_in += 1;
+        self.out.metrics.messages_in += 1;
+        self.out.metrics.payload_bytes_in += payload.len() as u64;
+        let publication = Publication { topic, payload, qos, retain, properties };
+        match (qos, packet_id) {
+            (QoS::AtMostOnce, _) => self.take_qos0(key, publication, now),
+            (QoS::AtLeastOnce, Some(id)) => self.take_qos1(key, id, publication, now),
+            (QoS::ExactlyOnce, Some(id)) => self.take_qos2(key, id, publication, now),
+            (_, None) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
+        }
+    }
+
+    fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
+        let Some(decision) = self.decide(key, &publication) else { return };
+        match decision {
+            Ok((rule, route)) if self.has_room(&publication) => {
+                let origin = self.origin(key, rule);
+                self.distribute(publication, origin, &route, now.mono, now);
+            }
+            Ok(_) => {}
+            Err(denial) => self.deny(key, &publication, denial, now),
+        }
+    }
+
+    fn take_qos1(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
+        let Some(decision) = self.decide(key, &publication) else { return };
+        let (reason, text) = match decision {
+            Ok((rule, route)) if self.has_room(&publication) => {
+                let origin = self.origin(key, rule);
+                self.distribute(publication, origin, &route, now.mono, now);
+                let reason =
+                    if route.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+                (reason, None)
+            }
+            Ok(_) => (ReasonCode::QuotaExceeded, Some("no room for another retained message")),
+            Err(denial) => {
+                self.deny(key, &publication, denial, now);
+                (ReasonCode::NotAuthorized, Some("not authorized to publish this"))
+            }
+        };
+        self.answer(key, id, reason, text, Packet::PubAck);
+    }
+
+    fn take_qos2(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
+        let (receive_max, bytes_max) =
+            (usize::from(self.config.receive_max.get()), self.config.held_bytes_max);
+        let Some(session) = self.sessions.get(key) else { return };
+        // [MQTT-4.3.3-10]: the same identifier before PUBREL is the same message.
+        if session.held.contains(id) {
+            return self.answer(key, id, ReasonCode::Success, None, Packet::PubRec);
+        }
+        if session.held.len() >= receive_max {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::ReceiveMaximumExceeded), now);
+        }
+        let bytes = session.held.bytes().saturating_add(Message::cost(&publication));
+        let version = session.version;
+        let Some(decision) = self.decide(key, &publication) else { return };
+        let (reason, text) = match decision {
+            Err(denial) => {
+                self.deny(key, &publication, denial, now);
+                (ReasonCode::NotAuthorized, "not authorized to publish this")
+            }
+            Ok(_) if !self.has_room(&publication) => {
+                (ReasonCode::QuotaExceeded, "no room for another retained message")
+            }
+            Ok(_) if bytes > bytes_max && version == Version::V311 => {
+                return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+            }
+            Ok(_) if bytes > bytes_max => (ReasonCode::QuotaExceeded, "too much waits for PUBREL"),
+            Ok(_) => {
+                self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono));
+                return self.answer(key, id, ReasonCode::Success, None, Packet::PubRec);
+            }
+        };
+        if version == Version::V311 {
+            self.hold(key, id, HeldMessage::Denied);
+        }
+        self.answer(key, id, reason, Some(text), Packet::PubRec);
+    }
+
+    fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage) {
+        if let Some(session) = self.sessions.get_mut(key).filter(|session| session.connection().is_some()) {
+            session.held.insert(id, message);
+        }
+    }
+
+    /// Releases a QoS 2 message; the right is asked for again, as it may be long since PUBLISH.
+    pub(crate) fn take_pubrel(&mut self, key: Key, ack: &Ack, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let held = session.held.remove(ack.packet_id);
+        let reason = if held.is_some() { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        if let Some(HeldMessage::Accepted(publication, received)) = held
+            && ack.reason == ReasonCode::Success
+        {
+            match self.decide(key, &publication) {
+                None => {}
+                Some(Ok((rule, route))) => {
+                    let origin = self.origin(key, rule);
+                    self.distribute(*publication, origin, &route, received, now);
+                }
+                Some(Err(denial)) => {
+                    let topic = publication.topic.as_str().into();
+                    self.audit(key, AuditKind::PublishDenied { topic, stage: Stage::Release, denial }, now);
+                }
+            }
+        }
+        self.answer(key, ack.packet_id, reason, None, Packet::PubComp);
+    }
+
+    fn answer(
+        &mut self,
+        key: Key,
+        id: PacketId,
+        reason: ReasonCode,
+        text: Option<&'static str>,
+        packet: fn(Ack) -> Packet,
+    ) {
+        let Some(connection) = self.sessions.get_mut(key).and_then(|s| s.connection_mut()) else { return };
+        // 3.1.1 has no reason codes: the client is told that the exchange is done, no more.
+        let reason = if connection.version == Version::V311 { ReasonCode::Success } else { reason };
+        let ack = connection.ack(id, reason, text);
+        connection.send(packet(ack), &mut self.out);
+    }
+
+    /// Decides a publication of a connected client, and says whom it reaches.
+    fn decide(&mut self, key: Key, publication: &Publication) -> Option<Decision> {
+        let (generation, epoch) = (self.authority.generation(), self.subscriptions.epoch());
+        let (facts, topic) = (facts(publication), &publication.topic);
+        let remembered = self.connection_mut(key).and_then(|connection| connection.cache.0.get(topic));
+        if let Some(r) = remembered
+            && (r.generation, r.epoch) == (generation, epoch)
+            && r.permit.covers(&facts)
+        {
+            return Some(Ok((Arc::clone(r.permit.rule()), Arc::clone(&r.route))));
+        }
+        let permit = match self.sessions.get(key)?.rights.publish(topic, facts) {
+            Ok(permit) => permit,
+            Err(denial) => return Some(Err(denial)),
+        };
+        let rule = Arc::clone(permit.rule());
+        let route = Arc::new(self.subscriptions.route(topic, &self.sessions));
+        if let Some(connection) = self.connection_mut(key) {
+            let cache = &mut connection.cache.0;
+            if cache.len() >= REMEMBERED_MAX {
+                cache.clear();
+            }
+            let remembered = Remembered { generation, epoch, permit, route: Arc::clone(&route) };
+            cache.insert(topic.clone(), remembered);
+        }
+        Some(Ok((rule, route)))
+    }
+
+    /// Tells whether a retained message fits; one that does not is counted as dropped.
+    fn has_room(&mut self, publication: &Publication) -> bool {
+        if !publication.retain || publication.payload.is_empty() {
+            return true;
+        }
+        let bytes = Message::cost(publication);
+        let has_room = self.retained.has_room(&publication.topic, bytes, &self.config);
+        if !has_room {
+            self.out.metrics.dropped.retained_full += 1;
+        }
+        has_room
+    }
+
+    fn deny(&mut self, key: Key, publication: &Publication, denial: Denial, now: Now) {
+        let topic = publication.topic.as_str().into();
+        self.audit(key, AuditKind::PublishDenied { topic, stage: Stage::Arrival, denial }, now);
+        let is_v311 = self.sessions.get(key).is_some_and(|session| session.version == Version::V311);
+        if is_v311 && self.config.denied_publish_v311 == DeniedPublish::Disconnect {
+            self.cut(key, CloseReason::Denied, now);
+        }
+    }
+
+    fn origin(&self, key: Key, rule: Arc<str>) -> (Option<Key>, Origin) {
+        let Some(session) = self.sessions.get(key) else { return (None, Origin::Broker) };
+        let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
+        (Some(key), Origin::Client { identity, client_id, rule, will: false })
+    }
+
+    /// Retains a message if it asks for it, and hands it to everyone on the route.
+    pub(crate) fn distribute(
+        &mut self,
+        publication: Publication,
+        (publisher, origin): (Option<Key>, Origin),
+        route: &Route,
+        received: Duration,
+        now: Now,
+    ) {
+        let generation = self.authority.generation();
+        let message = Arc::new(Message::new(publication, origin, generation, received));
+        if message.is_expired(now) {
+            self.out.metrics.dropped.expired += 1;
+            return;
+        }
+        if message.publication().retain && !self.retained.set(&message, &self.config) {
+            self.out.metrics.dropped.retained_full += 1;
+        }
+        self.out.metrics.denials.receive += route.denied;
+        for target in &route.targets {
+            let Some(grant) = target.grant_for(publisher) else { continue };
+            let waiting = Waiting {
+                qos: message.qos().min(grant.qos),
+                // [MQTT-3.3.1-12], [MQTT-3.3.1-13].
+                retain: grant.retain_as_published && message.publication().retain,
+                subscription_ids: grant.ids.clone(),
+                group: None,
+                generation,
+                message: Arc::clone(&message),
+            };
+            self.hand_to(target.session, waiting, now);
+        }
+        for (group, members) in &route.groups {
+            if self.share(*group, members, &message, now).is_none() {
+                self.out.metrics.dropped.no_member += 1;
+            }
+        }
+    }
+
+    pub(crate) fn hand_to(&mut self, key: Key, waiting: Waiting, now: Now) {
+        let (sessions, mut release) = self.release(now);
+        if let Some(session) = sessions.get_mut(key) {
+            session.accept(waiting, &mut release);
+        }
+    }
+
+    /// Gives a message to one of these members of a share group; `None` when none can take it. Who can take
+    /// it at once comes before who can keep it while connected, and that before who is away.
+    pub(crate) fn share(
+        &mut self,
+        group: GroupId,
+        members: &[Member],
+        message: &Arc<Message>,
+        now: Now,
+    ) -> Option<()> {
+        let turn = self.subscriptions.groups.next_turn(group, members.len());
+        let (before, after) = members.split_at_checked(turn).unwrap_or((members, &[]));
+        let in_turn = after.iter().chain(before);
+        let (_, member) = in_turn
+            .filter_map(|member| Some((self.readiness(member, message)?, member)))
+            .min_by_key(|(readiness, _)| *readiness)?;
+        let waiting = Waiting {
+            qos: message.qos().min(member.grant.qos),
+            retain: member.grant.retain_as_published && message.publication().retain,
+            subscription_ids: member.grant.ids.clone(),
+            group: Some(group),
+            generation: self.authority.generation(),
+            message: Arc::clone(message),
+        };
+        self.hand_to(member.session, waiting, now);
+        Some(())
+    }
+
+    fn readiness(&self, member: &Member, message: &Message) -> Option<u8> {
+        let session = self.sessions.get(member.session)?;
+        let qos = message.qos().min(member.grant.qos);
+        if session.is_ready(qos, self.config.unsent_bytes_soft) {
+            return Some(0);
+        }
+        let can_keep = qos != QoS::AtMostOnce && session.queue.has_room(message, &self.config);
+        can_keep.then(|| if session.connection().is_some() { 1 } else { 2 })
+    }
+}

@@ -1,0 +1,78 @@
+//! Messages that wait for one session.
+
+use crate::limits::Config;
+use crate::message::Message;
+use crate::shared::GroupId;
+use mqtt_proto::QoS;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A message for one receiver.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) message: Arc<Message>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) subscription_ids: Option<Arc<[u32]>>,
+    /// The share group it came through, which may give it to another member.
+    pub(crate) group: Option<GroupId>,
+    /// Count of policy changes when the receiver's right was last seen.
+    pub(crate) generation: u64,
+}
+
+/// Messages that wait for one session, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+impl Queue {
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(crate) fn has_room(&self, message: &Message, config: &Config) -> bool {
+        let bytes = self.bytes.saturating_add(message.bytes());
+        self.waiting.len() < config.queue_messages_max && bytes <= config.queue_bytes_max
+    }
+
+    /// Takes a message; false when the queue is full.
+    pub(crate) fn push(&mut self, waiting: Waiting, config: &Config) -> bool {
+        if !self.has_room(&waiting.message, config) {
+            return false;
+        }
+        self.bytes = self.bytes.saturating_add(waiting.message.bytes());
+        self.waiting.push_back(waiting);
+        true
+    }
+
+    pub(crate) fn front(&self) -> Option<&Waiting> {
+        self.waiting.front()
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(waiting.message.bytes());
+        Some(waiting)
+    }
+
+    /// Takes out the messages that satisfy the condition, in order.
+    pub(crate) fn extract(&mut self, mut wanted: impl FnMut(&Waiting) -> bool) -> Vec<Waiting> {
+        if !self.waiting.iter().any(&mut wanted) {
+            return Vec::new();
+        }
+        let (out, kept) = std::mem::take(&mut self.waiting).into_iter().partition::<Vec<_>, _>(|w| wanted(w));
+        self.waiting = kept.into();
+        self.bytes = self.waiting.iter().map(|waiting| waiting.message.bytes()).sum();
+        out
+    }
+}

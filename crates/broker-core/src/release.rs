@@ -1,0 +1,234 @@
+//! Handing messages to one client: at once, from its queue, again after a reconnect, or from the
+//! retained ones. Every release asks for the rights of receiver and publisher as they are now.
+
+use crate::authority::Authority;
+use crate::connection::Sending;
+use crate::effect::Now;
+use crate::inflight::Exchange;
+use crate::limits::Config;
+use crate::output::{Output, Subject};
+use crate::queue::Waiting;
+use crate::retained::Retained;
+use crate::session::{Link, Replay, Session};
+use crate::{AuditKind, Message, Origin, Stage};
+use midge_policy::Denial;
+use mqtt_proto::{Packet, PacketId, QoS, ReasonCode};
+use std::sync::Arc;
+
+/// What handing out messages needs of the broker besides the session.
+pub(crate) struct Release<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) authority: &'a mut Authority,
+    pub(crate) retained: &'a mut Retained,
+    pub(crate) out: &'a mut Output,
+    pub(crate) now: Now,
+}
+
+impl Session {
+    /// Takes a message whose publisher and receiver were authorized just now: sends it if nothing stands
+    /// before it, else lets it wait.
+    pub(crate) fn accept(&mut self, waiting: Waiting, release: &mut Release<'_>) {
+        let is_qos0 = waiting.qos == QoS::AtMostOnce;
+        if self.is_ready(waiting.qos, release.config.unsent_bytes_soft) {
+            self.send(waiting, release);
+        } else if is_qos0 {
+            if self.connection().is_some() {
+                release.out.metrics.dropped.slow_reader += 1;
+            }
+        } else if !self.queue.push(waiting, release.config) {
+            release.out.metrics.dropped.queue_full += 1;
+        }
+    }
+
+    /// Sends what may be sent now.
+    pub(crate) fn pump(&mut self, release: &mut Release<'_>) {
+        while self.step(release) {}
+    }
+
+    /// Sends or discards one message; false when there is nothing to do or no room.
+    fn step(&mut self, release: &mut Release<'_>) -> bool {
+        let Link::Live(connection) = &mut self.link else { return false };
+        if connection.unsent > release.config.unsent_bytes_soft {
+            return false;
+        }
+        if let Some(id) = connection.resend.front().copied() {
+            return self.resend(id, release);
+        }
+        let Some(front) = self.queue.front() else { return self.replay(release) };
+        if !connection.has_room_for(front.qos) {
+            return false;
+        }
+        if let Some(waiting) = self.queue.pop()
+            && self.may_release(&waiting, release)
+        {
+            self.send(waiting, release);
+        }
+        true
+    }
+
+    fn send(&mut self, waiting: Waiting, release: &mut Release<'_>) {
+        let Link::Live(connection) = &mut self.link else { return };
+        let Some(fit) = connection.fit(&waiting) else {
+            release.out.metrics.dropped.too_large += 1;
+            return;
+        };
+        if waiting.qos == QoS::AtMostOnce {
+            let sending = Sending { packet_id: None, dup: false };
+            connection.deliver(waiting, fit, sending, release.now, release.out);
+            return;
+        }
+        let packet_id = self.inflight.insert(waiting.clone());
+        if packet_id.is_none() {
+            release.out.metrics.dropped.queue_full += 1;
+            return;
+        }
+        connection.quota = connection.quota.saturating_sub(1);
+        connection.deliver(waiting, fit, Sending { packet_id, dup: false }, release.now, release.out);
+    }
+
+    /// Takes up one exchange of an earlier connection ([MQTT-4.4.0-1]).
+    fn resend(&mut self, id: PacketId, release: &mut Release<'_>) -> bool {
+        let subject = self.subject();
+        let Link::Live(connection) = &mut self.link else { return false };
+        let waiting = match self.inflight.get(id) {
+            None | Some(Exchange::Withdrawn) => None,
+            Some(Exchange::Released) => {
+                let ack = connection.ack(id, ReasonCode::Success, None);
+                connection.send(Packet::PubRel(ack), release.out);
+                None
+            }
+            Some(Exchange::Published(_)) if connection.quota == 0 => return false,
+            Some(Exchange::Published(waiting)) => Some(waiting),
+        };
+        connection.resend.pop_front();
+        let Some(waiting) = waiting else { return true };
+        let permitted = authorize(&self.rights, waiting, release)
+            .map_err(|(denial, of_receiver)| withhold(denial, of_receiver, waiting, subject, release));
+        match connection.fit(waiting).filter(|_| permitted.is_ok()) {
+            Some(fit) => {
+                connection.quota -= 1;
+                let sending = Sending { packet_id: Some(id), dup: true };
+                connection.deliver(waiting.clone(), fit, sending, release.now, release.out);
+                self.inflight.count(id);
+            }
+            None if waiting.qos == QoS::ExactlyOnce => {
+                if let Some(exchange) = self.inflight.get_mut(id) {
+                    *exchange = Exchange::Withdrawn;
+                }
+            }
+            None => drop(self.inflight.remove(id)),
+        }
+        true
+    }
+
+    /// Tells whether a message that waited may still be delivered.
+    fn may_release(&self, waiting: &Waiting, release: &mut Release<'_>) -> bool {
+        if waiting.message.is_expired(release.now) {
+            release.out.metrics.dropped.expired += 1;
+            return false;
+        }
+        let Err((denial, of_receiver)) = authorize(&self.rights, waiting, release) else { return true };
+        withhold(denial, of_receiver, waiting, self.subject(), release);
+        false
+    }
+
+    /// Sends the next retained message of a new subscription.
+    fn replay(&mut self, release: &mut Release<'_>) -> bool {
+        let Link::Live(connection) = &self.link else { return false };
+        let Some(replay) = self.replays.front_mut() else { return false };
+        let subscribed = self.subscriptions.get(&replay.spelled);
+        let next = release.retained.next_match(&replay.filter, replay.cursor.as_ref());
+        let (Some(subscribed), Some(message)) = (subscribed, next.cloned()) else {
+            self.replays.pop_front();
+            return true;
+        };
+        let qos = message.qos().min(subscribed.granted);
+        if !connection.has_room_for(qos) {
+            return false;
+        }
+        replay.cursor = Some(message.publication().topic.clone());
+        if subscribed.no_local && message.is_from_client(&self.identity, &self.client_id) {
+            return true;
+        }
+        let waiting = Waiting {
+            qos,
+            retain: true,
+            subscription_ids: subscribed.grant().ids,
+            group: None,
+            generation: release.authority.generation(),
+            message,
+        };
+        if self.may_replay(&waiting, release) {
+            self.send(waiting, release);
+        }
+        true
+    }
+
+    fn may_replay(&self, waiting: &Waiting, release: &mut Release<'_>) -> bool {
+        let topic = &waiting.message.publication().topic;
+        if waiting.message.is_expired(release.now) {
+            return false;
+        }
+        // A subscription may cover topics that its owner must not read.
+        if self.rights.receive(topic).is_err() {
+            release.out.metrics.denials.receive += 1;
+            return false;
+        }
+        if release.authority.recheck_origin(&waiting.message).is_err() {
+            release.retained.remove(topic);
+            purged(&waiting.message, release);
+            return false;
+        }
+        true
+    }
+
+    /// Lets the retained messages of a subscription follow, from the start.
+    pub(crate) fn start_replay(&mut self, spelled: &Arc<str>) {
+        let Some(subscribed) = self.subscriptions.get(spelled) else { return };
+        let filter = subscribed.filter.filter.clone();
+        self.replays.retain(|replay| replay.spelled != *spelled);
+        self.replays.push_back(Replay { spelled: Arc::clone(spelled), filter, cursor: None });
+    }
+}
+
+/// Asks for the rights of receiver and publisher where policy changed since they were last seen. The
+/// flag of the error says whether it is the receiver who lacks it.
+fn authorize(
+    rights: &midge_policy::Rights,
+    waiting: &Waiting,
+    release: &mut Release<'_>,
+) -> Result<(), (Denial, bool)> {
+    if waiting.generation != release.authority.generation() {
+        rights.receive(&waiting.message.publication().topic).map_err(|denial| (denial, true))?;
+    }
+    release.authority.recheck_origin(&waiting.message).map_err(|denial| (denial, false))
+}
+
+fn withhold(
+    denial: Denial,
+    of_receiver: bool,
+    waiting: &Waiting,
+    receiver: Subject,
+    release: &mut Release<'_>,
+) {
+    let topic: Arc<str> = waiting.message.publication().topic.as_str().into();
+    if of_receiver {
+        release.out.audit(receiver, AuditKind::ReceiveDenied { topic, denial }, release.now);
+    } else if let Some(origin) = origin(&waiting.message) {
+        let kind = AuditKind::PublishDenied { topic, stage: Stage::Release, denial };
+        release.out.audit(origin, kind, release.now);
+    }
+}
+
+fn purged(message: &Message, release: &mut Release<'_>) {
+    if let Some(origin) = origin(message) {
+        let topic = message.publication().topic.as_str().into();
+        release.out.audit(origin, AuditKind::RetainedPurged { topic }, release.now);
+    }
+}
+
+/// Returns whom an event about a message concerns.
+pub(crate) fn origin(message: &Message) -> Option<Subject> {
+    let Origin::Client { identity, client_id, .. } = message.origin() else { return None };
+    Some(Subject { identity: Arc::clone(identity), client_id: Arc::clone(client_id), conn: None })
+}

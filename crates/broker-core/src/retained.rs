@@ -1,0 +1,117 @@
+//! Retained messages by topic.
+
+use crate::limits::Config;
+use crate::message::Message;
+use mqtt_proto::{TopicFilter, TopicName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Retained messages of all topics.
+#[derive(Debug, Default)]
+pub(crate) struct Retained {
+    messages: BTreeMap<TopicName, Arc<Message>>,
+    expiring: BTreeSet<(Duration, TopicName)>,
+    bytes: usize,
+}
+
+impl Retained {
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Tells whether this message fits, in place of the one it would replace.
+    pub(crate) fn has_room(&self, topic: &TopicName, bytes: usize, config: &Config) -> bool {
+        let old = self.messages.get(topic).map(|message| message.bytes());
+        let count = self.messages.len() + usize::from(old.is_none());
+        count <= config.retained_messages_max
+            && self.bytes - old.unwrap_or(0) + bytes <= config.retained_bytes_max
+    }
+
+    /// Keeps a message; an empty payload removes the topic's ([MQTT-3.3.1-6], [MQTT-3.3.1-7]). False when there is no room.
+    pub(crate) fn set(&mut self, message: &Arc<Message>, config: &Config) -> bool {
+        let topic = &message.publication().topic;
+        if message.publication().payload.is_empty() {
+            self.remove(topic);
+            return true;
+        }
+        if !self.has_room(topic, message.bytes(), config) {
+            return false;
+        }
+        self.remove(topic);
+        self.bytes += message.bytes();
+        if let Some(at) = message.expires {
+            self.expiring.insert((at, topic.clone()));
+        }
+        self.messages.insert(topic.clone(), Arc::clone(message));
+        true
+    }
+
+    pub(crate) fn remove(&mut self, topic: &TopicName) -> Option<Arc<Message>> {
+        let message = self.messages.remove(topic)?;
+        self.bytes -= message.bytes();
+        if let Some(at) = message.expires {
+            self.expiring.remove(&(at, topic.clone()));
+        }
+        Some(message)
+    }
+
+    /// Returns the first matching message after `cursor`, in the order of topics.
+    pub(crate) fn next_match(
+        &self,
+        filter: &TopicFilter,
+        cursor: Option<&TopicName>,
+    ) -> Option<&Arc<Message>> {
+        let prefix = literal_prefix(filter);
+        let start = TopicName::new(prefix).ok();
+        let from = match (cursor, &start) {
+            (Some(cursor), _) => Bound::Excluded(cursor),
+            (None, Some(start)) => Bound::Included(start),
+            (None, None) => Bound::Unbounded,
+        };
+        let candidates = self.messages.range((from, Bound::Unbounded));
+        candidates
+            .take_while(|(topic, _)| topic.as_str().starts_with(prefix))
+            .find(|(topic, _)| filter.matches(topic))
+            .map(|(_, message)| message)
+    }
+
+    /// Removes every message that satisfies the condition and returns their topics.
+    pub(crate) fn purge(&mut self, condition: impl Fn(&Message) -> bool) -> Vec<TopicName> {
+        let topics = self.messages.iter().filter(|(_, message)| condition(message));
+        let topics: Vec<_> = topics.map(|(topic, _)| topic.clone()).collect();
+        for topic in &topics {
+            self.remove(topic);
+        }
+        topics
+    }
+
+    pub(crate) fn next_expiry(&self) -> Option<Duration> {
+        self.expiring.first().map(|(at, _)| *at)
+    }
+
+    /// Removes what expired and returns how many.
+    pub(crate) fn expire(&mut self, mono: Duration) -> u64 {
+        let mut count = 0;
+        while let Some((at, topic)) = self.expiring.first()
+            && *at <= mono
+        {
+            let topic = topic.clone();
+            self.remove(&topic);
+            count += 1;
+        }
+        count
+    }
+}
+
+/// Returns what every matching topic starts with; `a/#` matches `a` too, so its last `/` does not count.
+fn literal_prefix(filter: &TopicFilter) -> &str {
+    let text = filter.as_str();
+    let literal = text.split_once(['+', '#']).map_or(text, |(literal, _)| literal);
+    if text.ends_with("/#") { literal.strip_suffix('/').unwrap_or(literal) } else { literal }
+}

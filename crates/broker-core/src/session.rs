@@ -1,0 +1,147 @@
+//! One session: a client of one identity, connected or not, and everything that waits for it.
+
+use crate::connection::Connection;
+use crate::effect::{ConnId, Now};
+use crate::held::Held;
+use crate::inflight::Inflight;
+use crate::output::Subject;
+use crate::queue::Queue;
+use crate::snapshot::{SessionSnapshot, SessionState};
+use crate::subscription::Subscribed;
+use midge_identity::{SpiffeId, UnixMillis};
+use midge_policy::Rights;
+use mqtt_proto::{Connect, QoS, TopicFilter, TopicName, Version, Will};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One session. Its client id is unique within its identity only.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) identity: Arc<SpiffeId>,
+    pub(crate) client_id: Arc<str>,
+    pub(crate) rights: Arc<Rights>,
+    pub(crate) version: Version,
+    /// How long it outlives its connection; `None` is for ever.
+    pub(crate) expiry: Option<Duration>,
+    pub(crate) link: Link,
+    /// By the filter as the client spells it.
+    pub(crate) subscriptions: BTreeMap<Arc<str>, Subscribed>,
+    pub(crate) inflight: Inflight,
+    pub(crate) queue: Queue,
+    pub(crate) held: Held,
+    pub(crate) replays: VecDeque<Replay>,
+}
+
+/// Whether a session is connected.
+#[derive(Debug)]
+pub(crate) enum Link {
+    Live(Box<Connection>),
+    Parked(Parked),
+}
+
+/// A session without connection.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) since: UnixMillis,
+    pub(crate) ends: Option<(Duration, UnixMillis)>,
+    pub(crate) will: Option<(Duration, Will)>,
+}
+
+/// Retained messages still to be sent for a new subscription. They are read one by one as the client
+/// takes them, so that a wide filter costs no memory.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    pub(crate) spelled: Arc<str>,
+    pub(crate) filter: TopicFilter,
+    pub(crate) cursor: Option<TopicName>,
+}
+
+impl Session {
+    /// Returns a session that has no connection yet.
+    pub(crate) fn new(identity: Arc<SpiffeId>, connect: &Connect, rights: Arc<Rights>, now: Now) -> Self {
+        Self {
+            identity,
+            client_id: Arc::clone(&connect.client_id),
+            rights,
+            version: connect.version,
+            expiry: Some(Duration::ZERO),
+            link: Link::Parked(Parked { since: now.wall, ends: None, will: None }),
+            subscriptions: BTreeMap::new(),
+            inflight: Inflight::default(),
+            queue: Queue::default(),
+            held: Held::default(),
+            replays: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        match &self.link {
+            Link::Live(connection) => Some(connection),
+            Link::Parked(_) => None,
+        }
+    }
+
+    pub(crate) fn connection_mut(&mut self) -> Option<&mut Connection> {
+        match &mut self.link {
+            Link::Live(connection) => Some(connection),
+            Link::Parked(_) => None,
+        }
+    }
+
+    pub(crate) fn conn(&self) -> Option<ConnId> {
+        self.connection().map(|connection| connection.id)
+    }
+
+    pub(crate) fn subject(&self) -> Subject {
+        Subject {
+            identity: Arc::clone(&self.identity),
+            client_id: Arc::clone(&self.client_id),
+            conn: self.conn(),
+        }
+    }
+
+    pub(crate) fn remove_subscription(&mut self, spelled: &str) -> Option<Subscribed> {
+        self.replays.retain(|replay| *replay.spelled != *spelled);
+        self.subscriptions.remove(spelled)
+    }
+
+    /// Tells whether nothing stands before a new message.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.queue.is_empty() && self.connection().is_some_and(|connection| connection.resend.is_empty())
+    }
+
+    /// Tells whether a message would be sent at once.
+    pub(crate) fn is_ready(&self, qos: QoS, unsent_max: usize) -> bool {
+        self.connection().is_some_and(|connection| {
+            connection.unsent <= unsent_max
+                && (qos == QoS::AtMostOnce || (self.is_clear() && connection.has_room_for(qos)))
+        })
+    }
+
+    pub(crate) fn snapshot(&self) -> SessionSnapshot {
+        let state = match &self.link {
+            Link::Live(connection) => SessionState::Live {
+                conn: connection.id,
+                since: connection.since,
+                proof: connection.peer.proof().clone(),
+                expires: connection.peer.expires(),
+            },
+            Link::Parked(parked) => {
+                SessionState::Parked { since: parked.since, ends: parked.ends.map(|(_, wall)| wall) }
+            }
+        };
+        let subscriptions = self.subscriptions.iter();
+        SessionSnapshot {
+            identity: Arc::clone(&self.identity),
+            client_id: Arc::clone(&self.client_id),
+            version: self.version,
+            state,
+            subscriptions: subscriptions.map(|(text, s)| (Arc::clone(text), s.granted)).collect(),
+            queued: self.queue.len(),
+            queued_bytes: self.queue.bytes(),
+            inflight: self.inflight.len(),
+            held: self.held.len(),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Share groups: who is in them and whose turn it is.
+
+use crate::slab::Key;
+use crate::subscription::Grant;
+use mqtt_proto::{SharedFilter, TopicFilter};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One share group on one filter; a number is never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct GroupId(u64);
+
+/// One member of a group.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) session: Key,
+    pub(crate) grant: Grant,
+}
+
+/// What a member joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// A group that it made.
+    New(GroupId),
+    /// A group of others.
+    Existing,
+    /// A group that it was in.
+    Again,
+}
+
+#[derive(Debug)]
+struct Group {
+    name: (Arc<str>, TopicFilter),
+    members: Vec<Member>,
+    turn: usize,
+}
+
+/// All share groups.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    groups: HashMap<GroupId, Group>,
+    by_name: HashMap<(Arc<str>, TopicFilter), GroupId>,
+    last: u64,
+}
+
+impl Groups {
+    /// Adds a member or replaces its options.
+    pub(crate) fn join(&mut self, filter: &SharedFilter, session: Key, grant: Grant) -> Option<Joined> {
+        let name = (filter.group.clone()?, filter.filter.clone());
+        let member = Member { session, grant };
+        if let Some(&id) = self.by_name.get(&name) {
+            let members = &mut self.groups.get_mut(&id)?.members;
+            match members.iter_mut().find(|other| other.session == session) {
+                Some(existing) => {
+                    *existing = member;
+                    return Some(Joined::Again);
+                }
+                None => members.push(member),
+            }
+            return Some(Joined::Existing);
+        }
+        self.last += 1;
+        let id = GroupId(self.last);
+        self.by_name.insert(name.clone(), id);
+        self.groups.insert(id, Group { name, members: vec![member], turn: 0 });
+        Some(Joined::New(id))
+    }
+
+    /// Removes a member. Returns the group and whether it is gone with it.
+    pub(crate) fn leave(&mut self, filter: &SharedFilter, session: Key) -> Option<(GroupId, bool)> {
+        let name = (filter.group.clone()?, filter.filter.clone());
+        let id = *self.by_name.get(&name)?;
+        let group = self.groups.get_mut(&id)?;
+        group.members.retain(|member| member.session != session);
+        let is_gone = group.members.is_empty();
+        if is_gone {
+            self.by_name.remove(&group.name);
+            self.groups.remove(&id);
+        }
+        Some((id, is_gone))
+    }
+
+    pub(crate) fn members(&self, id: GroupId) -> &[Member] {
+        self.groups.get(&id).map_or(&[], |group| &group.members)
+    }
+
+    /// Returns whose turn it is among `count` members, and passes the turn on.
+    pub(crate) fn next_turn(&mut self, id: GroupId, count: usize) -> usize {
+        let Some(group) = self.groups.get_mut(&id) else { return 0 };
+        let turn = group.turn.checked_rem(count).unwrap_or(0);
+        group.turn = turn + 1;
+        turn
+    }
+}

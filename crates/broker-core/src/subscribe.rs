@@ -1,0 +1,107 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use crate::AuditKind;
+use crate::broker::Broker;
+use crate::effect::{CloseReason, Now};
+use crate::slab::Key;
+use crate::subscription::{Subscribed, spelled, wants_retained};
+use mqtt_proto::{Info, Packet, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe};
+use std::sync::Arc;
+
+impl Broker {
+    pub(crate) fn take_subscribe(&mut self, key: Key, subscribe: Subscribe, now: Now) {
+        let Subscribe { packet_id, subscription_id, subscriptions, .. } = subscribe;
+        // [MQTT-3.8.3-4].
+        if subscriptions.iter().any(|s| s.no_local && s.filter.group.is_some()) {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
+        }
+        let is_v311 = self.is_v311(key);
+        let mut reasons = Vec::with_capacity(subscriptions.len());
+        let mut replays = Vec::new();
+        // Every filter is decided by itself and answered in its place ([MQTT-3.8.4-5], [MQTT-3.9.3-1]).
+        for subscription in &subscriptions {
+            let spelled = spelled(&subscription.filter);
+            match self.subscribe(key, subscription, &spelled, subscription_id, now) {
+                Ok((qos, existed)) => {
+                    reasons.push(granted(qos));
+                    if wants_retained(subscription, existed) {
+                        replays.push(spelled);
+                    }
+                }
+                Err(_) if is_v311 => reasons.push(ReasonCode::UnspecifiedError),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        self.send(key, Packet::SubAck(Box::new(SubAck { packet_id, info: Info::default(), reasons })));
+        if let Some(session) = self.sessions.get_mut(key) {
+            replays.iter().for_each(|spelled| session.start_replay(spelled));
+        }
+        self.pump(key, now);
+    }
+
+    /// Adds or replaces one subscription. Returns the granted QoS and whether it existed.
+    fn subscribe(
+        &mut self,
+        key: Key,
+        subscription: &Subscription,
+        spelled: &Arc<str>,
+        id: Option<u32>,
+        now: Now,
+    ) -> Result<(QoS, bool), ReasonCode> {
+        let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
+        let permit = match session.rights.subscribe(&subscription.filter, subscription.qos) {
+            Ok(permit) => permit,
+            Err(denial) => {
+                self.audit(key, AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial }, now);
+                return Err(ReasonCode::NotAuthorized);
+            }
+        };
+        if subscription.filter.filter.levels().count() > self.config.topic_levels_max {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let existed = session.subscriptions.contains_key(spelled);
+        if !existed && session.subscriptions.len() >= self.config.subscriptions_per_session_max {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let subscribed = Subscribed::new(subscription, permit.qos(), id);
+        self.subscriptions.add(key, &subscribed);
+        session.subscriptions.insert(Arc::clone(spelled), subscribed);
+        let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));
+        self.audit(key, AuditKind::Subscribed { filter, qos: permit.qos(), rule }, now);
+        Ok((permit.qos(), existed))
+    }
+
+    pub(crate) fn take_unsubscribe(&mut self, key: Key, unsubscribe: Unsubscribe, now: Now) {
+        let reason = |removed| if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
+        let filters = unsubscribe.filters.iter();
+        let reasons = filters.map(|filter| reason(self.unsubscribe(key, filter, now))).collect();
+        let ack = SubAck { packet_id: unsubscribe.packet_id, info: Info::default(), reasons };
+        self.send(key, Packet::UnsubAck(Box::new(ack)));
+    }
+
+    fn unsubscribe(&mut self, key: Key, filter: &SharedFilter, now: Now) -> bool {
+        let spelled = spelled(filter);
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Some(subscribed) = session.remove_subscription(&spelled) else { return false };
+        self.audit(key, AuditKind::Unsubscribed { filter: spelled }, now);
+        self.forget_subscription(key, &subscribed, now);
+        true
+    }
+
+    /// Takes a subscription out of the tree. Messages of its share group that were not sent yet go to the
+    /// other members; those in flight are completed ([MQTT-3.10.4-3]).
+    pub(crate) fn forget_subscription(&mut self, key: Key, subscribed: &Subscribed, now: Now) {
+        let Some(group) = self.subscriptions.remove(key, subscribed) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let orphans = session.queue.extract(|waiting| waiting.group == Some(group));
+        self.reassign(key, orphans, now);
+    }
+}
+
+fn granted(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQos2,
+    }
+}

@@ -1,0 +1,80 @@
+//! What a subscription asks for, and what several of one session amount to.
+
+use mqtt_proto::{QoS, RetainHandling, SharedFilter, Subscription};
+use std::sync::Arc;
+
+/// One subscription of one session.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscribed {
+    pub(crate) filter: SharedFilter,
+    /// As requested; policy may grant less today and more tomorrow.
+    pub(crate) requested: QoS,
+    pub(crate) granted: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+}
+
+/// How a matching message is delivered to one session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) qos: QoS,
+    pub(crate) retain_as_published: bool,
+    pub(crate) ids: Option<Arc<[u32]>>,
+}
+
+impl Subscribed {
+    pub(crate) fn new(subscription: &Subscription, granted: QoS, id: Option<u32>) -> Self {
+        Self {
+            filter: subscription.filter.clone(),
+            requested: subscription.qos,
+            granted,
+            no_local: subscription.no_local,
+            retain_as_published: subscription.retain_as_published,
+            id,
+        }
+    }
+
+    pub(crate) fn grant(&self) -> Grant {
+        Grant {
+            qos: self.granted,
+            retain_as_published: self.retain_as_published,
+            ids: self.id.map(|id| [id].into()),
+        }
+    }
+}
+
+/// Merges overlapping subscriptions: one copy with the highest QoS ([MQTT-3.3.4-2]) and every
+/// subscription identifier ([MQTT-3.3.4-4]).
+pub(crate) fn merge<'a>(subscriptions: impl Iterator<Item = &'a Subscribed>) -> Option<Grant> {
+    let mut merged: Option<(QoS, bool, Vec<u32>)> = None;
+    for subscribed in subscriptions {
+        let (qos, retain, ids) = merged.get_or_insert_with(|| (QoS::AtMostOnce, false, Vec::new()));
+        *qos = (*qos).max(subscribed.granted);
+        *retain |= subscribed.retain_as_published;
+        ids.extend(subscribed.id);
+    }
+    let (qos, retain_as_published, mut ids) = merged?;
+    ids.sort_unstable();
+    ids.dedup();
+    Some(Grant { qos, retain_as_published, ids: (!ids.is_empty()).then(|| ids.into()) })
+}
+
+/// Tells whether a subscription gets the retained messages ([MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]).
+pub(crate) fn wants_retained(subscription: &Subscription, existed: bool) -> bool {
+    // A shared subscription gets none (MQTT 5.0 §4.8.2).
+    subscription.filter.group.is_none()
+        && match subscription.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        }
+}
+
+/// Returns the filter as a client spells it.
+pub(crate) fn spelled(filter: &SharedFilter) -> Arc<str> {
+    match &filter.group {
+        None => filter.filter.as_str().into(),
+        Some(group) => format!("$share/{group}/{}", filter.filter).into(),
+    }
+}

@@ -1,0 +1,55 @@
+//! Wills: when they go out, and whether they still may.
+
+use crate::authority::facts;
+use crate::broker::Broker;
+use crate::effect::Now;
+use crate::session::Link;
+use crate::slab::Key;
+use crate::timers::Due;
+use crate::{AuditKind, Origin, Stage};
+use mqtt_proto::Will;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Broker {
+    /// Publishes the will of a session just parked, now or after its delay.
+    pub(crate) fn schedule_will(&mut self, key: Key, will: Will, now: Now) {
+        if will.delay_secs == 0 {
+            return self.fire_will(key, will, now);
+        }
+        let at = now.mono.saturating_add(Duration::from_secs(will.delay_secs.into()));
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Link::Parked(parked) = &mut session.link else { return };
+        parked.will = Some((at, will));
+        self.timers.set(at, Due::Will(key));
+    }
+
+    pub(crate) fn will_due(&mut self, key: Key, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Link::Parked(parked) = &mut session.link else { return };
+        if let Some((_, will)) = parked.will.take() {
+            self.fire_will(key, will, now);
+        }
+    }
+
+    /// Publishes a will, if its owner may do so now: CONNECT may be long ago.
+    pub(crate) fn fire_will(&mut self, key: Key, will: Will, now: Now) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let publication = will.message;
+        let topic = &publication.topic;
+        match session.rights.will(topic, facts(&publication)) {
+            Ok(permit) => {
+                let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
+                let rule = Arc::clone(permit.rule());
+                let origin = Origin::Client { identity, client_id, rule, will: true };
+                let route = self.subscriptions.route(topic, &self.sessions);
+                self.distribute(publication, (Some(key), origin), &route, now.mono, now);
+            }
+            Err(denial) => {
+                let kind =
+                    AuditKind::WillDenied { topic: topic.as_str().into(), stage: Stage::Release, denial };
+                self.audit(key, kind, now);
+            }
+        }
+    }
+}

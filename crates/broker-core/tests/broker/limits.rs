@@ -1,0 +1,209 @@
+//! What happens at each limit, and one step before it.
+
+use crate::world::*;
+use broker_core::ConnId;
+use mqtt_proto::{Connect, Packet, Publish};
+use std::num::NonZeroU16;
+
+fn kept_after(change: impl FnOnce(&mut broker_core::Config)) -> (Vec<String>, u64) {
+    let mut world = World::limited(change);
+    let (press, ops) = (world.client("press"), world.open("ops", durable("c")));
+    world.subscribe(ops, "a", Q1);
+    world.lose(ops);
+    for n in 0..4 {
+        world.publish(press, "a", &format!("{n}{}", "x".repeat(99)), Q1);
+    }
+    let dropped = world.broker.metrics().dropped.queue_full;
+    let ops = world.connect("ops", durable("c"));
+    let seen = world.take(ops).into_iter().skip(1);
+    (seen.map(|text| text.trim_start_matches("PUBLISH a \"").chars().take(1).collect()).collect(), dropped)
+}
+
+#[test]
+fn a_full_queue_drops_the_newest() {
+    assert_eq!(kept_after(|_| {}), (["0", "1", "2", "3"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(
+        kept_after(|config| config.queue_messages_max = 2),
+        (["0", "1"].map(str::to_owned).to_vec(), 2)
+    );
+    // 100 bytes of payload, 6 of the rest of the PUBLISH and 128 for keeping it.
+    let three = |config: &mut broker_core::Config| config.queue_bytes_max = 3 * 234;
+    assert_eq!(kept_after(three), (["0", "1", "2"].map(str::to_owned).to_vec(), 1));
+    let less = |config: &mut broker_core::Config| config.queue_bytes_max = 3 * 234 - 1;
+    assert_eq!(kept_after(less), (["0", "1"].map(str::to_owned).to_vec(), 2));
+}
+
+#[test]
+fn the_room_of_a_delivered_message_is_free_again() {
+    let mut world = World::limited(|config| config.queue_messages_max = 1);
+    let press = world.client("press");
+    let ops = world.open("ops", Connect { receive_max: NonZeroU16::new(1), ..v5("c") });
+    world.subscribe(ops, "a", Q1);
+    for round in 0..10 {
+        for payload in ["sent", "waits", "dropped"] {
+            world.publish(press, "a", payload, Q1);
+        }
+        for _ in 0..2 {
+            world.send(ops, Packet::PubAck(ack(1)));
+        }
+        world.expect(ops, ["PUBLISH a \"sent\" q1 #1", "PUBLISH a \"waits\" q1 #1"]);
+        assert_eq!(world.broker.metrics().dropped.queue_full, round + 1);
+    }
+    assert_eq!(world.session("ops", "c").unwrap().queued_bytes, 0);
+}
+
+fn slow_reader() -> (World, ConnId, ConnId) {
+    let mut world = World::limited(|config| {
+        config.unsent_bytes_soft = 1_000;
+        config.unsent_bytes_hard = 4_000;
+    });
+    let press = world.client("press");
+    let ops = world.client("ops");
+    world.subscribe(ops, "a", Q1);
+    world.flushing = false;
+    (world, press, ops)
+}
+
+#[test]
+fn a_slow_reader_misses_qos0_keeps_qos1_and_costs_only_itself() {
+    let (mut world, press, ops) = slow_reader();
+    let other = world.client("other");
+    world.subscribe(other, "a", Q0);
+    let payload = "x".repeat(500);
+    for n in 0..5 {
+        world.publish(press, "a", &format!("{n}{payload}"), Q0);
+        world.flush(other);
+    }
+    assert_eq!(world.take(ops).len(), 2);
+    assert_eq!(world.take(other).len(), 5);
+    assert_eq!(world.broker.metrics().dropped.slow_reader, 3);
+    for n in 0..3 {
+        world.publish(press, "a", &n.to_string(), Q1);
+        world.flush(press);
+    }
+    world.quiet(ops);
+    assert_eq!(world.session("ops", "ops").unwrap().queued, 3);
+    world.flush(ops);
+    world.expect(ops, ["PUBLISH a \"0\" q1 #1", "PUBLISH a \"1\" q1 #2", "PUBLISH a \"2\" q1 #3"]);
+}
+
+// Flushing part by part lets as much follow as was written.
+#[test]
+fn what_waits_follows_as_the_reader_catches_up() {
+    let (mut world, press, ops) = slow_reader();
+    let payload = "x".repeat(600);
+    for _ in 0..4 {
+        world.publish(press, "a", &payload, Q1);
+    }
+    assert_eq!(world.take(ops).len(), 2);
+    let mut seen = 0;
+    for _ in 0..3 {
+        world.broker.handle_flushed(ops, 610, world.now);
+        world.drain();
+        seen += world.take(ops).len();
+    }
+    assert_eq!(seen, 2);
+}
+
+#[test]
+fn a_client_that_asks_and_does_not_read_is_cut_and_its_session_stays() {
+    let (mut world, _, _) = slow_reader();
+    let conn = world.open("press", durable("c"));
+    for _ in 0..1_900 {
+        world.send(conn, Packet::PingReq);
+    }
+    assert!(world.take(conn).iter().all(|seen| seen == "PINGRESP"));
+    for _ in 0..200 {
+        world.send(conn, Packet::PingReq);
+    }
+    let seen = world.take(conn);
+    assert_eq!(seen[seen.len() - 2..], ["DISCONNECT 97", "CLOSE Slow"]);
+    assert!(world.session("press", "c").is_some());
+}
+
+#[test]
+fn subscriptions_of_a_session_have_a_limit_and_replacing_needs_no_room() {
+    let mut world = World::limited(|config| config.subscriptions_per_session_max = 2);
+    let ops = world.client("ops");
+    world.send(ops, subscribe([sub("a", Q0), sub("b", Q0), sub("c", Q0), sub("a", Q1)]));
+    world.expect(ops, ["SUBACK 77 [00 00 97 01]"]);
+    world.send(ops, unsubscribe(["a"]));
+    world.send(ops, subscribe([sub("c", Q0)]));
+    world.expect(ops, ["UNSUBACK 78 [00]", "SUBACK 77 [00]"]);
+    let old = world.open("ops", v311("old"));
+    world.send(old, subscribe([sub("a", Q0), sub("b", Q0), sub("c", Q0)]));
+    world.expect(old, ["SUBACK 77 [00 00 80]"]);
+}
+
+#[test]
+fn filters_have_a_deepest_level_and_topics_of_any_depth_are_served() {
+    let mut world = World::limited(|config| config.topic_levels_max = 3);
+    let ops = world.client("ops");
+    world.send(ops, subscribe([sub("a/b/c", Q0), sub("a/b/c/d", Q0), sub("a/#", Q0)]));
+    world.expect(ops, ["SUBACK 77 [00 8F 00]"]);
+    let deep = vec!["a"; 30_000].join("/");
+    world.publish(ops, &deep, "", Q0);
+    assert_eq!(world.take(ops), [format!("PUBLISH {deep} \"\" q0")]);
+}
+
+#[test]
+fn bytes_held_for_pubrel_have_a_limit() {
+    let mut world = World::limited(|config| config.held_bytes_max = 500);
+    for (connect, last) in
+        [(v5("c"), ["PUBREC 3 97"].as_slice()), (v311("c"), &["CLOSE Protocol(QuotaExceeded)"])]
+    {
+        let conn = world.open("press", connect);
+        for id in 1..4 {
+            let message = Publish { packet_id: Some(pid(id)), ..publish("a", &"x".repeat(100), Q2) };
+            world.send(conn, Packet::Publish(Box::new(message)));
+        }
+        let seen = world.take(conn);
+        assert_eq!(seen[..2], ["PUBREC 1 00", "PUBREC 2 00"]);
+        assert_eq!(seen[2..], *last);
+    }
+    // PUBREL makes room.
+    let conn = world.open("press", v5("c"));
+    for id in 1..6 {
+        let message = Publish { packet_id: Some(pid(id)), ..publish("a", &"x".repeat(100), Q2) };
+        world.send(conn, Packet::Publish(Box::new(message)));
+        world.send(conn, Packet::PubRel(ack(id)));
+    }
+    assert!(world.take(conn).iter().all(|seen| seen.ends_with("00")));
+}
+
+#[test]
+fn the_inflight_limit_of_the_broker_lowers_the_clients() {
+    let mut world = World::limited(|config| config.inflight_max = NonZeroU16::new(2).unwrap());
+    let (press, ops) = (world.client("press"), world.open("ops", v311("c")));
+    world.subscribe(ops, "a", Q1);
+    for _ in 0..5 {
+        world.publish(press, "a", "", Q1);
+    }
+    assert_eq!(world.take(ops).len(), 2);
+    assert_eq!(world.session("ops", "c").unwrap().queued, 3);
+}
+
+// Identifiers and counters keep whole over very many messages.
+#[test]
+fn a_hundred_thousand_messages_leave_nothing_behind() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.subscribe(ops, "a", Q2);
+    for n in 0..100_000_u32 {
+        let qos = [Q1, Q2][n as usize % 2];
+        world.publish(press, "a", "x", qos);
+        if qos == Q2 {
+            world.send(press, Packet::PubRel(ack(1)));
+            world.send(ops, Packet::PubRec(ack(1)));
+            world.send(ops, Packet::PubComp(ack(1)));
+        } else {
+            world.send(ops, Packet::PubAck(ack(1)));
+        }
+        world.take(press);
+        world.take(ops);
+    }
+    let session = world.session("ops", "ops").unwrap();
+    assert_eq!((session.inflight, session.queued, session.queued_bytes), (0, 0, 0));
+    assert_eq!(world.broker.metrics().messages_out, 100_000);
+    assert_eq!(world.broker.poll_timeout(), None);
+}

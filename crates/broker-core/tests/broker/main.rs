@@ -1,0 +1,33 @@
+//! Scripted clients against the core in virtual time: what goes in, and exactly what comes out.
+//!
+//! Names and comments carry the clauses of MQTT 5.0 (`[MQTT-x.y.z-n]`) and the flaw classes (`F1`…) that
+//! a test is about. Every denial has a twin that is allowed.
+
+#[cfg(test)]
+mod acknowledge;
+#[cfg(test)]
+mod connect;
+#[cfg(test)]
+mod disconnect;
+#[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod policy;
+#[cfg(test)]
+mod publish;
+#[cfg(test)]
+mod retained;
+#[cfg(test)]
+mod session;
+#[cfg(test)]
+mod shared;
+#[cfg(test)]
+mod subscribe;
+#[cfg(test)]
+mod svid;
+#[cfg(test)]
+mod will;
+#[cfg(test)]
+mod world;

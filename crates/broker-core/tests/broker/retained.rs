@@ -1,0 +1,225 @@
+//! Retained messages.
+
+use crate::world::*;
+use midge_policy::Rule;
+use mqtt_proto::{Packet, Publish, ReasonCode, RetainHandling, Subscription};
+
+// [MQTT-3.3.1-5], [MQTT-3.3.1-8]
+#[test]
+fn the_newest_retained_message_of_each_topic_follows_the_suback() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    for (topic, payload) in
+        [("a/1", "old"), ("a/2", "x"), ("b", "x"), ("a/1", "new"), ("a", "root"), ("ab", "x")]
+    {
+        world.send(press, retained(topic, payload));
+    }
+    world.send(ops, subscribe_with_id(Some(5), [sub("a/#", Q1)]));
+    world.expect(
+        ops,
+        [
+            "SUBACK 77 [01]",
+            "PUBLISH a \"root\" q0 retain ids=[5]",
+            "PUBLISH a/1 \"new\" q0 retain ids=[5]",
+            "PUBLISH a/2 \"x\" q0 retain ids=[5]",
+        ],
+    );
+}
+
+// [MQTT-3.3.1-6], [MQTT-3.3.1-7]
+#[test]
+fn an_empty_payload_clears_the_topic_and_is_delivered_as_any_message() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.send(press, retained("a", "x"));
+    world.subscribe(ops, "a", Q0);
+    world.take(ops);
+    world.send(press, retained("a", ""));
+    world.expect(ops, ["PUBLISH a \"\" q0"]);
+    assert_eq!(world.broker.metrics().retained_messages, 0);
+    assert_eq!(world.broker.metrics().retained_bytes, 0);
+    world.subscribe(ops, "+", Q0);
+    world.quiet(ops);
+}
+
+// [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]
+#[test]
+fn retain_handling_decides_whether_they_are_sent() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.send(press, retained("a", "x"));
+    for (handling, first, again) in [
+        (RetainHandling::Send, true, true),
+        (RetainHandling::SendIfNew, true, false),
+        (RetainHandling::DoNotSend, false, false),
+    ] {
+        for expected in [first, again] {
+            world.send(ops, subscribe([Subscription { retain_handling: handling, ..sub("a", Q0) }]));
+            assert_eq!(
+                world.take(ops).contains(&"PUBLISH a \"x\" q0 retain".to_owned()),
+                expected,
+                "{handling:?}"
+            );
+        }
+        world.send(ops, unsubscribe(["a"]));
+        world.take(ops);
+    }
+}
+
+#[test]
+fn a_shared_subscription_gets_no_retained_messages() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.send(press, retained("a", "x"));
+    world.send(ops, subscribe([sub("$share/g/a", Q0)]));
+    world.expect(ops, ["SUBACK 77 [00]"]);
+}
+
+// [MQTT-3.3.2-5], [MQTT-3.3.2-6]
+#[test]
+fn a_retained_message_expires_and_says_what_is_left() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    let message = Publish { retain: true, ..expiring("a", "x", Q0, 10) };
+    world.send(press, Packet::Publish(Box::new(message)));
+    world.pass_secs(4);
+    world.subscribe(ops, "a", Q0);
+    world.expect(ops, ["PUBLISH a \"x\" q0 retain expiry=6"]);
+    world.pass_secs(6);
+    assert_eq!(world.broker.metrics().retained_messages, 0);
+    world.subscribe(ops, "a", Q0);
+    world.quiet(ops);
+}
+
+#[test]
+fn a_replaced_retained_message_does_not_expire_with_the_old_one() {
+    let mut world = World::new();
+    let press = world.client("press");
+    let message = Publish { retain: true, ..expiring("a", "x", Q0, 10) };
+    world.send(press, Packet::Publish(Box::new(message)));
+    world.send(press, retained("a", "y"));
+    world.pass_secs(20);
+    assert_eq!(world.broker.metrics().retained_messages, 1);
+}
+
+// [MQTT-3.8.3-3]
+#[test]
+fn no_local_holds_for_retained_messages_too() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.send(ops, retained("a", "mine"));
+    world.send(press, retained("b", "other"));
+    world.send(ops, subscribe([Subscription { no_local: true, ..sub("+", Q0) }]));
+    world.expect(ops, ["SUBACK 77 [00]", "PUBLISH b \"other\" q0 retain"]);
+}
+
+// F7
+#[test]
+fn a_retained_message_under_a_deny_is_not_handed_out() {
+    let denying = Rule { deny_receive: vec!["a/secret".into()], ..allow("ops", &[], &["a/#"]) };
+    let mut world = World::ruled(vec![denying, allow("press", &["#"], &[]), allow("boss", &[], &["#"])]);
+    let (press, ops, boss) = (world.client("press"), world.client("ops"), world.client("boss"));
+    world.send(press, retained("a/open", "x"));
+    world.send(press, retained("a/secret", "x"));
+    world.subscribe(ops, "a/#", Q0);
+    world.expect(ops, ["PUBLISH a/open \"x\" q0 retain"]);
+    world.subscribe(boss, "a/#", Q0);
+    world.expect(boss, ["PUBLISH a/open \"x\" q0 retain", "PUBLISH a/secret \"x\" q0 retain"]);
+}
+
+// F6
+#[test]
+fn a_retained_message_dies_with_its_publishers_right() {
+    for revoked in [true, false] {
+        let mut world = World::ruled(vec![allow("press", &["a", "b"], &[]), allow("ops", &[], &["#"])]);
+        let (press, ops) = (world.client("press"), world.client("ops"));
+        world.send(press, retained("a", "x"));
+        let publish: &[&str] = if revoked { &["b"] } else { &["a", "c"] };
+        world.set_rules(vec![allow("press", publish, &[]), allow("ops", &[], &["#"])]);
+        world.subscribe(ops, "a", Q0);
+        if revoked {
+            world.quiet(ops);
+            assert_eq!(world.denials(), ["press/press retained purged a"]);
+        } else {
+            world.expect(ops, ["PUBLISH a \"x\" q0 retain"]);
+        }
+        assert_eq!(world.broker.metrics().retained_messages, u64::from(!revoked));
+    }
+}
+
+#[test]
+fn more_retained_messages_than_the_limit_are_refused_as_a_whole() {
+    let mut world = World::limited(|config| config.retained_messages_max = 1);
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.subscribe(ops, "#", Q0);
+    world.send(press, retained("a", "x"));
+    world.take(ops);
+    let second = |qos| Packet::Publish(Box::new(Publish { retain: true, ..publish("b", "x", qos) }));
+    world.send(press, second(Q1));
+    world.send(press, second(Q2));
+    world.expect(press, ["PUBACK 1 97", "PUBREC 1 97"]);
+    world.send(press, second(Q0));
+    world.quiet(ops);
+    assert_eq!(world.broker.metrics().dropped.retained_full, 3);
+    // Replacing and clearing need no room.
+    world.send(press, retained("a", "y"));
+    world.send(press, retained("a", ""));
+    world.send(press, second(Q1));
+    world.expect(press, ["PUBACK 1 00"]);
+    world.expect(ops, ["PUBLISH a \"y\" q0", "PUBLISH a \"\" q0", "PUBLISH b \"x\" q0"]);
+}
+
+#[test]
+fn retained_bytes_have_a_limit() {
+    let mut world = World::limited(|config| config.retained_bytes_max = 500);
+    let press = world.client("press");
+    let sized = |topic: &str, len| {
+        Packet::Publish(Box::new(Publish { retain: true, ..publish(topic, &"x".repeat(len), Q1) }))
+    };
+    world.send(press, sized("a", 300));
+    world.send(press, sized("b", 300));
+    world.send(press, sized("a", 360));
+    world.expect(press, ["PUBACK 1 10", "PUBACK 1 97", "PUBACK 1 10"]);
+    let bytes = world.broker.metrics().retained_bytes;
+    assert!((360..=500).contains(&bytes), "{bytes}");
+}
+
+// A wide filter over many retained messages waits for the client instead of filling its queue.
+#[test]
+fn retained_messages_follow_as_the_client_takes_them() {
+    let mut world = World::limited(|config| config.queue_messages_max = 2);
+    let press = world.client("press");
+    for n in 0..5 {
+        let message = Publish { retain: true, ..publish(&format!("a/{n}"), "x", Q1) };
+        world.send(press, Packet::Publish(Box::new(message)));
+    }
+    let connect = mqtt_proto::Connect { receive_max: std::num::NonZeroU16::new(2), ..v5("slow") };
+    let ops = world.open("ops", connect);
+    world.subscribe(ops, "a/+", Q1);
+    world.expect(ops, ["PUBLISH a/0 \"x\" q1 #1 retain", "PUBLISH a/1 \"x\" q1 #2 retain"]);
+    // What changes meanwhile is sent as it is then.
+    world.send(press, retained("a/3", ""));
+    world.take(press);
+    world.send(ops, Packet::PubAck(ack(1)));
+    world.send(ops, Packet::PubAck(ack(2)));
+    world.expect(
+        ops,
+        ["PUBLISH a/3 \"\" q0", "PUBLISH a/2 \"x\" q1 #1 retain", "PUBLISH a/4 \"x\" q1 #2 retain"],
+    );
+    assert_eq!(world.broker.metrics().dropped.queue_full, 0);
+    assert_eq!(world.session("ops", "slow").unwrap().queued, 0);
+}
+
+#[test]
+fn a_retained_qos2_message_released_into_a_full_store_is_delivered_but_not_kept() {
+    let mut world = World::limited(|config| config.retained_messages_max = 1);
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.subscribe(ops, "#", Q0);
+    world.send(press, Packet::Publish(Box::new(Publish { retain: true, ..publish("b", "x", Q2) })));
+    world.send(press, retained("a", "x"));
+    world.send(press, Packet::PubRel(ack(1)));
+    world.expect(press, ["PUBREC 1 00", "PUBCOMP 1 00"]);
+    world.expect(ops, ["PUBLISH a \"x\" q0", "PUBLISH b \"x\" q0"]);
+    assert_eq!(world.broker.metrics().retained_messages, 1);
+    world.send(press, Packet::PubRel(failed(1, ReasonCode::Success)));
+}

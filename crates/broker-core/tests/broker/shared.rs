@@ -1,0 +1,225 @@
+//! Shared subscriptions (MQTT 5.0 §4.8.2).
+
+use crate::world::*;
+use broker_core::ConnId;
+use mqtt_proto::{Connect, Packet, QoS, ReasonCode};
+use std::num::NonZeroU16;
+
+fn join(world: &mut World, id: &str, qos: QoS) -> ConnId {
+    let conn = world.open(id, durable("c"));
+    world.subscribe(conn, "$share/g/a/#", qos);
+    conn
+}
+
+fn share(world: &mut World, count: usize) -> Vec<usize> {
+    let press = world.client("press");
+    for n in 0..count {
+        world.publish(press, "a/1", &n.to_string(), Q1);
+    }
+    world.broker.sessions().iter().map(|session| session.inflight + session.queued).collect()
+}
+
+#[test]
+fn messages_go_round_among_the_members_and_other_groups_get_their_own() {
+    let mut world = World::new();
+    let members = ["m1", "m2", "m3"].map(|id| join(&mut world, id, Q0));
+    let other = world.open("ops", durable("c"));
+    world.subscribe(other, "$share/h/a/#", Q0);
+    world.subscribe(other, "a/1", Q0);
+    let press = world.client("press");
+    for n in 0..6 {
+        world.publish(press, "a/1", &n.to_string(), Q0);
+    }
+    for (index, member) in members.into_iter().enumerate() {
+        let expected = [index, index + 3].map(|n| format!("PUBLISH a/1 \"{n}\" q0"));
+        assert_eq!(world.take(member), expected);
+    }
+    // A subscription of its own and one through a group are two.
+    assert_eq!(world.take(other).len(), 12);
+}
+
+#[test]
+fn the_qos_is_that_of_the_chosen_member() {
+    let mut world = World::new();
+    let (zero, two) = (join(&mut world, "m1", Q0), join(&mut world, "m2", Q2));
+    let press = world.client("press");
+    for _ in 0..2 {
+        world.publish(press, "a/1", "x", Q1);
+    }
+    world.expect(zero, ["PUBLISH a/1 \"x\" q0"]);
+    world.expect(two, ["PUBLISH a/1 \"x\" q1 #1"]);
+}
+
+#[test]
+fn connected_members_come_before_absent_ones_which_keep_messages_if_there_is_nobody_else() {
+    let mut world = World::new();
+    let (m1, m2) = (join(&mut world, "m1", Q1), join(&mut world, "m2", Q1));
+    world.lose(m1);
+    assert_eq!(share(&mut world, 4), [0, 4, 0]);
+    world.lose(m2);
+    let press = world.client("press");
+    world.publish(press, "a/1", "kept", Q1);
+    world.publish(press, "a/1", "lost", Q0);
+    assert_eq!(world.broker.metrics().dropped.no_member, 1);
+    let queued: usize = world.broker.sessions().iter().map(|session| session.queued).sum();
+    assert_eq!(queued, 1);
+}
+
+#[test]
+fn a_member_that_is_busy_is_passed_over() {
+    let mut world = World::new();
+    let busy = world.open("m1", Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
+    world.subscribe(busy, "$share/g/a/#", Q1);
+    join(&mut world, "m2", Q1);
+    assert_eq!(share(&mut world, 6), [1, 5, 0]);
+}
+
+// [MQTT-4.8.2-3]
+#[test]
+fn when_a_members_session_ends_what_it_did_not_acknowledge_goes_to_another() {
+    let mut world = World::new();
+    let m1 = world.open("m1", Connect { receive_max: NonZeroU16::new(1), ..v5("c") });
+    world.subscribe(m1, "$share/g/a/#", Q1);
+    let press = world.client("press");
+    for payload in ["1", "2"] {
+        world.publish(press, "a/1", payload, Q1);
+    }
+    world.expect(m1, ["PUBLISH a/1 \"1\" q1 #1"]);
+    let m2 = join(&mut world, "m2", Q1);
+    world.lose(m1);
+    world.expect(m2, ["PUBLISH a/1 \"1\" q1 #1", "PUBLISH a/1 \"2\" q1 #2"]);
+}
+
+// [MQTT-4.8.2-4], [MQTT-4.8.2-5]
+#[test]
+fn a_qos2_message_in_flight_is_completed_with_its_member_or_not_at_all() {
+    let mut world = World::new();
+    let m1 = join(&mut world, "m1", Q2);
+    let press = world.client("press");
+    world.publish(press, "a/1", "1", Q2);
+    world.send(press, Packet::PubRel(ack(1)));
+    let m2 = join(&mut world, "m2", Q2);
+    world.lose(m1);
+    world.quiet(m2);
+    let m1 = world.connect("m1", durable("c"));
+    world.expect(m1, ["CONNACK 00 present", "PUBLISH a/1 \"1\" q2 #1 dup"]);
+    world.lose(m1);
+    world.pass_secs(3600);
+    assert_eq!(world.session("m1", "c"), None);
+    world.quiet(m2);
+}
+
+#[test]
+fn a_member_that_disconnects_keeps_what_is_in_flight_and_gives_up_what_waits() {
+    let mut world = World::new();
+    let m1 = world.open("m1", Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
+    world.subscribe(m1, "$share/g/a/#", Q1);
+    let press = world.client("press");
+    for payload in ["1", "2"] {
+        world.publish(press, "a/1", payload, Q1);
+    }
+    let m2 = join(&mut world, "m2", Q1);
+    world.lose(m1);
+    world.expect(m2, ["PUBLISH a/1 \"2\" q1 #1"]);
+    let m1 = world.connect("m1", durable("c"));
+    world.expect(m1, ["CONNACK 00 present", "PUBLISH a/1 \"1\" q1 #1 dup"]);
+}
+
+#[test]
+fn a_member_that_unsubscribes_gives_up_what_waits() {
+    let mut world = World::new();
+    let m1 = world.open("m1", Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
+    world.subscribe(m1, "$share/g/a/#", Q1);
+    let press = world.client("press");
+    for payload in ["1", "2"] {
+        world.publish(press, "a/1", payload, Q1);
+    }
+    let m2 = join(&mut world, "m2", Q1);
+    world.take(m1);
+    world.send(m1, unsubscribe(["$share/g/a/#"]));
+    world.expect(m1, ["UNSUBACK 78 [00]"]);
+    world.expect(m2, ["PUBLISH a/1 \"2\" q1 #1"]);
+    assert_eq!(share(&mut world, 1), [1, 2, 0]);
+}
+
+// [MQTT-4.8.2-6]
+#[test]
+fn a_message_that_a_member_rejects_goes_to_no_other() {
+    let mut world = World::new();
+    let m1 = join(&mut world, "m1", Q1);
+    let press = world.client("press");
+    world.publish(press, "a/1", "1", Q1);
+    let m2 = join(&mut world, "m2", Q1);
+    world.send(m1, Packet::PubAck(failed(1, ReasonCode::NotAuthorized)));
+    world.quiet(m2);
+    assert_eq!(world.session("m1", "c").unwrap().inflight, 0);
+}
+
+// The last member leaving must not trouble anybody (rumqttd stops for good).
+#[test]
+fn a_group_ends_with_its_last_member_and_can_be_made_anew() {
+    let mut world = World::new();
+    let m1 = join(&mut world, "m1", Q1);
+    world.send(m1, unsubscribe(["$share/g/a/#"]));
+    world.take(m1);
+    let press = world.client("press");
+    world.publish(press, "a/1", "x", Q1);
+    world.expect(press, ["PUBACK 1 10"]);
+    world.subscribe(m1, "$share/g/a/#", Q1);
+    world.publish(press, "a/1", "y", Q1);
+    world.expect(m1, ["PUBLISH a/1 \"y\" q1 #1"]);
+}
+
+#[test]
+fn shared_subscriptions_are_served_on_311_too() {
+    let mut world = World::new();
+    let (m1, m2) = (world.open("m1", v311("c")), world.open("m2", v311("c")));
+    world.subscribe(m1, "$share/g/a", Q0);
+    world.subscribe(m2, "$share/g/a", Q0);
+    let press = world.client("press");
+    for payload in ["1", "2"] {
+        world.publish(press, "a", payload, Q0);
+    }
+    world.expect(m1, ["PUBLISH a \"1\" q0"]);
+    world.expect(m2, ["PUBLISH a \"2\" q0"]);
+}
+
+// The right is asked for per member.
+#[test]
+fn a_member_that_may_not_receive_is_passed_over() {
+    let narrow = midge_policy::Rule { deny_receive: vec!["a/secret".into()], ..allow("m1", &[], &["a/#"]) };
+    let rules = vec![narrow, allow("m2", &[], &["a/#"]), allow("press", &["a/#"], &[])];
+    let mut world = World::ruled(rules);
+    let (m1, m2) = (join(&mut world, "m1", Q0), join(&mut world, "m2", Q0));
+    let press = world.client("press");
+    for _ in 0..3 {
+        world.publish(press, "a/secret", "x", Q0);
+    }
+    world.quiet(m1);
+    assert_eq!(world.take(m2).len(), 3);
+    world.lose(m2);
+    world.publish(press, "a/secret", "x", Q0);
+    world.quiet(m1);
+    assert_eq!(world.broker.metrics().dropped.no_member, 1);
+}
+
+// F10, F12 across the group: waiting messages are asked for again for whom they go to.
+#[test]
+fn a_message_is_not_passed_to_a_member_that_lost_the_right() {
+    for lost in [true, false] {
+        let all = vec![allow("m1", &[], &["a/#"]), allow("m2", &[], &["a/#"]), allow("press", &["a/#"], &[])];
+        let mut world = World::ruled(all.clone());
+        let m1 = world.open("m1", v5("c"));
+        world.subscribe(m1, "$share/g/a/#", Q1);
+        let press = world.client("press");
+        world.publish(press, "a/1", "x", Q1);
+        let m2 = join(&mut world, "m2", Q1);
+        let mut rules = all;
+        if lost {
+            rules[1].deny_receive = vec!["a/1".into()];
+        }
+        world.set_rules(rules);
+        world.lose(m1);
+        assert_eq!(world.take(m2).len(), usize::from(!lost));
+    }
+}

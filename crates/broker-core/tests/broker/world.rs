@@ -1,0 +1,461 @@
+//! A broker, its clients and their time.
+
+use broker_core::{
+    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Delivery, Effect, Now, Revocation,
+    SessionSnapshot,
+};
+use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
+use midge_policy::{Policy, Rule};
+use mqtt_proto::*;
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use mqtt_proto::QoS::{AtLeastOnce as Q1, AtMostOnce as Q0, ExactlyOnce as Q2};
+pub(crate) use mqtt_proto::Version::{V5, V311};
+
+/// The wall clock when the monotonic one is at zero.
+pub(crate) const START: UnixMillis = UnixMillis::from_secs(1_800_000_000);
+
+pub(crate) struct World {
+    pub(crate) broker: Broker,
+    pub(crate) now: Now,
+    conns: u64,
+    epoch: u64,
+    seen: BTreeMap<ConnId, Vec<String>>,
+    connacks: BTreeMap<ConnId, ConnAck>,
+    reason_strings: BTreeMap<ConnId, Vec<String>>,
+    audits: Vec<AuditEvent>,
+    /// Whether clients read what they are sent.
+    pub(crate) flushing: bool,
+}
+
+impl World {
+    /// A broker where everybody may do everything outside `$`.
+    pub(crate) fn new() -> Self {
+        Self::with(Config::default(), open_house())
+    }
+
+    pub(crate) fn ruled(rules: Vec<Rule>) -> Self {
+        Self::with(Config::default(), rules)
+    }
+
+    pub(crate) fn limited(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        Self::with(config, open_house())
+    }
+
+    pub(crate) fn with(config: Config, rules: Vec<Rule>) -> Self {
+        let policy = Policy::compile(rules, 1).unwrap();
+        Self {
+            broker: Broker::new(config, Arc::new(policy)),
+            now: Now { mono: Duration::ZERO, wall: START },
+            conns: 0,
+            epoch: 1,
+            seen: BTreeMap::new(),
+            connacks: BTreeMap::new(),
+            reason_strings: BTreeMap::new(),
+            audits: Vec::new(),
+            flushing: true,
+        }
+    }
+
+    /// Connects and takes the CONNACK, which must be a success.
+    pub(crate) fn open(&mut self, id: &str, connect: Connect) -> ConnId {
+        let conn = self.connect(id, connect);
+        let seen = self.take(conn);
+        assert!(seen.first().is_some_and(|first| first.starts_with("CONNACK 00")), "{seen:?}");
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        conn
+    }
+
+    /// Connects a client of 5.0 with a clean start.
+    pub(crate) fn client(&mut self, id: &str) -> ConnId {
+        self.open(id, v5(id))
+    }
+
+    pub(crate) fn connect(&mut self, id: &str, connect: Connect) -> ConnId {
+        self.connect_peer(peer(id), connect)
+    }
+
+    pub(crate) fn connect_peer(&mut self, peer: VerifiedPeer, connect: Connect) -> ConnId {
+        self.conns += 1;
+        let conn = ConnId(self.conns);
+        self.broker.handle_connect(conn, peer, connect, self.now);
+        self.drain();
+        conn
+    }
+
+    pub(crate) fn send(&mut self, conn: ConnId, packet: Packet) {
+        self.broker.handle_packet(conn, packet, self.now);
+        self.drain();
+    }
+
+    /// Subscribes with plain options and takes the SUBACK, which must be a success.
+    pub(crate) fn subscribe(&mut self, conn: ConnId, filter: &str, qos: QoS) {
+        self.send(conn, subscribe([sub(filter, qos)]));
+        let seen = self.take(conn);
+        assert_eq!(seen.first(), Some(&format!("SUBACK 77 [{:02X}]", qos as u8)), "{seen:?}");
+        self.seen.entry(conn).or_default().extend(seen.into_iter().skip(1));
+    }
+
+    pub(crate) fn publish(&mut self, conn: ConnId, topic: &str, payload: &str, qos: QoS) {
+        self.send(conn, Packet::Publish(Box::new(publish(topic, payload, qos))));
+    }
+
+    pub(crate) fn lose(&mut self, conn: ConnId) {
+        self.broker.handle_closed(conn, CloseCause::Eof, self.now);
+        self.drain();
+    }
+
+    pub(crate) fn flush(&mut self, conn: ConnId) {
+        self.broker.handle_flushed(conn, usize::MAX, self.now);
+        self.drain();
+    }
+
+    pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
+        self.epoch += 1;
+        let policy = Policy::compile(rules, self.epoch).unwrap();
+        self.broker.handle_policy(Arc::new(policy), self.now);
+        self.drain();
+    }
+
+    pub(crate) fn revoke(&mut self, id: &str) {
+        let revocation = Revocation { identities: vec![spiffe(id)], reason: "entry deleted".into() };
+        self.broker.handle_revoked(&revocation, self.now);
+        self.drain();
+    }
+
+    /// Lets time pass, waking the broker whenever it asks for it.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now.mono + time;
+        while let Some(at) = self.broker.poll_timeout().filter(|at| *at <= end) {
+            self.set_time(at.max(self.now.mono));
+            self.broker.handle_timeout(self.now);
+            self.drain();
+            let next = self.broker.poll_timeout();
+            assert!(next.is_none_or(|next| next > self.now.mono), "a timer that is due stays");
+        }
+        self.set_time(end);
+    }
+
+    pub(crate) fn pass_secs(&mut self, secs: u64) {
+        self.pass(Duration::from_secs(secs));
+    }
+
+    fn set_time(&mut self, mono: Duration) {
+        let step = mono - self.now.mono;
+        self.now = Now { mono, wall: self.now.wall.after(step) };
+    }
+
+    pub(crate) fn drain(&mut self) {
+        while let Some(effect) = self.broker.poll_effect() {
+            let bytes = effect.bytes();
+            let conn = match effect {
+                Effect::Audit(event) => {
+                    self.audits.push(*event);
+                    continue;
+                }
+                Effect::Send { conn, packet } => {
+                    self.note(conn, &packet);
+                    conn
+                }
+                Effect::Deliver { conn, delivery } => {
+                    self.seen.entry(conn).or_default().push(spell_delivery(&delivery));
+                    conn
+                }
+                Effect::Close { conn, reason } => {
+                    self.seen.entry(conn).or_default().push(format!("CLOSE {reason:?}"));
+                    conn
+                }
+            };
+            if self.flushing {
+                self.broker.handle_flushed(conn, bytes, self.now);
+            }
+        }
+    }
+
+    fn note(&mut self, conn: ConnId, packet: &Packet) {
+        self.seen.entry(conn).or_default().push(spell(packet));
+        let info = match packet {
+            Packet::ConnAck(ack) => {
+                self.connacks.insert(conn, (**ack).clone());
+                Some(&ack.info)
+            }
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+                ack.info.as_deref()
+            }
+            Packet::Disconnect(packet) => Some(&packet.info),
+            _ => None,
+        };
+        if let Some(text) = info.and_then(|info| info.reason_string.as_ref()) {
+            self.reason_strings.entry(conn).or_default().push(text.to_string());
+        }
+    }
+
+    /// Takes what a client saw since it was last asked.
+    pub(crate) fn take(&mut self, conn: ConnId) -> Vec<String> {
+        self.seen.remove(&conn).unwrap_or_default()
+    }
+
+    /// Asserts exactly what a client saw since it was last asked.
+    #[track_caller]
+    pub(crate) fn expect<const N: usize>(&mut self, conn: ConnId, expected: [&str; N]) {
+        assert_eq!(self.take(conn), expected);
+    }
+
+    /// Asserts that a client saw nothing since it was last asked.
+    #[track_caller]
+    pub(crate) fn quiet(&mut self, conn: ConnId) {
+        self.expect(conn, []);
+    }
+
+    pub(crate) fn connack(&self, conn: ConnId) -> &ConnAck {
+        &self.connacks[&conn]
+    }
+
+    pub(crate) fn reason_strings(&mut self, conn: ConnId) -> Vec<String> {
+        self.reason_strings.remove(&conn).unwrap_or_default()
+    }
+
+    /// Takes the audit events since it was last asked, spelled out.
+    pub(crate) fn audits(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.audits).iter().map(spell_audit).collect()
+    }
+
+    /// Takes the audit events and returns the denials and removals among them.
+    pub(crate) fn denials(&mut self) -> Vec<String> {
+        let mut audits = self.audits();
+        audits.retain(|event| {
+            event.contains("denied") || event.contains("revoked") || event.contains("purged")
+        });
+        audits
+    }
+
+    pub(crate) fn session(&self, id: &str, client_id: &str) -> Option<SessionSnapshot> {
+        let mut sessions = self.broker.sessions().into_iter();
+        sessions.find(|session| *session.identity == spiffe(id) && &*session.client_id == client_id)
+    }
+}
+
+/// Everybody may do everything outside `$`.
+pub(crate) fn open_house() -> Vec<Rule> {
+    vec![Rule { name: "open".into(), id: "spiffe://plant/**".into(), ..rule(&["#"], &["#"]) }]
+}
+
+/// One identity may publish and subscribe to these.
+pub(crate) fn allow(id: &str, publish: &[&str], subscribe: &[&str]) -> Rule {
+    Rule { name: format!("allow-{id}"), id: format!("spiffe://plant/{id}"), ..rule(publish, subscribe) }
+}
+
+fn rule(publish: &[&str], subscribe: &[&str]) -> Rule {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    Rule { publish: owned(publish), subscribe: owned(subscribe), ..Rule::default() }
+}
+
+pub(crate) fn spiffe(id: &str) -> SpiffeId {
+    SpiffeId::new(format!("spiffe://plant/{id}")).unwrap()
+}
+
+pub(crate) fn peer(id: &str) -> VerifiedPeer {
+    VerifiedPeer::attested(spiffe(id), 1, 2, "entry".into())
+}
+
+/// CONNECT of 5.0 with a clean start.
+pub(crate) fn v5(client_id: &str) -> Connect {
+    Connect {
+        version: V5,
+        clean_start: true,
+        keep_alive_secs: 0,
+        client_id: client_id.into(),
+        will: None,
+        username: None,
+        password: None,
+        session_expiry_secs: None,
+        receive_max: None,
+        packet_size_max: None,
+        topic_alias_max: 0,
+        request_response_info: false,
+        request_problem_info: true,
+        user_properties: Vec::new(),
+        auth_method: None,
+        auth_data: None,
+    }
+}
+
+/// CONNECT of 5.0 that keeps its session for an hour.
+pub(crate) fn durable(client_id: &str) -> Connect {
+    Connect { clean_start: false, session_expiry_secs: Some(3600), ..v5(client_id) }
+}
+
+/// CONNECT of 3.1.1 with a clean session.
+pub(crate) fn v311(client_id: &str) -> Connect {
+    Connect { version: V311, ..v5(client_id) }
+}
+
+pub(crate) fn will(topic: &str, payload: &str, delay_secs: u32) -> Option<Will> {
+    let message = Publication {
+        topic: topic_name(topic),
+        payload: payload.to_owned().into(),
+        qos: Q0,
+        retain: false,
+        properties: None,
+    };
+    Some(Will { message, delay_secs })
+}
+
+pub(crate) fn topic_name(topic: &str) -> TopicName {
+    TopicName::new(topic).unwrap()
+}
+
+/// A PUBLISH; its packet identifier is 1 unless QoS is 0.
+pub(crate) fn publish(topic: &str, payload: &str, qos: QoS) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some(topic_name(topic)),
+        packet_id: (qos != Q0).then(|| pid(1)),
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: payload.to_owned().into(),
+    }
+}
+
+pub(crate) fn retained(topic: &str, payload: &str) -> Packet {
+    Packet::Publish(Box::new(Publish { retain: true, ..publish(topic, payload, Q0) }))
+}
+
+pub(crate) fn expiring(topic: &str, payload: &str, qos: QoS, secs: u32) -> Publish {
+    let properties = PublishProperties { message_expiry_secs: Some(secs), ..PublishProperties::default() };
+    Publish { properties: Some(Arc::new(properties)), ..publish(topic, payload, qos) }
+}
+
+pub(crate) fn sub(filter: &str, qos: QoS) -> Subscription {
+    Subscription {
+        filter: SharedFilter::new(filter).unwrap(),
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
+    }
+}
+
+pub(crate) fn subscribe<const N: usize>(subscriptions: [Subscription; N]) -> Packet {
+    subscribe_with_id(None, subscriptions)
+}
+
+pub(crate) fn subscribe_with_id<const N: usize>(id: Option<u32>, subscriptions: [Subscription; N]) -> Packet {
+    Packet::Subscribe(Box::new(Subscribe {
+        packet_id: pid(77),
+        subscription_id: id,
+        user_properties: Vec::new(),
+        subscriptions: subscriptions.into(),
+    }))
+}
+
+pub(crate) fn unsubscribe<const N: usize>(filters: [&str; N]) -> Packet {
+    let filters = filters.map(|filter| SharedFilter::new(filter).unwrap());
+    Packet::Unsubscribe(Box::new(Unsubscribe {
+        packet_id: pid(78),
+        user_properties: Vec::new(),
+        filters: filters.into(),
+    }))
+}
+
+pub(crate) fn pid(id: u16) -> PacketId {
+    NonZeroU16::new(id).unwrap()
+}
+
+pub(crate) fn ack(id: u16) -> Ack {
+    failed(id, ReasonCode::Success)
+}
+
+pub(crate) fn failed(id: u16, reason: ReasonCode) -> Ack {
+    Ack { packet_id: pid(id), reason, info: None }
+}
+
+pub(crate) fn disconnect(reason: ReasonCode) -> Disconnect {
+    Disconnect { reason, session_expiry_secs: None, server_reference: None, info: Info::default() }
+}
+
+pub(crate) fn bye(reason: ReasonCode) -> Packet {
+    Packet::Disconnect(Box::new(disconnect(reason)))
+}
+
+fn spell(packet: &Packet) -> String {
+    let ack = |name: &str, ack: &Ack| format!("{name} {} {:02X}", ack.packet_id, ack.reason as u8);
+    let reasons = |name: &str, ack: &SubAck| {
+        let codes: Vec<_> = ack.reasons.iter().map(|reason| format!("{:02X}", *reason as u8)).collect();
+        format!("{name} {} [{}]", ack.packet_id, codes.join(" "))
+    };
+    match packet {
+        Packet::ConnAck(ack) => {
+            format!("CONNACK {:02X}{}", ack.reason as u8, if ack.session_present { " present" } else { "" })
+        }
+        Packet::PubAck(it) => ack("PUBACK", it),
+        Packet::PubRec(it) => ack("PUBREC", it),
+        Packet::PubRel(it) => ack("PUBREL", it),
+        Packet::PubComp(it) => ack("PUBCOMP", it),
+        Packet::SubAck(it) => reasons("SUBACK", it),
+        Packet::UnsubAck(it) => reasons("UNSUBACK", it),
+        Packet::Disconnect(it) => format!("DISCONNECT {:02X}", it.reason as u8),
+        Packet::PingResp => "PINGRESP".to_owned(),
+        other => panic!("a server never sends {other:?}"),
+    }
+}
+
+fn spell_delivery(delivery: &Delivery) -> String {
+    let publication = delivery.message.publication();
+    let payload = std::str::from_utf8(&publication.payload).unwrap();
+    let mut text = format!("PUBLISH {} {payload:?} q{}", publication.topic, delivery.qos as u8);
+    let mut add = |flag: bool, what: String| {
+        if flag {
+            text.push(' ');
+            text.push_str(&what);
+        }
+    };
+    add(delivery.packet_id.is_some(), format!("#{}", delivery.packet_id.map_or(0, NonZeroU16::get)));
+    add(delivery.retain, "retain".to_owned());
+    add(delivery.dup, "dup".to_owned());
+    add(
+        delivery.subscription_ids.is_some(),
+        format!("ids={:?}", delivery.subscription_ids.as_deref().unwrap_or(&[])),
+    );
+    add(delivery.topic_alias.is_some(), format!("alias={}", delivery.topic_alias.map_or(0, NonZeroU16::get)));
+    add(delivery.omit_topic, "no-topic".to_owned());
+    add(delivery.expiry_secs.is_some(), format!("expiry={}", delivery.expiry_secs.unwrap_or(0)));
+    text
+}
+
+fn spell_audit(event: &AuditEvent) -> String {
+    let who = format!("{}/{}", event.identity.path().trim_start_matches('/'), event.client_id);
+    let what = match &event.kind {
+        AuditKind::Connected { session_present, .. } => format!("connected present={session_present}"),
+        AuditKind::ConnectRefused { reason, denial: Some(denial) } => {
+            format!("connect denied {:02X}: {denial}", *reason as u8)
+        }
+        AuditKind::ConnectRefused { reason, denial: None } => {
+            format!("connect refused {:02X}", *reason as u8)
+        }
+        AuditKind::Disconnected { cause, messages_in, messages_out } => {
+            format!("disconnected {cause:?} in={messages_in} out={messages_out}")
+        }
+        AuditKind::SessionEnded => "session ended".to_owned(),
+        AuditKind::Reauthenticated { .. } => "reauthenticated".to_owned(),
+        AuditKind::Subscribed { filter, qos, rule } => {
+            format!("subscribed {filter} q{} by {rule}", *qos as u8)
+        }
+        AuditKind::SubscribeDenied { filter, .. } => format!("subscribe denied {filter}"),
+        AuditKind::SubscriptionRevoked { filter, .. } => format!("subscription revoked {filter}"),
+        AuditKind::Unsubscribed { filter } => format!("unsubscribed {filter}"),
+        AuditKind::PublishDenied { topic, stage, .. } => format!("publish denied {topic} {stage:?}"),
+        AuditKind::WillDenied { topic, stage, .. } => format!("will denied {topic} {stage:?}"),
+        AuditKind::ReceiveDenied { topic, .. } => format!("receive denied {topic}"),
+        AuditKind::RetainedPurged { topic } => format!("retained purged {topic}"),
+    };
+    format!("{who} {what}")
+}
