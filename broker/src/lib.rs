@@ -1,1 +1,21 @@
-//! The MQTT server: listeners, TLS, connections and audit.
+//! The MQTT server of the box: listeners, TLS, connections and the audit log.
+//!
+//! Owns sockets and tasks, and executes what `broker-core` decides. Who a local process is, and
+//! whether an identity is still registered, it asks of its [`Admission`].
+
+mod admission;
+mod audit;
+mod audit_json;
+mod config;
+mod connection;
+mod hub;
+mod listener;
+mod outbox;
+mod server;
+
+pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal};
+pub use audit::{AuditError, AuditLog, AuditWriter};
+pub use config::MqttConfig;
+pub use hub::Hub;
+pub use listener::{BindError, Bound};
+pub use server::{Parts, Server};

@@ -1,1 +1,31 @@
-//! The identity server: entries, tokens, signing and SPIRE's admin API.
+//! The identity server, as edge and cloud run it: entries, tokens, CA rotation, signing, SPIRE's admin API.
+//!
+//! Executes what `issuer-core` decides: a change is planned there, committed to the store, and only
+//! then visible and answered. Keys live in files of their own and never in the store. Leaves
+//! transport to the cloud, attestation of workloads and MQTT to others.
+
+mod admin;
+mod builtin;
+mod config;
+mod enrol;
+mod entries;
+mod error;
+mod issuer;
+mod mutation;
+mod rotation;
+mod sign;
+mod state;
+mod upstream;
+mod view;
+
+pub use admin::{admin_services, entry_from_api, entry_to_api};
+pub use config::{Authority, IssuerConfig, node_id};
+pub use enrol::{Joined, NewJoinToken};
+pub use entries::CloudChange;
+pub use error::IssueError;
+pub use issuer::Issuer;
+pub use mutation::{Mutation, MutationLog};
+pub use rotation::run;
+pub use sign::{SignedCa, SignedSvid};
+pub use upstream::CaRequest;
+pub use view::{CaSnapshot, Degraded, IssuerSnapshot, IssuerView};

@@ -1,0 +1,263 @@
+//! The identity server in another process: its entries pushed and its signatures asked for over
+//! its admin socket.
+//!
+//! While it is away, the last view and the SVIDs signed so far are served on.
+
+use crate::{AgentView, SignFailure, Signed, Upstream};
+use async_trait::async_trait;
+use hyper_util::rt::TokioIo;
+use issuer_core::{Origin, RegistrationEntry, Selector};
+use midge_api::{
+    midge::v1::{self, SignX509svidRequest, WatchEntriesRequest, midge_client::MidgeClient},
+    spire::api::types,
+};
+use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
+use midge_runtime::{Backoff, CancellationToken};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::{net::UnixStream, sync::watch};
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+
+// Entries of a large box: 100,000 of some 500 bytes.
+const VIEW_BYTES_MAX: usize = 64 * 1024 * 1024;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+/// Where the identity server is, and who asks.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// Its admin socket.
+    pub socket: PathBuf,
+    /// SPIFFE ID of this agent.
+    pub agent_id: SpiffeId,
+}
+
+/// An [`Upstream`] in another process.
+#[derive(Debug)]
+pub struct RemoteUpstream {
+    config: RemoteConfig,
+    channel: Channel,
+    view: watch::Sender<Arc<AgentView>>,
+}
+
+impl RemoteUpstream {
+    /// Waits for the first view of the server; `None` when `token` was cancelled before.
+    ///
+    /// [`Self::follow`] must run from then on.
+    pub async fn connect(config: RemoteConfig, token: &CancellationToken) -> Option<Arc<Self>> {
+        let channel = channel(config.socket.clone());
+        let (view, _) = watch::channel(Arc::new(AgentView::empty(config.agent_id.trust_domain().clone())));
+        let upstream = Self { config, channel, view };
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        loop {
+            let first = tokio::select! {
+                () = token.cancelled() => return None,
+                first = upstream.first_view() => first,
+            };
+            match first {
+                Ok(()) => return Some(Arc::new(upstream)),
+                Err(status) => upstream.warn(&status, backoff.attempts()),
+            }
+            if !backoff.wait(token).await {
+                return None;
+            }
+        }
+    }
+
+    /// Follows the server's view, across its restarts, until `token` is cancelled.
+    pub async fn follow(self: Arc<Self>, token: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                status = self.receive(&mut backoff) => self.warn(&status, backoff.attempts()),
+            }
+            if !backoff.wait(&token).await {
+                return;
+            }
+        }
+    }
+
+    async fn first_view(&self) -> Result<(), Status> {
+        let first = self.watch().await?.message().await?;
+        self.publish(first.ok_or_else(ended)?);
+        Ok(())
+    }
+
+    /// Publishes views until the stream fails.
+    async fn receive(&self, backoff: &mut Backoff) -> Status {
+        let mut views = match self.watch().await {
+            Ok(views) => views,
+            Err(status) => return status,
+        };
+        loop {
+            match views.message().await {
+                Ok(Some(view)) => {
+                    if backoff.attempts() > 0 {
+                        tracing::info!(server = %self.config.socket.display(), "the identity server is back");
+                    }
+                    backoff.reset();
+                    self.publish(view);
+                }
+                Ok(None) => return ended(),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    async fn watch(&self) -> Result<Streaming<v1::AgentView>, Status> {
+        let request = WatchEntriesRequest { agent_id: self.config.agent_id.to_string() };
+        let mut client = MidgeClient::new(self.channel.clone()).max_decoding_message_size(VIEW_BYTES_MAX);
+        Ok(client.watch_entries(request).await?.into_inner())
+    }
+
+    fn publish(&self, view: v1::AgentView) {
+        match agent_view(view) {
+            Ok(view) => {
+                tracing::debug!(
+                    revision = view.revision(),
+                    entries = view.entries().len(),
+                    "new entries or bundles"
+                );
+                self.view.send_replace(Arc::new(view));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the identity server sent an unusable view, keeping the former one")
+            }
+        }
+    }
+
+    fn warn(&self, status: &Status, attempts: u32) {
+        let server = self.config.socket.display();
+        let (code, message) = (status.code(), status.message());
+        if attempts == 0 {
+            tracing::warn!(%server, ?code, message, "the identity server is away, serving what is there and trying again");
+        } else {
+            tracing::debug!(%server, ?code, message, attempts, "the identity server is still away");
+        }
+    }
+}
+
+#[async_trait]
+impl Upstream for RemoteUpstream {
+    fn view(&self) -> watch::Receiver<Arc<AgentView>> {
+        self.view.subscribe()
+    }
+
+    async fn sign(&self, entry_id: &str, csr_der: Vec<u8>) -> Result<Signed, SignFailure> {
+        let request = SignX509svidRequest {
+            entry_id: entry_id.to_owned(),
+            csr: csr_der,
+            agent_id: self.config.agent_id.to_string(),
+        };
+        let mut client = MidgeClient::new(self.channel.clone());
+        let answer = client.sign_x509svid(request).await.map_err(|status| refused(&status))?.into_inner();
+        let svid = answer.svid.ok_or_else(|| SignFailure::Wrong("no svid".to_owned()))?;
+        Ok(Signed {
+            chain: svid.cert_chain,
+            issued: millis(answer.issued_at_ms),
+            expires: millis(answer.expires_at_ms),
+        })
+    }
+}
+
+fn channel(path: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+}
+
+fn ended() -> Status {
+    Status::unavailable("the stream of entries has ended")
+}
+
+fn refused(status: &Status) -> SignFailure {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::FailedPrecondition
+        | Code::Unimplemented => SignFailure::Refused(message),
+        _ => SignFailure::Unavailable(message),
+    }
+}
+
+fn millis(ms: i64) -> UnixMillis {
+    UnixMillis(u64::try_from(ms).unwrap_or(0))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("'{value}' is no {what}")]
+struct Unusable {
+    what: &'static str,
+    value: String,
+}
+
+fn agent_view(view: v1::AgentView) -> Result<AgentView, Unusable> {
+    let trust_domain = trust_domain(&view.trust_domain)?;
+    let mut bundles = BundleSet::new();
+    for bundle in view.bundles {
+        let roots = bundle.x509_authorities.into_iter().map(|root| root.asn1).collect();
+        bundles.insert(self::trust_domain(&bundle.trust_domain)?, roots);
+    }
+    let mut entries = Vec::with_capacity(view.entries.len());
+    for entry in view.entries {
+        let id = entry.id.clone();
+        match registration_entry(entry) {
+            Ok(entry) => entries.push(Arc::new(entry)),
+            // One odd entry must not take the others' identities away.
+            Err(error) => tracing::warn!(entry = %id, %error, "skipping an entry"),
+        }
+    }
+    Ok(AgentView::new(view.revision, trust_domain, Arc::new(entries), Arc::new(bundles)))
+}
+
+fn trust_domain(name: &str) -> Result<TrustDomain, Unusable> {
+    TrustDomain::new(name).map_err(|_| Unusable { what: "trust domain", value: name.to_owned() })
+}
+
+fn spiffe_id(id: Option<types::Spiffeid>) -> Result<SpiffeId, Unusable> {
+    let id = id.unwrap_or_default();
+    let text = format!("spiffe://{}{}", id.trust_domain, id.path);
+    SpiffeId::new(&text).map_err(|_| Unusable { what: "spiffe id", value: text })
+}
+
+fn registration_entry(entry: types::Entry) -> Result<RegistrationEntry, Unusable> {
+    let origin = match entry.origin.as_str() {
+        "" | "edge" => Origin::Edge,
+        "cloud" => Origin::Cloud,
+        "builtin" => Origin::Builtin,
+        other => return Err(Unusable { what: "origin", value: other.to_owned() }),
+    };
+    let selectors = entry.selectors.into_iter();
+    let mut selectors: Vec<Selector> =
+        selectors.map(|selector| Selector { kind: selector.r#type, value: selector.value }).collect();
+    selectors.sort();
+    selectors.dedup();
+    Ok(RegistrationEntry {
+        id: entry.id,
+        spiffe_id: spiffe_id(entry.spiffe_id)?,
+        parent_id: spiffe_id(entry.parent_id)?,
+        selectors,
+        x509_svid_ttl_secs: u32::try_from(entry.x509_svid_ttl).unwrap_or(0),
+        jwt_svid_ttl_secs: u32::try_from(entry.jwt_svid_ttl).unwrap_or(0),
+        federates_with: entry.federates_with,
+        admin: entry.admin,
+        downstream: entry.downstream,
+        expires_at: entry.expires_at,
+        dns_names: entry.dns_names,
+        revision_number: entry.revision_number,
+        store_svid: entry.store_svid,
+        hint: entry.hint,
+        created_at: entry.created_at,
+        publish: entry.publish,
+        subscribe: entry.subscribe,
+        origin,
+    })
+}

@@ -1,0 +1,157 @@
+//! A listening Unix socket that replaces a dead one, never a living one, and goes with its owner.
+
+use crate::AgentError;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+use tokio::net::UnixListener;
+
+// Workloads run as any user; connecting needs the right to write.
+const SOCKET_MODE: u32 = 0o666;
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// The socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Socket {
+    pub(crate) fn bind(path: &Path) -> Result<Self, AgentError> {
+        let failed = |error| AgentError::Listen { path: path.to_owned(), error };
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            create_directory(directory).map_err(failed)?;
+        }
+        refuse_living(path)?;
+        // Under another name first: nobody may connect before the mode is set, and of two
+        // processes starting at once neither is left with a socket that has no name.
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let hidden = path.with_file_name(name);
+        remove(&hidden).map_err(failed)?;
+        let listener = UnixListener::bind(&hidden).map_err(failed)?;
+        let named = fs::set_permissions(&hidden, Permissions::from_mode(SOCKET_MODE))
+            .and_then(|()| fs::rename(&hidden, path))
+            .and_then(|()| inode(path));
+        let inode = match named {
+            Ok(inode) => inode,
+            Err(error) => {
+                drop(remove(&hidden));
+                return Err(failed(error));
+            }
+        };
+        Ok(Self { listener, path: path.to_owned(), inode })
+    }
+
+    pub(crate) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Another process may have taken the name over.
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode)
+            && let Err(error) = remove(&self.path)
+        {
+            tracing::debug!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+fn create_directory(directory: &Path) -> io::Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)?;
+    // Whatever the umask, workloads must get through.
+    fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
+}
+
+fn refuse_living(path: &Path) -> Result<(), AgentError> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(AgentError::Listen { path: path.to_owned(), error }),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(AgentError::NotASocket { path: path.to_owned() });
+    }
+    match probe(path) {
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
+        // A full backlog is a living one too.
+        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => {
+            Err(AgentError::SocketInUse { path: path.to_owned() })
+        }
+        Err(error) => Err(AgentError::Listen { path: path.to_owned(), error: error.into() }),
+    }
+}
+
+fn probe(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/er/agent.sock");
+        let first = Socket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, SOCKET_MODE);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, DIRECTORY_MODE);
+        assert!(matches!(Socket::bind(&path), Err(AgentError::SocketInUse { .. })));
+        drop(first);
+        assert!(!path.exists(), "it goes with its owner");
+
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let second = Socket::bind(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+
+        // The name has passed to another process.
+        fs::remove_file(&path).unwrap();
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        drop(second);
+        assert!(path.exists());
+        drop(other);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Socket::bind(&path), Err(AgentError::NotASocket { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+}

@@ -1,0 +1,61 @@
+//! What the broker asks of the identity server beside it.
+
+use async_trait::async_trait;
+use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use std::net::SocketAddr;
+use tokio::sync::watch;
+
+/// Why a peer was not let in: text for the operator, never for the peer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Where a local connection comes from, as the kernel tells it at accept.
+#[derive(Clone, Copy, Debug)]
+pub enum LocalOrigin {
+    /// A Unix socket, with the credentials of SO_PEERCRED.
+    Unix {
+        /// Process id of the peer.
+        pid: u32,
+        /// User id of the peer.
+        uid: u32,
+        /// Group id of the peer.
+        gid: u32,
+    },
+    /// Loopback TCP, to be looked up among the sockets of this machine.
+    Tcp {
+        /// Address of the peer.
+        peer: SocketAddr,
+        /// Our end.
+        local: SocketAddr,
+    },
+}
+
+/// The attested properties of a local process, from which its identity follows.
+pub trait LocalClaims: Send + Sync {
+    /// Chooses the identity: the one `wanted` names (the MQTT user name), else the most specific.
+    ///
+    /// # Errors
+    /// When no registration entry matches the process, or none that `wanted` names.
+    fn identity(&self, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal>;
+}
+
+/// Decides who may be connected at all.
+#[async_trait]
+pub trait Admission: Send + Sync {
+    /// Tells whether an identity is registered and, for a local process, still by the entry that
+    /// was chosen. Without a proof the identity alone is asked for: sessions that are parked.
+    ///
+    /// # Errors
+    /// When it is not, and why.
+    fn admits(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<(), Refusal>;
+
+    /// Attests a local process; called at accept, so that the process id cannot be reused first.
+    ///
+    /// # Errors
+    /// When the process is gone or cannot be named.
+    async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal>;
+
+    /// Changes whenever an answer of [`Admission::admits`] may have changed.
+    fn changes(&self) -> watch::Receiver<u64>;
+}

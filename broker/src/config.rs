@@ -1,0 +1,40 @@
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Section `[mqtt]` of the edge's configuration: where the broker listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct MqttConfig {
+    /// Address of the mTLS listener; absent means none.
+    pub tls: Option<SocketAddr>,
+    /// Address of the kernel-attested plaintext listener: loopback only; absent means none.
+    pub tcp: Option<SocketAddr>,
+    /// Path of the kernel-attested Unix socket; absent means none.
+    pub unix: Option<PathBuf>,
+    /// Connections at one time, all listeners together.
+    pub connections_max: u32,
+    /// TLS handshakes at one time; further ones wait.
+    pub handshakes_max: u32,
+    /// Seconds a peer has for the TLS handshake and CONNECT together.
+    pub connect_timeout_secs: u16,
+    /// Largest packet accepted, in bytes.
+    pub packet_size_max: u32,
+    /// Longest keep alive accepted, in seconds; 0 means the client's own choice.
+    pub keep_alive_max_secs: u16,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            tls: Some(SocketAddr::from(([0, 0, 0, 0], 8883))),
+            tcp: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            unix: None,
+            connections_max: 20_000,
+            handshakes_max: 64,
+            connect_timeout_secs: 10,
+            packet_size_max: 1_048_576,
+            keep_alive_max_secs: 0,
+        }
+    }
+}

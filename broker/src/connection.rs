@@ -1,0 +1,255 @@
+//! One network connection: bytes to packets, packets to the hub, and back.
+
+use crate::outbox::{Outbox, Outgoing};
+use crate::{Admission, Hub, LocalClaims, Refusal};
+use broker_core::{CloseCause, CloseReason, ConnId, Delivery};
+use bytes::BytesMut;
+use midge_identity::VerifiedPeer;
+use mqtt_proto::{ConnAck, Connect, Decoder, EncodeError, Packet, PublishRef, ReasonCode, Version};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// First size of the read buffer: an idle connection costs no more.
+const READ_BYTES: usize = 2 * 1024;
+/// Encoded bytes gathered before one write.
+const WRITE_BYTES: usize = 64 * 1024;
+/// How long a peer may take to accept its last bytes.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What the connection allows its peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) packet_size_max: u32,
+}
+
+/// How the peer came in.
+pub(crate) enum Entrance {
+    /// Its SVID was verified in the handshake.
+    Verified(VerifiedPeer),
+    /// The kernel named the process; CONNECT's user name may choose among its identities.
+    Local(Box<dyn LocalClaims>),
+}
+
+/// A peer that was turned away before the core heard of it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) client_id: Option<Arc<str>>,
+    pub(crate) refusal: Refusal,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve<S>(
+    hub: &Hub,
+    admission: &dyn Admission,
+    stream: S,
+    entrance: Entrance,
+    limits: Limits,
+) -> Result<(), Refused>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (read, mut write) = tokio::io::split(stream);
+    let packet_limits = mqtt_proto::Limits {
+        packet_bytes_max: usize::try_from(limits.packet_size_max).unwrap_or(usize::MAX),
+        ..mqtt_proto::Limits::default()
+    };
+    let mut reader = Reader {
+        read,
+        decoder: Decoder::server(packet_limits),
+        buffer: BytesMut::with_capacity(READ_BYTES),
+    };
+    let connect = match tokio::time::timeout(limits.connect_timeout, reader.connect()).await {
+        Ok(Ok(connect)) => connect,
+        Ok(Err(NoConnect { answer, refusal })) => {
+            if let Some(reason) = answer {
+                let version = reader.decoder.version().unwrap_or(Version::V311);
+                answer_connect(&mut write, version, reason).await;
+            }
+            return Err(Refused { client_id: None, refusal });
+        }
+        Err(_) => return Err(Refused { client_id: None, refusal: Refusal("no CONNECT in time".into()) }),
+    };
+    let version = connect.version;
+    let admitted = identify(entrance, connect.username.as_deref()).and_then(|peer| {
+        admission.admits(peer.id(), Some(peer.proof()))?;
+        Ok(peer)
+    });
+    let peer = match admitted {
+        Ok(peer) => peer,
+        Err(refusal) => {
+            answer_connect(&mut write, version, ReasonCode::NotAuthorized).await;
+            return Err(Refused { client_id: Some(connect.client_id), refusal });
+        }
+    };
+    let (conn, outbox) = hub.connect(peer, connect);
+    tokio::select! {
+        cause = reader.run(hub, conn) => hub.closed(conn, cause),
+        result = write_all(hub, conn, &outbox, &mut write, version) => {
+            if let Err(error) = result {
+                hub.closed(conn, CloseCause::Failed(error.to_string().into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn identify(entrance: Entrance, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal> {
+    match entrance {
+        Entrance::Verified(peer) => Ok(peer),
+        Entrance::Local(claims) => claims.identity(wanted),
+    }
+}
+
+/// Answers a CONNECT the core never sees. The peer learns the code and nothing more.
+async fn answer_connect<W: AsyncWrite + Unpin>(write: &mut W, version: Version, reason: ReasonCode) {
+    let mut bytes = BytesMut::new();
+    let packet = Packet::ConnAck(Box::new(ConnAck::new(reason)));
+    if mqtt_proto::encode(&packet, version, &mut bytes).is_ok() {
+        let written = tokio::time::timeout(LINGER, async {
+            write.write_all(&bytes).await?;
+            write.shutdown().await
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::trace!(%error, "peer left before its answer");
+        }
+    }
+}
+
+struct Reader<R> {
+    read: R,
+    decoder: Decoder,
+    buffer: BytesMut,
+}
+
+struct NoConnect {
+    answer: Option<ReasonCode>,
+    refusal: Refusal,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    async fn connect(&mut self) -> Result<Connect, NoConnect> {
+        let refuse = |answer, text: String| Err(NoConnect { answer, refusal: Refusal(text) });
+        loop {
+            match self.decoder.decode(&mut self.buffer) {
+                Ok(Some(Packet::Connect(connect))) => return Ok(*connect),
+                Ok(Some(_)) => return refuse(None, "the first packet is not CONNECT".into()),
+                Ok(None) => {}
+                Err(error) => {
+                    // [MQTT-3.1.2-2]: an unknown level is answered; of the rest only what names a version is.
+                    let reason = error.reason();
+                    let known = self.decoder.version().is_some();
+                    let answer = (known || reason == ReasonCode::UnsupportedProtocolVersion).then_some(reason);
+                    return refuse(answer, format!("CONNECT: {error}"));
+                }
+            }
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) => return refuse(None, "closed before CONNECT".into()),
+                Ok(_) => {}
+                Err(error) => return refuse(None, format!("closed before CONNECT: {error}")),
+            }
+        }
+    }
+
+    /// Reads until the network connection ends. After a violation it waits to be dropped: the
+    /// writer still sends what the core says about it.
+    async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
+        let mut packets = Vec::new();
+        loop {
+            let violation = loop {
+                match self.decoder.decode(&mut self.buffer) {
+                    Ok(Some(packet)) => packets.push(packet),
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
+                }
+            };
+            if !packets.is_empty() {
+                hub.packets(conn, packets.drain(..));
+            }
+            if let Some(error) = violation {
+                tracing::debug!(conn = conn.0, %error, "malformed packet");
+                hub.malformed(conn, error.reason());
+                std::future::pending::<()>().await;
+            }
+            self.buffer.reserve(READ_BYTES);
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) => return CloseCause::Eof,
+                Ok(_) => {}
+                Err(error) => return CloseCause::Failed(error.to_string().into()),
+            }
+        }
+    }
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(
+    hub: &Hub,
+    conn: ConnId,
+    outbox: &Outbox,
+    write: &mut W,
+    version: Version,
+) -> io::Result<()> {
+    let mut bytes = BytesMut::new();
+    loop {
+        let batch = outbox.next().await;
+        for item in &batch.items {
+            encode(item, version, &mut bytes).map_err(io::Error::other)?;
+            if bytes.len() >= WRITE_BYTES {
+                write_within(write, &bytes, outbox).await?;
+                bytes.clear();
+            }
+        }
+        if !bytes.is_empty() {
+            write_within(write, &bytes, outbox).await?;
+        }
+        // A burst must not leave its buffer behind on a connection that is idle again.
+        bytes = BytesMut::new();
+        match batch.closed {
+            None => hub.flushed(conn, batch.bytes),
+            Some(reason) => return finish(write, &reason).await,
+        }
+    }
+}
+
+async fn finish<W: AsyncWrite + Unpin>(write: &mut W, reason: &CloseReason) -> io::Result<()> {
+    tracing::trace!(?reason, "connection ends");
+    tokio::time::timeout(LINGER, write.shutdown()).await.unwrap_or(Ok(()))
+}
+
+/// Writes, for as long as it takes while the core wants the connection, and briefly after.
+async fn write_within<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8], outbox: &Outbox) -> io::Result<()> {
+    let writing = async {
+        write.write_all(bytes).await?;
+        write.flush().await
+    };
+    tokio::pin!(writing);
+    tokio::select! {
+        result = &mut writing => return result,
+        () = outbox.closing() => {}
+    }
+    tokio::time::timeout(LINGER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn encode(item: &Outgoing, version: Version, bytes: &mut BytesMut) -> Result<(), EncodeError> {
+    match item {
+        Outgoing::Packet(packet) => mqtt_proto::encode(packet, version, bytes),
+        Outgoing::Delivery(delivery) => mqtt_proto::encode_publish(&publish(delivery), version, bytes),
+    }
+}
+
+fn publish(delivery: &Delivery) -> PublishRef<'_> {
+    let publication = delivery.message.publication();
+    PublishRef {
+        dup: delivery.dup,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        packet_id: delivery.packet_id,
+        topic: (!delivery.omit_topic).then_some(&publication.topic),
+        topic_alias: delivery.topic_alias,
+        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default(),
+        message_expiry_secs: delivery.expiry_secs,
+        properties: publication.properties.as_deref(),
+        payload: &publication.payload,
+    }
+}

@@ -1,0 +1,212 @@
+//! The one place where the core is entered: under a lock, by whoever has input for it. Effects
+//! are carried out before the lock is released, so that their order is the core's.
+
+use crate::audit_json::{event_record, refusal_record};
+use crate::outbox::{Outbox, Outgoing};
+use crate::{Admission, AuditLog, Refusal};
+use broker_core::{
+    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Effect, Metrics, Now, Revocation, SessionSnapshot,
+    SessionState,
+};
+use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use midge_policy::Policy;
+use midge_runtime::Clock;
+use mqtt_proto::{Connect, Packet, ReasonCode};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+struct Inner {
+    broker: Broker,
+    outboxes: HashMap<ConnId, Arc<Outbox>>,
+    next_conn: u64,
+    /// When the timer task will wake by itself.
+    armed: Option<Duration>,
+}
+
+/// Shared access to the broker's core. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub(Arc<Shared>);
+
+struct Shared {
+    inner: Mutex<Inner>,
+    started: Instant,
+    clock: Clock,
+    audit: AuditLog,
+    rearm: Notify,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// Returns a hub around a new core.
+    pub fn new(config: Config, policy: Arc<Policy>, clock: Clock, audit: AuditLog) -> Self {
+        let broker = Broker::new(config, policy);
+        let inner = Inner { broker, outboxes: HashMap::new(), next_conn: 1, armed: None };
+        let (inner, rearm) = (Mutex::new(inner), Notify::new());
+        Self(Arc::new(Shared { inner, started: Instant::now(), clock, audit, rearm }))
+    }
+
+    /// Returns every session.
+    pub fn sessions(&self) -> Vec<SessionSnapshot> {
+        self.0.inner.lock().broker.sessions()
+    }
+
+    /// Returns counters and sizes.
+    pub fn metrics(&self) -> Metrics {
+        self.0.inner.lock().broker.metrics()
+    }
+
+    /// Replaces the policy.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.enter(|broker, now| broker.handle_policy(policy, now));
+    }
+
+    /// Ends every connection for a planned stop.
+    pub fn drain(&self) {
+        self.enter(Broker::handle_drain);
+    }
+
+    /// Ends the sessions whose identity no longer stands.
+    pub fn re_admit(&self, admission: &dyn Admission) {
+        let sessions = self.sessions();
+        let mut asked = HashSet::new();
+        let mut revoked: Vec<(SpiffeId, Refusal)> = Vec::new();
+        for session in &sessions {
+            if asked.insert(Arc::clone(&session.identity))
+                && let Err(refusal) = admission.admits(&session.identity, None)
+            {
+                revoked.push(((*session.identity).clone(), refusal));
+            }
+        }
+        for (identity, refusal) in revoked {
+            let revocation = Revocation { identities: vec![identity], reason: refusal.0.into() };
+            self.enter(|broker, now| broker.handle_revoked(&revocation, now));
+        }
+        for session in sessions {
+            let SessionState::Live { proof: proof @ Proof::Local { .. }, .. } = &session.state else { continue };
+            if admission.admits(&session.identity, Some(proof)).is_err() {
+                self.enter(|broker, now| broker.handle_kick(&session.identity, &session.client_id, now));
+            }
+        }
+    }
+
+    pub(crate) fn connect(&self, peer: VerifiedPeer, connect: Connect) -> (ConnId, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::default());
+        let conn = {
+            let mut inner = self.0.inner.lock();
+            let conn = ConnId(inner.next_conn);
+            inner.next_conn += 1;
+            inner.outboxes.insert(conn, Arc::clone(&outbox));
+            conn
+        };
+        self.enter(|broker, now| broker.handle_connect(conn, peer, connect, now));
+        (conn, outbox)
+    }
+
+    pub(crate) fn packets(&self, conn: ConnId, packets: impl Iterator<Item = Packet>) {
+        self.enter(|broker, now| {
+            for packet in packets {
+                broker.handle_packet(conn, packet, now);
+            }
+        });
+    }
+
+    pub(crate) fn malformed(&self, conn: ConnId, reason: ReasonCode) {
+        self.enter(|broker, now| broker.handle_malformed(conn, reason, now));
+    }
+
+    pub(crate) fn flushed(&self, conn: ConnId, bytes: usize) {
+        self.enter(|broker, now| broker.handle_flushed(conn, bytes, now));
+    }
+
+    pub(crate) fn closed(&self, conn: ConnId, cause: CloseCause) {
+        self.enter(|broker, now| broker.handle_closed(conn, cause, now));
+        self.0.inner.lock().outboxes.remove(&conn);
+    }
+
+    /// Records that a peer was turned away before the core heard of it.
+    pub(crate) fn refused(&self, listener: &str, remote: &str, client_id: Option<&str>, refusal: &Refusal) {
+        tracing::debug!(listener, remote, client_id, %refusal, "connection refused");
+        self.0.audit.record(refusal_record(self.0.clock.now(), listener, remote, client_id, refusal));
+    }
+
+    /// Wakes the core when it asks for it, for ever.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            let rearmed = self.0.rearm.notified();
+            let due = {
+                let mut inner = self.0.inner.lock();
+                inner.armed = inner.broker.poll_timeout();
+                inner.armed
+            };
+            let wait = due.map(|due| due.saturating_sub(self.0.started.elapsed()));
+            tokio::select! {
+                () = rearmed => {}
+                () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => {
+                    self.enter(Broker::handle_timeout);
+                }
+            }
+        }
+    }
+
+    fn enter<R>(&self, act: impl FnOnce(&mut Broker, Now) -> R) -> R {
+        let now = Now { mono: self.0.started.elapsed(), wall: self.0.clock.now() };
+        let mut inner = self.0.inner.lock();
+        let result = act(&mut inner.broker, now);
+        while let Some(effect) = inner.broker.poll_effect() {
+            self.execute(&mut inner, effect);
+        }
+        let earlier = match (inner.broker.poll_timeout(), inner.armed) {
+            (Some(wanted), Some(armed)) => wanted < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        drop(inner);
+        if earlier {
+            self.0.rearm.notify_one();
+        }
+        result
+    }
+
+    fn execute(&self, inner: &mut Inner, effect: Effect) {
+        let bytes = effect.bytes();
+        match effect {
+            Effect::Send { conn, packet } => {
+                if let Some(outbox) = inner.outboxes.get(&conn) {
+                    outbox.push(Outgoing::Packet(packet), bytes);
+                }
+            }
+            Effect::Deliver { conn, delivery } => {
+                if let Some(outbox) = inner.outboxes.get(&conn) {
+                    outbox.push(Outgoing::Delivery(delivery), bytes);
+                }
+            }
+            Effect::Close { conn, reason } => {
+                if let Some(outbox) = inner.outboxes.remove(&conn) {
+                    outbox.close(reason);
+                }
+            }
+            Effect::Audit(event) => self.audit(&event),
+        }
+    }
+
+    fn audit(&self, event: &AuditEvent) {
+        // INFO for what an operator changed or must see; what a peer can cause at will is DEBUG.
+        match &event.kind {
+            AuditKind::Connected { .. } | AuditKind::Disconnected { .. } => {
+                tracing::info!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "client");
+            }
+            _ => {
+                tracing::debug!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "decision");
+            }
+        }
+        self.0.audit.record(event_record(event));
+    }
+}

@@ -1,0 +1,88 @@
+//! Binding: every socket is bound before anything is served, so that a port in use is an error
+//! of the start and not of some later moment.
+
+use crate::MqttConfig;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tokio::net::{TcpListener, UnixListener};
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {address} (mqtt.{key}): {source}; choose another address or stop the program that uses it")]
+    Address {
+        /// Configuration key.
+        key: &'static str,
+        /// Address asked for.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Plaintext is for loopback only: elsewhere the kernel cannot name the peer.
+    #[error("mqtt.tcp = \"{0}\" is not a loopback address; plaintext is only served to local processes, use mqtt.tls for others")]
+    NotLoopback(SocketAddr),
+    /// Somebody serves on this socket.
+    #[error("{0} (mqtt.unix) is served by another process; stop it or choose another path")]
+    SocketInUse(PathBuf),
+}
+
+/// The bound listeners of one broker.
+#[derive(Debug)]
+pub struct Bound {
+    pub(crate) tls: Option<TcpListener>,
+    pub(crate) tcp: Option<TcpListener>,
+    pub(crate) unix: Option<UnixListener>,
+    /// Address of the mTLS listener.
+    pub tls_address: Option<SocketAddr>,
+    /// Address of the loopback listener.
+    pub tcp_address: Option<SocketAddr>,
+    /// Path of the Unix socket.
+    pub unix_path: Option<PathBuf>,
+}
+
+impl Bound {
+    /// Binds all listeners of the configuration.
+    ///
+    /// # Errors
+    /// When one cannot be bound.
+    pub async fn bind(config: &MqttConfig) -> Result<Self, BindError> {
+        if let Some(address) = config.tcp.filter(|address| !address.ip().is_loopback()) {
+            return Err(BindError::NotLoopback(address));
+        }
+        let tls = bind_tcp("tls", config.tls).await?;
+        let tcp = bind_tcp("tcp", config.tcp).await?;
+        let unix = config.unix.as_deref().map(bind_unix).transpose()?;
+        Ok(Self {
+            tls_address: tls.as_ref().and_then(|listener| listener.local_addr().ok()),
+            tcp_address: tcp.as_ref().and_then(|listener| listener.local_addr().ok()),
+            unix_path: config.unix.clone(),
+            tls,
+            tcp,
+            unix,
+        })
+    }
+}
+
+async fn bind_tcp(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, BindError> {
+    let Some(address) = address else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).map_err(|source| BindError::Address { key, address: address.to_string(), source })
+}
+
+fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
+    let fail =
+        |source| BindError::Address { key: "unix", address: path.display().to_string(), source };
+    if path.exists() {
+        // A socket nobody answers on is left over from a process that was killed.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(BindError::SocketInUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(fail)?;
+    }
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    // Any local process may ask; its attested identity decides, not the file's mode.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail)?;
+    Ok(listener)
+}

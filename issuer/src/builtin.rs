@@ -1,0 +1,71 @@
+//! Identities of the server's own parts, such as the MQTT broker: issued and rotated without entries.
+
+use crate::{error::IssueError, issuer::Issuer, sign::SvidOrder};
+use issuer_core::template::Subject;
+use midge_identity::{SpiffeId, UnixMillis};
+use midge_pki::{CurrentIdentity, PrivateKey, SvidIdentity};
+use std::sync::Arc;
+
+pub(crate) struct Builtin {
+    pub(crate) id: SpiffeId,
+    holder: Arc<CurrentIdentity>,
+    /// Half of the SVID's life; the past before the first.
+    renew_at: UnixMillis,
+}
+
+impl Issuer {
+    /// Returns an identity of the server's own, such as `/edge/box-1/broker`, kept fresh by [`crate::run`]. It is empty
+    /// until there is a CA.
+    ///
+    /// # Errors
+    /// The path is not one, or signing fails for another reason than a missing CA.
+    pub fn builtin_identity(&self, path: &str) -> Result<Arc<CurrentIdentity>, IssueError> {
+        let id = SpiffeId::new(format!("spiffe://{}{path}", self.trust_domain()))
+            .ok()
+            .filter(|id| !id.path().is_empty())
+            .ok_or_else(|| IssueError::Path(path.to_owned()))?;
+        {
+            let mut builtin = self.shared.builtin.lock();
+            if let Some(known) = builtin.iter().find(|known| known.id == id) {
+                return Ok(Arc::clone(&known.holder));
+            }
+            builtin.push(Builtin {
+                id: id.clone(),
+                holder: Arc::new(CurrentIdentity::new()),
+                renew_at: UnixMillis::default(),
+            });
+        }
+        match self.renew_builtin() {
+            Ok(()) | Err(IssueError::NoAuthority(_) | IssueError::CaExpired(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let builtin = self.shared.builtin.lock();
+        let known = builtin.iter().find(|known| known.id == id);
+        known.map(|known| Arc::clone(&known.holder)).ok_or_else(|| IssueError::Path(path.to_owned()))
+    }
+
+    /// Signs anew what is past half its life.
+    pub(crate) fn renew_builtin(&self) -> Result<(), IssueError> {
+        let now = self.now();
+        let mut builtin = self.shared.builtin.lock();
+        for known in builtin.iter_mut().filter(|known| known.renew_at <= now) {
+            let key = Arc::new(PrivateKey::generate()?);
+            let order = SvidOrder {
+                id: known.id.clone(),
+                dns_names: Vec::new(),
+                subject: Subject::svid(&[]),
+                ttl: self.shared.config.svid_ttl,
+            };
+            let svid = self.sign_order(order, &key.public_key_der())?;
+            let chain = svid.chain.into_iter().map(Into::into).collect();
+            known.holder.set(SvidIdentity::new(chain, key)?);
+            known.renew_at = now.after(svid.expires.since(now) / 2);
+        }
+        Ok(())
+    }
+
+    /// Returns when the next of them is past half its life.
+    pub(crate) fn builtin_due(&self) -> Option<UnixMillis> {
+        self.shared.builtin.lock().iter().map(|known| known.renew_at).min()
+    }
+}

@@ -1,0 +1,173 @@
+//! Join tokens and nodes.
+
+use crate::{
+    error::IssueError,
+    issuer::Issuer,
+    mutation::Mutation,
+    sign::{SignedSvid, SvidOrder},
+};
+use issuer_core::{JoinError, Node, Redemption, check_member};
+use midge_identity::{SpiffeId, UnixMillis};
+use midge_pki::Csr;
+use midge_store::Batch;
+use std::{sync::Arc, time::Duration};
+use uuid::Uuid;
+
+/// Longest ID of a node in bytes: it is part of a key of the store.
+const NODE_ID_BYTES_MAX: usize = 768;
+
+/// A join token as its maker sees it, once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewJoinToken {
+    /// The secret.
+    pub token: String,
+    /// After this it is worth nothing.
+    pub expires_at: UnixMillis,
+}
+
+impl std::fmt::Debug for NewJoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJoinToken").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// What a node gets for its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Its first SVID.
+    pub svid: SignedSvid,
+    /// Roots of the trust domain; DER.
+    pub roots: Vec<Vec<u8>>,
+}
+
+enum Verdict {
+    Joined(Box<(Arc<Node>, SignedSvid)>),
+    Refused(JoinError),
+}
+
+impl Issuer {
+    /// Makes a join token: a UUID unless one is given, for a node of that ID if one is given.
+    ///
+    /// # Errors
+    /// The lifetime is under a second, the token exists, the ID is not usable, or the store fails.
+    pub async fn create_join_token(
+        &self,
+        ttl: Duration,
+        token: Option<String>,
+        agent_id: Option<SpiffeId>,
+    ) -> Result<NewJoinToken, IssueError> {
+        if let Some(id) = &agent_id {
+            check_member(self.trust_domain(), id).map_err(JoinError::AgentId)?;
+            if id.to_string().len() > NODE_ID_BYTES_MAX {
+                return Err(IssueError::NodeName {
+                    name: id.to_string(),
+                    why: format!("longer than {NODE_ID_BYTES_MAX} bytes"),
+                });
+            }
+        }
+        let token = token.filter(|token| !token.is_empty()).unwrap_or_else(|| Uuid::new_v4().to_string());
+        let now = self.now();
+        self.commit(Batch::new(), move |state| {
+            let made = state.enrolment.plan_token(&token, ttl, agent_id, now)?;
+            let expires_at = made.expires_at;
+            Ok((vec![Mutation::TokenMade(made)], NewJoinToken { token, expires_at }))
+        })
+        .await
+    }
+
+    /// Spends a join token for the node that shows it, and signs the node's first SVID. The same token with the same
+    /// key again gets an SVID again, because the answer may have been lost.
+    ///
+    /// # Errors
+    /// The CSR is wrong (the token is not spent), the token is unknown, spent or expired (and now gone), the node is
+    /// banned, or no CA can sign (the token is not spent).
+    pub async fn redeem(&self, token: &str, csr_der: &[u8]) -> Result<Joined, IssueError> {
+        let csr = Csr::parse(csr_der)?;
+        let (issuer, token, spki, now) =
+            (self.clone(), token.to_owned(), csr.public_key_spki().to_vec(), self.now());
+        let verdict = self
+            .commit(Batch::new(), move |state| {
+                let (mut mutations, mut node) =
+                    match state.enrolment.plan_redeem(issuer.trust_domain(), &token, &spki, now)? {
+                        Redemption::Burnt { token_sha256, error } => {
+                            return Ok((vec![Mutation::TokenGone(token_sha256)], Verdict::Refused(error)));
+                        }
+                        Redemption::Repeated(node) => (Vec::new(), Node::clone(&node)),
+                        Redemption::Joined { token_sha256, node } => {
+                            (vec![Mutation::TokenGone(token_sha256)], Node::clone(&node))
+                        }
+                    };
+                let order: SvidOrder = issuer.node_order(&node.id);
+                let svid = issuer.sign_order(order, &spki)?;
+                node.svid_serial.clone_from(&svid.serial);
+                node.svid_not_after = svid.expires;
+                let node = Arc::new(node);
+                mutations.push(Mutation::Node(Arc::clone(&node)));
+                Ok((mutations, Verdict::Joined(Box::new((node, svid)))))
+            })
+            .await?;
+        match verdict {
+            Verdict::Refused(error) => Err(error.into()),
+            Verdict::Joined(joined) => {
+                let (node, svid) = *joined;
+                Ok(Joined { node, svid, roots: self.roots() })
+            }
+        }
+    }
+
+    /// Returns a node that may be served.
+    ///
+    /// # Errors
+    /// It is unknown or banned.
+    pub fn admitted_node(&self, id: &SpiffeId) -> Result<Arc<Node>, JoinError> {
+        self.shared.state.read().enrolment.admitted(id).cloned()
+    }
+
+    /// Returns one node, banned or not.
+    pub fn node(&self, id: &SpiffeId) -> Option<Arc<Node>> {
+        self.shared.state.read().enrolment.find(id).cloned()
+    }
+
+    /// Returns all nodes in the order of their IDs.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.shared.state.read().enrolment.nodes().cloned().collect()
+    }
+
+    /// Locks a node out until it is deleted.
+    ///
+    /// # Errors
+    /// There is no such node, or the store fails.
+    pub async fn ban_node(&self, id: &SpiffeId) -> Result<(), IssueError> {
+        let id = id.clone();
+        self.commit(Batch::new(), move |state| {
+            let node = state.enrolment.plan_node(&id, |node| {
+                node.banned = true;
+                node.svid_serial.clear();
+            })?;
+            Ok((vec![Mutation::Node(node)], ()))
+        })
+        .await
+    }
+
+    /// Forgets a node; with a new token it may join again.
+    ///
+    /// # Errors
+    /// There is no such node, or the store fails.
+    pub async fn delete_node(&self, id: &SpiffeId) -> Result<(), IssueError> {
+        let id = id.clone();
+        self.commit(Batch::new(), move |state| {
+            if state.enrolment.find(&id).is_none() {
+                return Err(JoinError::UnknownNode.into());
+            }
+            Ok((vec![Mutation::NodeGone(id)], ()))
+        })
+        .await
+    }
+
+    /// Returns the roots of the trust domain; DER.
+    pub fn roots(&self) -> Vec<Vec<u8>> {
+        self.shared.state.read().bundle.roots().iter().map(|root| root.certificate.clone()).collect()
+    }
+}

@@ -1,0 +1,178 @@
+//! Registration entries: create, update, delete, find, and what comes from the cloud.
+
+use crate::{error::IssueError, issuer::Issuer, mutation::Mutation};
+use issuer_core::{EntryChange, EntryError, EntryFilter, Origin, RegistrationEntry};
+use midge_identity::SpiffeId;
+use midge_store::Batch;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// One change that the cloud sent to an edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloudChange {
+    /// This entry is to be as it is here.
+    Upsert(Box<RegistrationEntry>),
+    /// This entry is gone.
+    Delete(String),
+    /// Entries of the cloud other than these are gone: the start of a snapshot.
+    Retain(Vec<String>),
+    /// The roots of the trust domain are these; DER.
+    Roots(Vec<Vec<u8>>),
+}
+
+impl Issuer {
+    /// Creates an entry. A missing ID is chosen.
+    ///
+    /// # Errors
+    /// A rule is broken, a similar entry exists ([`EntryError::Similar`] holds it), or the store fails.
+    pub async fn create_entry(
+        &self,
+        entry: RegistrationEntry,
+        origin: Origin,
+    ) -> Result<Arc<RegistrationEntry>, IssueError> {
+        let mut results = self.create_entries(vec![entry], origin).await?;
+        Ok(results.pop().unwrap_or(Err(EntryError::NotFound))?)
+    }
+
+    /// Creates entries in one commit; those that break a rule leave the others alone.
+    ///
+    /// # Errors
+    /// The store fails: none was created.
+    pub async fn create_entries(
+        &self,
+        entries: Vec<RegistrationEntry>,
+        origin: Origin,
+    ) -> Result<Vec<Result<Arc<RegistrationEntry>, EntryError>>, IssueError> {
+        let now = self.now();
+        self.commit(Batch::new(), move |state| {
+            let drafts = entries.into_iter().map(|entry| (entry, Uuid::new_v4().to_string()));
+            let planned = state.entries.plan_create_all(drafts, origin, now);
+            Ok(split(planned))
+        })
+        .await
+    }
+
+    /// Gives an entry new values; `change` edits a copy. Its revision goes up by one.
+    ///
+    /// # Errors
+    /// There is no such entry, the cloud owns it, a rule is broken, or the store fails.
+    pub async fn update_entry(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut RegistrationEntry) + Send + 'static,
+    ) -> Result<Arc<RegistrationEntry>, IssueError> {
+        let id = id.to_owned();
+        self.commit(Batch::new(), move |state| {
+            let change = state.entries.plan_update(&id, change)?;
+            let after = change.after.clone().ok_or(EntryError::NotFound)?;
+            Ok((vec![Mutation::Entry(change)], after))
+        })
+        .await
+    }
+
+    /// Deletes an entry.
+    ///
+    /// # Errors
+    /// There is no such entry, the cloud owns it, or the store fails.
+    pub async fn delete_entry(&self, id: &str) -> Result<Arc<RegistrationEntry>, IssueError> {
+        let mut results = self.delete_entries(vec![id.to_owned()]).await?;
+        Ok(results.pop().unwrap_or(Err(EntryError::NotFound))?)
+    }
+
+    /// Deletes entries in one commit; those that cannot be deleted leave the others alone.
+    ///
+    /// # Errors
+    /// The store fails: none was deleted.
+    pub async fn delete_entries(
+        &self,
+        ids: Vec<String>,
+    ) -> Result<Vec<Result<Arc<RegistrationEntry>, EntryError>>, IssueError> {
+        self.commit(Batch::new(), move |state| {
+            let planned = ids.iter().map(|id| state.entries.plan_delete(id)).collect();
+            Ok(split(planned))
+        })
+        .await
+    }
+
+    /// Returns one entry.
+    ///
+    /// # Errors
+    /// There is no such entry.
+    pub fn entry(&self, id: &str) -> Result<Arc<RegistrationEntry>, EntryError> {
+        self.shared.state.read().entries.find(id).cloned().ok_or(EntryError::NotFound)
+    }
+
+    /// Returns the entries a filter chooses, in the order of their IDs.
+    ///
+    /// # Errors
+    /// An ID in the filter is of another trust domain.
+    pub fn entries(&self, filter: &EntryFilter) -> Result<Vec<Arc<RegistrationEntry>>, EntryError> {
+        let listed = {
+            let state = self.shared.state.read();
+            filter.check(state.entries.rules())?;
+            Arc::clone(&state.listed)
+        };
+        Ok(listed.iter().filter(|entry| filter.admits(entry)).cloned().collect())
+    }
+
+    /// Returns the entries an agent may serve, in the order of their IDs.
+    pub fn served_by(&self, agent: &SpiffeId) -> Vec<Arc<RegistrationEntry>> {
+        self.shared.state.read().entries.served_by(agent)
+    }
+
+    /// Returns the entries that live on a box: their parent is the box or lies below it.
+    pub fn entries_below(&self, node: &SpiffeId) -> Vec<Arc<RegistrationEntry>> {
+        self.shared.state.read().entries.below(node).cloned().collect()
+    }
+
+    /// Takes changes from the cloud, all in one commit together with `extra`, such as the cursor. An entry that
+    /// breaks a rule is left out, shown as degraded and returned with the reason: it must not hold up the others.
+    ///
+    /// # Errors
+    /// The roots are refused, or the store fails: nothing was taken.
+    pub async fn apply_cloud(
+        &self,
+        changes: Vec<CloudChange>,
+        extra: Batch,
+    ) -> Result<Vec<(String, EntryError)>, IssueError> {
+        let ids: Vec<String> =
+            changes.iter().filter_map(|change| changed_id(change).map(str::to_owned)).collect();
+        let refused = self.commit(extra, move |state| crate::upstream::plan_cloud(state, changes)).await?;
+        {
+            let mut troubles = self.shared.troubles.lock();
+            for id in ids {
+                troubles.refused_from_cloud.remove(&id);
+            }
+            for (id, error) in &refused {
+                tracing::warn!(entry = %id, %error, "entry from the cloud is refused");
+                troubles.refused_from_cloud.insert(id.clone(), error.to_string());
+            }
+        }
+        self.publish();
+        Ok(refused)
+    }
+}
+
+fn changed_id(change: &CloudChange) -> Option<&str> {
+    match change {
+        CloudChange::Upsert(entry) => Some(&entry.id),
+        CloudChange::Delete(id) => Some(id),
+        CloudChange::Retain(_) | CloudChange::Roots(_) => None,
+    }
+}
+
+type Answers = Vec<Result<Arc<RegistrationEntry>, EntryError>>;
+
+fn split(planned: Vec<Result<EntryChange, EntryError>>) -> (Vec<Mutation>, Answers) {
+    let mut mutations = Vec::new();
+    let mut answers = Vec::new();
+    for result in planned {
+        answers.push(result.and_then(|change| {
+            let entry = change.after.clone().or_else(|| change.before.clone()).ok_or(EntryError::NotFound)?;
+            mutations.push(Mutation::Entry(change));
+            Ok(entry)
+        }));
+    }
+    (mutations, answers)
+}

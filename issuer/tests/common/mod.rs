@@ -1,0 +1,95 @@
+//! A data directory with a store, keys and a clock that the tests move.
+
+use issuer_core::{RegistrationEntry, Selector};
+use midge_identity::{SpiffeId, TrustDomain, UnixMillis, VerifiedPeer, verify_x509_svid};
+use midge_issuer::{Authority, IssueError, Issuer, IssuerConfig};
+use midge_pki::{CsrSubject, PrivateKey, TrustSource, provider};
+use midge_runtime::Clock;
+use midge_store::{Store, StoreInfo};
+use std::{path::PathBuf, time::Duration};
+use tempfile::TempDir;
+
+pub const START: UnixMillis = UnixMillis(1_700_000_000_000);
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+pub fn trust_domain() -> TrustDomain {
+    TrustDomain::new("plant.example").unwrap()
+}
+
+pub fn id(path: &str) -> SpiffeId {
+    SpiffeId::new(format!("spiffe://plant.example{path}")).unwrap()
+}
+
+pub fn draft(path: &str, parent: &str, uid: u32) -> RegistrationEntry {
+    let selector = Selector { kind: "unix".to_owned(), value: format!("uid:{uid}") };
+    serde_json::from_value(serde_json::json!({
+        "id": "", "spiffe_id": id(path).to_string(), "parent_id": id(parent).to_string(), "selectors": [selector],
+    }))
+    .unwrap()
+}
+
+/// A CSR for a fresh key.
+pub fn csr(path: Option<&str>) -> (PrivateKey, Vec<u8>) {
+    let key = PrivateKey::generate().unwrap();
+    let id = path.map(id);
+    let der = key.csr_der(id.as_ref(), CsrSubject::default()).unwrap();
+    (key, der)
+}
+
+pub struct Place {
+    pub folder: TempDir,
+    pub clock: Clock,
+    pub config: IssuerConfig,
+}
+
+impl Place {
+    pub fn new(authority: Authority, node: Option<&str>) -> Self {
+        Self {
+            folder: TempDir::new().unwrap(),
+            clock: Clock::manual(START),
+            config: IssuerConfig::new(trust_domain(), authority, node.map(str::to_owned)),
+        }
+    }
+
+    pub fn cloud() -> Self {
+        Self::new(Authority::SelfSigned, None)
+    }
+
+    pub fn standalone() -> Self {
+        Self::new(Authority::SelfSigned, Some("box-1"))
+    }
+
+    pub fn edge() -> Self {
+        Self::new(Authority::Upstream, Some("box-1"))
+    }
+
+    pub fn keys(&self) -> PathBuf {
+        self.folder.path().join("keys")
+    }
+
+    pub fn store(&self) -> Store {
+        let info = StoreInfo::new("issuer", "plant.example");
+        Store::open(self.folder.path().join("store.db"), &info).unwrap()
+    }
+
+    pub async fn open(&self) -> Issuer {
+        self.try_open().await.unwrap()
+    }
+
+    pub async fn try_open(&self) -> Result<Issuer, IssueError> {
+        Issuer::open(self.config.clone(), self.store(), self.clock.clone(), self.keys()).await
+    }
+}
+
+/// Verifies a chain as any peer of the issuer would.
+pub fn verify(issuer: &Issuer, chain: &[Vec<u8>]) -> VerifiedPeer {
+    try_verify(issuer, chain).unwrap()
+}
+
+pub fn try_verify(issuer: &Issuer, chain: &[Vec<u8>]) -> Result<VerifiedPeer, String> {
+    let chain: Vec<_> = chain.iter().cloned().map(Into::into).collect();
+    let algorithms = provider().signature_verification_algorithms;
+    verify_x509_svid(&chain, &issuer.bundles(), algorithms.all, issuer.now())
+        .map_err(|error| error.to_string())
+}
