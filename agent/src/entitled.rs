@@ -13,6 +13,7 @@ use crate::{
 };
 use issuer_core::{RegistrationEntry, Selector};
 use midge_identity::{TrustDomain, trust_domain_id};
+use midge_runtime::RateLimitedWarn;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
@@ -20,14 +21,13 @@ use tokio::{
 };
 use tonic::Status;
 
-/// How long to wait for signatures before telling the caller what there is.
-const SETTLE: Duration = Duration::from_secs(5);
-
 /// SPIRE's text, which clients look for.
 const NO_IDENTITY: &str = "no identity issued";
 const ATTESTATION_FAILED: &str = "workload attestation failed";
 const STOPPING: &str = "the agent is stopping";
 const NOT_SIGNED: &str = "an identity is registered but no svid could be signed yet";
+
+static SHARED_HINT: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(600));
 
 /// Roots by SPIFFE ID of their trust domain, concatenated DER.
 pub(crate) type Bundles = BTreeMap<String, Vec<u8>>;
@@ -91,15 +91,17 @@ impl Caller {
 
     /// Returns the next X.509 state that differs from `told`.
     pub(crate) async fn next_x509(&mut self, told: Option<&X509State>) -> Result<X509State, Status> {
-        let mut settled_at = Instant::now() + SETTLE;
+        let mut settled_at = None;
         loop {
             let (view, entries) = self.entitled().await?;
-            let settled = Instant::now() >= settled_at;
+            // From when it is known what is to be signed: attestation takes its own time.
+            let now = Instant::now();
+            let deadline = *settled_at.get_or_insert(now + self.shared.settle);
             let found = match self.collect(&view, &entries)? {
                 Collected::Complete(state) | Collected::Partial(state) => Some(state),
-                Collected::Pending(state) if settled => state,
+                Collected::Pending(state) if now >= deadline => state,
                 Collected::Pending(_) => {
-                    self.changed(Some(settled_at)).await?;
+                    self.changed(Some(deadline)).await?;
                     continue;
                 }
             };
@@ -109,7 +111,7 @@ impl Caller {
                 _ => {}
             }
             if self.changed(None).await? {
-                settled_at = Instant::now() + SETTLE;
+                settled_at = None;
             }
         }
     }
@@ -158,7 +160,21 @@ impl Caller {
     async fn entitled(&mut self) -> Result<(Arc<AgentView>, Vec<Arc<RegistrationEntry>>), Status> {
         let view = Arc::clone(&self.view.borrow_and_update());
         let selectors = self.selectors(view.needs()).await?;
-        let entries = unique_hints(view.matching(selectors));
+        let matches = view.matching(selectors);
+        let matched = matches.len();
+        let entries = unique_hints(matches);
+        if entries.len() < matched
+            && let Some(suppressed) = SHARED_HINT.occurred()
+        {
+            let (served, uid) = (entries.len(), self.peer.uid);
+            tracing::warn!(
+                uid,
+                matched,
+                served,
+                suppressed,
+                "entries of one workload share a hint: only the oldest of them is served"
+            );
+        }
         if entries.is_empty() {
             self.interests.clear();
             return Err(Status::permission_denied(NO_IDENTITY));

@@ -322,6 +322,10 @@ impl<'a> Session<'a> {
             while let Some(due) = step.take() {
                 match self.advance(due).await {
                     Ok(next) => step = next,
+                    // It may be among the next ones.
+                    Err((_, error @ WriteError::NoSuchSvid(_))) if self.established || self.options.wait => {
+                        tracing::warn!(%error, "waiting for the wanted identity");
+                    }
                     Err((due, error)) if self.established || !is_final(&error) => {
                         let delay = self.backoff.next_delay();
                         tracing::warn!(%error, retry_ms = delay.as_millis(), "cannot finish a renewal, trying again");

@@ -24,7 +24,8 @@ mod view;
 mod workload_api;
 
 pub use attest::{
-    AttestError, Attestor, LocalPeer, LoopbackError, Needs, ProcessHandle, attest_process, owner_of_loopback,
+    AttestError, AttestPool, Attestor, LocalPeer, LoopbackError, Needs, ProcessHandle, attest_process,
+    owner_of_loopback,
 };
 pub use client::{ClientError, X509Context, X509Svid, await_identity};
 pub use error::AgentError;

@@ -2,7 +2,7 @@
 
 use crate::{
     AgentLimits,
-    attest::{AttestError, Attestor, Needs, ProcessHandle},
+    attest::{AttestError, AttestPool, Needs, ProcessHandle},
 };
 use issuer_core::Selector;
 use parking_lot::Mutex;
@@ -11,18 +11,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
-    sync::Semaphore,
-    task, time,
 };
 use tonic::transport::server::Connected;
-
-// A file system in user space may let the reading of an executable wait for ever.
-const ATTEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is counted per user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +35,14 @@ pub(crate) struct Peers {
 #[derive(Debug, Default)]
 struct Held {
     connections: usize,
+    streams: usize,
     by_uid: BTreeMap<u32, Counts>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Counts {
     connections: usize,
     streams: usize,
-    attestations: Arc<Semaphore>,
 }
 
 /// One counted thing; given back when dropped.
@@ -72,8 +66,7 @@ pub(crate) struct LimitReached {
 pub(crate) struct Peer {
     pub(crate) uid: u32,
     process: Arc<Result<ProcessHandle, AttestError>>,
-    attestor: Arc<Attestor>,
-    peers: Arc<Peers>,
+    attestations: AttestPool,
 }
 
 impl Peers {
@@ -86,7 +79,7 @@ impl Peers {
         if share == Share::Connection && held.connections >= self.limits.connections_max {
             return Err(LimitReached { uid, limit: self.limits.connections_max });
         }
-        let counts = self.counts(&mut held, uid);
+        let counts = held.by_uid.entry(uid).or_default();
         let (count, limit) = match share {
             Share::Connection => (&mut counts.connections, self.limits.connections_per_uid_max),
             Share::Stream => (&mut counts.streams, self.limits.streams_per_uid_max),
@@ -95,39 +88,37 @@ impl Peers {
             return Err(LimitReached { uid, limit });
         }
         *count += 1;
-        if share == Share::Connection {
-            held.connections += 1;
-        }
+        *held.total(share) += 1;
         Ok(Permit { peers: Arc::clone(self), uid, share })
+    }
+
+    /// Returns how many there are of all users.
+    pub(crate) fn total(&self, share: Share) -> usize {
+        *self.held.lock().total(share)
     }
 
     fn give_back(&self, uid: u32, share: Share) {
         let mut held = self.held.lock();
-        if share == Share::Connection {
-            held.connections = held.connections.saturating_sub(1);
-        }
+        let total = held.total(share);
+        *total = total.saturating_sub(1);
         let Some(counts) = held.by_uid.get_mut(&uid) else { return };
         let count = match share {
             Share::Connection => &mut counts.connections,
             Share::Stream => &mut counts.streams,
         };
         *count = count.saturating_sub(1);
-        // Threads that still attest hold the semaphore: forgetting it would grant as many again.
-        if counts.connections + counts.streams == 0 && Arc::strong_count(&counts.attestations) == 1 {
+        if counts.connections + counts.streams == 0 {
             held.by_uid.remove(&uid);
         }
     }
+}
 
-    fn attestations(&self, uid: u32) -> Arc<Semaphore> {
-        Arc::clone(&self.counts(&mut self.held.lock(), uid).attestations)
-    }
-
-    fn counts<'a>(&self, held: &'a mut Held, uid: u32) -> &'a mut Counts {
-        held.by_uid.entry(uid).or_insert_with(|| Counts {
-            connections: 0,
-            streams: 0,
-            attestations: Arc::new(Semaphore::new(self.limits.attestations_per_uid_max)),
-        })
+impl Held {
+    fn total(&mut self, share: Share) -> &mut usize {
+        match share {
+            Share::Connection => &mut self.connections,
+            Share::Stream => &mut self.streams,
+        }
     }
 }
 
@@ -137,52 +128,16 @@ impl Drop for Permit {
     }
 }
 
-/// Why a caller has no selectors.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PeerError {
-    #[error(transparent)]
-    Attest(#[from] AttestError),
-    #[error("attestation took longer than {} s", ATTEST_TIMEOUT.as_secs())]
-    TimedOut,
-}
-
 impl Peer {
     /// Attests the process anew.
-    pub(crate) async fn attest(&self, needs: Needs) -> Result<Vec<Selector>, PeerError> {
+    pub(crate) async fn attest(&self, needs: Needs) -> Result<Vec<Selector>, AttestError> {
         let process = Arc::clone(&self.process);
-        let attestor = Arc::clone(&self.attestor);
-        blocking(&self.peers, self.uid, move || match process.as_ref() {
-            Ok(process) => attestor.attest(process, needs),
-            Err(error) => Err(error.clone()),
-        })
-        .await?
-        .map_err(PeerError::Attest)
-    }
-}
-
-/// Runs what reads `/proc` and files on a thread of its own. A thread that hangs keeps its permit:
-/// a user can tie up only as many as he has.
-async fn blocking<T: Send + 'static>(
-    peers: &Arc<Peers>,
-    uid: u32,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, PeerError> {
-    let permits = peers.attestations(uid);
-    let work = async move {
-        let permit = permits.acquire_owned().await;
-        task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        })
-        .await
-    };
-    match time::timeout(ATTEST_TIMEOUT, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Err(PeerError::TimedOut),
-        },
-        Err(_elapsed) => Err(PeerError::TimedOut),
+        self.attestations
+            .run(self.uid, move |attestor| match process.as_ref() {
+                Ok(process) => attestor.attest(process, needs),
+                Err(error) => Err(error.clone()),
+            })
+            .await
     }
 }
 
@@ -195,12 +150,12 @@ pub(crate) struct PeerStream {
 }
 
 impl PeerStream {
-    /// Takes hold of the process at the other end; `None` when it has too many connections or the
-    /// kernel does not say who it is.
+    /// Takes hold of the process at the other end; `None` when its user has too many connections or
+    /// the kernel does not say who it is.
     pub(crate) async fn accept(
         stream: UnixStream,
         peers: &Arc<Peers>,
-        attestor: &Arc<Attestor>,
+        attestations: &AttestPool,
     ) -> Option<Self> {
         let credentials = stream.peer_cred().ok()?;
         let (uid, gid) = (credentials.uid(), credentials.gid());
@@ -212,19 +167,8 @@ impl PeerStream {
             }
         };
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        let process = match blocking(peers, uid, move || ProcessHandle::open(pid, uid, gid)).await {
-            Ok(process) => process,
-            Err(error) => {
-                tracing::debug!(%error, uid, pid, "connection refused");
-                return None;
-            }
-        };
-        let peer = Peer {
-            uid,
-            process: Arc::new(process),
-            attestor: Arc::clone(attestor),
-            peers: Arc::clone(peers),
-        };
+        let process = attestations.run(uid, move |_| ProcessHandle::open(pid, uid, gid)).await;
+        let peer = Peer { uid, process: Arc::new(process), attestations: attestations.clone() };
         Some(Self { stream, peer, _permit: permit })
     }
 }

@@ -204,6 +204,11 @@ impl Rotation {
         self.slots.get(entry_id).is_some_and(|slot| slot.failures > 0)
     }
 
+    /// Returns how many SVIDs are kept, signed or about to be.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     fn answered(&mut self, order: &Order) -> Option<(&mut Slot, bool)> {
         let slot = self.slots.get_mut(&order.entry.id)?;
         match slot.state {

@@ -2,9 +2,9 @@
 
 use crate::{
     AgentError, Upstream,
-    attest::{Attestor, EXECUTABLE_BYTES_MAX},
+    attest::{ATTESTATIONS_PER_UID_MAX, AttestPool, Attestor, EXECUTABLE_BYTES_MAX},
     jitter::Jitter,
-    peers::{PeerStream, Peers},
+    peers::{PeerStream, Peers, Share},
     rotation::{Rotation, RotationLimits},
     socket::Socket,
     svids::Svids,
@@ -18,7 +18,7 @@ use midge_api::{
     midge::agent::v1::workload_wait_server::WorkloadWaitServer,
     workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
-use midge_runtime::{CancellationToken, Clock};
+use midge_runtime::{CancellationToken, Clock, MetricKind, Metrics};
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::UnixStream, time};
 use tonic::{service::interceptor::InterceptedService, transport::Server};
@@ -28,6 +28,7 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 const DRAIN: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How the agent serves.
@@ -39,6 +40,9 @@ pub struct AgentConfig {
     pub allow_unauthenticated_verifiers: bool,
     /// How many SVIDs are kept signed before anybody asks. For an agent that may lose its server.
     pub prefetch_max: usize,
+    /// How long a call waits for signatures before it is answered with the SVIDs there are, or
+    /// with `UNAVAILABLE` if there are none.
+    pub settle: Duration,
     /// Largest executable that is read for a `unix:sha256` selector, in bytes.
     pub executable_bytes_max: u64,
     /// Bounds of what callers may take.
@@ -54,6 +58,7 @@ impl AgentConfig {
             socket_path: socket_path.into(),
             allow_unauthenticated_verifiers: false,
             prefetch_max: 0,
+            settle: SETTLE,
             executable_bytes_max: EXECUTABLE_BYTES_MAX,
             limits: AgentLimits::default(),
             seed: None,
@@ -84,7 +89,7 @@ impl Default for AgentLimits {
             connections_max: 1024,
             connections_per_uid_max: 512,
             streams_per_uid_max: 1024,
-            attestations_per_uid_max: 4,
+            attestations_per_uid_max: ATTESTATIONS_PER_UID_MAX,
             svids_max: 4096,
             signings_max: 8,
         }
@@ -97,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) svids: Arc<Svids>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) allow_unauthenticated_verifiers: bool,
+    pub(crate) settle: Duration,
     pub(crate) token: CancellationToken,
 }
 
@@ -104,7 +110,7 @@ pub(crate) struct Shared {
 pub struct Agent {
     socket: Socket,
     shared: Arc<Shared>,
-    attestor: Arc<Attestor>,
+    attestations: AttestPool,
 }
 
 impl Agent {
@@ -132,13 +138,33 @@ impl Agent {
             upstream,
             peers: Arc::new(Peers::new(config.limits)),
             allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
+            settle: config.settle,
             token,
         };
         Ok(Self {
             socket,
             shared: Arc::new(shared),
-            attestor: Arc::new(Attestor::new(config.executable_bytes_max)),
+            attestations: AttestPool::new(
+                Attestor::new(config.executable_bytes_max),
+                config.limits.attestations_per_uid_max,
+            ),
         })
+    }
+
+    /// Adds the agent's counts to the metrics of the process.
+    pub fn register_metrics(&self, metrics: &Metrics) {
+        let kept = Arc::clone(&self.shared.svids);
+        metrics.collect_one("midge_agent_svids", "SVIDs kept for workloads.", MetricKind::Gauge, move || {
+            kept.kept() as f64
+        });
+        self.shared.svids.register_metrics(metrics);
+        for (share, name, help) in [
+            (Share::Connection, "midge_agent_connections", "Connections to the Workload API."),
+            (Share::Stream, "midge_agent_calls", "Open calls of the Workload API."),
+        ] {
+            let peers = Arc::clone(&self.shared.peers);
+            metrics.collect_one(name, help, MetricKind::Gauge, move || peers.total(share) as f64);
+        }
     }
 
     /// Serves until the token given to [`Self::bind`] is cancelled, then removes the socket.
@@ -149,7 +175,7 @@ impl Agent {
         let token = self.shared.token.clone();
         let signing = Arc::clone(&self.shared.svids).serve(token.clone());
         let path = self.socket.path().to_owned();
-        let incoming = incoming(&self.socket, Arc::clone(&self.shared.peers), self.attestor);
+        let incoming = incoming(&self.socket, Arc::clone(&self.shared.peers), self.attestations);
         let service = WorkloadApi::new(self.shared);
         let workload =
             SpiffeWorkloadApiServer::new(service.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
@@ -188,12 +214,12 @@ pub async fn run(
 fn incoming(
     socket: &Socket,
     peers: Arc<Peers>,
-    attestor: Arc<Attestor>,
+    attestations: AttestPool,
 ) -> impl Stream<Item = io::Result<PeerStream>> + use<'_> {
     stream::unfold(socket, |socket| async move { Some((accept(socket).await, socket)) })
         .map(move |stream| {
-            let (peers, attestor) = (Arc::clone(&peers), Arc::clone(&attestor));
-            async move { PeerStream::accept(stream, &peers, &attestor).await }
+            let (peers, attestations) = (Arc::clone(&peers), attestations.clone());
+            async move { PeerStream::accept(stream, &peers, &attestations).await }
         })
         // Each of them holds one of its user's connections, of which there are only so many.
         .buffer_unordered(usize::MAX)

@@ -9,11 +9,14 @@ use crate::{
 use issuer_core::RegistrationEntry;
 use midge_identity::CertificateFacts;
 use midge_pki::{CsrSubject, PrivateKey};
-use midge_runtime::{CancellationToken, Clock};
+use midge_runtime::{CancellationToken, Clock, MetricKind, Metrics};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Notify, task::JoinSet, time};
@@ -29,6 +32,8 @@ pub(crate) struct Svids {
     demand: Notify,
     upstream: Arc<dyn Upstream>,
     clock: Clock,
+    signed: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// Keeps one entry's SVID signed, and is told of new ones, until dropped.
@@ -45,7 +50,30 @@ impl Svids {
             demand: Notify::new(),
             upstream,
             clock,
+            signed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn register_metrics(self: &Arc<Self>, metrics: &Metrics) {
+        let (signed, failed) = (Arc::clone(self), Arc::clone(self));
+        metrics.collect_one(
+            "midge_agent_svids_signed_total",
+            "SVIDs signed for workloads.",
+            MetricKind::Counter,
+            move || signed.signed.load(Ordering::Relaxed) as f64,
+        );
+        metrics.collect_one(
+            "midge_agent_sign_failures_total",
+            "Failed attempts to get an SVID signed.",
+            MetricKind::Counter,
+            move || failed.failed.load(Ordering::Relaxed) as f64,
+        );
+    }
+
+    /// Returns how many SVIDs are kept, signed or about to be.
+    pub(crate) fn kept(&self) -> usize {
+        self.rotation.lock().len()
     }
 
     /// Asks for an entry's SVID; `woken` is notified whenever there is a new one, or it failed.
@@ -115,10 +143,12 @@ impl Svids {
         let entry = &order.entry;
         match outcome {
             Ok(svid) => {
+                self.signed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(entry = %entry.id, spiffe_id = %entry.spiffe_id, expires = svid.expires.as_secs(), "svid signed");
                 self.rotation.lock().handle_signed(order, Arc::new(svid));
             }
             Err(error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
                 let failures = self.rotation.lock().handle_failed(order, self.clock.now());
                 if failures == 1 {
                     tracing::warn!(entry = %entry.id, spiffe_id = %entry.spiffe_id, %error, "cannot get an svid signed, trying again");

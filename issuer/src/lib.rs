@@ -18,7 +18,7 @@ mod state;
 mod upstream;
 mod view;
 
-pub use admin::{admin_services, entry_from_api, entry_to_api};
+pub use admin::{admin_services, bundles_to_api, entry_from_api, entry_to_api};
 pub use config::{Authority, IssuerConfig, node_id};
 pub use enrol::{Joined, NewJoinToken};
 pub use entries::CloudChange;

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest wait between two looks at the clock: it may be stepped.
 const TICK: Duration = Duration::from_secs(10);
-/// Shortest wait, so that a failing step does not spin.
+/// Shortest wait after a failed step: each try costs a key and a write.
+const RETRY: Duration = Duration::from_secs(1);
+/// Shortest wait, so that very short lives do not spin.
 const TICK_MIN: Duration = Duration::from_millis(200);
 /// A journal leads to a CA that signs within three steps; more would be a bug.
 const STEPS_MAX: usize = 4;
@@ -38,7 +40,7 @@ pub async fn run(issuer: Issuer, token: CancellationToken) -> Result<(), IssueEr
             }
             Err(error) => tracing::debug!(%error, "identity server still cannot rotate"),
         }
-        let wait = issuer.wait();
+        let wait = if failing { issuer.wait().max(RETRY) } else { issuer.wait() };
         let mut requested = issuer.ca_request();
         tokio::select! {
             () = token.cancelled() => break,
@@ -71,6 +73,11 @@ impl Issuer {
 
     /// Loads keys and brings the CA to where it can sign, if it can be.
     pub(crate) async fn recover(&self) -> Result<(), IssueError> {
+        let (svid_ttl, ca_ttl) = (self.shared.config.svid_ttl, self.shared.config.ca_ttl);
+        if svid_ttl > ca_ttl / 6 {
+            // Just before a takeover the CA has a sixth of its life left.
+            tracing::warn!(?svid_ttl, ?ca_ttl, "SVIDs can be cut short: make the CA live six times as long");
+        }
         tokio::fs::create_dir_all(&self.shared.keys_dir).await.map_err(|source| {
             KeyFileError::File(FileError::Io { action: "create", path: self.shared.keys_dir.clone(), source })
         })?;

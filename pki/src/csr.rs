@@ -116,6 +116,7 @@ impl Csr {
 
 pub(crate) fn request_params(
     id: Option<&SpiffeId>,
+    dns_names: &[String],
     subject: CsrSubject,
 ) -> Result<CertificateParams, SignError> {
     let mut params = CertificateParams::default();
@@ -130,6 +131,9 @@ pub(crate) fn request_params(
     params.distinguished_name = name;
     if let Some(id) = id {
         params.subject_alt_names.push(SanType::URI(id.to_string().try_into()?));
+    }
+    for name in dns_names {
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
     }
     Ok(params)
 }

@@ -111,7 +111,21 @@ impl PrivateKey {
     ///
     /// [`SignError`] when a name cannot be encoded or signing fails.
     pub fn csr_der(&self, id: Option<&SpiffeId>, subject: CsrSubject) -> Result<Vec<u8>, SignError> {
-        let request = request_params(id, subject)?.serialize_request(&self.pair)?;
+        self.csr_der_with_dns(id, &[], subject)
+    }
+
+    /// As [`Self::csr_der`], for an SVID with DNS names too.
+    ///
+    /// # Errors
+    ///
+    /// [`SignError`] when a name cannot be encoded or signing fails.
+    pub fn csr_der_with_dns(
+        &self,
+        id: Option<&SpiffeId>,
+        dns_names: &[String],
+        subject: CsrSubject,
+    ) -> Result<Vec<u8>, SignError> {
+        let request = request_params(id, dns_names, subject)?.serialize_request(&self.pair)?;
         Ok(request.der().to_vec())
     }
 

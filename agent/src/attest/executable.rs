@@ -1,12 +1,12 @@
 //! A process's executable: where it is, and its SHA-256.
 
 use super::process::FileId;
+use aws_lc_rs::digest::{Context, SHA256};
 use parking_lot::Mutex;
 use rustix::{
     fd::OwnedFd,
     fs::{Mode, OFlags},
 };
-use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, VecDeque},
     ffi::OsString,
@@ -88,7 +88,7 @@ impl Digests {
 }
 
 fn digest(mut file: &File, bytes: u64) -> Option<String> {
-    let mut hasher = Sha256::new();
+    let mut hasher = Context::new(&SHA256);
     let mut buffer = vec![0; READ_BYTES];
     let mut read = 0_u64;
     loop {
@@ -102,7 +102,7 @@ fn digest(mut file: &File, bytes: u64) -> Option<String> {
         }
         hasher.update(buffer.get(..count)?);
     }
-    (read == bytes).then(|| hex::encode(hasher.finalize()))
+    (read == bytes).then(|| hex::encode(hasher.finish()))
 }
 
 impl FileId {
@@ -126,6 +126,7 @@ impl Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest, Sha256};
     use std::io::Write;
 
     /// A directory with a file `exe`, as `/proc/<pid>` has.

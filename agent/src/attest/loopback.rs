@@ -3,11 +3,16 @@
 //! Owns the way from a pair of addresses to the socket's inode and user, and from the inode to
 //! the process. Leaves attestation of that process to [`super::Attestor`].
 
+use rustix::{
+    fd::OwnedFd,
+    fs::{AtFlags, Mode, OFlags, RawDir},
+};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs::File,
     io::{self, BufRead, BufReader},
+    mem::MaybeUninit,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -15,6 +20,9 @@ use std::{
 
 // TCP_ESTABLISHED in the kernel's tcp_states.h, as /proc/net/tcp prints it.
 const ESTABLISHED: &str = "01";
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY_BUFFER_BYTES: usize = 8 * 1024;
 
 /// Who owns a local socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +85,7 @@ pub fn owner_of_loopback(peer: SocketAddr, local: SocketAddr) -> Result<LocalPee
         }
     }
     let socket = find_socket(peer, local)?.ok_or(LoopbackError::NoSocket { peer, local })?;
-    let holders = holders(&format!("socket:[{}]", socket.inode));
+    let holders = holders(socket.uid, &format!("socket:[{}]", socket.inode));
     let Some(holder) = single_program(&holders) else {
         return Ok(LocalPeer { pid: None, uid: socket.uid, gid: None, start_ticks: None });
     };
@@ -192,27 +200,43 @@ fn words(address: Ipv6Addr) -> [[u8; 4]; 4] {
     [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]
 }
 
-/// Every process that visibly has the socket open.
-fn holders(link: &str) -> Vec<Holder> {
+/// Every process of the socket's user that visibly has it open.
+///
+/// Processes of other users are passed over, except root's, whose directories those of programs
+/// without core dumps look like. A user who hands his connection to another speaks for himself.
+fn holders(uid: u32, link: &str) -> Vec<Holder> {
+    let Ok(proc) = rustix::fs::open("/proc", DIRECTORY, Mode::empty()) else { return Vec::new() };
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut buffer = vec![MaybeUninit::uninit(); DIRECTORY_BUFFER_BYTES];
     processes
         .flatten()
         .filter_map(|item| {
             let pid: u32 = item.file_name().to_str()?.parse().ok()?;
-            let path = item.path();
-            if !has_open(&path, link) {
+            let owner = rustix::fs::statat(&proc, item.file_name(), AtFlags::empty()).ok()?.st_uid;
+            if (owner != uid && owner != 0) || !has_open(&proc, pid, link, &mut buffer) {
                 return None;
             }
-            let holder = describe(pid, &path)?;
+            let holder = describe(pid, &item.path())?;
             // Still the same process, still holding it: the pid has not been reused meanwhile.
-            has_open(&path, link).then_some(holder)
+            has_open(&proc, pid, link, &mut buffer).then_some(holder)
         })
         .collect()
 }
 
-fn has_open(process: &Path, link: &str) -> bool {
-    let Ok(open) = std::fs::read_dir(process.join("fd")) else { return false };
-    open.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == link))
+fn has_open(proc: &OwnedFd, pid: u32, link: &str, buffer: &mut [MaybeUninit<u8>]) -> bool {
+    let Ok(open) = rustix::fs::openat(proc, format!("{pid}/fd"), DIRECTORY, Mode::empty()) else {
+        return false;
+    };
+    // Longer than any "socket:[inode]".
+    let mut target = [MaybeUninit::uninit(); 64];
+    let mut descriptors = RawDir::new(&open, buffer);
+    while let Some(Ok(descriptor)) = descriptors.next() {
+        let read = rustix::fs::readlinkat_raw(&open, descriptor.file_name(), &mut target);
+        if read.is_ok_and(|(target, _)| target == link.as_bytes()) {
+            return true;
+        }
+    }
+    false
 }
 
 fn describe(pid: u32, process: &Path) -> Option<Holder> {

@@ -10,10 +10,12 @@
 mod executable;
 mod loopback;
 mod names;
+mod pool;
 mod process;
 mod status;
 
 pub use loopback::{LocalPeer, LoopbackError, owner_of_loopback};
+pub use pool::{ATTESTATIONS_PER_UID_MAX, AttestPool};
 pub use process::ProcessHandle;
 
 use executable::Digests;
@@ -67,6 +69,12 @@ pub enum AttestError {
         pid: u32,
         /// What went wrong.
         what: String,
+    },
+    /// Reading the process, its executable or the user database hangs.
+    #[error("attestation of a process of user {uid} took too long")]
+    TimedOut {
+        /// User id.
+        uid: u32,
     },
     /// Names of users and groups cannot be looked up.
     #[error("cannot look up the name of {kind} {id}: {what}")]

@@ -165,6 +165,7 @@ impl TestAgent {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
         let mut config = AgentConfig::new(&socket);
+        config.settle = Duration::from_millis(500);
         adjust(&mut config);
         let token = CancellationToken::new();
         let agent = Agent::bind(config, upstream, Clock::system(), token.clone()).unwrap();

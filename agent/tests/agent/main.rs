@@ -9,5 +9,7 @@
 
 mod common;
 mod files;
+mod processes;
 mod remote;
 mod workload_api;
+mod zz;

@@ -64,11 +64,11 @@ impl Broker {
         for (spelled, subscribed) in &mut session.subscriptions {
             match session.rights.subscribe(&subscribed.filter, subscribed.requested) {
                 Err(denial) => lost.push((Arc::clone(spelled), denial)),
-                Ok(permit) if permit.qos() != subscribed.granted => {
-                    subscribed.granted = permit.qos();
-                    self.subscriptions.add(key, subscribed);
+                Ok(permit) => {
+                    if subscribed.review(&permit) {
+                        self.subscriptions.add(key, subscribed);
+                    }
                 }
-                Ok(_) => {}
             }
         }
         for (filter, denial) in lost {

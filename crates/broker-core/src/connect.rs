@@ -193,6 +193,10 @@ impl Broker {
         let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1_500);
         let quota =
             connect.receive_max.unwrap_or(std::num::NonZeroU16::MAX).min(self.config.inflight_max).get();
+        let aliases = match connect.version {
+            Version::V311 => 0,
+            Version::V5 => connect.topic_alias_max.min(self.config.topic_alias_out_max),
+        };
         Connection {
             id: conn,
             peer,
@@ -209,7 +213,7 @@ impl Broker {
             quota,
             quota_max: quota,
             aliases_in: AliasesIn::default(),
-            aliases_out: AliasesOut::new(connect.topic_alias_max.min(self.config.topic_alias_out_max)),
+            aliases_out: AliasesOut::new(aliases),
             resend: std::collections::VecDeque::new(),
             cache: crate::publish::PublishCache::default(),
             messages_in: 0,

@@ -139,6 +139,10 @@ impl Broker {
     pub(crate) fn reassign(&mut self, from: Key, orphans: Vec<Waiting>, now: Now) {
         for waiting in orphans {
             let Some(group) = waiting.group else { continue };
+            if waiting.message.is_expired(now) {
+                self.out.metrics.dropped.expired += 1;
+                continue;
+            }
             let others = self.other_members(group, from, &waiting);
             if self.authority.recheck_origin(&waiting.message).is_ok()
                 && self.share(group, &others, &waiting.message, now).is_some()

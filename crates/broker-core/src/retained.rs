@@ -98,10 +98,9 @@ impl Retained {
     /// Removes what expired and returns how many.
     pub(crate) fn expire(&mut self, mono: Duration) -> u64 {
         let mut count = 0;
-        while let Some((at, topic)) = self.expiring.first()
-            && *at <= mono
+        while self.next_expiry().is_some_and(|at| at <= mono)
+            && let Some((_, topic)) = self.expiring.pop_first()
         {
-            let topic = topic.clone();
             self.remove(&topic);
             count += 1;
         }

@@ -85,7 +85,7 @@ impl Subscriptions {
             let subscriber = Subscriber::Session(session);
             self.trie.insert(&filter.filter, subscriber, Some(subscribed.clone())).is_none()
         } else {
-            let joined = self.groups.join(filter, session, subscribed.grant());
+            let joined = self.groups.join(filter, Member::new(session, subscribed));
             if let Some(Joined::New(id)) = joined {
                 self.trie.insert(&filter.filter, Subscriber::Group(id), None);
             }
@@ -119,15 +119,18 @@ impl Subscriptions {
             Subscriber::Session(session) => direct.extend(subscribed.as_ref().map(|s| (session, s))),
             Subscriber::Group(id) => {
                 let members = self.groups.members(id).iter();
-                let members: Box<[_]> =
-                    members.filter(|member| may_receive(member.session)).cloned().collect();
+                let members: Box<[_]> = members
+                    .filter(|member| !member.filtered || may_receive(member.session))
+                    .cloned()
+                    .collect();
                 groups.push((id, members));
             }
         });
         direct.sort_by_key(|(session, _)| *session);
         let targets = direct.chunk_by(|a, b| a.0 == b.0).filter_map(|same| {
             let session = same.first()?.0;
-            if !may_receive(session) {
+            // A permit that is not filtered covers every topic under its filter: nothing more to ask.
+            if same.iter().all(|(_, subscribed)| subscribed.filtered) && !may_receive(session) {
                 denied += 1;
                 return None;
             }

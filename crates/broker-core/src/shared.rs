@@ -1,7 +1,7 @@
 //! Share groups: who is in them and whose turn it is.
 
 use crate::slab::Key;
-use crate::subscription::Grant;
+use crate::subscription::{Grant, Subscribed};
 use mqtt_proto::{SharedFilter, TopicFilter};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,14 @@ pub(crate) struct GroupId(u64);
 pub(crate) struct Member {
     pub(crate) session: Key,
     pub(crate) grant: Grant,
+    /// As of the subscription.
+    pub(crate) filtered: bool,
+}
+
+impl Member {
+    pub(crate) fn new(session: Key, subscribed: &Subscribed) -> Self {
+        Self { session, grant: subscribed.grant(), filtered: subscribed.filtered }
+    }
 }
 
 /// What a member joined.
@@ -45,12 +53,11 @@ pub(crate) struct Groups {
 
 impl Groups {
     /// Adds a member or replaces its options.
-    pub(crate) fn join(&mut self, filter: &SharedFilter, session: Key, grant: Grant) -> Option<Joined> {
+    pub(crate) fn join(&mut self, filter: &SharedFilter, member: Member) -> Option<Joined> {
         let name = (filter.group.clone()?, filter.filter.clone());
-        let member = Member { session, grant };
         if let Some(&id) = self.by_name.get(&name) {
             let members = &mut self.groups.get_mut(&id)?.members;
-            match members.iter_mut().find(|other| other.session == session) {
+            match members.iter_mut().find(|other| other.session == member.session) {
                 Some(existing) => {
                     *existing = member;
                     return Some(Joined::Again);

@@ -63,7 +63,7 @@ impl Broker {
         if !existed && session.subscriptions.len() >= self.config.subscriptions_per_session_max {
             return Err(ReasonCode::QuotaExceeded);
         }
-        let subscribed = Subscribed::new(subscription, permit.qos(), id);
+        let subscribed = Subscribed::new(subscription, &permit, id);
         self.subscriptions.add(key, &subscribed);
         session.subscriptions.insert(Arc::clone(spelled), subscribed);
         let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));

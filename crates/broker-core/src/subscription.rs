@@ -1,5 +1,6 @@
 //! What a subscription asks for, and what several of one session amount to.
 
+use midge_policy::SubscribePermit;
 use mqtt_proto::{QoS, RetainHandling, SharedFilter, Subscription};
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ pub(crate) struct Subscribed {
     /// As requested; policy may grant less today and more tomorrow.
     pub(crate) requested: QoS,
     pub(crate) granted: QoS,
+    /// Whether it covers topics that its owner must not receive, so that each has to be asked for.
+    pub(crate) filtered: bool,
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
     pub(crate) id: Option<u32>,
@@ -24,15 +27,23 @@ pub(crate) struct Grant {
 }
 
 impl Subscribed {
-    pub(crate) fn new(subscription: &Subscription, granted: QoS, id: Option<u32>) -> Self {
+    pub(crate) fn new(subscription: &Subscription, permit: &SubscribePermit, id: Option<u32>) -> Self {
         Self {
             filter: subscription.filter.clone(),
             requested: subscription.qos,
-            granted,
+            granted: permit.qos(),
+            filtered: permit.is_filtered(),
             no_local: subscription.no_local,
             retain_as_published: subscription.retain_as_published,
             id,
         }
+    }
+
+    /// Takes over what policy permits now. Tells whether that is something else than before.
+    pub(crate) fn review(&mut self, permit: &SubscribePermit) -> bool {
+        let before = (self.granted, self.filtered);
+        (self.granted, self.filtered) = (permit.qos(), permit.is_filtered());
+        before != (self.granted, self.filtered)
     }
 
     pub(crate) fn grant(&self) -> Grant {

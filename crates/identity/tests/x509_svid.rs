@@ -7,12 +7,16 @@ mod x509_svid {
         BundleSet, CHAIN_CERTIFICATES_MAX, ISSUER_SCOPE_OID, IdError, IssuerScope, Proof, ScopeError,
         SpiffeId, SvidRejection, TrustDomain, UnixMillis, VerifiedPeer, verify_x509_svid,
     };
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
     use rcgen::{
         BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
         ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
         SanType, SerialNumber,
     };
     use rustls_pki_types::CertificateDer;
+    use std::sync::LazyLock;
     use std::time::Duration;
     use time::OffsetDateTime;
 
@@ -90,6 +94,33 @@ mod x509_svid {
             let mut forged = svid.clone();
             forged[position] ^= 0x01;
             assert!(world.verify(&[forged]).is_err(), "byte {position}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mangled_chains_are_refused_without_harm(
+            edits in vec((any::<Index>(), any::<u8>()), 1..8),
+            cut in any::<Index>(),
+        ) {
+            static WORLD: LazyLock<(World, Vec<u8>)> = LazyLock::new(|| {
+                let world = World::new();
+                let svid = world.svid();
+                (world, svid)
+            });
+            let (world, svid) = &*WORLD;
+            let mut mangled = svid.clone();
+            for (index, byte) in edits {
+                let at = index.index(mangled.len());
+                mangled[at] = byte;
+            }
+            if mangled != *svid {
+                prop_assert!(world.verify(&[mangled.clone()]).is_err());
+                mangled.truncate(cut.index(svid.len()));
+                prop_assert!(world.verify(&[mangled.clone()]).is_err());
+            }
+            // As an intermediate it is at most useless.
+            prop_assert!(world.verify(&[svid.clone(), mangled]).is_ok());
         }
     }
 

@@ -81,6 +81,11 @@ impl Bundle for BundleService {
     }
 }
 
+/// Writes all bundles as SPIRE's messages, in the order of their trust domains.
+pub fn bundles_to_api(bundles: &BundleSet) -> Vec<types::Bundle> {
+    bundles.trust_domains().filter_map(|name| masked(bundles, name, None)).collect()
+}
+
 fn masked(
     bundles: &BundleSet,
     name: &TrustDomain,

@@ -9,6 +9,7 @@ mod entry;
 mod page;
 mod svid;
 
+pub use bundle::bundles_to_api;
 pub use convert::{entry_from_api, entry_to_api};
 
 use crate::Issuer;

@@ -5,8 +5,8 @@ use issuer_core::template::{CaTemplate, Subject, SvidTemplate};
 use midge_identity::{ISSUER_SCOPE_OID, IssuerScope, UnixMillis, trust_domain_id};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
-    SubjectPublicKeyInfo,
+    ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SerialNumber, SignatureAlgorithm, SubjectPublicKeyInfo,
 };
 use sha1::{Digest, Sha1};
 use time::OffsetDateTime;

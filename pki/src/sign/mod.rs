@@ -246,7 +246,7 @@ mod tests {
     use issuer_core::template::Subject;
     use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose, SanType};
 
-    // spiffe.md §2.1: whatever came out wrong is noticed, field by field.
+    // Whatever came out wrong is noticed, field by field.
     #[test]
     fn wrong_svid_never_leaves() {
         let (key, other) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());

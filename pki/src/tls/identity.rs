@@ -60,6 +60,12 @@ impl SvidIdentity {
         }
         Ok(Self { id, chain, key, expires: facts.not_after })
     }
+
+    /// Serial number of the leaf in lower-case hex; empty when the leaf is malformed.
+    pub fn serial(&self) -> String {
+        let facts = self.chain.first().and_then(|leaf| CertificateFacts::parse(leaf).ok());
+        facts.map(|facts| facts.serial).unwrap_or_default()
+    }
 }
 
 /// Where a TLS configuration finds its SVID.

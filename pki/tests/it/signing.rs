@@ -15,7 +15,7 @@ use std::sync::Arc;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-// spiffe.md §2.1 as SPIRE makes them.
+// SPIRE `pkg/server/credtemplate`.
 #[test]
 fn svid_has_spires_shape() {
     let edge = Ca::root().issue_ca(Some("/edge/box-1/"));
@@ -175,6 +175,11 @@ fn request_names_key_identity_and_subject() {
     assert_eq!(csr.public_key_spki(), key.public_key_der());
     assert_eq!(csr.spiffe_id(), Some(&id(MAPPER)));
     assert_eq!(csr.subject(), &subject);
+    let names = ["a.example".to_owned(), "b.example".to_owned()];
+    let named = key.csr_der_with_dns(Some(&id(MAPPER)), &names, CsrSubject::default()).unwrap();
+    let named = Csr::parse(&named).unwrap();
+    assert_eq!((named.spiffe_id(), named.dns_names()), (Some(&id(MAPPER)), names.as_slice()));
+    assert!(key.csr_der_with_dns(None, &["ä.example".to_owned()], CsrSubject::default()).is_err());
     let bare = Csr::parse(&key.csr_der(None, CsrSubject::default()).unwrap()).unwrap();
     assert_eq!((bare.spiffe_id(), bare.subject()), (None, &CsrSubject::default()));
 }

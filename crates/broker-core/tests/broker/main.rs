@@ -18,6 +18,8 @@ mod policy;
 #[cfg(test)]
 mod publish;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod retained;
 #[cfg(test)]
 mod session;

@@ -255,3 +255,21 @@ fn a_pending_replay_ends_with_its_subscription() {
         assert_eq!(world.take(ops).len(), usize::from(!unsubscribed));
     }
 }
+
+// A permit without filter is trusted while it stands, and reviewed with every change.
+#[test]
+fn deliveries_follow_a_filter_that_comes_and_goes() {
+    let mut world = World::ruled(rules(&["#"]));
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.send(ops, subscribe([sub("#", Q0), sub("$share/g/#", Q0)]));
+    world.take(ops);
+    for denied in [false, true, false] {
+        let mut changed = rules(&["#"]);
+        changed[0].deny_receive = denied.then(|| "a".to_owned()).into_iter().collect();
+        world.set_rules(changed);
+        world.publish(press, "a", "x", Q0);
+        assert_eq!(world.take(ops).len(), if denied { 0 } else { 2 });
+        world.publish(press, "b", "x", Q0);
+        assert_eq!(world.take(ops).len(), 2);
+    }
+}

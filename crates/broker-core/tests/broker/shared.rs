@@ -223,3 +223,18 @@ fn a_message_is_not_passed_to_a_member_that_lost_the_right() {
         assert_eq!(world.take(m2).len(), usize::from(!lost));
     }
 }
+
+#[test]
+fn a_message_that_expired_is_not_passed_on() {
+    for (secs, passed) in [(9, 1), (10, 0)] {
+        let mut world = World::new();
+        let m1 = world.open("m1", v5("c"));
+        world.subscribe(m1, "$share/g/a/#", Q1);
+        let press = world.client("press");
+        world.send(press, Packet::Publish(Box::new(expiring("a/1", "x", Q1, 10))));
+        let m2 = join(&mut world, "m2", Q1);
+        world.pass_secs(secs);
+        world.lose(m1);
+        assert_eq!(world.take(m2).len(), passed);
+    }
+}

@@ -86,6 +86,19 @@ fn a_rule_may_permit_publishing_but_no_will() {
     world.expect(conn, ["PUBACK 1 10"]);
 }
 
+#[test]
+fn a_will_is_asked_for_as_a_will_when_it_fires() {
+    for permitted in [true, false] {
+        let (mut world, ops) = world();
+        let conn = world.open("press", mortal(0));
+        let mut changed = rules(&["w"]);
+        changed[0].will = Some(permitted);
+        world.set_rules(changed);
+        world.lose(conn);
+        assert_eq!(world.take(ops) == GONE, permitted);
+    }
+}
+
 // F3
 #[test]
 fn no_will_fires_for_a_session_that_ended_for_want_of_a_right() {

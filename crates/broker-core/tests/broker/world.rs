@@ -23,6 +23,8 @@ pub(crate) struct World {
     pub(crate) now: Now,
     conns: u64,
     epoch: u64,
+    /// Version and Maximum Packet Size of each connection.
+    shapes: BTreeMap<ConnId, (Version, usize)>,
     seen: BTreeMap<ConnId, Vec<String>>,
     connacks: BTreeMap<ConnId, ConnAck>,
     reason_strings: BTreeMap<ConnId, Vec<String>>,
@@ -54,6 +56,7 @@ impl World {
             now: Now { mono: Duration::ZERO, wall: START },
             conns: 0,
             epoch: 1,
+            shapes: BTreeMap::new(),
             seen: BTreeMap::new(),
             connacks: BTreeMap::new(),
             reason_strings: BTreeMap::new(),
@@ -80,9 +83,19 @@ impl World {
         self.connect_peer(peer(id), connect)
     }
 
+    /// Connects and leaves the effects to the caller.
+    pub(crate) fn connect_silently(&mut self, id: &str, connect: Connect) -> ConnId {
+        self.conns += 1;
+        let conn = ConnId(self.conns);
+        self.broker.handle_connect(conn, peer(id), connect, self.now);
+        conn
+    }
+
     pub(crate) fn connect_peer(&mut self, peer: VerifiedPeer, connect: Connect) -> ConnId {
         self.conns += 1;
         let conn = ConnId(self.conns);
+        let packet_size_max = connect.packet_size_max.map_or(usize::MAX, |max| max as usize);
+        self.shapes.insert(conn, (connect.version, packet_size_max));
         self.broker.handle_connect(conn, peer, connect, self.now);
         self.drain();
         conn
@@ -153,6 +166,7 @@ impl World {
     pub(crate) fn drain(&mut self) {
         while let Some(effect) = self.broker.poll_effect() {
             let bytes = effect.bytes();
+            self.check_wire(&effect);
             let conn = match effect {
                 Effect::Audit(event) => {
                     self.audits.push(*event);
@@ -175,6 +189,24 @@ impl World {
                 self.broker.handle_flushed(conn, bytes, self.now);
             }
         }
+    }
+
+    /// Whatever is sent can be encoded, in the length it is counted with, and is none too large to the client.
+    fn check_wire(&self, effect: &Effect) {
+        let (conn, packet) = match effect {
+            Effect::Send { conn, packet } => (conn, packet.clone()),
+            Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(delivery)))),
+            Effect::Close { .. } | Effect::Audit(_) => return,
+        };
+        let (version, packet_size_max) = self.shapes[conn];
+        let mut bytes = bytes::BytesMut::new();
+        encode(&packet, version, &mut bytes).unwrap();
+        let counted =
+            if matches!(packet, Packet::Publish(_)) { bytes.len() } else { encoded_len(&packet, V5) };
+        assert_eq!(effect.bytes(), counted, "{packet:?}");
+        // A refusal in its shortest form is sent all the same.
+        let is_refusal = matches!(&packet, Packet::ConnAck(ack) if ack.reason != ReasonCode::Success);
+        assert!(bytes.len() <= packet_size_max || is_refusal, "{packet:?}");
     }
 
     fn note(&mut self, conn: ConnId, packet: &Packet) {
@@ -384,6 +416,24 @@ pub(crate) fn disconnect(reason: ReasonCode) -> Disconnect {
 
 pub(crate) fn bye(reason: ReasonCode) -> Packet {
     Packet::Disconnect(Box::new(disconnect(reason)))
+}
+
+pub(crate) fn packet_of(delivery: &Delivery) -> Publish {
+    let publication = delivery.message.publication();
+    let properties = publication.properties.as_deref().map(|properties| {
+        Arc::new(PublishProperties { message_expiry_secs: delivery.expiry_secs, ..properties.clone() })
+    });
+    Publish {
+        dup: delivery.dup,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        topic: (!delivery.omit_topic).then(|| publication.topic.clone()),
+        packet_id: delivery.packet_id,
+        topic_alias: delivery.topic_alias,
+        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default().to_vec(),
+        properties,
+        payload: publication.payload.clone(),
+    }
 }
 
 fn spell(packet: &Packet) -> String {

@@ -9,19 +9,19 @@ use midge_store::{Store, StoreInfo};
 use std::{path::PathBuf, time::Duration};
 use tempfile::TempDir;
 
-pub const START: UnixMillis = UnixMillis(1_700_000_000_000);
-pub const HOUR: Duration = Duration::from_secs(3600);
-pub const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const START: UnixMillis = UnixMillis(1_700_000_000_000);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
-pub fn trust_domain() -> TrustDomain {
+pub(crate) fn trust_domain() -> TrustDomain {
     TrustDomain::new("plant.example").unwrap()
 }
 
-pub fn id(path: &str) -> SpiffeId {
+pub(crate) fn id(path: &str) -> SpiffeId {
     SpiffeId::new(format!("spiffe://plant.example{path}")).unwrap()
 }
 
-pub fn draft(path: &str, parent: &str, uid: u32) -> RegistrationEntry {
+pub(crate) fn draft(path: &str, parent: &str, uid: u32) -> RegistrationEntry {
     let selector = Selector { kind: "unix".to_owned(), value: format!("uid:{uid}") };
     serde_json::from_value(serde_json::json!({
         "id": "", "spiffe_id": id(path).to_string(), "parent_id": id(parent).to_string(), "selectors": [selector],
@@ -30,21 +30,21 @@ pub fn draft(path: &str, parent: &str, uid: u32) -> RegistrationEntry {
 }
 
 /// A CSR for a fresh key.
-pub fn csr(path: Option<&str>) -> (PrivateKey, Vec<u8>) {
+pub(crate) fn csr(path: Option<&str>) -> (PrivateKey, Vec<u8>) {
     let key = PrivateKey::generate().unwrap();
     let id = path.map(id);
     let der = key.csr_der(id.as_ref(), CsrSubject::default()).unwrap();
     (key, der)
 }
 
-pub struct Place {
-    pub folder: TempDir,
-    pub clock: Clock,
-    pub config: IssuerConfig,
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
+    pub(crate) clock: Clock,
+    pub(crate) config: IssuerConfig,
 }
 
 impl Place {
-    pub fn new(authority: Authority, node: Option<&str>) -> Self {
+    pub(crate) fn new(authority: Authority, node: Option<&str>) -> Self {
         Self {
             folder: TempDir::new().unwrap(),
             clock: Clock::manual(START),
@@ -52,42 +52,42 @@ impl Place {
         }
     }
 
-    pub fn cloud() -> Self {
+    pub(crate) fn cloud() -> Self {
         Self::new(Authority::SelfSigned, None)
     }
 
-    pub fn standalone() -> Self {
+    pub(crate) fn standalone() -> Self {
         Self::new(Authority::SelfSigned, Some("box-1"))
     }
 
-    pub fn edge() -> Self {
+    pub(crate) fn edge() -> Self {
         Self::new(Authority::Upstream, Some("box-1"))
     }
 
-    pub fn keys(&self) -> PathBuf {
+    pub(crate) fn keys(&self) -> PathBuf {
         self.folder.path().join("keys")
     }
 
-    pub fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         let info = StoreInfo::new("issuer", "plant.example");
         Store::open(self.folder.path().join("store.db"), &info).unwrap()
     }
 
-    pub async fn open(&self) -> Issuer {
+    pub(crate) async fn open(&self) -> Issuer {
         self.try_open().await.unwrap()
     }
 
-    pub async fn try_open(&self) -> Result<Issuer, IssueError> {
+    pub(crate) async fn try_open(&self) -> Result<Issuer, IssueError> {
         Issuer::open(self.config.clone(), self.store(), self.clock.clone(), self.keys()).await
     }
 }
 
 /// Verifies a chain as any peer of the issuer would.
-pub fn verify(issuer: &Issuer, chain: &[Vec<u8>]) -> VerifiedPeer {
+pub(crate) fn verify(issuer: &Issuer, chain: &[Vec<u8>]) -> VerifiedPeer {
     try_verify(issuer, chain).unwrap()
 }
 
-pub fn try_verify(issuer: &Issuer, chain: &[Vec<u8>]) -> Result<VerifiedPeer, String> {
+pub(crate) fn try_verify(issuer: &Issuer, chain: &[Vec<u8>]) -> Result<VerifiedPeer, String> {
     let chain: Vec<_> = chain.iter().cloned().map(Into::into).collect();
     let algorithms = provider().signature_verification_algorithms;
     verify_x509_svid(&chain, &issuer.bundles(), algorithms.all, issuer.now())

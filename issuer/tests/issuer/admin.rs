@@ -1,9 +1,6 @@
 //! SPIRE's server API over a Unix socket, as `spire-server` would call it.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-mod common;
-
-use common::{Place, csr, id, verify};
+use crate::place::{Place, csr, id, verify};
 use hyper_util::rt::TokioIo;
 use midge_api::spire::api::{
     server::{
@@ -300,8 +297,10 @@ async fn tokens_are_made_and_spent() {
 async fn nodes_are_listed_banned_and_deleted() {
     let admin = admin(Place::cloud()).await;
     for node in ["a", "b", "c"] {
-        let token =
-            admin.issuer.create_join_token(common::HOUR, None, Some(id(&format!("/edge/{node}")))).await;
+        let token = admin
+            .issuer
+            .create_join_token(crate::place::HOUR, None, Some(id(&format!("/edge/{node}"))))
+            .await;
         admin.issuer.redeem(&token.unwrap().token, &csr(None).1).await.unwrap();
     }
     let mut agents = admin.agents();

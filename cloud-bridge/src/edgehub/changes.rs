@@ -1,0 +1,110 @@
+//! Whose business a change of the cloud is: the identity server's, the policy's, or the event bus's.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bridge_core::{Change, Operation};
+use issuer_core::RegistrationEntry;
+use midge_identity::TrustDomain;
+use midge_issuer::CloudChange;
+
+/// Key of the store under which a host keeps the cursor, as JSON.
+pub const CURSOR_KEY: &str = "cloud/cursor";
+
+/// Changes by who takes them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SplitChanges {
+    /// For `Issuer::apply_cloud`.
+    pub identity: Vec<CloudChange>,
+    /// `identity/rule/<name>`.
+    pub rules: Vec<Change>,
+    /// `device/…`, for the event bus.
+    pub devices: Vec<Change>,
+    /// What makes no sense, and why.
+    pub skipped: Vec<String>,
+}
+
+/// Splits changes by who takes them. `replace`: the changes are all there is, and the identity
+/// server's begin with the entries that stay.
+pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDomain) -> SplitChanges {
+    let mut split = SplitChanges::default();
+    if replace {
+        let ids = changes.iter().filter(|change| change.operation != Operation::Delete);
+        let ids = ids.filter_map(|change| change.resource.strip_prefix("identity/entry/"));
+        split.identity.push(CloudChange::Retain(ids.map(str::to_owned).collect()));
+    }
+    let own_bundle = format!("identity/bundle/{trust_domain}");
+    for change in changes {
+        if let Some(id) = change.resource.strip_prefix("identity/entry/") {
+            match entry_change(id, &change) {
+                Ok(change) => split.identity.push(change),
+                Err(reason) => split.skipped.push(format!("{}: {reason}", change.resource)),
+            }
+        } else if change.resource == own_bundle {
+            match roots_in(&change) {
+                Some(roots) => split.identity.push(CloudChange::Roots(roots)),
+                None => split.skipped.push(format!("{}: no roots", change.resource)),
+            }
+        } else if change.resource.starts_with("identity/rule/") {
+            split.rules.push(change);
+        } else if change.resource.starts_with("device/") {
+            split.devices.push(change);
+        } else {
+            // Another trust domain's bundle, or something that a newer cloud knows.
+            split.skipped.push(format!("{}: not known to this version", change.resource));
+        }
+    }
+    split
+}
+
+fn entry_change(id: &str, change: &Change) -> Result<CloudChange, String> {
+    if change.operation == Operation::Delete {
+        return Ok(CloudChange::Delete(id.to_owned()));
+    }
+    let entry: RegistrationEntry =
+        serde_json::from_value(change.content.clone()).map_err(|error| error.to_string())?;
+    if entry.id != id {
+        return Err(format!("holds entry {}", entry.id));
+    }
+    Ok(CloudChange::Upsert(Box::new(entry)))
+}
+
+/// Roots (DER) in the content of `identity/bundle/<trust domain>`.
+pub(super) fn roots_in(change: &Change) -> Option<Vec<Vec<u8>>> {
+    let roots = change.content.get("roots")?.as_array()?;
+    let roots: Option<Vec<Vec<u8>>> = roots.iter().map(|root| STANDARD.decode(root.as_str()?).ok()).collect();
+    roots.filter(|roots| !roots.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn change(resource: &str, operation: Operation, content: Value) -> Change {
+        Change { revision: 1, resource: resource.into(), operation, content }
+    }
+
+    #[test]
+    fn each_change_goes_to_who_takes_it() {
+        let trust_domain = TrustDomain::new("plant").unwrap();
+        let entry = json!({
+            "id": "e", "spiffe_id": "spiffe://plant/edge/b/app/x", "parent_id": "spiffe://plant/edge/b",
+            "selectors": [{"type": "unix", "value": "uid:1"}],
+        });
+        let changes = vec![
+            change("identity/entry/e", Operation::Insert, entry.clone()),
+            change("identity/entry/other", Operation::Insert, entry),
+            change("identity/entry/gone", Operation::Delete, Value::Null),
+            change("identity/bundle/plant", Operation::Update, json!({"roots": ["AQ=="]})),
+            change("identity/bundle/elsewhere", Operation::Update, json!({"roots": ["AQ=="]})),
+            change("identity/rule/r", Operation::Update, json!({})),
+            change("device/default/led", Operation::Delete, Value::Null),
+        ];
+        let split = split_changes(changes, true, &trust_domain);
+        let [retain, upsert, delete, roots] = split.identity.as_slice() else { panic!("{split:?}") };
+        assert_eq!(*retain, CloudChange::Retain(vec!["e".into(), "other".into()]));
+        assert!(matches!(upsert, CloudChange::Upsert(entry) if entry.id == "e"));
+        assert_eq!(*delete, CloudChange::Delete("gone".into()));
+        assert_eq!(*roots, CloudChange::Roots(vec![vec![1]]));
+        assert_eq!((split.rules.len(), split.devices.len(), split.skipped.len()), (1, 1, 2));
+    }
+}

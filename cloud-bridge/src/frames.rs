@@ -1,0 +1,162 @@
+//! Messages on a websocket: JSON text frames out, text or binary in, reassembled and bounded.
+
+use crate::limits::{INCOMING_MESSAGES_MAX, MESSAGE_BYTES_MAX, OUTGOING_MESSAGES_MAX, WRITE_TIMEOUT};
+use bridge_core::{DecodeError, Message};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message as Frame};
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(crate) enum ChannelError {
+    /// The peer closed it.
+    #[error("the other end closed the connection")]
+    Closed,
+    /// The socket or the framing failed.
+    #[error("websocket: {0}")]
+    Websocket(Box<WsError>),
+    /// A message that is none.
+    #[error(transparent)]
+    Message(#[from] DecodeError),
+    /// The peer does not read.
+    #[error("the other end takes no messages for {} s", WRITE_TIMEOUT.as_secs())]
+    Stuck,
+    /// A message that cannot be encoded: a bug.
+    #[error("cannot encode a message: {0}")]
+    Encode(#[from] serde_json::Error),
+}
+
+impl From<WsError> for ChannelError {
+    fn from(error: WsError) -> Self {
+        match error {
+            WsError::ConnectionClosed | WsError::AlreadyClosed => Self::Closed,
+            other => Self::Websocket(Box::new(other)),
+        }
+    }
+}
+
+pub(crate) fn websocket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX))
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(2 * MESSAGE_BYTES_MAX)
+}
+
+/// A connection with a reader and a writer of its own, so that neither waits for the other.
+/// Dropping it aborts both.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    outgoing: mpsc::Sender<Message>,
+    incoming: mpsc::Receiver<Result<Message, ChannelError>>,
+    tasks: JoinSet<()>,
+}
+
+impl Channel {
+    pub(crate) fn new<S>(socket: WebSocketStream<S>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (outgoing, to_write) = mpsc::channel(OUTGOING_MESSAGES_MAX);
+        let (from_peer, incoming) = mpsc::channel(INCOMING_MESSAGES_MAX);
+        let (sink, stream) = socket.split();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(read(stream, from_peer.clone()));
+        tasks.spawn(write(sink, to_write, from_peer));
+        Self { outgoing, incoming, tasks }
+    }
+
+    /// Hands a message to the writer.
+    ///
+    /// # Errors
+    /// The peer has not taken what was sent before.
+    pub(crate) fn send(&self, message: Message) -> Result<(), ChannelError> {
+        self.outgoing.try_send(message).map_err(|_| ChannelError::Stuck)
+    }
+
+    /// Next message of the peer, or why there is none any more.
+    pub(crate) async fn next(&mut self) -> Result<Message, ChannelError> {
+        self.incoming.recv().await.unwrap_or(Err(ChannelError::Closed))
+    }
+
+    /// Lets the writer finish what it has, says goodbye, and ends.
+    pub(crate) async fn close(mut self) {
+        drop(self.outgoing);
+        let finish = async { while self.tasks.join_next().await.is_some() {} };
+        drop(self.incoming);
+        // Whoever does not read the goodbye is not waited for.
+        drop(tokio::time::timeout(std::time::Duration::from_secs(1), finish).await);
+    }
+}
+
+async fn read<S>(mut stream: SplitStream<WebSocketStream<S>>, to: mpsc::Sender<Result<Message, ChannelError>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let next = tokio::select! {
+            () = to.closed() => return,
+            next = stream.next() => next,
+        };
+        let result = match next {
+            None => Err(ChannelError::Closed),
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(frame)) => match decode(&frame) {
+                Some(result) => result,
+                None => continue,
+            },
+        };
+        let ended = result.is_err();
+        if to.send(result).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+fn decode(frame: &Frame) -> Option<Result<Message, ChannelError>> {
+    let bytes: &[u8] = match frame {
+        Frame::Text(text) => text.as_bytes(),
+        Frame::Binary(bytes) => bytes,
+        Frame::Close(_) => return Some(Err(ChannelError::Closed)),
+        Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_) => return None,
+    };
+    Some(Message::decode(bytes, MESSAGE_BYTES_MAX).map_err(ChannelError::from))
+}
+
+async fn write<S>(
+    mut sink: SplitSink<WebSocketStream<S>, Frame>,
+    mut messages: mpsc::Receiver<Message>,
+    failed: mpsc::Sender<Result<Message, ChannelError>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = write_one(&mut sink, &message).await {
+            // The reader's end has gone when nobody listens.
+            drop(failed.send(Err(error)).await);
+            return;
+        }
+    }
+    drop(tokio::time::timeout(WRITE_TIMEOUT, sink.close()).await);
+}
+
+async fn write_one<S>(
+    sink: &mut SplitSink<WebSocketStream<S>, Frame>,
+    message: &Message,
+) -> Result<(), ChannelError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let frame = Frame::text(message.encode()?);
+    match tokio::time::timeout(WRITE_TIMEOUT, sink.send(frame)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(ChannelError::Stuck),
+    }
+}

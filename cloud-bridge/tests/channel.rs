@@ -1,0 +1,228 @@
+//! Both ends of the channel over real TLS sockets, with real stores and identity servers.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod world;
+
+use bridge_core::UpwardItem;
+use cloud_bridge::cloudhub::Desired;
+use cloud_bridge::edgehub::{EnrolError, EnrolmentToken, enrol};
+use issuer_core::Origin;
+use serde_json::json;
+use std::collections::BTreeMap;
+use world::{Cloud, Edge, entry, eventually};
+
+fn led() -> bridge_core::DeviceId {
+    "led".parse().unwrap()
+}
+
+fn on(value: &str) -> BTreeMap<String, Desired> {
+    BTreeMap::from([("power".to_owned(), Desired { value: value.to_owned(), kind: "string".to_owned() })])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_enrols_gets_its_ca_and_its_entries() {
+    let cloud = Cloud::start().await;
+    let edge = Edge::join(&cloud, "box-1").await;
+    eventually("the CA arrives", || edge.issuer.snapshot().ca.is_some()).await;
+    eventually("connected", || edge.status().connected).await;
+    assert_eq!(edge.status().last_error, None);
+
+    let made = cloud.issuer.create_entry(entry("box-1", "app/a"), Origin::Edge).await.unwrap();
+    cloud.issuer.create_entry(entry("box-2", "app/b"), Origin::Edge).await.unwrap();
+    eventually("the entry arrives", || edge.issuer.entry(&made.id).is_ok()).await;
+    let synced = edge.issuer.entry(&made.id).unwrap();
+    assert_eq!((synced.origin, &synced.spiffe_id), (Origin::Cloud, &made.spiffe_id));
+    assert_eq!(edge.issuer.snapshot().entries, 1, "the other box's entry stays away");
+
+    cloud.issuer.delete_entry(&made.id).await.unwrap();
+    eventually("the entry goes", || edge.issuer.entry(&made.id).is_err()).await;
+    eventually("the cloud knows that the edge has everything", || {
+        cloud.hub().sessions().iter().any(|s| s.node == "box-1" && s.connected && s.pending == 0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_works_once_and_again_for_the_box_that_lost_the_answer() {
+    let cloud = Cloud::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = cloud.enrol_config("box-1", directory.path()).await;
+    let first = enrol(&config, &cloud.clock).await.unwrap();
+    // The answer was lost: the key is still there, the certificate is not.
+    let joined = std::fs::read(directory.path().join("node.pem")).unwrap();
+    std::fs::remove_file(directory.path().join("node.pem")).unwrap();
+    midge_pki::write_private(directory.path().join("node-joining.pem"), &joined).unwrap();
+    let second = enrol(&config, &cloud.clock).await.unwrap();
+    assert_eq!(first.id(), second.id());
+
+    let thief = tempfile::tempdir().unwrap();
+    let config = cloud_bridge::edgehub::EnrolConfig { directory: thief.path().to_owned(), ..config };
+    let error = enrol(&config, &cloud.clock).await.unwrap_err();
+    assert!(matches!(error, EnrolError::Refused { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("already been used") && text.contains("midge token generate"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolled_box_needs_no_cloud_to_start_again() {
+    let cloud = Cloud::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = cloud.enrol_config("box-1", directory.path()).await;
+    enrol(&config, &cloud.clock).await.unwrap();
+    cloud.stop_hub().await;
+    assert_eq!(enrol(&config, &cloud.clock).await.unwrap().node(), "box-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enrolment_with_the_wrong_cloud_says_so() {
+    let (cloud, other) = (Cloud::start().await, Cloud::start().await);
+    let directory = tempfile::tempdir().unwrap();
+    let right = cloud.enrol_config("box-1", directory.path()).await;
+
+    // A token of this cloud shown to another one: somebody in between looks the same.
+    let mut config = right.clone();
+    config.address = other.enrol_config("box-1", directory.path()).await.address;
+    let error = enrol(&config, &cloud.clock).await.unwrap_err();
+    assert!(matches!(error, EnrolError::Root { .. }), "{error}");
+    assert!(error.to_string().contains("do not trust this server"), "{error}");
+
+    let mut config = right.clone();
+    config.trust_domain = midge_identity::TrustDomain::new("elsewhere").unwrap();
+    assert!(matches!(enrol(&config, &cloud.clock).await, Err(EnrolError::TrustDomain { .. })));
+
+    let mut config = right.clone();
+    config.node = "box-2".to_owned();
+    let error = enrol(&config, &cloud.clock).await.unwrap_err();
+    assert!(error.to_string().contains("not for spiffe://plant/edge/box-2"), "{error}");
+
+    let mut config = right.clone();
+    let hash = cloud.hub().enrolment_text("").unwrap();
+    config.token = EnrolmentToken::parse(&format!("{hash}unknown")).unwrap();
+    let error = enrol(&config, &cloud.clock).await.unwrap_err();
+    assert!(error.to_string().contains("does not exist"), "{error}");
+
+    let mut config = right;
+    config.address = "https://127.0.0.1:1".to_owned();
+    let error = enrol(&config, &cloud.clock).await.unwrap_err();
+    assert!(error.to_string().contains("cannot reach the cloud"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn desired_values_go_down_and_reports_come_up() {
+    let cloud = Cloud::start().await;
+    let edge = Edge::join(&cloud, "box-1").await;
+    let made = cloud.hub().create_device("box-1", led(), "the light".into(), on("OFF")).await.unwrap();
+    eventually("the device arrives", || edge.devices().contains_key("device/default/led/twin")).await;
+    assert_eq!(edge.devices()["device/default/led"]["uid"], made.uid);
+
+    cloud.hub().set_device(&led(), None, on("ON")).await.unwrap();
+    eventually("the desired value arrives", || {
+        edge.devices()["device/default/led/twin"]["twin"]["power"]["expected"]["value"] == "ON"
+    })
+    .await;
+
+    let twin = json!({"event_id": "e", "timestamp": 1, "twin": {"power": {"actual": {"value": "ON"}}}});
+    edge.handle.push(UpwardItem::twin(&led(), twin)).await.unwrap();
+    let state = json!({"event_id": "e", "timestamp": 1, "device": {"name": "led", "state": "online"}});
+    edge.handle.push(UpwardItem::state(&led(), &state)).await.unwrap();
+    cloud
+        .device_eventually(&led(), |device| {
+            device.state == "online"
+                && device.reported.get("power").and_then(|p| p.actual_value()) == Some("ON")
+        })
+        .await;
+    eventually("acknowledged", || edge.status().pending == 0).await;
+
+    cloud.hub().delete_device(&led(), None).await.unwrap();
+    eventually("the device goes", || edge.devices().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_the_cloud_is_away_converges_when_it_is_back() {
+    let cloud = Cloud::start().await;
+    let mut edge = Edge::join(&cloud, "box-1").await;
+    let kept = cloud.issuer.create_entry(entry("box-1", "app/kept"), Origin::Edge).await.unwrap();
+    let gone = cloud.issuer.create_entry(entry("box-1", "app/gone"), Origin::Edge).await.unwrap();
+    cloud.hub().create_device("box-1", led(), String::new(), on("OFF")).await.unwrap();
+    eventually("everything arrives", || edge.issuer.snapshot().entries == 2 && edge.devices().len() == 2)
+        .await;
+
+    cloud.stop_hub().await;
+    eventually("the edge sees it", || !edge.status().connected && edge.status().last_error.is_some()).await;
+    cloud.issuer.delete_entry(&gone.id).await.unwrap();
+    let new = cloud.issuer.create_entry(entry("box-1", "app/new"), Origin::Edge).await.unwrap();
+    for value in ["OFF", "ON"] {
+        let twin = json!({"twin": {"power": {"actual": {"value": value}}}});
+        edge.handle.push(UpwardItem::twin(&led(), twin)).await.unwrap();
+    }
+    edge.handle.push(UpwardItem::audit("connect", json!({"n": 1}))).await.unwrap();
+    // The edge, too, is restarted meanwhile.
+    edge.restart().await;
+    assert_eq!(edge.status().pending, 2, "the newer twin has replaced the older");
+
+    cloud.start_hub().await;
+    eventually("entries converge", || {
+        edge.issuer.entry(&gone.id).is_err()
+            && edge.issuer.entry(&new.id).is_ok()
+            && edge.issuer.entry(&kept.id).is_ok()
+    })
+    .await;
+    assert_eq!(edge.replacements(), 1, "only the very first connection needed a snapshot");
+    cloud
+        .device_eventually(&led(), |device| {
+            device.reported.get("power").and_then(|p| p.actual_value()) == Some("ON")
+        })
+        .await;
+    eventually("acknowledged", || edge.status().pending == 0).await;
+    let events = cloud.hub().events("box-1").await.unwrap();
+    assert_eq!((events.len(), events[0].kind.as_str()), (1, "audit/connect"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_reach_the_nodes_they_are_for() {
+    let cloud = Cloud::start().await;
+    let edge = Edge::join(&cloud, "box-1").await;
+    let hub = cloud.hub();
+    hub.put_rules(None, vec![("all".into(), json!("for all")), ("mine".into(), json!("for all"))])
+        .await
+        .unwrap();
+    hub.put_rules(Some("box-1"), vec![("mine".into(), json!("for box-1"))]).await.unwrap();
+    hub.put_rules(Some("box-2"), vec![("other".into(), json!("for box-2"))]).await.unwrap();
+    eventually("rules arrive", || {
+        let rules = edge.rules();
+        rules.len() == 2
+            && rules["identity/rule/mine"] == "for box-1"
+            && rules["identity/rule/all"] == "for all"
+    })
+    .await;
+    hub.delete_rule(Some("box-1"), "mine").await.unwrap();
+    eventually("the rule for all is back", || edge.rules()["identity/rule/mine"] == "for all").await;
+    assert!(hub.delete_rule(None, "nosuch").await.is_err());
+    assert!(hub.put_rules(None, vec![("a/b".into(), json!(1))]).await.is_err());
+    assert_eq!(hub.rules().await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_node_is_cut_off_and_stays_out() {
+    let cloud = Cloud::start().await;
+    let edge = Edge::join(&cloud, "box-1").await;
+    eventually("connected", || edge.status().connected).await;
+    let id = midge_issuer::node_id(cloud.issuer.trust_domain(), "box-1").unwrap();
+    cloud.issuer.ban_node(&id).await.unwrap();
+    eventually("refused", || {
+        let status = edge.status();
+        !status.connected && status.last_error.is_some_and(|error| error.contains("banned"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_certificate_is_renewed_before_it_ends() {
+    let cloud = Cloud::start_with(|config| config.node_svid_ttl = std::time::Duration::from_secs(6)).await;
+    let edge = Edge::join(&cloud, "box-1").await;
+    let first = edge.identity.expires();
+    eventually("renewed", || edge.identity.expires() > first).await;
+    eventually("connected with the new one", || edge.status().connected).await;
+    let again = cloud_bridge::edgehub::NodeIdentity::load(edge.directory(), edge.identity.id(), &cloud.clock);
+    assert_eq!(again.unwrap().unwrap().expires(), edge.identity.expires(), "it is on disk");
+}

@@ -1,0 +1,411 @@
+//! Random clients on broken links: what must hold whatever happens.
+
+use crate::world::*;
+use broker_core::{CloseCause, ConnId, Effect, Metrics, SessionState};
+use mqtt_proto::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU16;
+
+const RECEIVE_MAX: u16 = 3;
+const MESSAGES: u32 = 12;
+
+/// One client that follows the protocol over links that break, losing what was under way.
+struct Client {
+    id: &'static str,
+    conn: Option<ConnId>,
+    to_broker: VecDeque<Packet>,
+    from_broker: VecDeque<Packet>,
+    /// Publisher: the next message, and how far its exchange is.
+    next: u32,
+    state: Sending,
+    /// Subscriber: identifiers received and not released yet ([MQTT-4.3.3-10]).
+    pending: BTreeSet<PacketId>,
+    unacknowledged: BTreeSet<PacketId>,
+    received: Vec<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sending {
+    Idle,
+    Published,
+    Released,
+}
+
+impl Client {
+    fn new(id: &'static str) -> Self {
+        Self {
+            id,
+            conn: None,
+            to_broker: VecDeque::new(),
+            from_broker: VecDeque::new(),
+            next: 0,
+            state: Sending::Idle,
+            pending: BTreeSet::new(),
+            unacknowledged: BTreeSet::new(),
+            received: Vec::new(),
+        }
+    }
+
+    fn message(&self, qos: QoS, dup: bool) -> Packet {
+        Packet::Publish(Box::new(Publish { dup, ..publish("a", &self.next.to_string(), qos) }))
+    }
+
+    /// Sends what is due at the start of a connection.
+    fn resume(&mut self, qos: QoS) {
+        match self.state {
+            Sending::Idle => {}
+            Sending::Published => self.to_broker.push_back(self.message(qos, true)),
+            Sending::Released => self.to_broker.push_back(Packet::PubRel(ack(1))),
+        }
+    }
+
+    fn publish(&mut self, qos: QoS) {
+        if self.state == Sending::Idle && self.next < MESSAGES {
+            self.state = Sending::Published;
+            self.to_broker.push_back(self.message(qos, false));
+        }
+    }
+
+    fn receive(&mut self, packet: Packet) {
+        match packet {
+            Packet::PubAck(_) | Packet::PubComp(_) if self.state != Sending::Idle => {
+                self.state = Sending::Idle;
+                self.next += 1;
+            }
+            Packet::PubRec(_) => {
+                self.state = Sending::Released;
+                self.to_broker.push_back(Packet::PubRel(ack(1)));
+            }
+            Packet::Publish(publish) => self.receive_publish(&publish),
+            Packet::PubRel(ack) => {
+                self.pending.remove(&ack.packet_id);
+                self.unacknowledged.remove(&ack.packet_id);
+                self.to_broker.push_back(Packet::PubComp(ack));
+            }
+            _ => {}
+        }
+    }
+
+    fn receive_publish(&mut self, publish: &Publish) {
+        let id = publish.packet_id.unwrap();
+        let number = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
+        match publish.qos {
+            Q0 => panic!("nothing was published at QoS 0"),
+            Q1 => {
+                self.received.push(number);
+                self.unacknowledged.remove(&id);
+                self.to_broker.push_back(Packet::PubAck(ack(id.get())));
+            }
+            Q2 => {
+                if self.pending.insert(id) {
+                    self.received.push(number);
+                }
+                self.to_broker.push_back(Packet::PubRec(ack(id.get())));
+            }
+        }
+    }
+}
+
+struct Links {
+    world: World,
+    clients: Vec<Client>,
+    qos: QoS,
+}
+
+impl Links {
+    fn new(qos: QoS) -> Self {
+        let clients = ["press", "ops"].map(Client::new).into();
+        let mut links = Self { world: World::new(), clients, qos };
+        links.connect(0);
+        links.connect(1);
+        links.clients[1].to_broker.push_back(subscribe([sub("a", qos)]));
+        links.deliver(1, 1);
+        links
+    }
+
+    fn connect(&mut self, index: usize) {
+        self.lose(index);
+        let client = &mut self.clients[index];
+        let connect = Connect { receive_max: NonZeroU16::new(RECEIVE_MAX), ..durable(client.id) };
+        let conn = self.world.connect_silently(client.id, connect);
+        client.conn = Some(conn);
+        client.unacknowledged.clear();
+        client.resume(self.qos);
+        self.collect();
+    }
+
+    fn lose(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.to_broker.clear();
+        client.from_broker.clear();
+        if let Some(conn) = client.conn.take() {
+            self.world.broker.handle_closed(conn, CloseCause::Eof, self.world.now);
+            self.collect();
+        }
+    }
+
+    /// Lets some packets of a client arrive at the broker.
+    fn deliver(&mut self, index: usize, count: usize) {
+        for _ in 0..count {
+            let client = &mut self.clients[index];
+            let (Some(conn), Some(packet)) = (client.conn, client.to_broker.pop_front()) else { return };
+            self.world.broker.handle_packet(conn, packet, self.world.now);
+            self.collect();
+        }
+    }
+
+    fn receive(&mut self, index: usize, count: usize) {
+        for _ in 0..count {
+            let client = &mut self.clients[index];
+            let Some(packet) = client.from_broker.pop_front() else { return };
+            client.receive(packet);
+        }
+    }
+
+    fn collect(&mut self) {
+        while let Some(effect) = self.world.broker.poll_effect() {
+            let (conn, packet) = match effect {
+                Effect::Send { conn, packet } => (conn, packet),
+                Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(&delivery)))),
+                Effect::Close { reason, .. } => panic!("closed: {reason:?}"),
+                Effect::Audit(_) => continue,
+            };
+            let Some(client) = self.clients.iter_mut().find(|client| client.conn == Some(conn)) else {
+                continue;
+            };
+            if let Packet::Publish(publish) = &packet {
+                // [MQTT-4.9.0-2], [MQTT-2.2.1-3]: never more than allowed, never an identifier in use.
+                assert!(client.unacknowledged.insert(publish.packet_id.unwrap()), "identifier in use");
+                assert!(client.unacknowledged.len() <= usize::from(RECEIVE_MAX), "receive maximum exceeded");
+            }
+            client.from_broker.push_back(packet);
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Publish => self.clients[0].publish(self.qos),
+            Step::ToBroker(index, count) => self.deliver(index, count),
+            Step::FromBroker(index, count) => self.receive(index, count),
+            Step::Reconnect(index) => self.connect(index),
+            Step::Lose(index) => self.lose(index),
+        }
+    }
+
+    /// Mends all links and runs until nothing is under way.
+    fn finish(&mut self) {
+        self.connect(0);
+        self.connect(1);
+        for _ in 0..1_000 {
+            self.clients[0].publish(self.qos);
+            for index in 0..2 {
+                self.deliver(index, 10);
+                self.receive(index, 10);
+            }
+        }
+        assert_eq!(self.clients[0].next, MESSAGES);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Publish,
+    ToBroker(usize, usize),
+    FromBroker(usize, usize),
+    Reconnect(usize),
+    Lose(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Publish),
+        6 => (0..2_usize, 1..4_usize).prop_map(|(index, count)| Step::ToBroker(index, count)),
+        6 => (0..2_usize, 1..4_usize).prop_map(|(index, count)| Step::FromBroker(index, count)),
+        2 => (0..2_usize).prop_map(Step::Reconnect),
+        1 => (0..2_usize).prop_map(Step::Lose),
+    ]
+}
+
+proptest! {
+    // [MQTT-4.3.3]: once and in order, whatever links break when.
+    #[test]
+    fn qos2_is_exactly_once_over_links_that_break(steps in proptest::collection::vec(step(), 0..150)) {
+        let mut links = Links::new(Q2);
+        steps.into_iter().for_each(|step| links.step(step));
+        links.finish();
+        prop_assert_eq!(&links.clients[1].received, &(0..MESSAGES).collect::<Vec<_>>());
+    }
+
+    // [MQTT-4.3.2], [MQTT-4.6.0-1]: at least once, and first arrivals in order.
+    #[test]
+    fn qos1_is_at_least_once_over_links_that_break(steps in proptest::collection::vec(step(), 0..150)) {
+        let mut links = Links::new(Q1);
+        steps.into_iter().for_each(|step| links.step(step));
+        links.finish();
+        let mut first = BTreeSet::new();
+        let firsts: Vec<_> = links.clients[1].received.iter().copied().filter(|n| first.insert(*n)).collect();
+        prop_assert_eq!(firsts, (0..MESSAGES).collect::<Vec<_>>());
+    }
+
+    // Any packets in any order: nothing panics, nobody who is gone is sent to, the counts agree, and
+    // nobody reads what is not theirs.
+    #[test]
+    fn no_sequence_of_packets_breaks_the_broker(acts in proptest::collection::vec(act(), 0..200)) {
+        let mut mob = Mob::new();
+        for act in acts {
+            mob.act(act);
+            mob.check();
+        }
+        for id in NAMES {
+            mob.world.revoke(id);
+        }
+        prop_assert_eq!(mob.world.broker.sessions().len(), 0);
+        prop_assert_eq!(mob.world.broker.metrics().subscriptions, 0);
+        prop_assert_eq!(mob.world.broker.metrics().retained_messages, 0);
+        prop_assert_eq!(mob.world.broker.poll_timeout(), None);
+    }
+}
+
+const NAMES: [&str; 3] = ["x", "y", "z"];
+
+/// Clients that know no rules; `z` may not read `secret`.
+struct Mob {
+    world: World,
+    conns: BTreeMap<usize, ConnId>,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Connect(usize, bool, bool, bool),
+    Send(usize, Packet),
+    Lose(usize),
+    Wait(u64),
+    Rules(bool),
+    Flush(usize),
+    Revoke(usize),
+}
+
+impl Mob {
+    fn new() -> Self {
+        let config = broker_core::Config {
+            queue_messages_max: 3,
+            receive_max: NonZeroU16::new(3).unwrap(),
+            inflight_max: NonZeroU16::new(2).unwrap(),
+            retained_messages_max: 3,
+            unsent_bytes_soft: 100,
+            unsent_bytes_hard: 400,
+            ..broker_core::Config::default()
+        };
+        let mut world = World::with(config, Self::rules(true));
+        world.flushing = false;
+        Self { world, conns: BTreeMap::new() }
+    }
+
+    fn rules(wide: bool) -> Vec<midge_policy::Rule> {
+        let z = midge_policy::Rule { deny_receive: vec!["secret".into()], ..allow("z", &["#"], &["#"]) };
+        let y: &[&str] = if wide { &["#"] } else { &["a"] };
+        vec![allow("x", &["#"], &["#"]), allow("y", y, y), z]
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Connect(who, v5_, kept, mortal) => {
+                let mut connect = if kept { durable("c") } else { v5("c") };
+                connect.version = if v5_ { V5 } else { V311 };
+                connect.will = will("secret", "gone", 5).filter(|_| mortal);
+                connect.topic_alias_max = 1;
+                let conn = self.world.connect(NAMES[who], connect);
+                self.conns.insert(who, conn);
+            }
+            Act::Send(who, packet) => {
+                if let Some(conn) = self.conns.get(&who) {
+                    self.world.send(*conn, packet);
+                }
+            }
+            Act::Lose(who) => {
+                if let Some(conn) = self.conns.remove(&who) {
+                    self.world.lose(conn);
+                }
+            }
+            Act::Wait(secs) => self.world.pass_secs(secs),
+            Act::Rules(wide) => self.world.set_rules(Self::rules(wide)),
+            Act::Flush(who) => {
+                if let Some(conn) = self.conns.get(&who) {
+                    self.world.flush(*conn);
+                }
+            }
+            Act::Revoke(who) => self.world.revoke(NAMES[who]),
+        }
+    }
+
+    fn check(&mut self) {
+        let sessions = self.world.broker.sessions();
+        let Metrics { connections, sessions: count, subscriptions, retained_messages, .. } =
+            self.world.broker.metrics();
+        let live = sessions.iter().filter(|s| matches!(s.state, SessionState::Live { .. })).count();
+        assert_eq!((connections, count), (live as u64, sessions.len() as u64));
+        assert_eq!(subscriptions, sessions.iter().map(|s| s.subscriptions.len() as u64).sum::<u64>());
+        assert!(retained_messages <= 3);
+        for session in &sessions {
+            assert!(session.queued <= 3 && session.held <= 3, "{session:?}");
+        }
+        for (who, conn) in self.conns.clone() {
+            let seen = self.world.take(conn);
+            let close = seen.iter().position(|text| text.starts_with("CLOSE"));
+            assert!(close.is_none_or(|at| at + 1 == seen.len()), "sent after a close: {seen:?}");
+            if close.is_some() {
+                self.conns.remove(&who);
+            }
+            assert!(who != 2 || !seen.iter().any(|text| text.starts_with("PUBLISH secret")), "{seen:?}");
+        }
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let who = 0..NAMES.len();
+    prop_oneof![
+        3 => (who.clone(), any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(who, v5, kept, mortal)| Act::Connect(who, v5, kept, mortal)),
+        20 => (who.clone(), packet()).prop_map(|(who, packet)| Act::Send(who, packet)),
+        1 => who.clone().prop_map(Act::Lose),
+        1 => (1..4_000_u64).prop_map(Act::Wait),
+        1 => any::<bool>().prop_map(Act::Rules),
+        6 => who.clone().prop_map(Act::Flush),
+        1 => who.prop_map(Act::Revoke),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let id = 1..4_u16;
+    let qos = prop_oneof![Just(Q0), Just(Q1), Just(Q2)];
+    let topic = prop_oneof![Just("a"), Just("secret"), Just("b/c")];
+    let filter = prop_oneof![
+        Just("a"),
+        Just("#"),
+        Just("+/c"),
+        Just("$share/g/#"),
+        Just("$share/g/a"),
+        Just("secret")
+    ];
+    let publishes = (topic, qos.clone(), id.clone(), any::<bool>(), 0..40_usize, 0..60_u32).prop_map(
+        |(topic, qos, id, retain, len, expiry)| {
+            let plain = expiring(topic, &"x".repeat(len), qos, expiry);
+            let packet_id = plain.packet_id.map(|_| pid(id));
+            Packet::Publish(Box::new(Publish { retain, packet_id, ..plain }))
+        },
+    );
+    let reason = prop_oneof![9 => Just(ReasonCode::Success), 1 => Just(ReasonCode::UnspecifiedError)];
+    let acks = (0..4_usize, id, reason).prop_map(|(kind, id, reason)| {
+        let kinds: [fn(Ack) -> Packet; 4] = [Packet::PubAck, Packet::PubRec, Packet::PubRel, Packet::PubComp];
+        kinds[kind](failed(id, reason))
+    });
+    prop_oneof![
+        8 => publishes,
+        8 => acks,
+        4 => (filter.clone(), qos).prop_map(|(filter, qos)| subscribe([sub(filter, qos)])),
+        2 => filter.prop_map(|filter| unsubscribe([filter])),
+        1 => Just(Packet::PingReq),
+        1 => Just(bye(ReasonCode::Success)),
+    ]
+}

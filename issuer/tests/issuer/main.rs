@@ -1,0 +1,7 @@
+//! The identity server with real stores, keys and sockets, on a clock that the tests move.
+#![cfg(test)]
+
+mod admin;
+mod place;
+mod rotation;
+mod server;

@@ -1,0 +1,427 @@
+//! The command line. Flags have SPIRE's names where SPIRE has the command, with one dash or two.
+
+use crate::output::Output;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Parses the arguments of the process; prints help or the usage error and exits.
+pub(crate) fn parse() -> Cli {
+    match Cli::try_parse_from(two_dashes(std::env::args())) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { i32::from(crate::exit::USAGE) } else { 0 };
+            error.print().unwrap_or_default();
+            std::process::exit(code)
+        }
+    }
+}
+
+/// SPIRE writes `-spiffeID`; clap wants `--spiffeID`.
+fn two_dashes(arguments: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    arguments.map(|argument| {
+        let name = argument.strip_prefix('-').unwrap_or_default();
+        let name = name.split('=').next().unwrap_or_default();
+        let mut chars = name.chars();
+        // `-q1` is a short flag with its value, `-x509SVIDTTL` a name.
+        let long = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+            && chars.any(|c| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if long { format!("-{argument}") } else { argument }
+    })
+}
+
+/// MQTT broker and SPIFFE identity server for the edge.
+#[derive(Debug, Parser)]
+#[command(name = "midge", version, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+    /// Admin socket of the edge or cloud to talk to.
+    #[arg(long = "socketPath", visible_alias = "socket", global = true, env = "MIDGE_SOCKET", value_name = "PATH",
+          default_value = crate::DEFAULT_ADMIN_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the edge: MQTT broker, identity server, agent, event-bus.
+    Edge(ConfigFile),
+    /// Runs the cloud: root CA, nodes, entries, devices.
+    Cloud(ConfigFile),
+    /// Runs a Workload API agent in a process of its own, beside an edge on the same host.
+    Agent(ConfigFile),
+    /// Plays the main job end to end on this machine and checks every step.
+    Demo(DemoArgs),
+    /// Manages registration entries.
+    #[command(subcommand)]
+    Entry(EntryCommand),
+    /// Manages join tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Shows trust bundles.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Fetches or mints X.509-SVIDs.
+    #[command(subcommand)]
+    Svid(SvidCommand),
+    /// Lists MQTT sessions.
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Manages devices and their twins.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Manages rules that the cloud hands to its edges.
+    #[command(subcommand)]
+    Rule(RuleCommand),
+    /// Shows the state of an edge or cloud; exit code 1 when it is degraded.
+    Status,
+    /// Publishes a message with the identity of this process.
+    Pub(PubArgs),
+    /// Subscribes with the identity of this process and prints what comes.
+    Sub(SubArgs),
+    /// Checks a configuration file and prints every problem with its key.
+    Check(ConfigFile),
+    /// Runs the light mapper.
+    #[command(hide = true)]
+    LightMapper(LightArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// Configuration file (TOML); see conf/.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Leaves everything running at the end and prints how to connect.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Waits for a key before each step.
+    #[arg(long)]
+    pub(crate) step: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EntryCommand {
+    /// Creates an entry.
+    Create(EntryFields),
+    /// Shows entries, all or those that match.
+    Show(EntrySelection),
+    /// Replaces the fields of an entry.
+    Update {
+        /// Entry to update.
+        #[arg(long = "entryID", visible_alias = "entry-id", value_name = "ID")]
+        entry_id: String,
+        #[command(flatten)]
+        fields: EntryFields,
+    },
+    /// Deletes an entry; its sessions are cut at once.
+    Delete {
+        /// Entry to delete.
+        #[arg(long = "entryID", visible_alias = "entry-id", value_name = "ID")]
+        entry_id: String,
+    },
+    /// Counts entries.
+    Count,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EntryFields {
+    /// Identity that matching workloads get.
+    #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
+    pub(crate) spiffe_id: String,
+    /// Node that serves the entry; default: the edge this command talks to.
+    #[arg(long = "parentID", visible_alias = "parent-id", value_name = "ID")]
+    pub(crate) parent_id: Option<String>,
+    /// Selector such as unix:uid:1000; may be given several times, all must hold.
+    #[arg(long = "selector", value_name = "TYPE:VALUE", required = true)]
+    pub(crate) selectors: Vec<String>,
+    /// Topic filter the identity may publish to; may be given several times.
+    #[arg(long = "publish", value_name = "FILTER")]
+    pub(crate) publish: Vec<String>,
+    /// Topic filter the identity may subscribe to; may be given several times.
+    #[arg(long = "subscribe", value_name = "FILTER")]
+    pub(crate) subscribe: Vec<String>,
+    /// Entry ID; default: a random one.
+    #[arg(long = "newEntryID", visible_alias = "new-entry-id", value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// Lifetime of X.509-SVIDs in seconds; 0 means the server's default.
+    #[arg(long = "x509SVIDTTL", visible_alias = "x509-svid-ttl", value_name = "SECS", default_value_t = 0)]
+    pub(crate) x509_svid_ttl: i32,
+    /// DNS name for the SVID; may be given several times.
+    #[arg(long = "dns", value_name = "NAME")]
+    pub(crate) dns: Vec<String>,
+    /// Hint that tells SVIDs of one workload apart.
+    #[arg(long = "hint", value_name = "TEXT", default_value = "")]
+    pub(crate) hint: String,
+    /// Lets the identity call the admin API.
+    #[arg(long = "admin")]
+    pub(crate) admin: bool,
+    /// Lets the identity ask for an intermediate CA.
+    #[arg(long = "downstream")]
+    pub(crate) downstream: bool,
+    /// When the entry ends, in seconds since the epoch; 0 means never.
+    #[arg(long = "entryExpiry", visible_alias = "entry-expiry", value_name = "TIME", default_value_t = 0)]
+    pub(crate) expires_at: i64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EntrySelection {
+    /// Only this entry.
+    #[arg(long = "entryID", visible_alias = "entry-id", value_name = "ID")]
+    pub(crate) entry_id: Option<String>,
+    /// Only entries with this identity.
+    #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
+    pub(crate) spiffe_id: Option<String>,
+    /// Only entries of this node.
+    #[arg(long = "parentID", visible_alias = "parent-id", value_name = "ID")]
+    pub(crate) parent_id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Generates a join token: a node's one-time ticket.
+    Generate {
+        /// Identity of the node, such as spiffe://plant.example/edge/box-1.
+        #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
+        spiffe_id: String,
+        /// Lifetime in seconds.
+        #[arg(long = "ttl", value_name = "SECS", default_value_t = 600)]
+        ttl: i32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// Prints the roots of the trust domain.
+    Show {
+        /// pem, or spiffe for a SPIFFE bundle document.
+        #[arg(long = "format", value_enum, default_value_t, value_name = "FORMAT")]
+        format: BundleFormat,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum BundleFormat {
+    #[default]
+    Pem,
+    Spiffe,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SvidCommand {
+    /// Fetches the SVID of this process from the Workload API.
+    Fetch {
+        /// Workload API socket, such as unix:///var/lib/midge/run/workload.sock.
+        #[arg(long = "workload-api", env = "SPIFFE_ENDPOINT_SOCKET", value_name = "URI")]
+        workload_api: Option<String>,
+        /// Writes svid.pem, svid.key and bundle.pem there and keeps them fresh.
+        #[arg(long = "write", value_name = "DIR")]
+        write: Option<PathBuf>,
+        /// Runs this command (sh -c) after each write.
+        #[arg(long = "on-renew", value_name = "CMD", requires = "write")]
+        on_renew: Option<String>,
+        /// Waits for an identity instead of failing when there is none yet.
+        #[arg(long = "wait")]
+        wait: bool,
+        /// Ends after the first write.
+        #[arg(long = "once", requires = "write")]
+        once: bool,
+    },
+    /// Mints an SVID for any identity through the admin socket.
+    Mint {
+        /// Identity to mint for.
+        #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
+        spiffe_id: String,
+        /// Lifetime in seconds; 0 means the server's default.
+        #[arg(long = "ttl", value_name = "SECS", default_value_t = 0)]
+        ttl: i32,
+        /// DNS name for the SVID; may be given several times.
+        #[arg(long = "dns", value_name = "NAME")]
+        dns: Vec<String>,
+        /// Writes svid.pem, svid.key and bundle.pem there instead of printing them.
+        #[arg(long = "write", value_name = "DIR")]
+        write: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Lists sessions with identity, client id and queue.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceName {
+    /// Device, such as led-light-instance-01.
+    pub(crate) device: String,
+    /// Node of the device (at the cloud).
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// Creates a device on a node.
+    Create {
+        #[command(flatten)]
+        name: DeviceName,
+        /// Text for people.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+        /// Twin property with its first desired value; may be given several times.
+        #[arg(long = "property", value_name = "NAME=VALUE")]
+        properties: Vec<String>,
+    },
+    /// Lists devices.
+    List {
+        /// Only devices of this node (at the cloud).
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Sets the desired value of a twin property.
+    Set {
+        #[command(flatten)]
+        name: DeviceName,
+        /// Twin property.
+        property: String,
+        /// Desired value.
+        value: String,
+    },
+    /// Shows a device and its twin.
+    Show(DeviceName),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuleCommand {
+    /// Hands the rules of a policy file to a node, or to all.
+    Apply {
+        /// Policy file (TOML).
+        file: PathBuf,
+        /// Node; default: all.
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Lists the rules handed out.
+    List,
+    /// Takes a rule back.
+    Delete {
+        /// Name of the rule.
+        name: String,
+        /// Node; default: all.
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MqttTarget {
+    /// Broker: mqtts://host:port (identity from the Workload API), mqtt://127.0.0.1:port or
+    /// unix:///path (identity from the kernel).
+    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
+    pub(crate) broker: String,
+    /// Workload API socket for mqtts://; default: that of SPIFFE_ENDPOINT_SOCKET, else the edge's.
+    // Not read from the environment here: --svid would conflict with it.
+    #[arg(long = "workload-api", value_name = "URI")]
+    pub(crate) workload_api: Option<String>,
+    /// SPIFFE ID that the broker must prove over mqtts://; default: the broker beside the own identity.
+    #[arg(long = "broker-id", value_name = "ID")]
+    pub(crate) broker_id: Option<String>,
+    /// Directory with svid.pem, svid.key and bundle.pem for mqtts://, instead of the Workload API.
+    #[arg(long = "svid", value_name = "DIR", conflicts_with = "workload_api")]
+    pub(crate) svid: Option<PathBuf>,
+    /// Which of several identities to use: a SPIFFE ID or a hint.
+    #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
+    pub(crate) spiffe_id: Option<String>,
+    /// MQTT client id; default: a random one. With it, `sub` has a session that lasts an hour.
+    #[arg(long = "id", value_name = "CLIENT-ID")]
+    pub(crate) client_id: Option<String>,
+    /// Quality of service.
+    #[arg(short = 'q', long = "qos", value_name = "0|1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: u8,
+    /// Seconds to wait for the broker's answers.
+    #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+    /// Topic of the will: the broker publishes `gone` there when the connection breaks.
+    #[arg(long = "will-topic", value_name = "TOPIC")]
+    pub(crate) will_topic: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PubArgs {
+    #[command(flatten)]
+    pub(crate) target: MqttTarget,
+    /// Topic name.
+    #[arg(short = 't', long = "topic", value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// Payload.
+    #[arg(short = 'm', long = "message", value_name = "TEXT", conflicts_with = "stdin", allow_hyphen_values = true)]
+    pub(crate) message: Option<String>,
+    /// Takes each line of standard input as a payload.
+    #[arg(short = 'l', long = "stdin-line")]
+    pub(crate) stdin: bool,
+    /// Asks the broker to retain the message.
+    #[arg(short = 'r', long = "retain")]
+    pub(crate) retain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubArgs {
+    #[command(flatten)]
+    pub(crate) target: MqttTarget,
+    /// Topic filter; may be given several times.
+    #[arg(short = 't', long = "topic", value_name = "FILTER", required = true)]
+    pub(crate) topics: Vec<String>,
+    /// Ends after so many messages; 0 ends as soon as the subscription stands.
+    #[arg(short = 'C', long = "count", value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LightArgs {
+    /// Device, such as led-light-instance-01.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: String,
+    /// Address of the broker's mTLS listener.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8883")]
+    pub(crate) broker: String,
+    /// SPIFFE ID of the broker.
+    #[arg(long = "broker-id", value_name = "ID")]
+    pub(crate) broker_id: String,
+    /// Workload API socket.
+    #[arg(long = "workload-api", env = "SPIFFE_ENDPOINT_SOCKET", value_name = "URI")]
+    pub(crate) workload_api: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_be_written_as_spire_writes_them() {
+        let words = "midge entry create -spiffeID spiffe://td/x -selector unix:uid:0 -x509SVIDTTL 60";
+        let cli = Cli::try_parse_from(two_dashes(words.split(' ').map(String::from))).unwrap();
+        let Command::Entry(EntryCommand::Create(fields)) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(fields.x509_svid_ttl, 60);
+        assert_eq!(fields.selectors, ["unix:uid:0"]);
+    }
+
+    #[test]
+    fn short_flags_stay_what_they_are() {
+        let words = ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "-entryID", "-ttl=5", "-x509SVIDTTL"];
+        let dashed: Vec<String> = two_dashes(words.iter().map(|word| (*word).to_owned())).collect();
+        let expected = ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "--entryID", "--ttl=5", "--x509SVIDTTL"];
+        assert_eq!(dashed, expected);
+    }
+}

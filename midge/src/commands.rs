@@ -1,0 +1,45 @@
+//! One function per command. Commands talk to a running edge or cloud through its admin socket.
+
+mod admin;
+mod bundle;
+mod check;
+mod device;
+mod entry;
+mod mqtt;
+mod rule;
+mod run;
+mod session;
+mod signals;
+mod status;
+mod svid;
+mod token;
+
+pub(crate) use admin::connect;
+
+use crate::cli::{Cli, Command};
+use std::process::ExitCode;
+
+/// Runs one command to its end.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { command, output, socket } = cli;
+    let admin = admin::Admin::new(socket);
+    match command {
+        Command::Edge(file) => run::edge(&file.config).await?,
+        Command::Cloud(file) => run::cloud(&file.config).await?,
+        Command::Agent(file) => run::agent(&file.config).await?,
+        Command::LightMapper(arguments) => run::light(arguments, output).await?,
+        Command::Demo(arguments) => return crate::demo::run(&arguments, output).await,
+        Command::Check(file) => check::run(&file.config, output)?,
+        Command::Entry(command) => entry::run(&admin, command, output).await?,
+        Command::Token(command) => token::run(&admin, command, output).await?,
+        Command::Bundle(command) => bundle::run(&admin, command, output).await?,
+        Command::Svid(command) => svid::run(&admin, command, output).await?,
+        Command::Session(command) => session::run(&admin, command, output).await?,
+        Command::Device(command) => device::run(&admin, command, output).await?,
+        Command::Rule(command) => rule::run(&admin, command, output).await?,
+        Command::Status => return status::run(&admin, output).await,
+        Command::Pub(arguments) => mqtt::publish(arguments, output).await?,
+        Command::Sub(arguments) => mqtt::subscribe(arguments, output).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,124 @@
+//! The connection to the admin socket, and what its errors mean to a person.
+
+use crate::exit::{self, failure};
+use hyper_util::rt::TokioIo;
+use midge_api::midge::v1::midge_client::MidgeClient;
+use midge_api::spire::api::server::agent::v1::agent_client::AgentClient;
+use midge_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use midge_api::spire::api::server::entry::v1::entry_client::EntryClient;
+use midge_api::spire::api::server::svid::v1::svid_client::SvidClient;
+use midge_api::spire::api::types::{Selector, Spiffeid, Status};
+use std::path::{Path, PathBuf};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status as RpcStatus};
+
+/// The admin socket of one edge or cloud.
+pub(crate) struct Admin {
+    socket: PathBuf,
+}
+
+impl Admin {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(crate) async fn midge(&self) -> anyhow::Result<MidgeClient<Channel>> {
+        Ok(MidgeClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn entries(&self) -> anyhow::Result<EntryClient<Channel>> {
+        Ok(EntryClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn agents(&self) -> anyhow::Result<AgentClient<Channel>> {
+        Ok(AgentClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn bundles(&self) -> anyhow::Result<BundleClient<Channel>> {
+        Ok(BundleClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn svids(&self) -> anyhow::Result<SvidClient<Channel>> {
+        Ok(SvidClient::new(self.channel().await?))
+    }
+
+    async fn channel(&self) -> anyhow::Result<Channel> {
+        connect(&self.socket).await.map_err(|error| {
+            let path = self.socket.display();
+            let (code, remedy) = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    (exit::PERMISSION, "run this as the user that midge runs as")
+                }
+                std::io::ErrorKind::NotFound => {
+                    (exit::UNAVAILABLE, "start midge, or name its socket with --socketPath or MIDGE_SOCKET")
+                }
+                _ => (exit::UNAVAILABLE, "is midge running?"),
+            };
+            failure(code, format!("cannot reach the admin socket {path}: {error}; {remedy}"))
+        })
+    }
+}
+
+/// Opens a gRPC channel over a Unix socket.
+pub(crate) async fn connect(socket: &Path) -> std::io::Result<Channel> {
+    // The channel would hide why a connect failed behind "transport error".
+    drop(tokio::net::UnixStream::connect(socket).await?);
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+        .map_err(std::io::Error::other)
+}
+
+/// Turns the status of a failed call into an error with an exit code.
+pub(crate) fn rpc_error(status: &RpcStatus) -> anyhow::Error {
+    failure(code_of(status.code()), status.message())
+}
+
+/// Checks the status of one item of a batch.
+pub(crate) fn item_status(status: Option<&Status>) -> anyhow::Result<()> {
+    match status {
+        Some(status) if status.code != 0 => {
+            Err(failure(code_of(Code::from_i32(status.code)), status.message.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn code_of(code: Code) -> u8 {
+    match code {
+        Code::InvalidArgument => exit::USAGE,
+        Code::PermissionDenied | Code::Unauthenticated => exit::PERMISSION,
+        Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Unimplemented => exit::NO,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => exit::UNAVAILABLE,
+        Code::ResourceExhausted | Code::DataLoss => exit::IO,
+        _ => exit::INTERNAL,
+    }
+}
+
+/// Parses a SPIFFE ID given on the command line.
+pub(crate) fn spiffe_id(text: &str) -> anyhow::Result<Spiffeid> {
+    let id = midge_identity::SpiffeId::new(text).map_err(|error| {
+        failure(exit::USAGE, format!("\"{text}\" is not a SPIFFE ID: {error}; write spiffe://<trust domain>/<path>"))
+    })?;
+    Ok(Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() })
+}
+
+/// Parses `type:value`.
+pub(crate) fn selector(text: &str) -> anyhow::Result<Selector> {
+    match text.split_once(':') {
+        Some((kind, value)) if !kind.is_empty() && !value.is_empty() => {
+            Ok(Selector { r#type: kind.to_owned(), value: value.to_owned() })
+        }
+        _ => Err(failure(exit::USAGE, format!("\"{text}\" is not a selector; write type:value, such as unix:uid:1000"))),
+    }
+}
+
+/// Writes a SPIFFE ID as people do.
+pub(crate) fn id_text(id: Option<&Spiffeid>) -> String {
+    id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path)).unwrap_or_default()
+}

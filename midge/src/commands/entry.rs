@@ -1,0 +1,159 @@
+use super::admin::{Admin, id_text, item_status, rpc_error, selector, spiffe_id};
+use crate::cli::{EntryCommand, EntryFields, EntrySelection};
+use crate::exit::{self, failure};
+use crate::output::{self, Output};
+use midge_api::midge::v1::StatusRequest;
+use midge_api::spire::api::server::entry::v1 as api;
+use midge_api::spire::api::types::{Entry, Spiffeid};
+
+pub(crate) async fn run(admin: &Admin, command: EntryCommand, output: Output) -> anyhow::Result<()> {
+    match command {
+        EntryCommand::Create(fields) => create(admin, fields, output).await,
+        EntryCommand::Show(selection) => show(admin, selection, output).await,
+        EntryCommand::Update { entry_id, fields } => update(admin, entry_id, fields, output).await,
+        EntryCommand::Delete { entry_id } => delete(admin, entry_id, output).await,
+        EntryCommand::Count => count(admin, output).await,
+    }
+}
+
+async fn create(admin: &Admin, fields: EntryFields, output: Output) -> anyhow::Result<()> {
+    let parent = parent(admin, fields.parent_id.as_deref()).await?;
+    let request = api::BatchCreateEntryRequest { entries: vec![entry(fields, parent)?], output_mask: None };
+    let response = admin.entries().await?.batch_create_entry(request).await;
+    let results = response.map_err(|status| rpc_error(&status))?.into_inner().results;
+    let result = results.into_iter().next().unwrap_or_default();
+    if let (Err(error), Some(existing)) = (item_status(result.status.as_ref()), &result.entry) {
+        return Err(failure(exit::NO, format!("{error:#}: entry {} is the same", existing.id)));
+    }
+    item_status(result.status.as_ref())?;
+    print(&result.entry.into_iter().collect::<Vec<_>>(), output)
+}
+
+async fn update(admin: &Admin, id: String, fields: EntryFields, output: Output) -> anyhow::Result<()> {
+    let parent = parent(admin, fields.parent_id.as_deref()).await?;
+    let request = api::BatchUpdateEntryRequest {
+        entries: vec![Entry { id, ..entry(fields, parent)? }],
+        input_mask: None,
+        output_mask: None,
+    };
+    let response = admin.entries().await?.batch_update_entry(request).await;
+    let results = response.map_err(|status| rpc_error(&status))?.into_inner().results;
+    let result = results.into_iter().next().unwrap_or_default();
+    item_status(result.status.as_ref())?;
+    print(&result.entry.into_iter().collect::<Vec<_>>(), output)
+}
+
+async fn delete(admin: &Admin, id: String, output: Output) -> anyhow::Result<()> {
+    let request = api::BatchDeleteEntryRequest { ids: vec![id] };
+    let response = admin.entries().await?.batch_delete_entry(request).await;
+    let results = response.map_err(|status| rpc_error(&status))?.into_inner().results;
+    let result = results.into_iter().next().unwrap_or_default();
+    item_status(result.status.as_ref())?;
+    match output {
+        Output::Json => output::json(&serde_json::json!({ "deleted": result.id })),
+        Output::Pretty => {
+            output::line(format_args!("Deleted entry with ID: {}", result.id));
+            Ok(())
+        }
+    }
+}
+
+async fn count(admin: &Admin, output: Output) -> anyhow::Result<()> {
+    let response = admin.entries().await?.count_entries(api::CountEntriesRequest::default()).await;
+    let count = response.map_err(|status| rpc_error(&status))?.into_inner().count;
+    match output {
+        Output::Json => output::json(&serde_json::json!({ "count": count })),
+        Output::Pretty => {
+            output::line(format_args!("{count} registration {}", if count == 1 { "entry" } else { "entries" }));
+            Ok(())
+        }
+    }
+}
+
+async fn show(admin: &Admin, selection: EntrySelection, output: Output) -> anyhow::Result<()> {
+    let mut client = admin.entries().await?;
+    if let Some(id) = selection.entry_id {
+        let response = client.get_entry(api::GetEntryRequest { id, output_mask: None }).await;
+        return print(&[response.map_err(|status| rpc_error(&status))?.into_inner()], output);
+    }
+    let filter = api::list_entries_request::Filter {
+        by_spiffe_id: selection.spiffe_id.as_deref().map(spiffe_id).transpose()?,
+        by_parent_id: selection.parent_id.as_deref().map(spiffe_id).transpose()?,
+        ..Default::default()
+    };
+    let mut entries = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = api::ListEntriesRequest {
+            filter: Some(filter.clone()),
+            output_mask: None,
+            page_size: 500,
+            page_token,
+        };
+        let response = client.list_entries(request).await.map_err(|status| rpc_error(&status))?.into_inner();
+        entries.extend(response.entries);
+        page_token = response.next_page_token;
+        if page_token.is_empty() {
+            return print(&entries, output);
+        }
+    }
+}
+
+/// The node that serves the entry: as given, else the edge itself. A cloud has many, so there it must be named.
+async fn parent(admin: &Admin, given: Option<&str>) -> anyhow::Result<Spiffeid> {
+    if let Some(given) = given {
+        return spiffe_id(given);
+    }
+    let status = admin.midge().await?.status(StatusRequest {}).await;
+    let status = status.map_err(|status| rpc_error(&status))?.into_inner();
+    if status.node.is_empty() {
+        let example = format!("spiffe://{}/edge/<node>", status.trust_domain);
+        return Err(failure(exit::USAGE, format!("name the node with -parentID {example}")));
+    }
+    Ok(Spiffeid { trust_domain: status.trust_domain, path: format!("/edge/{}", status.node) })
+}
+
+fn entry(fields: EntryFields, parent: Spiffeid) -> anyhow::Result<Entry> {
+    Ok(Entry {
+        id: fields.id.unwrap_or_default(),
+        spiffe_id: Some(spiffe_id(&fields.spiffe_id)?),
+        parent_id: Some(parent),
+        selectors: fields.selectors.iter().map(|text| selector(text)).collect::<Result<_, _>>()?,
+        x509_svid_ttl: fields.x509_svid_ttl,
+        dns_names: fields.dns,
+        hint: fields.hint,
+        admin: fields.admin,
+        downstream: fields.downstream,
+        expires_at: fields.expires_at,
+        publish: fields.publish,
+        subscribe: fields.subscribe,
+        ..Entry::default()
+    })
+}
+
+fn print(entries: &[Entry], output: Output) -> anyhow::Result<()> {
+    match output {
+        Output::Json => return output::json(&serde_json::json!({ "entries": entries })),
+        Output::Pretty => {}
+    }
+    let noun = if entries.len() == 1 { "entry" } else { "entries" };
+    output::line(format_args!("{} {noun}", entries.len()));
+    for entry in entries {
+        output::line("");
+        let mut fields = vec![
+            ("Entry ID", entry.id.clone()),
+            ("SPIFFE ID", id_text(entry.spiffe_id.as_ref())),
+            ("Parent ID", id_text(entry.parent_id.as_ref())),
+            ("Revision", entry.revision_number.to_string()),
+            ("X509-SVID TTL", if entry.x509_svid_ttl == 0 { "default".into() } else { entry.x509_svid_ttl.to_string() }),
+            ("Hint", entry.hint.clone()),
+            ("Origin", entry.origin.clone()),
+        ];
+        fields.extend(entry.selectors.iter().map(|s| ("Selector", format!("{}:{}", s.r#type, s.value))));
+        fields.extend(entry.dns_names.iter().map(|name| ("DNS name", name.clone())));
+        fields.extend(entry.publish.iter().map(|filter| ("Publish", filter.clone())));
+        fields.extend(entry.subscribe.iter().map(|filter| ("Subscribe", filter.clone())));
+        output::fields(&fields);
+    }
+    Ok(())
+}

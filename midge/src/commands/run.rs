@@ -1,0 +1,40 @@
+//! The long-running roles.
+
+use crate::cli::LightArgs;
+use crate::config::{self, AgentConfig, CloudConfig, EdgeConfig, LogConfig, LogFormat};
+use crate::exit::{self, WithCode};
+use crate::output::Output;
+use crate::parts;
+use std::path::Path;
+
+pub(crate) async fn edge(path: &Path) -> anyhow::Result<()> {
+    let config: EdgeConfig = config::load(path)?;
+    start(&config.log)?;
+    parts::edge::run(config).await
+}
+
+pub(crate) async fn cloud(path: &Path) -> anyhow::Result<()> {
+    let config: CloudConfig = config::load(path)?;
+    start(&config.log)?;
+    parts::cloud::run(config).await
+}
+
+pub(crate) async fn agent(path: &Path) -> anyhow::Result<()> {
+    let config: AgentConfig = config::load(path)?;
+    start(&config.log)?;
+    parts::agent::run(config).await
+}
+
+pub(crate) async fn light(arguments: LightArgs, output: Output) -> anyhow::Result<()> {
+    parts::light::run(arguments, output).await
+}
+
+fn start(log: &LogConfig) -> anyhow::Result<()> {
+    let format = match log.format {
+        LogFormat::Human => midge_runtime::logs::LogFormat::Human,
+        LogFormat::Json => midge_runtime::logs::LogFormat::Json,
+    };
+    midge_runtime::logs::init(format, &log.filter).code(exit::CONFIG)?;
+    midge_pki::install_default();
+    Ok(())
+}

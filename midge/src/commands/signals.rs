@@ -1,0 +1,21 @@
+//! The end that the user or the service manager asks for.
+
+use crate::exit::{self, WithCode as _};
+use midge_runtime::CancellationToken;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Returns a token that SIGINT or SIGTERM cancels.
+pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt()).code(exit::INTERNAL)?;
+    let mut terminate = signal(SignalKind::terminate()).code(exit::INTERNAL)?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(token)
+}

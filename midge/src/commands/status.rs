@@ -1,0 +1,49 @@
+use super::admin::{Admin, rpc_error};
+use crate::exit;
+use crate::output::{self, Output};
+use midge_api::midge::v1::{StatusRequest, StatusResponse};
+use std::process::ExitCode;
+
+pub(crate) async fn run(admin: &Admin, output: Output) -> anyhow::Result<ExitCode> {
+    let response = admin.midge().await?.status(StatusRequest {}).await;
+    let status = response.map_err(|status| rpc_error(&status))?.into_inner();
+    match output {
+        Output::Json => output::json(&status)?,
+        Output::Pretty => print(&status),
+    }
+    Ok(if status.degraded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+fn print(status: &StatusResponse) {
+    let mut fields = vec![
+        ("Role", status.role.clone()),
+        ("Trust domain", status.trust_domain.clone()),
+        ("Node", status.node.clone()),
+        ("Version", status.version.clone()),
+        ("Uptime", output::span(status.uptime_secs)),
+    ];
+    if let Some(lease) = &status.lease {
+        let remaining = u64::try_from(lease.remaining_secs).unwrap_or_default();
+        let text = if remaining == 0 { "ended".into() } else { format!("{} more", output::span(remaining)) };
+        fields.push(("Lease", format!("{text} ({})", lease.reason)));
+    }
+    if let Some(ca) = &status.ca {
+        let next = if ca.prepared { ", next one prepared" } else { "" };
+        fields.push(("CA", format!("slot {}, serial {}{next}", ca.slot, ca.serial)));
+    }
+    if let Some(cloud) = &status.cloud {
+        let state = if cloud.connected { "connected".into() } else { format!("not connected: {}", cloud.last_error) };
+        fields.push(("Cloud", format!("{} {state}, {} pending", cloud.url, cloud.pending)));
+    }
+    if status.role == "cloud" {
+        fields.push(("Nodes", status.nodes.to_string()));
+    } else {
+        fields.push(("Sessions", status.sessions.to_string()));
+    }
+    fields.push(("Entries", status.entries.to_string()));
+    fields.extend(status.listeners.iter().map(|listener| ("Listener", format!("{} {}", listener.kind, listener.address))));
+    for problem in &status.degraded {
+        fields.push(("Degraded", format!("{}; {}", problem.what, problem.remedy)));
+    }
+    output::fields(&fields);
+}

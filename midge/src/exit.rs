@@ -1,0 +1,64 @@
+//! Exit codes, as documented in `docs/exit-codes.md` (the values of sysexits.h).
+
+use crate::config::ConfigError;
+use std::process::ExitCode;
+
+/// Something the user must change in the call.
+pub(crate) const USAGE: u8 = 64;
+/// The answer is no: not found, not permitted by a rule, no identity.
+pub(crate) const NO: u8 = 1;
+/// Another program is needed and does not answer.
+pub(crate) const UNAVAILABLE: u8 = 69;
+/// A bug or an unexpected failure.
+pub(crate) const INTERNAL: u8 = 70;
+/// A file or disk cannot be used.
+pub(crate) const IO: u8 = 74;
+/// A file or socket may not be used as it is.
+pub(crate) const PERMISSION: u8 = 77;
+/// The configuration, or the data directory it names, cannot be used.
+pub(crate) const CONFIG: u8 = 78;
+
+/// An error with the exit code it ends in.
+#[derive(Debug, thiserror::Error)]
+#[error("{inner:#}")]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) inner: anyhow::Error,
+}
+
+/// Gives an error its exit code.
+pub(crate) trait WithCode<T> {
+    fn code(self, code: u8) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> WithCode<T> for Result<T, E> {
+    fn code(self, code: u8) -> anyhow::Result<T> {
+        self.map_err(|source| Failure { code, inner: source.into() }.into())
+    }
+}
+
+/// Returns an error with this text and exit code.
+pub(crate) fn failure(code: u8, text: impl Into<String>) -> anyhow::Error {
+    Failure { code, inner: anyhow::Error::msg(text.into()) }.into()
+}
+
+/// Prints the error and returns its exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("midge: {error:#}");
+    ExitCode::from(code_of(error))
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.code;
+        }
+        if cause.is::<ConfigError>() {
+            return CONFIG;
+        }
+        if let Some(bind) = cause.downcast_ref::<midge_broker::BindError>() {
+            return if matches!(bind, midge_broker::BindError::NotLoopback(_)) { CONFIG } else { UNAVAILABLE };
+        }
+    }
+    INTERNAL
+}

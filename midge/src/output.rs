@@ -1,0 +1,87 @@
+//! Tables for people, JSON for programs.
+
+use clap::ValueEnum;
+use serde::Serialize;
+use std::io::Write;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Tables and sentences.
+    #[default]
+    #[value(alias = "table")]
+    Pretty,
+    /// One JSON document, or one a line for streams.
+    Json,
+}
+
+/// Prints one line; a closed pipe is the reader's choice and no error of ours.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    let written = writeln!(std::io::stdout(), "{text}");
+    if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a value as one JSON document.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints rows under headings, columns aligned.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = headings.iter().map(|heading| heading.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let print = |cells: Vec<&str>| {
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        line(padded.join("  ").trim_end());
+    };
+    print(headings.to_vec());
+    for row in rows {
+        print(row.iter().map(String::as_str).collect());
+    }
+}
+
+/// Prints names and values, one a line, as SPIRE's commands do.
+pub(crate) fn fields(fields: &[(&str, String)]) {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        line(format_args!("{name:<width$} : {value}"));
+    }
+}
+
+/// Says a span of time the way people do: two units at most.
+pub(crate) fn span(secs: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let mut rest = secs;
+    let mut said = Vec::new();
+    for (unit, name) in units {
+        if rest >= unit && said.len() < 2 {
+            said.push(format!("{} {name}", rest / unit));
+            rest %= unit;
+        } else if !said.is_empty() {
+            break;
+        }
+    }
+    if said.is_empty() { "0 s".into() } else { said.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn spans_read_like_speech() {
+        assert_eq!(span(0), "0 s");
+        assert_eq!(span(59), "59 s");
+        assert_eq!(span(3_700), "1 h 1 min");
+        assert_eq!(span(90 * 86_400), "90 d");
+        assert_eq!(span(86_400 + 5), "1 d");
+    }
+}

@@ -1,0 +1,18 @@
+//! The composition: which parts a role has, and what connects them.
+
+mod admin;
+mod admission;
+pub(crate) mod agent;
+pub(crate) mod cloud;
+mod data_dir;
+mod desk;
+pub(crate) mod edge;
+mod edge_cloud;
+mod http;
+pub(crate) mod light;
+mod open;
+pub(crate) mod policy;
+mod problems;
+mod service;
+mod trust;
+mod upstream;

@@ -1,0 +1,112 @@
+//! Who may be connected to the broker: registered identities, and local processes that an entry
+//! matches. The one place where broker, agent and identity server meet.
+
+use async_trait::async_trait;
+use issuer_core::Selector;
+use midge_agent::{AgentView, Attestor, LocalPeer, choose_entry, owner_of_loopback};
+use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal};
+use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use midge_issuer::Issuer;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The broker's door.
+pub(crate) struct Door {
+    issuer: Issuer,
+    views: watch::Receiver<Arc<AgentView>>,
+    attestor: Arc<Attestor>,
+    changes: watch::Receiver<u64>,
+}
+
+/// Announces changes of the agent's view as changes of admission.
+pub(crate) struct DoorTask {
+    views: watch::Receiver<Arc<AgentView>>,
+    sender: watch::Sender<u64>,
+}
+
+impl Door {
+    /// Returns the door and the task that keeps its changes announced.
+    pub(crate) fn new(issuer: Issuer, views: watch::Receiver<Arc<AgentView>>) -> (Self, DoorTask) {
+        let (sender, changes) = watch::channel(0);
+        let attestor = Arc::new(Attestor::default());
+        (Self { issuer, views: views.clone(), attestor, changes }, DoorTask { views, sender })
+    }
+}
+
+impl DoorTask {
+    /// Follows the view until it ends.
+    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            self.views.changed().await?;
+            self.sender.send_replace(self.views.borrow_and_update().revision());
+        }
+    }
+}
+
+#[async_trait]
+impl Admission for Door {
+    fn admits(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<(), Refusal> {
+        if !self.issuer.is_registered(id) {
+            return Err(Refusal(format!("{id} has no registration entry")));
+        }
+        match proof {
+            Some(Proof::Local { entry_id, .. }) => {
+                let view = Arc::clone(&self.views.borrow());
+                let stands = view.entries().iter().any(|entry| entry.id == **entry_id && entry.spiffe_id == *id);
+                if stands { Ok(()) } else { Err(Refusal(format!("entry {entry_id} of {id} is gone"))) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {
+        let view = Arc::clone(&self.views.borrow());
+        let attestor = Arc::clone(&self.attestor);
+        // /proc is read and files may be hashed: not on the tasks that carry messages.
+        let attested = tokio::task::spawn_blocking(move || {
+            let peer = local_peer(origin)?;
+            let selectors = attestor.attest_local(&peer, view.needs()).map_err(|error| Refusal(error.to_string()))?;
+            Ok::<_, Refusal>((peer, selectors))
+        });
+        let (peer, selectors) = attested.await.map_err(|error| Refusal(error.to_string()))??;
+        let views = self.views.clone();
+        Ok(Box::new(Claims { peer, selectors, views }))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+}
+
+fn local_peer(origin: LocalOrigin) -> Result<LocalPeer, Refusal> {
+    match origin {
+        LocalOrigin::Unix { pid, uid, gid } => {
+            Ok(LocalPeer { pid: Some(pid), uid, gid: Some(gid), start_ticks: None })
+        }
+        LocalOrigin::Tcp { peer, local } => {
+            owner_of_loopback(peer, local).map_err(|error| Refusal(error.to_string()))
+        }
+    }
+}
+
+struct Claims {
+    peer: LocalPeer,
+    selectors: Vec<Selector>,
+    views: watch::Receiver<Arc<AgentView>>,
+}
+
+impl LocalClaims for Claims {
+    fn identity(&self, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal> {
+        let matches = self.views.borrow().matching(&self.selectors);
+        let pid = self.peer.pid.unwrap_or_default();
+        let uid = self.peer.uid;
+        let Some(entry) = choose_entry(&matches, wanted) else {
+            let reason = match (matches.is_empty(), wanted) {
+                (false, Some(wanted)) => format!("user name \"{wanted}\" names none of its identities"),
+                _ => "no registration entry matches it".into(),
+            };
+            return Err(Refusal(format!("process {pid} of uid {uid}: {reason}")));
+        };
+        Ok(VerifiedPeer::attested(entry.spiffe_id.clone(), pid, uid, entry.id.as_str().into()))
+    }
+}

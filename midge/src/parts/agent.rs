@@ -1,0 +1,116 @@
+//! `midge agent`: the Workload API in a process of its own, served by the edge on the same host.
+
+use crate::commands::connect;
+use crate::config::AgentConfig;
+use crate::exit::{self, WithCode as _, failure};
+use anyhow::Context as _;
+use midge_agent::{Agent, AgentError, RemoteConfig, RemoteUpstream, Upstream};
+use midge_api::midge::v1::StatusRequest;
+use midge_api::midge::v1::midge_client::MidgeClient;
+use midge_identity::SpiffeId;
+use midge_runtime::{Backoff, CancellationToken, Clock, ServiceNotifier, Supervisor};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time the tasks have to end after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+/// Limits of the waits for an edge that is not there yet.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Runs the agent until it is asked to stop.
+pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let mut tasks = Supervisor::new();
+    let token = tasks.token();
+    tasks.spawn("agent", serve(config, token));
+    tasks.run_until_shutdown(GRACE).await
+}
+
+async fn serve(config: AgentConfig, token: CancellationToken) -> anyhow::Result<()> {
+    let agent_id = match &config.agent_id {
+        Some(id) => SpiffeId::new(id).context("agent-id").code(exit::CONFIG)?,
+        None => match token.run_until_cancelled(box_id(&config.edge_socket)).await {
+            Some(id) => id?,
+            None => return Ok(()),
+        },
+    };
+    let remote = RemoteConfig { socket: config.edge_socket.clone(), agent_id: agent_id.clone() };
+    let Some(upstream) = RemoteUpstream::connect(remote, &token).await else { return Ok(()) };
+    let agent = Agent::bind(
+        midge_agent::AgentConfig::new(&config.workload_socket),
+        Arc::clone(&upstream) as Arc<dyn Upstream>,
+        Clock::system(),
+        token.child_token(),
+    )
+    .map_err(agent_error)?;
+    ServiceNotifier::from_env().ready();
+    tracing::info!(agent = %agent_id, socket = %config.workload_socket.display(), "serving");
+    // Ends with the agent too, not only with the process.
+    let stop = token.child_token();
+    let served = async {
+        let served = agent.serve().await;
+        stop.cancel();
+        served
+    };
+    let (served, ()) = tokio::join!(served, upstream.follow(stop.clone()));
+    served.map_err(agent_error)
+}
+
+/// Asks the edge which box it is; waits for an edge that is not there yet.
+async fn box_id(socket: &Path) -> anyhow::Result<SpiffeId> {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        let reason = match connect(socket).await {
+            Ok(channel) => match MidgeClient::new(channel).status(StatusRequest {}).await {
+                Ok(status) => {
+                    let status = status.into_inner();
+                    return box_of(socket, &status.trust_domain, &status.node);
+                }
+                Err(status) => status.message().to_owned(),
+            },
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let text = format!(
+                    "cannot reach the edge at {} (edge-socket): {error}; run the agent as the user that the edge runs as",
+                    socket.display()
+                );
+                return Err(failure(exit::PERMISSION, text));
+            }
+            Err(error) => error.to_string(),
+        };
+        if backoff.attempts() == 0 {
+            tracing::warn!(socket = %socket.display(), reason, "waiting for the edge (edge-socket)");
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+fn box_of(socket: &Path, trust_domain: &str, node: &str) -> anyhow::Result<SpiffeId> {
+    if node.is_empty() {
+        let text = format!("edge-socket = \"{}\" is a cloud's; name the admin socket of an edge", socket.display());
+        return Err(failure(exit::CONFIG, text));
+    }
+    Ok(SpiffeId::new(format!("spiffe://{trust_domain}/edge/{node}"))?)
+}
+
+fn agent_error(error: AgentError) -> anyhow::Error {
+    let code = match error {
+        AgentError::SocketInUse { .. } | AgentError::UpstreamEnded => exit::UNAVAILABLE,
+        _ => exit::IO,
+    };
+    failure(code, format!("{error} (workload-socket)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_is_the_box_itself_and_a_cloud_has_none() {
+        let socket = Path::new("/run/midge/admin.sock");
+        let id = box_of(socket, "plant.example", "box-1").unwrap();
+        assert_eq!(id.to_string(), "spiffe://plant.example/edge/box-1");
+        let error = box_of(socket, "plant.example", "").unwrap_err().to_string();
+        assert!(error.contains("edge-socket") && error.contains("admin socket of an edge"), "{error}");
+    }
+}

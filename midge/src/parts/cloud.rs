@@ -1,0 +1,89 @@
+//! `midge cloud`: root CA, nodes, entries, devices, and the channel's cloud end.
+
+use super::admin::AdminSocket;
+use super::data_dir::DataDir;
+use super::desk::CloudDesk;
+use super::http;
+use super::problems::Problems;
+use super::service::Service;
+use crate::config::CloudConfig;
+use crate::exit::{self, WithCode, failure};
+use cloud_bridge::cloudhub::{CloudHub, CloudHubConfig, CloudHubParts, HubError, SyncLogs};
+use midge_api::midge::v1::Listener;
+use midge_identity::TrustDomain;
+use midge_issuer::{Authority, Issuer, IssuerConfig};
+use midge_runtime::{Clock, Metrics, ServiceNotifier, Supervisor};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time the tasks have to end after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the cloud until it is asked to stop.
+pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
+    let store = dir.store("cloud", &config.trust_domain)?;
+    let admin = AdminSocket::bind(&config.admin_socket())?;
+    let endpoints = http::bind(config.http.address).await?;
+    let clock = Clock::system();
+    let logs = SyncLogs::open(store.clone()).await.code(exit::IO)?;
+    let issuer_config = issuer_config(&config, logs.clone())?;
+    let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
+    let hub_config =
+        CloudHubConfig { websocket: config.channel, bootstrap: config.bootstrap, ..CloudHubConfig::default() };
+    let parts = CloudHubParts { issuer: issuer.clone(), logs, store: store.clone(), clock };
+    let hub = CloudHub::open(hub_config, parts).await.map_err(|error| {
+        let code = if matches!(error, HubError::Bind { .. }) { exit::UNAVAILABLE } else { exit::INTERNAL };
+        failure(code, error.to_string())
+    })?;
+
+    let mut tasks = Supervisor::new();
+    let token = tasks.token();
+    let problems = Problems::default();
+    let mut listeners = vec![
+        Listener { kind: "channel".into(), address: hub.websocket_addr()?.to_string() },
+        Listener { kind: "bootstrap".into(), address: hub.bootstrap_addr()?.to_string() },
+    ];
+    if let Some(listener) = endpoints {
+        listeners.push(Listener { kind: "http".into(), address: listener.local_addr()?.to_string() });
+        let health = http::health(&issuer, &problems);
+        let metrics = Arc::new(Metrics::new());
+        http::issuer_metrics(&metrics, &issuer);
+        let router = midge_runtime::endpoints::router(health, metrics);
+        tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token.clone()));
+    }
+    let (rotation, stop) = (issuer.clone(), token.clone());
+    tasks.spawn("issuer", async move { Ok(midge_issuer::run(rotation, stop).await?) });
+    let (serving, stop) = (hub.clone(), token.clone());
+    tasks.spawn("cloudhub", async move { serving.run(stop).await });
+    let service = Service {
+        role: "cloud",
+        node: String::new(),
+        issuer: issuer.clone(),
+        hub: None,
+        desk: Box::new(CloudDesk { hub, issuer: issuer.clone() }),
+        problems,
+        listeners,
+        started,
+    };
+    tasks.spawn("admin", admin.serve(issuer, service, token));
+    ServiceNotifier::from_env().ready();
+    tracing::info!(trust_domain = config.trust_domain, ms = started.elapsed().as_millis(), "serving");
+    let ended = tasks.run_until_shutdown(GRACE).await;
+    store.close().await.code(exit::IO)?;
+    ended
+}
+
+fn issuer_config(config: &CloudConfig, logs: SyncLogs) -> anyhow::Result<IssuerConfig> {
+    let secs = |secs: u32| Duration::from_secs(secs.into());
+    let trust_domain = TrustDomain::new(&config.trust_domain).code(exit::CONFIG)?;
+    Ok(IssuerConfig {
+        ca_ttl: secs(config.issuer.ca_ttl_secs),
+        svid_ttl: secs(config.issuer.x509_svid_ttl_secs),
+        node_svid_ttl: secs(config.node_svid_ttl_secs),
+        intermediate_ttl: secs(config.edge_ca_ttl_secs),
+        mutation_log: Some(Arc::new(logs)),
+        ..IssuerConfig::new(trust_domain, Authority::SelfSigned, None)
+    })
+}

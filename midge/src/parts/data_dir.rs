@@ -1,0 +1,76 @@
+//! The data directory: made if missing, checked before anything is read from it.
+
+use crate::exit::{self, WithCode, failure};
+use anyhow::Context as _;
+use midge_store::{OpenError, Store, StoreInfo};
+use std::fs::{DirBuilder, Permissions, metadata, set_permissions};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// The directory of one role and what lies in it.
+pub(crate) struct DataDir {
+    path: PathBuf,
+}
+
+impl DataDir {
+    /// Makes the directory, its key directory (0700) and the directory for sockets where they are missing.
+    pub(crate) fn prepare(path: &Path, run_dir: &Path) -> anyhow::Result<Self> {
+        // Workloads of other users reach the sockets below; keys and store have modes of their own.
+        for (dir, mode) in [(path, 0o755), (&path.join("keys"), 0o700), (run_dir, 0o755)] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(dir)
+                .with_context(|| format!("cannot make {} (data-dir); choose another or create it", dir.display()))
+                .code(exit::IO)?;
+        }
+        let keys = path.join("keys");
+        let mode = metadata(&keys).code(exit::IO)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let keys = keys.display();
+            return Err(failure(
+                exit::PERMISSION,
+                format!("{keys} has mode {mode:04o}: others may reach the private keys; run chmod 700 {keys}"),
+            ));
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.path.join("audit.jsonl")
+    }
+
+    /// Opens the store of a role; refuses one of another role or trust domain.
+    pub(crate) fn store(&self, role: &str, trust_domain: &str) -> anyhow::Result<Store> {
+        let path = self.path.join("midge.db");
+        Store::open(&path, &StoreInfo::new(role, trust_domain)).map_err(|error| {
+            let code = match &error {
+                OpenError::InUse { .. } => exit::UNAVAILABLE,
+                OpenError::Permissions { .. } => exit::PERMISSION,
+                OpenError::Io { .. } | OpenError::Full { .. } | OpenError::Corrupted { .. } | OpenError::OrphanLog { .. } => exit::IO,
+                _ => exit::CONFIG,
+            };
+            failure(code, error.to_string())
+        })
+    }
+}
+
+/// Binds a Unix socket with this mode; one that a killed process left behind is replaced.
+pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<tokio::net::UnixListener> {
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            let path = path.display();
+            return Err(failure(exit::UNAVAILABLE, format!("{path} is served by another process; stop it first")));
+        }
+        std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display())).code(exit::IO)?;
+    }
+    let listener = tokio::net::UnixListener::bind(path)
+        .with_context(|| format!("cannot bind {}", path.display()))
+        .code(exit::IO)?;
+    set_permissions(path, Permissions::from_mode(mode)).code(exit::IO)?;
+    Ok(listener)
+}

@@ -1,0 +1,265 @@
+//! Devices, rules and nodes for the admin socket: from the event-bus at an edge, from the cloudhub
+//! at a cloud.
+
+use super::edge_cloud::LinkView;
+use super::service::Desk;
+use async_trait::async_trait;
+use bridge_core::twin::{MsgTwin, TwinValue};
+use bridge_core::{DeviceId, DeviceRecord};
+use cloud_bridge::cloudhub::{CloudHub, Desired, HubError};
+use event_bus::{DeviceError, EventBusHandle};
+use midge_api::midge::v1::{
+    ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, HandedRule, ListRulesResponse, Node, TwinProperty,
+};
+use midge_issuer::Issuer;
+use midge_policy::Rule;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use tonic::Status;
+
+/// The desk of an edge.
+pub(crate) struct EdgeDesk {
+    pub(crate) bus: Option<EventBusHandle>,
+    pub(crate) link: Option<LinkView>,
+    /// Whether a cloud hands out the devices: then they are made and set there.
+    pub(crate) managed: bool,
+}
+
+impl EdgeDesk {
+    fn bus(&self) -> Result<&EventBusHandle, Status> {
+        self.bus.as_ref().ok_or_else(|| Status::failed_precondition("the event-bus is off (event-bus.enabled)"))
+    }
+
+    fn own(&self) -> Result<&EventBusHandle, Status> {
+        if self.managed {
+            return Err(Status::failed_precondition("devices of this box are managed by the cloud: change them there"));
+        }
+        self.bus()
+    }
+}
+
+#[async_trait]
+impl Desk for EdgeDesk {
+    async fn create_device(&self, device: Device) -> Result<Device, Status> {
+        let desired = desired_of(&device).collect();
+        let created = self.own()?.create_device(device_id(&device.id)?, device.description, desired).await;
+        created.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+    }
+
+    async fn devices(&self, _node: &str) -> Result<Vec<Device>, Status> {
+        let devices = self.bus()?.devices().await.map_err(|error| device_status(&error))?;
+        Ok(devices.iter().map(edge_device).collect())
+    }
+
+    async fn set_device(&self, _node: &str, id: &str, desired: HashMap<String, String>) -> Result<Device, Status> {
+        let set = self.own()?.set_device(device_id(id)?, desired.into_iter().collect()).await;
+        set.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+    }
+
+    async fn device(&self, _node: &str, id: &str) -> Result<Device, Status> {
+        let device = self.bus()?.device(device_id(id)?).await;
+        device.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+    }
+
+    async fn apply_rules(&self, _request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
+        Err(Status::failed_precondition("rules are handed out by a cloud; on an edge put them into policy.dir"))
+    }
+
+    async fn rules(&self) -> Result<ListRulesResponse, Status> {
+        Err(Status::failed_precondition("rules are handed out by a cloud; ask it"))
+    }
+
+    async fn delete_rule(&self, _request: DeleteRuleRequest) -> Result<ListRulesResponse, Status> {
+        Err(Status::failed_precondition("rules are handed out by a cloud; take them back there"))
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Status> {
+        Err(Status::failed_precondition("an edge knows no other nodes; ask the cloud"))
+    }
+
+    fn link(&self) -> Option<CloudLink> {
+        let link = self.link.as_ref()?;
+        let url = link.url.clone();
+        let status = link.status.borrow().clone();
+        Some(match status {
+            Some(status) => CloudLink {
+                connected: status.connected,
+                since_ms: i64::try_from(status.since.0).unwrap_or(i64::MAX),
+                last_error: status.last_error.unwrap_or_default(),
+                pending: u64::try_from(status.pending).unwrap_or(u64::MAX),
+                url,
+            },
+            None => CloudLink { url, last_error: "not enrolled yet".into(), ..CloudLink::default() },
+        })
+    }
+}
+
+/// The desk of a cloud.
+pub(crate) struct CloudDesk {
+    pub(crate) hub: CloudHub,
+    pub(crate) issuer: Issuer,
+}
+
+#[async_trait]
+impl Desk for CloudDesk {
+    async fn create_device(&self, device: Device) -> Result<Device, Status> {
+        if device.node.is_empty() {
+            return Err(Status::invalid_argument("name the node of the device with --node"));
+        }
+        let desired = desired_of(&device).map(|(name, value)| (name, wanted(value))).collect();
+        let id = device_id(&device.id)?;
+        let created = self.hub.create_device(&device.node, id, device.description, desired).await;
+        created.map(|record| cloud_device(&record)).map_err(|error| hub_status(&error))
+    }
+
+    async fn devices(&self, node: &str) -> Result<Vec<Device>, Status> {
+        let devices = self.hub.devices(named(node)).await.map_err(|error| hub_status(&error))?;
+        Ok(devices.iter().map(cloud_device).collect())
+    }
+
+    async fn set_device(&self, node: &str, id: &str, desired: HashMap<String, String>) -> Result<Device, Status> {
+        let desired = desired.into_iter().map(|(name, value)| (name, wanted(value))).collect();
+        let set = self.hub.set_device(&device_id(id)?, named(node), desired).await;
+        set.map(|record| cloud_device(&record)).map_err(|error| hub_status(&error))
+    }
+
+    async fn device(&self, node: &str, id: &str) -> Result<Device, Status> {
+        let device = self.hub.device(&device_id(id)?, named(node)).await;
+        device.map(|record| cloud_device(&record)).map_err(|error| hub_status(&error))
+    }
+
+    async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
+        let rules = Rule::from_toml_str(&request.toml, "rules").map_err(|errors| {
+            Status::invalid_argument(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        })?;
+        let mut contents = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let content = serde_json::to_value(&rule).map_err(|error| Status::internal(error.to_string()))?;
+            contents.push((rule.name, content));
+        }
+        self.hub.put_rules(named(&request.node), contents).await.map_err(|error| hub_status(&error))?;
+        self.rules().await
+    }
+
+    async fn rules(&self) -> Result<ListRulesResponse, Status> {
+        let rules = self.hub.rules().await.map_err(|error| hub_status(&error))?;
+        let handed = |rule: cloud_bridge::cloudhub::HandedRule| HandedRule {
+            node: rule.node.unwrap_or_default(),
+            toml: serde_json::from_value::<Rule>(rule.content)
+                .ok()
+                .and_then(|rule| toml::to_string(&rule).ok())
+                .unwrap_or_default(),
+            name: rule.name,
+        };
+        Ok(ListRulesResponse { rules: rules.into_iter().map(handed).collect() })
+    }
+
+    async fn delete_rule(&self, request: DeleteRuleRequest) -> Result<ListRulesResponse, Status> {
+        self.hub.delete_rule(named(&request.node), &request.name).await.map_err(|error| hub_status(&error))?;
+        self.rules().await
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Status> {
+        let sessions = self.hub.sessions();
+        let node = |node: &issuer_core::Node| {
+            let name = node.id.path().rsplit('/').next().unwrap_or_default().to_owned();
+            let session = sessions.iter().find(|session| session.node == name);
+            Node {
+                spiffe_id: node.id.to_string(),
+                connected: session.is_some_and(|session| session.connected),
+                since_ms: session.map_or(0, |session| millis(session.since.0)),
+                joined_at_ms: millis(node.joined_at.0),
+                ca_not_after_ms: millis(node.ca_not_after.0),
+                banned: node.banned,
+                pending: session.map_or(0, |session| session.pending),
+                remote: session.map(|session| session.remote.to_string()).unwrap_or_default(),
+                name,
+            }
+        };
+        Ok(self.issuer.nodes().iter().map(|known| node(known)).collect())
+    }
+
+    fn link(&self) -> Option<CloudLink> {
+        None
+    }
+}
+
+fn device_id(text: &str) -> Result<DeviceId, Status> {
+    text.parse().map_err(|error: bridge_core::InvalidDeviceId| Status::invalid_argument(error.to_string()))
+}
+
+fn named(node: &str) -> Option<&str> {
+    Some(node).filter(|node| !node.is_empty())
+}
+
+fn desired_of(device: &Device) -> impl Iterator<Item = (String, String)> {
+    device.twin.iter().filter_map(|(name, property)| Some((name.clone(), property.desired.clone()?)))
+}
+
+fn wanted(value: String) -> Desired {
+    Desired { value, ..Desired::default() }
+}
+
+fn edge_device(device: &bridge_core::twin::Device) -> Device {
+    Device {
+        id: device.id.to_string(),
+        name: device.id.name().to_owned(),
+        description: device.description.clone(),
+        twin: device.twin.iter().map(|(name, twin)| (name.clone(), property(Some(twin), Some(twin)))).collect(),
+        state: device.state.clone(),
+        ..Device::default()
+    }
+}
+
+fn cloud_device(record: &DeviceRecord) -> Device {
+    let names: BTreeSet<&String> = record.desired.keys().chain(record.reported.keys()).collect();
+    let twin: BTreeMap<String, TwinProperty> = names
+        .into_iter()
+        .map(|name| (name.clone(), property(record.desired.get(name), record.reported.get(name))))
+        .collect();
+    Device {
+        id: record.id.to_string(),
+        name: record.id.name().to_owned(),
+        description: record.description.clone(),
+        node: record.node.clone(),
+        twin: twin.into_iter().collect(),
+        state: record.state.clone(),
+        ..Device::default()
+    }
+}
+
+fn property(desired: Option<&MsgTwin>, actual: Option<&MsgTwin>) -> TwinProperty {
+    let value = |value: Option<&TwinValue>| value.and_then(|value| value.value.clone());
+    let desired = desired.and_then(|twin| twin.expected.as_ref());
+    let actual = actual.and_then(|twin| twin.actual.as_ref());
+    TwinProperty { desired: value(desired), actual: value(actual), ..TwinProperty::default() }
+}
+
+fn millis(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn device_status(error: &DeviceError) -> Status {
+    let text = error.to_string();
+    match error {
+        DeviceError::Unknown(_) => Status::not_found(text),
+        DeviceError::Exists(_) => Status::already_exists(text),
+        DeviceError::Invalid(_) => Status::invalid_argument(text),
+        DeviceError::Stopping => Status::unavailable(text),
+        _ => Status::resource_exhausted(text),
+    }
+}
+
+fn hub_status(error: &HubError) -> Status {
+    let text = error.to_string();
+    match error {
+        HubError::NoDevice(_) | HubError::NoRule(_) => Status::not_found(text),
+        HubError::DeviceExists { .. } => Status::already_exists(text),
+        HubError::Store(_) => Status::resource_exhausted(text),
+        HubError::DeviceId(_)
+        | HubError::Desired(_)
+        | HubError::NodeName { .. }
+        | HubError::RuleName(_)
+        | HubError::Ambiguous { .. } => Status::invalid_argument(text),
+        _ => Status::internal(text),
+    }
+}

@@ -1,0 +1,206 @@
+//! `midge edge`: everything of one box in one process.
+
+use super::admin::AdminSocket;
+use super::admission::Door;
+use super::data_dir::DataDir;
+use super::desk::EdgeDesk;
+use super::edge_cloud::{CloudSide, Reports};
+use super::policy::{PolicyTask, file_rules};
+use super::problems::Problems;
+use super::service::{Desk, Service};
+use super::trust::IssuerTrust;
+use super::upstream::LocalUpstream;
+use super::{http, open};
+use crate::config::EdgeConfig;
+use crate::exit::{self, WithCode};
+use anyhow::Context as _;
+use event_bus::{EventBus, EventBusConfig, EventBusHandle, EventBusParts};
+use midge_agent::{Agent, AgentConfig, Upstream as _};
+use midge_api::midge::v1::Listener;
+use midge_broker::{AuditLog, AuditWriter, Bound, Hub, Parts, Server};
+use midge_identity::{SpiffeId, TrustDomain};
+use midge_issuer::{Authority, Issuer, IssuerConfig};
+use midge_pki::{IdentitySource, SvidClientVerifier, TrustSource};
+use midge_runtime::{Clock, Metrics, ServiceNotifier, Supervisor};
+use midge_store::Store;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// Time the tasks have to end after a stop: clients get DISCONNECT, the store is closed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What every part of the box shares.
+pub(crate) struct EdgeBox {
+    pub(crate) config: EdgeConfig,
+    pub(crate) id: SpiffeId,
+    pub(crate) store: Store,
+    pub(crate) issuer: Issuer,
+    pub(crate) clock: Clock,
+    pub(crate) audit: AuditLog,
+    pub(crate) problems: Problems,
+    pub(crate) started: Instant,
+}
+
+/// Runs the box until it is asked to stop.
+pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let fixed = file_rules(&config.policy).code(exit::CONFIG)?;
+    let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
+    let role = if config.cloud.is_some() { "edge" } else { "standalone" };
+    let store = dir.store(role, &config.trust_domain)?;
+    // Bound before anything is served: a port in use is an error of the start.
+    let admin = AdminSocket::bind(&config.admin_socket())?;
+    let bound = Bound::bind(&config.mqtt).await?;
+    let endpoints = http::bind(config.http.address).await?;
+    let (audit, audit_writer) = AuditLog::open(&dir.audit_log()).code(exit::IO)?;
+    let clock = Clock::system();
+    let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
+    let id = SpiffeId::new(format!("spiffe://{}/edge/{}", config.trust_domain, config.node))?;
+    let problems = Problems::default();
+    let node = EdgeBox { config, id, store, issuer, clock, audit, problems, started };
+    if node.config.open_to_own_uid {
+        open::allow_own_uid(&node).await?;
+    }
+    node.serve(fixed, admin, bound, endpoints, audit_writer).await
+}
+
+fn issuer_config(config: &EdgeConfig) -> anyhow::Result<IssuerConfig> {
+    let authority = if config.cloud.is_some() { Authority::Upstream } else { Authority::SelfSigned };
+    let trust_domain = TrustDomain::new(&config.trust_domain).code(exit::CONFIG)?;
+    Ok(IssuerConfig {
+        ca_ttl: Duration::from_secs(config.issuer.ca_ttl_secs.into()),
+        svid_ttl: Duration::from_secs(config.issuer.x509_svid_ttl_secs.into()),
+        ..IssuerConfig::new(trust_domain, authority, Some(config.node.clone()))
+    })
+}
+
+impl EdgeBox {
+    async fn serve(
+        self,
+        fixed: Vec<midge_policy::CheckedRule>,
+        admin: AdminSocket,
+        bound: Bound,
+        endpoints: Option<TcpListener>,
+        audit_writer: AuditWriter,
+    ) -> anyhow::Result<()> {
+        let mut tasks = Supervisor::new();
+        let token = tasks.token();
+        let listeners = self.listeners(&bound, endpoints.as_ref());
+        let (upstream, views) = LocalUpstream::new(self.issuer.clone(), self.id.clone());
+        let (door, announcements) = Door::new(self.issuer.clone(), upstream.view());
+        let reports = Reports::default();
+        let bus = self.event_bus(&bound, reports.clone(), &mut tasks).await?;
+        let cloud = CloudSide::open(&self, bus.clone(), reports).await?;
+        let rules = cloud.rules();
+        let handed = Arc::clone(&rules.borrow());
+        let (policy_task, policy) = PolicyTask::new(fixed, &self.issuer.view(), &handed, self.problems.clone());
+        let server = self.server(Arc::new(door), policy)?;
+        let agent = AgentConfig::new(self.config.workload_socket());
+        let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
+        let agent = agent.code(exit::UNAVAILABLE)?;
+
+        self.serve_endpoints(endpoints, &server.hub(), &mut tasks);
+        let (issuer, stop) = (self.issuer.clone(), token.clone());
+        tasks.spawn("issuer", async move { Ok(midge_issuer::run(issuer, stop).await?) });
+        tasks.spawn("agent-view", until(token.clone(), views.run()));
+        tasks.spawn("admission", until(token.clone(), announcements.run()));
+        tasks.spawn("policy", until(token.clone(), policy_task.run(self.issuer.subscribe(), rules)));
+        tasks.spawn("agent", async move { Ok(agent.serve().await?) });
+        let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed: self.config.cloud.is_some() });
+        let service = self.service(server.hub(), desk, listeners);
+        tasks.spawn("admin", admin.serve(self.issuer.clone(), service, token.clone()));
+        tasks.spawn("mqtt", server.serve(bound, token.clone()));
+        tasks.spawn("cloud", cloud.run(token));
+
+        ServiceNotifier::from_env().ready();
+        tracing::info!(node = %self.id, ms = self.started.elapsed().as_millis(), "serving");
+        let ended = tasks.run_until_shutdown(GRACE).await;
+        self.store.close().await.code(exit::IO)?;
+        drop(self);
+        drop(audit_writer);
+        ended
+    }
+
+    fn serve_endpoints(&self, listener: Option<TcpListener>, hub: &Hub, tasks: &mut Supervisor) {
+        let Some(listener) = listener else { return };
+        let health = http::health(&self.issuer, &self.problems);
+        let metrics = Arc::new(Metrics::new());
+        http::issuer_metrics(&metrics, &self.issuer);
+        http::broker_metrics(&metrics, hub, &self.audit);
+        let router = midge_runtime::endpoints::router(Arc::clone(&health), metrics);
+        let token = tasks.token();
+        tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(health, token.clone()));
+        tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token));
+    }
+
+    async fn event_bus(
+        &self,
+        bound: &Bound,
+        reports: Reports,
+        tasks: &mut Supervisor,
+    ) -> anyhow::Result<Option<EventBusHandle>> {
+        let Some(address) = bound.tls_address.filter(|_| self.config.event_bus.enabled) else { return Ok(None) };
+        let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+        let broker_id = SpiffeId::new(format!("spiffe://{}{}", self.config.trust_domain, self.path("broker")))?;
+        let config = EventBusConfig::new(SocketAddr::new(ip, address.port()), broker_id, self.config.node.clone());
+        let parts = EventBusParts {
+            identity: self.issuer.builtin_identity(&self.path("event-bus"))?,
+            trust: Arc::new(IssuerTrust::new(self.issuer.clone())),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            up: Arc::new(reports),
+        };
+        let bus = EventBus::open(config, parts).await?;
+        let handle = bus.handle();
+        tasks.spawn("event-bus", bus.run(tasks.token()));
+        Ok(Some(handle))
+    }
+
+    fn server(&self, door: Arc<Door>, policy: watch::Receiver<Arc<midge_policy::Policy>>) -> anyhow::Result<Server> {
+        let trust: Arc<dyn TrustSource> = Arc::new(IssuerTrust::new(self.issuer.clone()));
+        let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&self.path("broker"))?;
+        let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);
+        let (clock, audit) = (self.clock.clone(), self.audit.clone());
+        Server::new(&self.config.mqtt, Parts { admission: door, policy, tls, trust, clock, audit })
+    }
+
+    fn path(&self, part: &str) -> String {
+        format!("/edge/{}/{part}", self.config.node)
+    }
+
+    fn service(&self, hub: Hub, desk: Box<dyn Desk>, listeners: Vec<Listener>) -> Service {
+        Service {
+            role: if self.config.cloud.is_some() { "edge" } else { "standalone" },
+            node: self.config.node.clone(),
+            issuer: self.issuer.clone(),
+            hub: Some(hub),
+            desk,
+            problems: self.problems.clone(),
+            listeners,
+            started: self.started,
+        }
+    }
+
+    fn listeners(&self, bound: &Bound, endpoints: Option<&TcpListener>) -> Vec<Listener> {
+        let address = |kind: &str, address: String| Listener { kind: kind.into(), address };
+        let mut listeners = Vec::new();
+        listeners.extend(bound.tls_address.map(|tls| address("mqtt-tls", tls.to_string())));
+        listeners.extend(bound.tcp_address.map(|tcp| address("mqtt-tcp", tcp.to_string())));
+        listeners.extend(bound.unix_path.as_ref().map(|path| address("mqtt-unix", path.display().to_string())));
+        listeners.push(address("workload-api", self.config.workload_socket().display().to_string()));
+        let http = endpoints.and_then(|listener| listener.local_addr().ok());
+        listeners.extend(http.map(|http| address("http", http.to_string())));
+        listeners
+    }
+}
+
+/// Runs a follower until the process stops; it has nothing to clean up.
+async fn until(
+    token: midge_runtime::CancellationToken,
+    task: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    token.run_until_cancelled(task).await.unwrap_or(Ok(())).context("an internal feed ended")
+}

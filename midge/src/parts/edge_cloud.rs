@@ -1,0 +1,335 @@
+//! The box's side of its cloud: enrolment, the channel, and what the cloud's changes do here.
+
+use super::edge::EdgeBox;
+use super::policy::CloudRules;
+use super::problems::{Problem, Problems};
+use crate::config::CloudLink;
+use crate::exit::{self, failure};
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bridge_core::{Change, Cursor, Operation, UpwardItem};
+use cloud_bridge::edgehub::{
+    EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolError, EnrolmentToken, LinkStatus,
+    NodeIdentity, enrol,
+};
+use event_bus::{EventBusHandle, UpwardSink};
+use issuer_core::RegistrationEntry;
+use midge_broker::AuditLog;
+use midge_identity::SpiffeId;
+use midge_issuer::{CaRequest, CloudChange, Issuer};
+use midge_policy::{Rule, RuleSource};
+use midge_runtime::{Backoff, CancellationToken, Clock};
+use midge_store::{Batch, Store};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::watch;
+
+const CURSOR_KEY: &str = "cloud/cursor";
+const RULE_PREFIX: &str = "cloud-rule/";
+/// Longest pause between two tries to reach the cloud: a box is found again within seconds.
+const RECONNECT_MAX: Duration = Duration::from_secs(15);
+
+/// Where reports for the cloud go, once the box has enrolled. Before that there is nobody to report to.
+#[derive(Clone, Default)]
+pub(crate) struct Reports(Arc<OnceLock<EdgeHubHandle>>);
+
+#[async_trait]
+impl UpwardSink for Reports {
+    async fn push(&self, item: UpwardItem) -> Result<(), String> {
+        match self.0.get() {
+            Some(hub) => hub.push(item).await.map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The cloud's side of the box; without a cloud it does nothing.
+pub(crate) struct CloudSide {
+    link: Option<Link>,
+    /// Kept when there is no cloud, so that its receivers wait and do not end.
+    silent: Option<watch::Sender<CloudRules>>,
+    rules: watch::Receiver<CloudRules>,
+    status: watch::Receiver<Option<LinkStatus>>,
+}
+
+/// State of the link for `status`, with the address it leads to.
+#[derive(Clone)]
+pub(crate) struct LinkView {
+    pub(crate) url: String,
+    pub(crate) status: watch::Receiver<Option<LinkStatus>>,
+}
+
+struct Link {
+    cloud: CloudLink,
+    id: SpiffeId,
+    node: String,
+    keys: PathBuf,
+    store: Store,
+    clock: Clock,
+    problems: Problems,
+    reports: Reports,
+    host: Arc<Host>,
+    status: watch::Sender<Option<LinkStatus>>,
+}
+
+impl CloudSide {
+    /// Reads what the cloud handed out before.
+    pub(crate) async fn open(node: &EdgeBox, bus: Option<EventBusHandle>, reports: Reports) -> anyhow::Result<Self> {
+        let (rules_sender, rules) = watch::channel(CloudRules::default());
+        let (status_sender, status) = watch::channel(None);
+        let Some(cloud) = node.config.cloud.clone() else {
+            return Ok(Self { link: None, silent: Some(rules_sender), rules, status });
+        };
+        let host = Host {
+            issuer: node.issuer.clone(),
+            store: node.store.clone(),
+            audit: node.audit.clone(),
+            clock: node.clock.clone(),
+            bus,
+            rules: rules_sender,
+        };
+        host.publish_rules().await.map_err(anyhow::Error::msg)?;
+        let link = Link {
+            cloud,
+            id: node.id.clone(),
+            node: node.config.node.clone(),
+            keys: node.config.data_dir.join("keys"),
+            store: node.store.clone(),
+            clock: node.clock.clone(),
+            problems: node.problems.clone(),
+            reports,
+            host: Arc::new(host),
+            status: status_sender,
+        };
+        Ok(Self { link: Some(link), silent: None, rules, status })
+    }
+
+    /// Rules that the cloud handed out.
+    pub(crate) fn rules(&self) -> watch::Receiver<CloudRules> {
+        self.rules.clone()
+    }
+
+    /// State of the link, if there is a cloud.
+    pub(crate) fn link(&self) -> Option<LinkView> {
+        let link = self.link.as_ref()?;
+        Some(LinkView { url: link.cloud.channel.clone(), status: self.status.clone() })
+    }
+
+    /// Enrols if needed, then keeps the channel up until `token` is cancelled.
+    pub(crate) async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
+        let Some(link) = self.link else {
+            token.cancelled().await;
+            drop(self.silent);
+            return Ok(());
+        };
+        let Some(identity) = link.enrolled(&token).await? else { return Ok(()) };
+        let server = link.cloud.channel.trim_start_matches("wss://").trim_end_matches('/').to_owned();
+        let config = EdgeHubConfig { reconnect_max: RECONNECT_MAX, ..EdgeHubConfig::new(server) };
+        let parts = EdgeHubParts {
+            identity: Arc::new(identity),
+            host: Arc::clone(&link.host) as Arc<dyn EdgeHost>,
+            store: link.store.clone(),
+            clock: link.clock.clone(),
+        };
+        let hub = EdgeHub::open(config, parts).await?;
+        let handle = hub.handle();
+        if link.reports.0.set(handle.clone()).is_err() {
+            tracing::debug!("reports had somewhere to go already");
+        }
+        tokio::select! {
+            ended = hub.run(token.clone()) => ended,
+            () = link.watch(handle) => { token.cancelled().await; Ok(()) }
+        }
+    }
+}
+
+impl Link {
+    /// Returns the node's identity: from disk, or from the cloud for the join token. A cloud that is
+    /// not there is waited for; one that refuses ends the process, since nothing else would help.
+    async fn enrolled(&self, token: &CancellationToken) -> anyhow::Result<Option<NodeIdentity>> {
+        if let Some(identity) = NodeIdentity::load(&self.keys, &self.id, &self.clock)?
+            && self.clock.now() < identity.expires()
+        {
+            return Ok(Some(identity));
+        }
+        let config = self.enrolment()?;
+        let mut backoff = Backoff::new(Duration::from_millis(200), RECONNECT_MAX);
+        loop {
+            match enrol(&config, &self.clock).await {
+                Ok(identity) => {
+                    self.problems.set("cloud", None);
+                    tracing::info!(id = %self.id, "enrolled at the cloud");
+                    return Ok(Some(identity));
+                }
+                Err(error @ (EnrolError::Dial(_) | EnrolError::Http { .. })) => {
+                    let remedy = "check cloud.bootstrap and the network; it is tried again";
+                    self.problems.set("cloud", Some(Problem { what: error.to_string(), remedy: remedy.into() }));
+                }
+                Err(error @ EnrolError::Refused { .. }) => return Err(failure(exit::PERMISSION, error.to_string())),
+                Err(error) => return Err(failure(exit::CONFIG, error.to_string())),
+            }
+            if !backoff.wait(token).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn enrolment(&self) -> anyhow::Result<EnrolConfig> {
+        let Some(path) = &self.cloud.join_token_file else {
+            return Err(failure(
+                exit::CONFIG,
+                "this box has not enrolled: make a token at the cloud with `midge token generate` and name its file \
+                 as cloud.join-token-file",
+            ));
+        };
+        let text = midge_pki::read_private(path).map_err(|error| {
+            failure(exit::PERMISSION, format!("{error} (cloud.join-token-file; needed until the box has enrolled)"))
+        })?;
+        let token = EnrolmentToken::parse(&String::from_utf8_lossy(&text));
+        let token = token.map_err(|error| failure(exit::CONFIG, format!("{}: {error}", path.display())))?;
+        Ok(EnrolConfig {
+            address: self.cloud.bootstrap.clone(),
+            token,
+            node: self.node.clone(),
+            trust_domain: self.id.trust_domain().clone(),
+            directory: self.keys.clone(),
+        })
+    }
+
+    /// Shows the state of the link, and a lasting failure as a problem.
+    async fn watch(&self, hub: EdgeHubHandle) {
+        let mut changes = hub.status();
+        drop(hub);
+        loop {
+            let now = changes.borrow_and_update().clone();
+            let trouble = now.last_error.clone().filter(|_| !now.connected);
+            self.problems.set(
+                "cloud",
+                trouble.map(|what| Problem {
+                    what: format!("not connected to the cloud: {what}"),
+                    remedy: "the box goes on alone until its lease ends; restore the connection before".into(),
+                }),
+            );
+            self.status.send_replace(Some(now));
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The box as the channel sees it.
+struct Host {
+    issuer: Issuer,
+    store: Store,
+    audit: AuditLog,
+    clock: Clock,
+    bus: Option<EventBusHandle>,
+    rules: watch::Sender<CloudRules>,
+}
+
+#[async_trait]
+impl EdgeHost for Host {
+    async fn cursor(&self) -> Result<Option<Cursor>, String> {
+        let stored = self.store.get(CURSOR_KEY).await.map_err(|error| error.to_string())?;
+        stored.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| format!("{CURSOR_KEY}: {error}"))).transpose()
+    }
+
+    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
+        // Devices first: they are idempotent, and the cursor is stored with what comes last.
+        if let Some(bus) = &self.bus {
+            let skipped = bus.apply(changes.clone(), replace).await.map_err(|error| error.to_string())?;
+            for reason in skipped {
+                tracing::warn!(reason, "a device change of the cloud was skipped");
+            }
+        }
+        let (mut batch, entries) = self.plan(&changes, replace).await?;
+        batch = batch.put(CURSOR_KEY, serde_json::to_vec(&cursor).map_err(|error| error.to_string())?);
+        let rules_change = replace || changes.iter().any(|change| change.resource.starts_with("identity/rule/"));
+        self.issuer.apply_cloud(entries, batch).await.map_err(|error| error.to_string())?;
+        if rules_change {
+            self.publish_rules().await?;
+        }
+        Ok(())
+    }
+
+    fn ca_request(&self) -> watch::Receiver<Option<CaRequest>> {
+        self.issuer.ca_request()
+    }
+
+    async fn install_ca(&self, chain: Vec<Vec<u8>>, roots: Vec<Vec<u8>>) -> Result<(), String> {
+        self.issuer.install_upstream(chain, roots).await.map_err(|error| error.to_string())?;
+        let serial = self.issuer.snapshot().ca.map(|ca| ca.serial);
+        let record = json!({
+            "at": self.clock.now().0, "event": "ca-installed", "source": "cloud-channel", "active-serial": serial,
+        });
+        if let serde_json::Value::Object(record) = record {
+            self.audit.record(record);
+        }
+        Ok(())
+    }
+}
+
+impl Host {
+    /// Sorts the changes: rules into the batch, entries and roots for the identity server. What makes
+    /// no sense is left out, loudly.
+    async fn plan(&self, changes: &[Change], replace: bool) -> Result<(Batch, Vec<CloudChange>), String> {
+        let mut batch = Batch::new();
+        let mut entries = Vec::new();
+        if replace {
+            let kept = |prefix: &'static str| {
+                changes.iter().filter_map(move |change| change.resource.strip_prefix(prefix)).map(String::from)
+            };
+            entries.push(CloudChange::Retain(kept("identity/entry/").collect()));
+            let rules: Vec<String> = kept("identity/rule/").collect();
+            for (key, _) in self.store.scan(RULE_PREFIX).await.map_err(|error| error.to_string())? {
+                if !rules.iter().any(|name| key == format!("{RULE_PREFIX}{name}")) {
+                    batch = batch.delete(key);
+                }
+            }
+        }
+        for change in changes {
+            let deleted = change.operation == Operation::Delete;
+            if let Some(id) = change.resource.strip_prefix("identity/entry/") {
+                if deleted {
+                    entries.push(CloudChange::Delete(id.to_owned()));
+                } else {
+                    match serde_json::from_value::<RegistrationEntry>(change.content.clone()) {
+                        Ok(entry) => entries.push(CloudChange::Upsert(Box::new(entry))),
+                        Err(error) => tracing::warn!(id, %error, "an entry of the cloud cannot be read"),
+                    }
+                }
+            } else if let Some(name) = change.resource.strip_prefix("identity/rule/") {
+                let key = format!("{RULE_PREFIX}{name}");
+                batch = if deleted { batch.delete(key) } else { batch.put(key, change.content.to_string()) };
+            } else if change.resource.starts_with("identity/bundle/") && !deleted {
+                match roots_of(&change.content) {
+                    Some(roots) => entries.push(CloudChange::Roots(roots)),
+                    None => tracing::warn!(resource = change.resource, "a bundle of the cloud cannot be read"),
+                }
+            }
+        }
+        Ok((batch, entries))
+    }
+
+    async fn publish_rules(&self) -> Result<(), String> {
+        let mut rules = Vec::new();
+        for (key, value) in self.store.scan(RULE_PREFIX).await.map_err(|error| error.to_string())? {
+            match serde_json::from_slice::<Rule>(&value) {
+                Ok(rule) => rules.push(rule.from_source(RuleSource::Cloud)),
+                Err(error) => tracing::warn!(key, %error, "a rule of the cloud cannot be read"),
+            }
+        }
+        self.rules.send_replace(Arc::new(rules));
+        Ok(())
+    }
+}
+
+/// Roots (DER) in the content of `identity/bundle/<trust domain>`.
+fn roots_of(content: &serde_json::Value) -> Option<Vec<Vec<u8>>> {
+    let roots = content.get("roots")?.as_array()?;
+    roots.iter().map(|root| STANDARD.decode(root.as_str()?).ok()).collect()
+}

@@ -1,0 +1,37 @@
+//! `open-to-own-uid`: for measuring and conformance suites.
+
+use super::edge::EdgeBox;
+use issuer_core::{Origin, RegistrationEntry, Selector};
+use midge_identity::SpiffeId;
+
+/// Gives the user that runs this process an identity that may do everything.
+pub(crate) async fn allow_own_uid(node: &EdgeBox) -> anyhow::Result<()> {
+    const ENTRY: &str = "open-to-own-uid";
+    let uid = rustix::process::getuid().as_raw();
+    tracing::warn!(uid, "OPEN: every process of this user may publish and subscribe to everything (open-to-own-uid)");
+    let entry = RegistrationEntry {
+        id: ENTRY.into(),
+        spiffe_id: SpiffeId::new(format!("{}/app/open", node.id))?,
+        parent_id: node.id.clone(),
+        selectors: vec![Selector { kind: "unix".into(), value: format!("uid:{uid}") }],
+        x509_svid_ttl_secs: 0,
+        jwt_svid_ttl_secs: 0,
+        federates_with: Vec::new(),
+        admin: false,
+        downstream: false,
+        expires_at: 0,
+        dns_names: Vec::new(),
+        revision_number: 0,
+        store_svid: false,
+        hint: String::new(),
+        created_at: 0,
+        publish: vec!["#".into()],
+        subscribe: vec!["#".into(), "$SYS/#".into()],
+        origin: Origin::Edge,
+    };
+    if node.issuer.entry(ENTRY).is_ok() {
+        node.issuer.delete_entry(ENTRY).await?;
+    }
+    node.issuer.create_entry(entry, Origin::Edge).await?;
+    Ok(())
+}

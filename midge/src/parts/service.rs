@@ -1,0 +1,252 @@
+//! Midge's own gRPC service on the admin socket, for the edge and for the cloud.
+
+use super::problems::Problems;
+use async_trait::async_trait;
+use broker_core::{SessionSnapshot, SessionState};
+use futures_util::{Stream, StreamExt as _};
+use midge_api::midge::v1::{
+    AgentView, ApplyRulesRequest, CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteRuleRequest,
+    Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse, ListRulesRequest,
+    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, Session, SetDeviceRequest,
+    ShowDeviceRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse, WatchEntriesRequest,
+    midge_server::Midge,
+};
+use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
+use midge_broker::Hub;
+use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
+use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
+use mqtt_proto::Version;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Instant;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+/// Devices, rules and nodes: where they are kept differs between edge and cloud.
+#[async_trait]
+pub(crate) trait Desk: Send + Sync + 'static {
+    /// Creates a device.
+    async fn create_device(&self, device: Device) -> Result<Device, Status>;
+    /// Lists devices, of one node unless it is empty.
+    async fn devices(&self, node: &str) -> Result<Vec<Device>, Status>;
+    /// Sets desired values.
+    async fn set_device(&self, node: &str, id: &str, desired: HashMap<String, String>) -> Result<Device, Status>;
+    /// Returns one device.
+    async fn device(&self, node: &str, id: &str) -> Result<Device, Status>;
+    /// Hands out, lists or takes back rules.
+    async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status>;
+    /// Lists the rules handed out.
+    async fn rules(&self) -> Result<ListRulesResponse, Status>;
+    /// Takes a rule back.
+    async fn delete_rule(&self, request: DeleteRuleRequest) -> Result<ListRulesResponse, Status>;
+    /// Lists nodes.
+    async fn nodes(&self) -> Result<Vec<Node>, Status>;
+    /// Returns the link to the cloud, where there is one.
+    fn link(&self) -> Option<CloudLink>;
+}
+
+/// The service.
+pub(crate) struct Service {
+    pub(crate) role: &'static str,
+    pub(crate) node: String,
+    pub(crate) issuer: Issuer,
+    pub(crate) hub: Option<Hub>,
+    pub(crate) desk: Box<dyn Desk>,
+    pub(crate) problems: Problems,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) started: Instant,
+}
+
+impl Service {
+    fn degraded(&self) -> Vec<Degraded> {
+        let own = self.problems.list().into_iter().map(|problem| Degraded { what: problem.what, remedy: problem.remedy });
+        let issuer = self.issuer.snapshot().degraded.into_iter();
+        own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy })).collect()
+    }
+}
+
+#[async_trait]
+impl Midge for Service {
+    async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let issuer = self.issuer.snapshot();
+        let lease = Lease {
+            until_ms: issuer.lease.until.map_or(0, signed_ms),
+            remaining_secs: signed(issuer.lease.remaining.as_secs()),
+            reason: issuer.lease.reason.to_string(),
+            warning: issuer.lease.warning.to_string(),
+        };
+        let ca = issuer.ca.map(|ca| CertificateAuthority {
+            serial: ca.serial,
+            not_after_ms: signed(ca.not_after.0),
+            slot: ca.slot.to_string(),
+            prepared: ca.prepared,
+        });
+        Ok(Response::new(StatusResponse {
+            role: self.role.into(),
+            trust_domain: self.issuer.trust_domain().to_string(),
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_secs: self.started.elapsed().as_secs(),
+            lease: Some(lease),
+            ca,
+            cloud: self.desk.link(),
+            sessions: self.hub.as_ref().map_or(0, |hub| hub.metrics().sessions),
+            entries: count(issuer.entries),
+            degraded: self.degraded(),
+            nodes: count(issuer.nodes),
+            listeners: self.listeners.clone(),
+            pid: std::process::id(),
+        }))
+    }
+
+    async fn list_sessions(
+        &self,
+        _request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let hub = self.hub.as_ref().ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))?;
+        let sessions = hub.sessions().iter().map(session).collect();
+        Ok(Response::new(ListSessionsResponse { sessions }))
+    }
+
+    type WatchEntriesStream = Pin<Box<dyn Stream<Item = Result<AgentView, Status>> + Send>>;
+
+    async fn watch_entries(
+        &self,
+        request: Request<WatchEntriesRequest>,
+    ) -> Result<Response<Self::WatchEntriesStream>, Status> {
+        let agent = agent_id(&request.into_inner().agent_id)?;
+        let issuer = self.issuer.clone();
+        let views = WatchStream::new(self.issuer.subscribe()).map(move |view| Ok(agent_view(&issuer, &agent, &view)));
+        Ok(Response::new(Box::pin(views)))
+    }
+
+    async fn sign_x509svid(
+        &self,
+        request: Request<SignX509svidRequest>,
+    ) -> Result<Response<SignX509svidResponse>, Status> {
+        let SignX509svidRequest { entry_id, csr, agent_id: agent } = request.into_inner();
+        let agent = agent_id(&agent)?;
+        if !self.issuer.served_by(&agent).iter().any(|entry| entry.id == entry_id) {
+            return Err(Status::permission_denied(format!("agent {agent} does not serve entry {entry_id}")));
+        }
+        let signed = self.issuer.sign_svid(&entry_id, &csr).map_err(|error| match error {
+            IssueError::NoAuthority(_) | IssueError::CaExpired(_) => Status::unavailable(error.to_string()),
+            _ => Status::invalid_argument(error.to_string()),
+        })?;
+        let svid = X509svid {
+            cert_chain: signed.chain,
+            id: Some(Spiffeid { trust_domain: signed.id.trust_domain_name().into(), path: signed.id.path().into() }),
+            expires_at: signed_secs(signed.expires),
+            hint: String::new(),
+        };
+        let (issued_at_ms, expires_at_ms) = (signed_ms(signed.issued), signed_ms(signed.expires));
+        Ok(Response::new(SignX509svidResponse { svid: Some(svid), issued_at_ms, expires_at_ms }))
+    }
+
+    async fn create_device(&self, request: Request<CreateDeviceRequest>) -> Result<Response<Device>, Status> {
+        let device = request.into_inner().device.ok_or_else(|| Status::invalid_argument("no device given"))?;
+        self.desk.create_device(device).await.map(Response::new)
+    }
+
+    async fn list_devices(&self, request: Request<ListDevicesRequest>) -> Result<Response<ListDevicesResponse>, Status> {
+        let devices = self.desk.devices(&request.into_inner().node).await?;
+        Ok(Response::new(ListDevicesResponse { devices }))
+    }
+
+    async fn set_device(&self, request: Request<SetDeviceRequest>) -> Result<Response<Device>, Status> {
+        let SetDeviceRequest { id, desired, node } = request.into_inner();
+        self.desk.set_device(&node, &id, desired).await.map(Response::new)
+    }
+
+    async fn show_device(&self, request: Request<ShowDeviceRequest>) -> Result<Response<Device>, Status> {
+        let ShowDeviceRequest { id, node } = request.into_inner();
+        self.desk.device(&node, &id).await.map(Response::new)
+    }
+
+    async fn apply_rules(&self, request: Request<ApplyRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {
+        self.desk.apply_rules(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_rules(&self, _request: Request<ListRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {
+        self.desk.rules().await.map(Response::new)
+    }
+
+    async fn delete_rule(&self, request: Request<DeleteRuleRequest>) -> Result<Response<ListRulesResponse>, Status> {
+        self.desk.delete_rule(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_nodes(&self, _request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
+        let nodes = self.desk.nodes().await?;
+        Ok(Response::new(ListNodesResponse { nodes }))
+    }
+}
+
+fn session(session: &SessionSnapshot) -> Session {
+    let protocol = if session.version == Version::V5 { "5.0" } else { "3.1.1" };
+    let base = Session {
+        client_id: session.client_id.to_string(),
+        spiffe_id: session.identity.to_string(),
+        protocol: protocol.into(),
+        subscriptions: session.subscriptions.iter().map(|(filter, _)| filter.to_string()).collect(),
+        queued: count(session.queued),
+        inflight: count(session.inflight),
+        ..Session::default()
+    };
+    match &session.state {
+        SessionState::Live { since, proof, expires, .. } => Session {
+            connected: true,
+            connected_at_ms: signed(since.0),
+            proof: proof_name(proof).into(),
+            identity_expires_ms: expires.map_or(0, |expires| signed(expires.0)),
+            ..base
+        },
+        SessionState::Parked { .. } => base,
+    }
+}
+
+fn proof_name(proof: &Proof) -> &'static str {
+    match proof {
+        Proof::X509Svid { .. } => "x509-svid",
+        Proof::Local { .. } => "local",
+    }
+}
+
+fn agent_id(text: &str) -> Result<SpiffeId, Status> {
+    SpiffeId::new(text).map_err(|error| Status::invalid_argument(format!("agent_id \"{text}\": {error}")))
+}
+
+fn agent_view(issuer: &Issuer, agent: &SpiffeId, view: &IssuerView) -> AgentView {
+    let bundle = |domain: &TrustDomain| Bundle {
+        trust_domain: domain.to_string(),
+        x509_authorities: view.bundles.roots(domain).unwrap_or_default().iter().map(certificate).collect(),
+        sequence_number: view.bundles.revision(),
+        ..Bundle::default()
+    };
+    let bundles = view.bundles.trust_domains().map(bundle).collect();
+    AgentView {
+        revision: view.revision,
+        trust_domain: view.trust_domain.to_string(),
+        entries: issuer.served_by(agent).iter().map(|entry| entry_to_api(entry)).collect(),
+        bundles,
+    }
+}
+
+fn certificate(der: &Vec<u8>) -> X509Certificate {
+    X509Certificate { asn1: der.clone(), tainted: false }
+}
+
+fn signed_ms(time: UnixMillis) -> i64 {
+    signed(time.0)
+}
+
+fn signed_secs(time: UnixMillis) -> i64 {
+    signed(time.as_secs())
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn count(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
