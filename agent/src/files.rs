@@ -249,13 +249,14 @@ pub async fn fetch_and_write(
 ) -> Result<Written, WriteError> {
     let mut session = Session::new(options, token);
     loop {
-        match session.fetch().await {
-            Ok(context) => {
+        match token.run_until_cancelled(session.fetch()).await {
+            Some(Ok(context)) => {
                 let written = session.write(context).await?;
                 session.run_command(&written).await?;
                 return Ok(written);
             }
-            Err(error) => session.pause(error).await?,
+            Some(Err(error)) => session.pause(error).await?,
+            None => return Err(WriteError::Stopped),
         }
     }
 }
@@ -302,7 +303,15 @@ impl<'a> Session<'a> {
     }
 
     async fn fetch(&self) -> Result<X509Context, ClientError> {
-        WorkloadClient::connect(&self.options.socket).await?.fetch_x509().await
+        let client = WorkloadClient::connect(&self.options.socket).await?;
+        let mut contexts = std::pin::pin!(client.watch_x509().await?);
+        loop {
+            let context = contexts.next().await.unwrap_or(Err(ClientError::Ended))?;
+            let there = context.svid(self.options.files.wanted.as_deref()).is_some();
+            if there || !self.options.wait {
+                return Ok(context);
+            }
+        }
     }
 
     async fn follow(&mut self) -> Result<(), WriteError> {

@@ -10,6 +10,7 @@ pub mod attest;
 pub mod client;
 pub mod files;
 
+mod authority;
 mod entitled;
 mod error;
 mod jitter;

@@ -3,6 +3,7 @@
 use crate::{
     AgentLimits,
     attest::{AttestError, AttestPool, Needs, ProcessHandle},
+    authority::AuthorityMender,
 };
 use issuer_core::Selector;
 use parking_lot::Mutex;
@@ -146,6 +147,7 @@ impl Peer {
 pub(crate) struct PeerStream {
     stream: UnixStream,
     peer: Peer,
+    mender: AuthorityMender,
     _permit: Permit,
 }
 
@@ -169,7 +171,7 @@ impl PeerStream {
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         let process = attestations.run(uid, move |_| ProcessHandle::open(pid, uid, gid)).await;
         let peer = Peer { uid, process: Arc::new(process), attestations: attestations.clone() };
-        Some(Self { stream, peer, _permit: permit })
+        Some(Self { stream, peer, mender: AuthorityMender::default(), _permit: permit })
     }
 }
 
@@ -187,7 +189,12 @@ impl AsyncRead for PeerStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Some(new) = buffer.filled_mut().get_mut(before..) {
+            self.mender.mend(new);
+        }
+        read
     }
 }
 

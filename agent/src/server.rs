@@ -18,7 +18,7 @@ use midge_api::{
     midge::agent::v1::workload_wait_server::WorkloadWaitServer,
     workload::spiffe_workload_api_server::SpiffeWorkloadApiServer,
 };
-use midge_runtime::{CancellationToken, Clock, MetricKind, Metrics};
+use midge_runtime::{CancellationToken, Clock, MetricKind, Metrics, RateLimitedWarn};
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::UnixStream, time};
 use tonic::{service::interceptor::InterceptedService, transport::Server};
@@ -30,6 +30,8 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 const DRAIN: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+static ACCEPT_FAILED: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(60));
 
 /// How the agent serves.
 #[derive(Clone, Debug)]
@@ -232,7 +234,9 @@ async fn accept(socket: &Socket) -> UnixStream {
             Ok((stream, _)) => return stream,
             // Out of file descriptors, which others may give back.
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection, trying again");
+                if let Some(suppressed) = ACCEPT_FAILED.occurred() {
+                    tracing::warn!(%error, suppressed, "cannot accept a connection, trying again");
+                }
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -90,9 +90,9 @@ impl Hub {
             self.enter(|broker, now| broker.handle_revoked(&revocation, now));
         }
         for session in sessions {
-            let SessionState::Live { proof: proof @ Proof::Local { .. }, .. } = &session.state else { continue };
-            if admission.admits(&session.identity, Some(proof)).is_err() {
-                self.enter(|broker, now| broker.handle_kick(&session.identity, &session.client_id, now));
+            let SessionState::Live { conn, proof: proof @ Proof::Local { .. }, .. } = &session.state else { continue };
+            if let Err(refusal) = admission.admits(&session.identity, Some(proof)) {
+                self.enter(|broker, now| broker.handle_proof_ended(*conn, &refusal.0.as_str().into(), now));
             }
         }
     }

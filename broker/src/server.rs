@@ -82,13 +82,15 @@ impl Server {
     pub async fn serve(self, bound: Bound, token: CancellationToken) -> anyhow::Result<()> {
         let this = Arc::new(self);
         let served = tokio::select! {
+            // First: when the process stops, the feeds below may end before this is seen.
+            biased;
+            () = token.cancelled() => Ok(()),
             result = this.accept_tls(bound.tls) => result,
             result = this.accept_tcp(bound.tcp) => result,
             result = this.accept_unix(bound.unix) => result,
             () = this.hub.keep_time() => Ok(()),
             result = this.follow_policy() => result,
             result = this.follow_admission() => result,
-            () = token.cancelled() => Ok(()),
         };
         this.hub.drain();
         this.tasks.close();
@@ -96,7 +98,8 @@ impl Server {
         if let Some(path) = bound.unix_path {
             std::fs::remove_file(path).unwrap_or_default();
         }
-        served
+        // At a stop its sources may end before it does.
+        if token.is_cancelled() { Ok(()) } else { served }
     }
 
     async fn follow_policy(&self) -> anyhow::Result<()> {

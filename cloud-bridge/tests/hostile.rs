@@ -25,6 +25,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as Frame};
 use world::{Cloud, Edge, eventually};
 
 type ClientSocket = WebSocketStream<client::TlsStream<TcpStream>>;
+type Lie = fn(String) -> Vec<Frame>;
 type ServerSocket = WebSocketStream<server::TlsStream<TcpStream>>;
 
 fn minted(cloud: &Cloud, path: &str) -> Arc<dyn IdentitySource> {
@@ -199,11 +200,7 @@ struct FakeCloud {
 }
 
 impl FakeCloud {
-    async fn start(
-        identity: Arc<dyn IdentitySource>,
-        trust: Arc<dyn TrustSource>,
-        talk: fn(String) -> Vec<Frame>,
-    ) -> Self {
+    async fn start(identity: Arc<dyn IdentitySource>, trust: Arc<dyn TrustSource>, talk: Lie) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(server_config(identity, SvidClientVerifier::required(trust), &[]));
@@ -225,7 +222,7 @@ impl FakeCloud {
     }
 }
 
-async fn lie(mut socket: ServerSocket, talk: fn(String) -> Vec<Frame>) {
+async fn lie(mut socket: ServerSocket, talk: Lie) {
     while let Some(Ok(frame)) = socket.next().await {
         let Frame::Text(text) = frame else { continue };
         for answer in talk(text.to_string()) {
@@ -255,7 +252,7 @@ async fn assert_goes_on_with_error(edge: &Edge, fake: &FakeCloud, error: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_the_cloud_is_refused_with_a_remedy() {
     let (cloud, other) = (Cloud::start().await, Cloud::start().await);
-    let silent: fn(String) -> Vec<Frame> = |_| Vec::new();
+    let silent: Lie = |_| Vec::new();
 
     let impostor = FakeCloud::start(minted(&other, "/cloud/hub"), trust(&cloud), silent).await;
     let edge = edge_of(&cloud, impostor.address).await;
@@ -281,7 +278,7 @@ fn part(part: usize, parts: usize) -> Frame {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_that_lies_is_left_and_tried_again() {
     let cloud = Cloud::start().await;
-    let lies: [(fn(String) -> Vec<Frame>, &str); 6] = [
+    let lies: [(Lie, &str); 6] = [
         (|_| vec![Frame::text("nonsense")], "not a KubeEdge message"),
         (|_| vec![Frame::binary(vec![1; 1 << 10])], "not a KubeEdge message"),
         (|_| vec![Frame::text("x".repeat(17 << 20))], "websocket"),
@@ -321,7 +318,7 @@ async fn a_cloud_that_lies_is_left_and_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_that_is_none_is_shown_and_not_installed() {
     let cloud = Cloud::start().await;
-    let lie: fn(String) -> Vec<Frame> = |text| match text.contains("identity/ca") {
+    let lie: Lie = |text| match text.contains("identity/ca") {
         true => vec![answer_to(&text, json!({"chain": ["AQID"], "roots": ["AQID"]}))],
         false if text.contains("sync/cursor") => {
             vec![answer_to(&text, json!({"log": "l", "mode": "snapshot", "revision": 0})), part(0, 1)]

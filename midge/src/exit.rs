@@ -1,6 +1,8 @@
 //! Exit codes, as documented in `docs/exit-codes.md` (the values of sysexits.h).
 
 use crate::config::ConfigError;
+use midge_issuer::IssueError;
+use midge_pki::{FileError, KeyFileError};
 use std::process::ExitCode;
 
 /// Something the user must change in the call.
@@ -59,6 +61,18 @@ fn code_of(error: &anyhow::Error) -> u8 {
         if let Some(bind) = cause.downcast_ref::<midge_broker::BindError>() {
             return if matches!(bind, midge_broker::BindError::NotLoopback(_)) { CONFIG } else { UNAVAILABLE };
         }
+        if let Some(issue) = cause.downcast_ref::<IssueError>() {
+            return issue_code(issue);
+        }
     }
     INTERNAL
+}
+
+fn issue_code(error: &IssueError) -> u8 {
+    match error {
+        IssueError::Key(KeyFileError::File(FileError::TooOpen { .. })) => PERMISSION,
+        IssueError::Key(_) | IssueError::Store(_) | IssueError::Record { .. } => IO,
+        IssueError::NodeName { .. } => CONFIG,
+        _ => INTERNAL,
+    }
 }

@@ -1,8 +1,13 @@
 //! What was acknowledged is there after the process is killed, for both durabilities.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
-use midge_store::{Batch, Durability, Store, StoreInfo};
+use midge_store::{Batch, Durability, OpenError, Store, StoreInfo};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
@@ -42,6 +47,8 @@ async fn acknowledged_writes_survive_kill_9() {
         }
         child.wait().unwrap();
         assert!(killed, "the child ended by itself");
+        refused_as_it_is(&path);
+        assert!(!is_marked_clean(&path));
         let store = Store::open(&path, &info()).unwrap();
         let kept: BTreeSet<String> =
             store.scan("k/").await.unwrap().into_iter().map(|(key, _)| key).collect();
@@ -49,8 +56,27 @@ async fn acknowledged_writes_survive_kill_9() {
         assert!(lost.is_empty(), "round {round}: {} of {} lost: {lost:?}", lost.len(), acknowledged.len());
         let torn = kept.iter().filter(|key| key.ends_with("/a") && !kept.contains(&key.replace("/a", "/b")));
         assert_eq!(torn.count(), 0, "a batch was torn");
+        store.close().await.unwrap();
+        assert!(is_marked_clean(&path));
     }
     assert!(acknowledged.len() >= 1000);
+}
+
+/// The next start must know that it has to check the file.
+fn is_marked_clean(path: &Path) -> bool {
+    let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    reader.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    reader.query_row("SELECT count(*) = 1 FROM meta WHERE name = 'clean'", (), |row| row.get(0)).unwrap()
+}
+
+/// Another owner's attempt must not even move the log into the database.
+fn refused_as_it_is(path: &Path) {
+    let files = || [fs::read(path).unwrap(), fs::read(path.with_file_name("midge.db-wal")).unwrap()];
+    let before = files();
+    assert!(!before[1].is_empty());
+    let error = Store::open(path, &StoreInfo::new("edge", "other.org")).unwrap_err();
+    assert!(matches!(error, OpenError::OtherTrustDomain { .. }), "{error}");
+    assert!(before == files(), "a refused store was changed");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -25,6 +25,15 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// Fails the test when it takes too long.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what}: not in time"))
+}
+
+/// Waits for what no event tells of.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// An identity server with entries that the test sets.
@@ -36,6 +45,7 @@ pub(crate) struct FakeUpstream {
     ttl: Mutex<Duration>,
     serial: AtomicU64,
     pub(crate) away: AtomicBool,
+    pub(crate) attempts: AtomicU64,
     pub(crate) signatures: AtomicU64,
 }
 
@@ -66,6 +76,7 @@ impl FakeUpstream {
             ttl: Mutex::new(ttl),
             serial: AtomicU64::new(1),
             away: AtomicBool::new(false),
+            attempts: AtomicU64::new(0),
             signatures: AtomicU64::new(0),
         })
     }
@@ -120,6 +131,7 @@ impl Upstream for FakeUpstream {
     }
 
     async fn sign(&self, entry_id: &str, csr_der: Vec<u8>) -> Result<Signed, SignFailure> {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
         if self.away.load(Ordering::Relaxed) {
             return Err(SignFailure::Unavailable("away".to_owned()));
         }

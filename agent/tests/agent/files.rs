@@ -1,6 +1,6 @@
 //! SVIDs on disk.
 
-use crate::common::{DEADLINE, FakeUpstream, TestAgent, entry, soon};
+use crate::common::{FakeUpstream, TestAgent, entry, eventually, soon};
 use midge_agent::{
     ClientError, WatchOptions, WriteError,
     files::{FileOptions, fetch_and_write},
@@ -9,21 +9,9 @@ use midge_agent::{
 use midge_identity::CertificateFacts;
 use midge_pki::{PrivateKey, pem_decode_certs};
 use midge_runtime::CancellationToken;
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, sync::atomic::Ordering, time::Duration};
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 fn options(agent: &TestAgent, directory: &Path) -> WatchOptions {
     WatchOptions {
@@ -140,5 +128,37 @@ async fn a_failing_command_is_tried_again() {
     token.cancel();
     soon("the watcher stops", watching).await.unwrap().unwrap();
     assert_eq!(tries(), 3);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_wanted_identity_is_waited_for() {
+    let upstream = FakeUpstream::new(HOUR);
+    upstream.set_entries(vec![entry("a", "/app/one")]);
+    let agent = TestAgent::start(&upstream);
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().to_owned();
+    let token = CancellationToken::new();
+    let mut options = options(&agent, &directory);
+    options.wait = true;
+    options.files.wanted = Some("spiffe://example.org/app/two".to_owned());
+    let fetching = {
+        let (options, token) = (options.clone(), token.clone());
+        tokio::spawn(async move { fetch_and_write(&options, &token).await })
+    };
+    let watched = tempfile::tempdir().unwrap();
+    options.directory = watched.path().to_owned();
+    let watching = {
+        let token = token.clone();
+        tokio::spawn(async move { watch_and_write(&options, &token).await })
+    };
+    eventually("the identity that is not wanted", || upstream.signatures.load(Ordering::Relaxed) == 1).await;
+    upstream.set_entries(vec![entry("a", "/app/one"), entry("b", "/app/two")]);
+    let written = soon("the wanted svid", fetching).await.unwrap().unwrap();
+    assert_eq!(written.spiffe_id, "spiffe://example.org/app/two");
+    eventually("the wanted svid on disk", || watched.path().join("..data").exists()).await;
+    assert_eq!(identity_on_disk(watched.path()).0, "spiffe://example.org/app/two");
+    token.cancel();
+    soon("the watcher stops", watching).await.unwrap().unwrap();
     agent.stop().await;
 }

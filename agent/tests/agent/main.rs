@@ -12,4 +12,3 @@ mod files;
 mod processes;
 mod remote;
 mod workload_api;
-mod zz;

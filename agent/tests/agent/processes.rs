@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     fs,
+    io::Write,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
@@ -30,6 +31,12 @@ const ORDER: &str = "MIDGE_TEST_ORDER";
 const SOCKET: &str = "MIDGE_TEST_SOCKET";
 const NEXT: &str = "MIDGE_TEST_NEXT";
 
+#[expect(clippy::zombie_processes, reason = "a child that outlives its parent is the point")]
+fn hand_on(connection: UnixStream, socket: &Path) {
+    let mut child = myself(&std::env::current_exe().unwrap(), "fetch-over-stdin", socket);
+    child.stdin(OwnedFd::from(connection)).spawn().unwrap();
+}
+
 /// Does nothing in the test run itself; in a copy of it, carries out the order.
 #[tokio::test]
 async fn as_ordered() {
@@ -44,11 +51,7 @@ async fn as_ordered() {
             wait_for_death_of_parent();
             report(fetch_over_stdin().await);
         }
-        "hand-on-and-exit" => {
-            let connection = known_connection(&socket);
-            let mut child = myself(&std::env::current_exe().unwrap(), "fetch-over-stdin", &socket);
-            child.stdin(OwnedFd::from(connection)).spawn().unwrap();
-        }
+        "hand-on-and-exit" => hand_on(known_connection(&socket), &socket),
         "become-another" => {
             let connection = known_connection(&socket);
             let mut other = myself(Path::new(&std::env::var(NEXT).unwrap()), "fetch-over-stdin", &socket);
@@ -58,6 +61,7 @@ async fn as_ordered() {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "how a copy of the test answers it")]
 fn report(outcome: Result<String, ClientError>) {
     let line = match outcome {
         Ok(spiffe_id) => spiffe_id,
@@ -70,7 +74,6 @@ fn report(outcome: Result<String, ClientError>) {
 fn known_connection(socket: &Path) -> UnixStream {
     let connection = UnixStream::connect(socket).unwrap();
     // The preface of HTTP/2; the server's settings come back.
-    use std::io::Write;
     (&connection).write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     let mut readable = [PollFd::new(&connection, PollFlags::IN)];
     let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };

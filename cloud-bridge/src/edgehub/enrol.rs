@@ -266,6 +266,10 @@ async fn get(
         _ => "",
     };
     let reason = if reason.is_empty() { status.to_string() } else { reason };
+    // A cloud in trouble of its own has refused nobody: the same token will do later.
+    if status.is_server_error() {
+        return Err(EnrolError::Http { address: config.address.clone(), reason });
+    }
     Err(EnrolError::Refused { address: config.address.clone(), reason, remedy })
 }
 

@@ -379,7 +379,7 @@ fn csr() -> SigningRequest {
 #[test]
 fn both_ends_converge_whatever_the_network_does() {
     let (mut snapshots, mut deltas) = (0, 0);
-    for seed in 1..=120 {
+    for seed in 1..=60 {
         let mut world = World::new(seed);
         world.run(400);
         world.assert_converged(seed);
@@ -387,7 +387,7 @@ fn both_ends_converge_whatever_the_network_does() {
         deltas += world.deltas;
     }
     // Both ways of resuming were taken often, or the test shows little.
-    assert!(snapshots > 100 && deltas > 1000, "{snapshots} snapshots, {deltas} deltas");
+    assert!(snapshots > 60 && deltas > 600, "{snapshots} snapshots, {deltas} deltas");
 }
 
 #[test]

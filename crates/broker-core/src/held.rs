@@ -5,6 +5,9 @@ use mqtt_proto::{PacketId, Publication};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Bytes that a denied message counts for.
+const DENIED_BYTES: usize = 64;
+
 /// What waits for PUBREL under one packet identifier.
 #[derive(Debug)]
 pub(crate) enum HeldMessage {
@@ -49,6 +52,6 @@ impl Held {
 fn cost(message: &HeldMessage) -> usize {
     match message {
         HeldMessage::Accepted(publication, _) => Message::cost(publication),
-        HeldMessage::Denied => 0,
+        HeldMessage::Denied => DENIED_BYTES,
     }
 }

@@ -6,12 +6,12 @@
 //! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and
 //!   counted, QoS 1 and 2 wait in the queue. Above `unsent_bytes_hard` (only answers to the client's
 //!   own packets still get there) the connection is cut with 0x97; its session stays.
-//! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` is the client's
-//!   fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
+//! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` of a 5.0 client
+//!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
 //!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
-//! - **Subscriptions, filter levels, sessions, connections**: the request is refused with 0x97
-//!   (3.1.1: SUBACK 0x80, CONNACK 3).
+//! - **Subscriptions, sessions, connections**: the request is refused with 0x97, a filter with too many
+//!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
 
 use std::num::NonZeroU16;
 use std::time::Duration;

@@ -99,11 +99,18 @@ impl Broker {
         if session.held.contains(id) {
             return self.answer(key, id, ReasonCode::Success, None, Packet::PubRec);
         }
-        if session.held.len() >= receive_max {
+        let version = session.version;
+        // [MQTT-3.3.4-9]. A 3.1.1 client was told no Receive Maximum: for it the bytes alone count.
+        if version == Version::V5 && session.held.len() >= receive_max {
             return self.cut(key, CloseReason::Protocol(ReasonCode::ReceiveMaximumExceeded), now);
         }
-        let bytes = session.held.bytes().saturating_add(Message::cost(&publication));
-        let version = session.version;
+        if session.held.bytes().saturating_add(Message::cost(&publication)) > bytes_max {
+            if version == Version::V311 {
+                return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+            }
+            let text = Some("too much waits for PUBREL");
+            return self.answer(key, id, ReasonCode::QuotaExceeded, text, Packet::PubRec);
+        }
         let Some(decision) = self.decide(key, &publication) else { return };
         let (reason, text) = match decision {
             Err(denial) => {
@@ -113,10 +120,6 @@ impl Broker {
             Ok(_) if !self.has_room(&publication) => {
                 (ReasonCode::QuotaExceeded, "no room for another retained message")
             }
-            Ok(_) if bytes > bytes_max && version == Version::V311 => {
-                return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
-            }
-            Ok(_) if bytes > bytes_max => (ReasonCode::QuotaExceeded, "too much waits for PUBREL"),
             Ok(_) => {
                 self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono));
                 return self.answer(key, id, ReasonCode::Success, None, Packet::PubRec);

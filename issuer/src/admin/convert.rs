@@ -155,6 +155,7 @@ pub(super) fn code_of(error: &IssueError) -> Code {
         | IssueError::Ttl(_)
         | IssueError::NodeName { .. }
         | IssueError::NotABox(_) => Code::InvalidArgument,
+        IssueError::Store(_) => Code::ResourceExhausted,
         IssueError::NoAuthority(_) | IssueError::CaExpired(_) | IssueError::Stopping => Code::Unavailable,
         _ => Code::Internal,
     }

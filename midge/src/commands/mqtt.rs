@@ -9,6 +9,8 @@ mod identity;
 mod options;
 mod publish;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 mod trouble;
 
 pub(crate) use publish::publish;

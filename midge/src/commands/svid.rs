@@ -202,7 +202,8 @@ async fn mint(admin: &Admin, id: &str, ttl: i32, dns: &[String]) -> anyhow::Resu
     }
     let id = SpiffeId::new(id).code(exit::USAGE)?;
     let key = PrivateKey::generate().code(exit::INTERNAL)?;
-    let csr = key.csr_der_with_dns(Some(&id), dns, CsrSubject::default()).code(exit::USAGE)?;
+    let csr = key.csr_der_with_dns(Some(&id), dns, CsrSubject::default());
+    let csr = csr.map_err(|error| failure(exit::USAGE, format!("-dns: {error}")))?;
     let response = admin.svids().await?.mint_x509svid(MintX509svidRequest { csr, ttl }).await;
     let svid = response.map_err(|status| rpc_error(&status))?.into_inner().svid.unwrap_or_default();
     let response = admin.bundles().await?.get_bundle(GetBundleRequest::default()).await;
@@ -249,7 +250,9 @@ fn print_minted(minted: &Minted, output: Output) -> anyhow::Result<()> {
             "chain_pem": chain, "key_pem": key.as_str(), "bundle_pem": bundle,
         }));
     }
-    for (title, pem) in [("X509-SVID:", chain.as_str()), ("Private key:", key.as_str()), ("Root CAs:", bundle.as_str())] {
+    for (title, pem) in
+        [("X509-SVID:", chain.as_str()), ("Private key:", key.as_str()), ("Root CAs:", bundle.as_str())]
+    {
         output::line(title);
         output::line(pem);
     }

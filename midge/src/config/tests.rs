@@ -50,7 +50,9 @@ fn keys<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
 
 /// The file with its optional keys set: `# key = …` and `# [section]` lines without their `# `.
 fn with_optional_keys(text: &str) -> String {
-    let is_key = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '-' | '0'..='9'));
+    let is_key = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '-' | '0'..='9'))
+    };
     let lines = text.lines().map(|line| {
         let bare = line.strip_prefix("# ").unwrap_or(line);
         let section = bare.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -78,12 +80,19 @@ fn names_every_key<T: Checked>(file: &str, sections: &[(&str, BTreeSet<String>)]
 /// What the file says, that and nothing else, is what holds with the required keys alone.
 fn is_all_defaults<T: Checked + Serialize>(file: &str, required: &[&str]) {
     let full: Table = toml::from_str(&conf_text(file)).unwrap();
-    let minimal: Table = full.iter().filter(|(key, _)| required.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let minimal: Table = full
+        .iter()
+        .filter(|(key, _)| required.contains(&key.as_str()))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     assert_eq!(minimal.len(), required.len());
     let defaults = Table::try_from(minimal.try_into::<T>().unwrap()).unwrap();
     // Sections in which every key is optional say nothing by themselves.
     let spoken = |table: Table| -> Table {
-        table.into_iter().filter(|(_, value)| value.as_table().is_none_or(|section| !section.is_empty())).collect()
+        table
+            .into_iter()
+            .filter(|(_, value)| value.as_table().is_none_or(|section| !section.is_empty()))
+            .collect()
     };
     assert_eq!(spoken(full), spoken(defaults), "{file}");
 }
@@ -156,7 +165,9 @@ const EDGE: &str = "trust-domain = \"plant.example\"\nnode = \"box-1\"\n";
 
 #[test]
 fn wrong_edge_files_are_refused_with_the_key_and_the_remedy() {
-    let cloud = |bootstrap: &str, channel: &str| format!("{EDGE}[cloud]\nbootstrap = \"{bootstrap}\"\nchannel = \"{channel}\"\n");
+    let cloud = |bootstrap: &str, channel: &str| {
+        format!("{EDGE}[cloud]\nbootstrap = \"{bootstrap}\"\nchannel = \"{channel}\"\n")
+    };
     for (text, key, remedy) in [
         (format!("{EDGE}data-dri = \"x\"\n"), "`data-dri`", "`data-dir`"),
         (format!("{EDGE}[mqtt]\nport = 1883\n"), "`port`", "`tcp`"),
@@ -165,7 +176,11 @@ fn wrong_edge_files_are_refused_with_the_key_and_the_remedy() {
         (format!("{EDGE}[issuer\n"), "line 3", "]"),
         ("node = \"box-1\"\n".into(), "node", "missing field `trust-domain`"),
         ("trust-domain = \"plant.example\"\n".into(), "trust-domain", "missing field `node`"),
-        ("trust-domain = \"Plant.example\"\nnode = \"b\"\n".into(), "trust-domain = \"Plant.example\"", "use lower-case"),
+        (
+            "trust-domain = \"Plant.example\"\nnode = \"b\"\n".into(),
+            "trust-domain = \"Plant.example\"",
+            "use lower-case",
+        ),
         ("trust-domain = \"spiffe://plant\"\nnode = \"b\"\n".into(), "trust-domain = ", "without scheme"),
         ("trust-domain = \"plant\"\nnode = \"a/b\"\n".into(), "node = \"a/b\"", "use letters, digits"),
         ("trust-domain = \"plant\"\nnode = \"..\"\n".into(), "node = \"..\"", "use letters, digits"),
@@ -196,7 +211,10 @@ fn every_problem_of_a_file_is_told_at_once() {
 fn wrong_cloud_and_agent_files_are_refused_with_the_key_and_the_remedy() {
     let cloud = "trust-domain = \"plant.example\"\n";
     let error = refusal::<CloudConfig>(&format!("{cloud}edge-ca-ttl-secs = 4000000000\n"));
-    assert!(error.contains("edge-ca-ttl-secs = 4000000000") && error.contains("issuer.ca-ttl-secs"), "{error}");
+    assert!(
+        error.contains("edge-ca-ttl-secs = 4000000000") && error.contains("issuer.ca-ttl-secs"),
+        "{error}"
+    );
     let error = refusal::<CloudConfig>(&format!("{cloud}node = \"box-1\"\n"));
     assert!(error.contains("`node`") && error.contains("`channel`"), "{error}");
     let error = refusal::<AgentConfig>("agent-id = \"box-1\"\n");

@@ -139,13 +139,6 @@ impl Process {
         self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))
     }
 
-    /// Waits for it to end by itself.
-    pub(crate) async fn ended(&mut self, limit: Duration) -> anyhow::Result<Option<i32>> {
-        let status = tokio::time::timeout(limit, self.child.wait()).await;
-        let status = status.with_context(|| format!("{} did not end within {limit:?}\n{}", self.name, self.tail()))?;
-        Ok(status?.code())
-    }
-
     /// Tells whether it still runs.
     pub(crate) fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -18,14 +18,13 @@ pub(super) const DEVICE: &str = "led-light-instance-01";
 /// Lifetime of SVIDs: short, so that rotation can be watched.
 pub(super) const SVID_TTL_SECS: u64 = 6;
 /// Lifetime of the box's intermediate CA.
-pub(super) const EDGE_CA_TTL_SECS: u64 = 72;
+pub(super) const EDGE_CA_TTL_SECS: u64 = 80;
 /// Longest wait for anything that should come at once.
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// Everything the steps share.
 pub(super) struct Stage {
     pub(super) dir: PathBuf,
-    kept: bool,
     pub(super) cloud: Option<Process>,
     pub(super) edge: Option<Process>,
     pub(super) mapper: Option<Process>,
@@ -70,7 +69,7 @@ impl Stage {
         let dir = std::env::temp_dir().join(format!("midge-demo-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("bin")).with_context(|| format!("cannot make {}", dir.display()))?;
         let ports = Ports { bootstrap: free_port()?, channel: free_port()?, tls: free_port()?, tcp: free_port()? };
-        let stage = Self { dir, kept: false, cloud: None, edge: None, mapper: None, app: None, ports };
+        let stage = Self { dir, cloud: None, edge: None, mapper: None, app: None, ports };
         stage.copy_programs()?;
         stage.write_configuration()?;
         narrator.note(&format!("working in {}", stage.dir.display()));
@@ -290,7 +289,7 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
              cloud:   {bin} status --socketPath {dir}/cloud/run/admin.sock\n\
              edge:    {bin} status --socketPath {dir}/edge/run/admin.sock\n\
              broker:  {mqtts} (SVID), {mqtt} (identity of your uid)\n\
-             try:     {bin} sub --broker {mqtt} -t 'demo/user/#'",
+             try:     {bin} sub --broker {mqtt} -t 'plant/line-1/#'",
             bin = self.program(Role::Midge).display(),
             mqtts = self.mqtts(),
             mqtt = self.mqtt(),
@@ -298,18 +297,11 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
         tokio::signal::ctrl_c().await?;
         Ok(())
     }
-
-    /// Leaves the directory behind, for looking at what went wrong.
-    pub(super) fn keep_files(&mut self) {
-        self.kept = true;
-    }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if !self.kept {
-            std::fs::remove_dir_all(&self.dir).unwrap_or_default();
-        }
+        std::fs::remove_dir_all(&self.dir).unwrap_or_default();
     }
 }
 

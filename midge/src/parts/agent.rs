@@ -87,7 +87,8 @@ async fn box_id(socket: &Path) -> anyhow::Result<SpiffeId> {
 
 fn box_of(socket: &Path, trust_domain: &str, node: &str) -> anyhow::Result<SpiffeId> {
     if node.is_empty() {
-        let text = format!("edge-socket = \"{}\" is a cloud's; name the admin socket of an edge", socket.display());
+        let text =
+            format!("edge-socket = \"{}\" is a cloud's; name the admin socket of an edge", socket.display());
         return Err(failure(exit::CONFIG, text));
     }
     Ok(SpiffeId::new(format!("spiffe://{trust_domain}/edge/{node}"))?)

@@ -61,6 +61,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         role: "cloud",
         node: String::new(),
         issuer: issuer.clone(),
+        store: store.clone(),
         hub: None,
         desk: Box::new(CloudDesk { hub, issuer: issuer.clone() }),
         problems,

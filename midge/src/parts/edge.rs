@@ -13,7 +13,6 @@ use super::upstream::LocalUpstream;
 use super::{http, open};
 use crate::config::EdgeConfig;
 use crate::exit::{self, WithCode};
-use anyhow::Context as _;
 use event_bus::{EventBus, EventBusConfig, EventBusHandle, EventBusParts};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
@@ -176,6 +175,7 @@ impl EdgeBox {
             role: if self.config.cloud.is_some() { "edge" } else { "standalone" },
             node: self.config.node.clone(),
             issuer: self.issuer.clone(),
+            store: self.store.clone(),
             hub: Some(hub),
             desk,
             problems: self.problems.clone(),
@@ -197,10 +197,13 @@ impl EdgeBox {
     }
 }
 
-/// Runs a follower until the process stops; it has nothing to clean up.
+/// Runs a follower until the process stops; it has nothing to clean up. What it follows may stop before it.
 async fn until(
     token: midge_runtime::CancellationToken,
     task: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    token.run_until_cancelled(task).await.unwrap_or(Ok(())).context("an internal feed ended")
+    match token.run_until_cancelled(task).await {
+        Some(Err(error)) if !token.is_cancelled() => Err(error.context("an internal feed ended")),
+        _ => Ok(()),
+    }
 }

@@ -27,8 +27,9 @@ fn config(arguments: LightArgs, output: Output) -> anyhow::Result<LightConfig> {
     let device: DeviceId = device.parse().code(exit::USAGE)?;
     let broker_id = SpiffeId::new(&broker_id)
         .map_err(|error| failure(exit::USAGE, format!("--broker-id \"{broker_id}\": {error}")))?;
-    let (host, port) = host_and_port(&broker)
-        .ok_or_else(|| failure(exit::USAGE, format!("--broker \"{broker}\": write HOST:PORT, such as 127.0.0.1:8883")))?;
+    let (host, port) = host_and_port(&broker).ok_or_else(|| {
+        failure(exit::USAGE, format!("--broker \"{broker}\": write HOST:PORT, such as 127.0.0.1:8883"))
+    })?;
     let mut config = LightConfig::new(device, host, port);
     config.source.endpoint = Some(workload_api);
     config.broker = Some(broker_id);
@@ -74,7 +75,9 @@ impl Printer {
                 }
                 json!({ "event": "light", "on": on })
             }
-            LightEvent::Refused { topic, reason } => json!({ "event": "refused", "topic": topic, "reason": reason }),
+            LightEvent::Refused { topic, reason } => {
+                json!({ "event": "refused", "topic": topic, "reason": reason })
+            }
             LightEvent::Failed { reason } => json!({ "event": "failed", "reason": reason }),
         };
         Some(line)

@@ -89,7 +89,8 @@ impl PolicyTask {
         loop {
             tokio::select! {
                 changed = view.changed() => changed?,
-                changed = cloud.changed() => changed?,
+                // The task that feeds it has ended, and tells why itself; that reason must come first.
+                changed = cloud.changed() => if changed.is_err() { return std::future::pending().await },
             }
             let (view, cloud) = (Arc::clone(&view.borrow_and_update()), Arc::clone(&cloud.borrow_and_update()));
             self.update(&view, &cloud);

@@ -15,6 +15,7 @@ use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
 use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
+use midge_store::Store;
 use mqtt_proto::Version;
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -50,6 +51,7 @@ pub(crate) struct Service {
     pub(crate) role: &'static str,
     pub(crate) node: String,
     pub(crate) issuer: Issuer,
+    pub(crate) store: Store,
     pub(crate) hub: Option<Hub>,
     pub(crate) desk: Box<dyn Desk>,
     pub(crate) problems: Problems,
@@ -61,7 +63,11 @@ impl Service {
     fn degraded(&self) -> Vec<Degraded> {
         let own = self.problems.list().into_iter().map(|problem| Degraded { what: problem.what, remedy: problem.remedy });
         let issuer = self.issuer.snapshot().degraded.into_iter();
-        own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy })).collect()
+        let store = self.store.snapshot().failing.map(|error| Degraded {
+            what: format!("the store fails: {error}"),
+            remedy: "nothing acknowledged is lost; make room on the disk, or see to the data directory".into(),
+        });
+        own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy })).chain(store).collect()
     }
 }
 

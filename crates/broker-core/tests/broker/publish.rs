@@ -201,6 +201,21 @@ fn more_held_messages_than_receive_maximum_is_the_clients_fault() {
     world.expect(conn, ["DISCONNECT 93", "CLOSE Protocol(ReceiveMaximumExceeded)"]);
 }
 
+// It cannot know the limit.
+#[test]
+fn a_311_client_may_hold_more_messages_than_receive_maximum() {
+    let mut world = World::limited(|config| config.receive_max = NonZeroU16::MIN);
+    let conn = world.open("press", v311("c"));
+    for id in 1..=1_000 {
+        world.send(
+            conn,
+            Packet::Publish(Box::new(Publish { packet_id: Some(pid(id)), ..publish("a", "", Q2) })),
+        );
+        assert_eq!(world.take(conn), [format!("PUBREC {id} 00")]);
+    }
+    assert_eq!(world.session("press", "c").unwrap().held, 1_000);
+}
+
 #[test]
 fn a_publish_above_qos0_needs_an_identifier() {
     let mut world = World::new();

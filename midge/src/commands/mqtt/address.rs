@@ -25,7 +25,8 @@ impl Address {
             failure(exit::USAGE, format!("--broker \"{text}\": {why}; {forms}"))
         };
         let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("it has no scheme"))?;
-        let host_and_port = |default| host_and_port(rest, default).ok_or_else(|| wrong("host or port is not valid"));
+        let host_and_port =
+            |default| host_and_port(rest, default).ok_or_else(|| wrong("host or port is not valid"));
         match scheme {
             "mqtts" => host_and_port(TLS_PORT).map(|(host, port)| Self::Tls { host, port }),
             "mqtt" => host_and_port(TCP_PORT).map(|(host, port)| Self::Tcp { host, port }),
@@ -91,8 +92,20 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_with_the_forms_there_are() {
         for text in [
-            "", "127.0.0.1:1883", "mqtt://", "mqtt://:1883", "mqtt://host:port", "mqtt://host:70000", "mqtt://user@host",
-            "mqtt://::1", "mqtt://[::1", "mqtt://[::1]1883", "http://host", "unix://relative", "unix:///", "tls://host:1",
+            "",
+            "127.0.0.1:1883",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://host:port",
+            "mqtt://host:70000",
+            "mqtt://user@host",
+            "mqtt://::1",
+            "mqtt://[::1",
+            "mqtt://[::1]1883",
+            "http://host",
+            "unix://relative",
+            "unix:///",
+            "tls://host:1",
         ] {
             let error = Address::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("\"{text}\"")) && error.contains("unix:///path"), "{error}");

@@ -45,6 +45,8 @@ pub(super) struct Client {
     chosen: Option<String>,
     /// QoS 2 messages taken whose PUBREL has not come.
     unreleased: BTreeSet<u16>,
+    /// Those whose PUBREL has come; it comes again when the PUBCOMP was lost with the connection.
+    released: BTreeSet<u16>,
 }
 
 impl Client {
@@ -78,6 +80,7 @@ impl Client {
             identity,
             chosen: target.spiffe_id.clone(),
             unreleased: BTreeSet::new(),
+            released: BTreeSet::new(),
         })
     }
 
@@ -119,8 +122,9 @@ impl Client {
         eventloop.options.set_clean_start(false);
         if !answer.session_present {
             self.unreleased.clear();
+            self.released.clear();
         }
-        for packet_id in &self.unreleased {
+        for packet_id in self.unreleased.union(&self.released) {
             expect_release(&mut eventloop.state, *packet_id);
         }
         let (sender, events) = mpsc::channel(EVENTS_MAX);
@@ -136,7 +140,8 @@ impl Client {
     fn not_connected(&self, error: &ConnectionError) -> Trouble {
         let Trouble { code, reason } = Trouble::of(error, Stage::Connecting);
         let expired = self.identity.as_ref().and_then(|followed| followed.identity.expired_for());
-        let expired = expired.map(|ago| format!("; the SVID expired {} ago", crate::output::span(ago.as_secs())));
+        let expired =
+            expired.map(|ago| format!("; the SVID expired {} ago", crate::output::span(ago.as_secs())));
         Trouble::new(code, format!("{}: {reason}{}", self.address, expired.unwrap_or_default()))
     }
 
@@ -149,6 +154,7 @@ impl Client {
         };
         if let Event::Incoming(Packet::PubRel(release)) = &event {
             self.unreleased.remove(&release.pkid);
+            self.released.insert(release.pkid);
         }
         Ok(event)
     }
@@ -167,7 +173,13 @@ impl Client {
         self.requests.try_subscribe_many(filters).map_err(|_| overrun())
     }
 
-    pub(super) fn publish(&self, topic: &str, qos: QoS, retain: bool, payload: Vec<u8>) -> Result<(), Trouble> {
+    pub(super) fn publish(
+        &self,
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload: Vec<u8>,
+    ) -> Result<(), Trouble> {
         self.requests.try_publish(topic, qos, retain, payload).map_err(|_| overrun())
     }
 
@@ -190,7 +202,10 @@ impl Client {
 
 /// Polls one connection to its end. A poll that is dropped half-way could lose a packet, so nobody
 /// else waits for it.
-async fn drive(mut eventloop: OwnedMutexGuard<EventLoop>, events: mpsc::Sender<Result<Event, ConnectionError>>) {
+async fn drive(
+    mut eventloop: OwnedMutexGuard<EventLoop>,
+    events: mpsc::Sender<Result<Event, ConnectionError>>,
+) {
     loop {
         match eventloop.poll().await {
             Ok(event) => {

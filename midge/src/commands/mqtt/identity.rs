@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Limits of the waits between questions to an agent that has gone.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// Limits of the waits between looks at the files.
 const LOOK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -94,13 +94,19 @@ impl Followed {
         let context = match asked.await {
             Ok(answer) => answer.map_err(|error| workload_error(&error))?,
             Err(_) => {
-                return Err(failure(exit::UNAVAILABLE, format!("the agent at {} does not answer", socket.display())));
+                return Err(failure(
+                    exit::UNAVAILABLE,
+                    format!("the agent at {} does not answer", socket.display()),
+                ));
             }
         };
         let Some(svid) = context.svid(wanted) else {
             let issued: Vec<&str> = context.svids.iter().map(|svid| svid.spiffe_id.as_str()).collect();
             let wanted = wanted.unwrap_or_default();
-            return Err(failure(exit::NO, format!("no identity {wanted} issued, only {}", issued.join(", "))));
+            return Err(failure(
+                exit::NO,
+                format!("no identity {wanted} issued, only {}", issued.join(", ")),
+            ));
         };
         let identity = Identity::new(material(&context, svid)?);
         let follower = tokio::spawn(follow_agent(socket, svid.spiffe_id.clone(), Arc::clone(&identity)));
@@ -195,7 +201,9 @@ async fn watch_agent(socket: &Path, id: &str, identity: &Identity, backoff: &mut
         backoff.reset();
         match context.svids.iter().find(|svid| svid.spiffe_id == id).map(|svid| material(&context, svid)) {
             Some(Ok(material)) => identity.take(material),
-            Some(Err(error)) => tracing::warn!(%error, "svid of the Workload API is not usable, keeping the old one"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "svid of the Workload API is not usable, keeping the old one")
+            }
             None => identity.held.clear(),
         }
     }
@@ -221,7 +229,9 @@ async fn follow_files(directory: PathBuf, identity: Arc<Identity>) {
         at(Instant::now().checked_add(pause)).await;
         match read_files(&directory) {
             Ok(material) => identity.take(material),
-            Err(error) => tracing::debug!(error = format!("{error:#}"), "keeping the svid that was read before"),
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "keeping the svid that was read before")
+            }
         }
     }
 }
@@ -233,11 +243,13 @@ fn read_files(directory: &Path) -> anyhow::Result<Material> {
     let base = directory.join("..data").canonicalize().unwrap_or_else(|_| directory.to_owned());
     let certificates = |name: &str| {
         let path = base.join(name);
-        let pem = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display())).code(exit::IO)?;
+        let pem =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display())).code(exit::IO)?;
         midge_pki::pem_decode_certs(&pem).with_context(|| path.display().to_string()).code(exit::CONFIG)
     };
     let chain = certificates("svid.pem")?;
-    let key = PrivateKey::load(base.join("svid.key")).code(exit::PERMISSION)?;
+    let key = PrivateKey::load(base.join("svid.key"));
+    let key = key.code(if base.join("svid.key").exists() { exit::PERMISSION } else { exit::IO })?;
     let leaf = chain.first().context("svid.pem has no certificate").code(exit::CONFIG)?;
     let facts = CertificateFacts::parse(leaf).code(exit::CONFIG)?;
     let id = facts.uri_sans.iter().find_map(|uri| parse_spiffe_id(uri).ok());

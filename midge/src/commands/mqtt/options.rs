@@ -29,7 +29,11 @@ pub(super) struct Session {
     pub(super) expiry_secs: u32,
 }
 
-pub(super) fn options(target: &MqttTarget, address: &Address, session: Session) -> anyhow::Result<MqttOptions> {
+pub(super) fn options(
+    target: &MqttTarget,
+    address: &Address,
+    session: Session,
+) -> anyhow::Result<MqttOptions> {
     let client_id = target.client_id.clone().unwrap_or_else(random_client_id);
     let (host, port) = match address {
         Address::Tls { host, port } | Address::Tcp { host, port } => (host, *port),
@@ -64,7 +68,10 @@ pub(super) fn transport(target: &MqttTarget, followed: &Followed) -> anyhow::Res
             let own = followed.identity.id().context("the identity was withdrawn at once").code(exit::NO)?;
             mapper_sdk::broker_beside(&own).ok_or_else(|| {
                 let example = format!("--broker-id spiffe://{}/edge/<node>/broker", own.trust_domain_name());
-                failure(exit::USAGE, format!("{own} is not below a box, so its broker is not known; name it with {example}"))
+                failure(
+                    exit::USAGE,
+                    format!("{own} is not below a box, so its broker is not known; name it with {example}"),
+                )
             })?
         }
     };

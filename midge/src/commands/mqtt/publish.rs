@@ -2,7 +2,7 @@ use super::client::Client;
 use super::identity::Renewals;
 use super::options::Session;
 use super::qos;
-use super::trouble::{Trouble, words};
+use super::trouble::{Trouble, reason};
 use crate::cli::PubArgs;
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
@@ -129,39 +129,46 @@ impl Publisher {
                 Ok(())
             }
             Event::Incoming(Packet::PubAck(answer)) => match answer.reason {
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => self.answered(answer.pkid),
-                reason => Err(self.refused(&words(&reason), answer.properties.and_then(|p| p.reason_string))),
+                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                    self.answered(answer.pkid);
+                    Ok(())
+                }
+                code => Err(self.refused(&code, answer.properties.and_then(|p| p.reason_string))),
             },
             Event::Incoming(Packet::PubRec(answer)) => match answer.reason {
                 PubRecReason::Success | PubRecReason::NoMatchingSubscribers => Ok(()),
-                reason => Err(self.refused(&words(&reason), answer.properties.and_then(|p| p.reason_string))),
+                code => Err(self.refused(&code, answer.properties.and_then(|p| p.reason_string))),
             },
             Event::Incoming(Packet::PubComp(answer)) => match answer.reason {
-                PubCompReason::Success => self.answered(answer.pkid),
-                reason => Err(self.refused(&words(&reason), answer.properties.and_then(|p| p.reason_string))),
+                PubCompReason::Success => {
+                    self.answered(answer.pkid);
+                    Ok(())
+                }
+                code => Err(self.refused(&code, answer.properties.and_then(|p| p.reason_string))),
             },
             _ => Ok(()),
         }
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "one of the outcomes of an answer")]
-    fn answered(&mut self, packet_id: u16) -> anyhow::Result<()> {
+    fn answered(&mut self, packet_id: u16) {
         if self.unanswered.remove(&packet_id) {
             self.published += 1;
         }
-        Ok(())
     }
 
-    fn refused(&self, reason: &str, text: Option<String>) -> anyhow::Error {
-        let text = text.map(|text| format!(": {text}")).unwrap_or_default();
-        failure(exit::NO, format!("the broker refused to publish to `{}`: {reason}{text}", self.topic))
+    fn refused(&self, code: &impl std::fmt::Debug, text: Option<String>) -> anyhow::Error {
+        let reason = reason(code, text.as_deref());
+        failure(exit::NO, format!("the broker refused to publish to `{}`: {reason}", self.topic))
     }
 
     fn lost(&self, trouble: Trouble) -> anyhow::Error {
         let unanswered = self.unsent + self.unanswered.len();
         match unanswered {
             0 => trouble.failure(),
-            _ => failure(trouble.code, format!("{trouble}; {unanswered} of the messages may not have been published")),
+            _ => failure(
+                trouble.code,
+                format!("{trouble}; {unanswered} of the messages may not have been published"),
+            ),
         }
     }
 }

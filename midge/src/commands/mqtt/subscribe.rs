@@ -1,7 +1,7 @@
 use super::client::{CLOSE_WITHIN, Client, Welcome};
 use super::identity::Renewals;
 use super::options::Session;
-use super::trouble::{Trouble, words};
+use super::trouble::{Trouble, reason};
 use super::{at, qos};
 use crate::cli::SubArgs;
 use crate::commands::signals::stop_on_signal;
@@ -78,7 +78,9 @@ impl Subscriber {
         let mut first = true;
         loop {
             self.renewals.mark_seen();
-            let Some(connected) = stop.run_until_cancelled(self.client.connect()).await else { return Ok(()) };
+            let Some(connected) = stop.run_until_cancelled(self.client.connect()).await else {
+                return Ok(());
+            };
             let since = Instant::now();
             let end = match connected {
                 Ok(welcome) => {
@@ -168,11 +170,10 @@ impl Subscriber {
 
     fn refusal(&self, answer: &SubAck) -> Option<String> {
         let text = answer.properties.as_ref().and_then(|properties| properties.reason_string.as_deref());
-        let text = text.map(|text| format!(": {text}")).unwrap_or_default();
         let refused = self.filters.iter().zip(&answer.return_codes);
         let refused = refused.filter(|(_, code)| !matches!(code, SubscribeReasonCode::Success(_)));
         let refused: Vec<String> =
-            refused.map(|(filter, code)| format!("`{filter}`: {}{text}", words(code))).collect();
+            refused.map(|(filter, code)| format!("`{filter}`: {}", reason(code, text))).collect();
         (!refused.is_empty()).then(|| format!("the broker refused to subscribe to {}", refused.join(", ")))
     }
 

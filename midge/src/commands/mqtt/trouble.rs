@@ -4,6 +4,7 @@ use crate::exit::{self, failure};
 use rumqttc::v5::mqttbytes::Error as PacketError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode};
 use rumqttc::v5::{ConnectionError, StateError, TlsError};
+use rustls::{CertificateError, OtherError};
 use std::fmt;
 use std::io::{Error as IoError, ErrorKind};
 
@@ -42,7 +43,10 @@ impl Trouble {
             ConnectionError::MqttState(
                 StateError::OutgoingPacketTooLarge { pkt_size, max }
                 | StateError::Deserialization(PacketError::OutgoingPacketTooLarge { pkt_size, max }),
-            ) => Self::new(exit::NO, format!("the message needs {pkt_size} bytes, the broker takes at most {max}")),
+            ) => Self::new(
+                exit::NO,
+                format!("the message needs {pkt_size} bytes, the broker takes at most {max}"),
+            ),
             ConnectionError::Tls(TlsError::TLS(error)) => tls(error),
             _ => match io_error(error) {
                 Some(error) => io(error, stage),
@@ -80,14 +84,15 @@ fn disconnected(code: DisconnectReasonCode, text: Option<&str>) -> Trouble {
         DisconnectReasonCode::NotAuthorized | DisconnectReasonCode::AdministrativeAction => exit::PERMISSION,
         _ => exit::UNAVAILABLE,
     };
-    let text = text.map(|text| format!(": {text}")).unwrap_or_default();
-    Trouble::new(exit_code, format!("the broker ended the connection: {}{text}", words(&code)))
+    Trouble::new(exit_code, format!("the broker ended the connection: {}", reason(&code, text)))
 }
 
 fn closed(stage: Stage) -> Trouble {
     match stage {
         // A server that does not like the client's certificate may be gone before its alert is read.
-        Stage::Connecting => Trouble::new(exit::PERMISSION, "the broker closed the connection without an answer"),
+        Stage::Connecting => {
+            Trouble::new(exit::PERMISSION, "the broker closed the connection without an answer")
+        }
         Stage::Connected => Trouble::new(exit::UNAVAILABLE, "the broker closed the connection"),
     }
 }
@@ -96,6 +101,10 @@ fn tls(error: &rustls::Error) -> Trouble {
     let reason = match error {
         rustls::Error::AlertReceived(alert) => {
             format!("the broker refused this identity in the TLS handshake: {}", words(alert))
+        }
+        // rustls would show the wrappings too.
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(error))) => {
+            format!("the broker is not who it should be: {error}")
         }
         rustls::Error::InvalidCertificate(_) => format!("the broker is not who it should be: {error}"),
         _ => format!("the TLS handshake failed: {error}"),
@@ -131,8 +140,17 @@ fn io_error(error: &ConnectionError) -> Option<&IoError> {
     }
 }
 
+/// The code in words and the broker's own text, where that says more.
+pub(super) fn reason(code: &impl fmt::Debug, text: Option<&str>) -> String {
+    let words = words(code);
+    match text.filter(|text| !text.is_empty() && !text.to_lowercase().starts_with(&words.to_lowercase())) {
+        Some(text) => format!("{words}: {text}"),
+        None => words,
+    }
+}
+
 /// `NotAuthorized` becomes `Not authorized`.
-pub(super) fn words(name: &impl fmt::Debug) -> String {
+fn words(name: &impl fmt::Debug) -> String {
     let name = format!("{name:?}").replace("QoS", "Qos").replace("CA", "Ca");
     let mut text = String::with_capacity(name.len() + 8);
     let mut after_lower = false;
@@ -162,6 +180,9 @@ mod tests {
         assert_eq!(words(&PubAckReason::NotAuthorized), "Not authorized");
         assert_eq!(words(&ConnectReturnCode::QoSNotSupported), "Qos not supported");
         assert_eq!(words(&rustls::AlertDescription::UnknownCA), "Unknown ca");
+        let denied = PubAckReason::NotAuthorized;
+        assert_eq!(reason(&denied, Some("not authorized to publish this")), "Not authorized");
+        assert_eq!(reason(&denied, Some("only by day")), "Not authorized: only by day");
     }
 
     #[test]
@@ -182,6 +203,15 @@ mod tests {
         let trouble = of_io(IoError::new(ErrorKind::InvalidData, alert), Stage::Connecting);
         assert_eq!(trouble.code, exit::PERMISSION);
         assert!(trouble.reason.ends_with("Certificate expired"), "{trouble}");
+    }
+
+    #[test]
+    fn a_broker_that_is_another_one_is_named_without_wrappings() {
+        let other = OtherError(std::sync::Arc::new(IoError::other("server is 'b', expected 'a'")));
+        let error = rustls::Error::InvalidCertificate(CertificateError::Other(other));
+        let trouble = Trouble::of(&ConnectionError::Tls(TlsError::TLS(error)), Stage::Connecting);
+        assert_eq!(trouble.code, exit::PERMISSION);
+        assert_eq!(trouble.reason, "the broker is not who it should be: server is 'b', expected 'a'");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Steps 10 and 11: the cloud is back.
 
 use crate::demo::narrator::Narrator;
-use crate::demo::stage::{DEVICE, NODE, SOON, Stage, TRUST_DOMAIN};
+use crate::demo::stage::{DEVICE, EDGE_CA_TTL_SECS, NODE, SOON, Stage, TRUST_DOMAIN};
 use crate::output::span;
 use anyhow::Context as _;
 use std::time::{Duration, Instant};
@@ -89,8 +89,9 @@ async fn when_connected(stage: &Stage, id_end: &str) -> anyhow::Result<serde_jso
 pub(super) async fn lease(stage: &Stage, narrator: &mut Narrator, alone: u64) -> anyhow::Result<()> {
     narrator.command("midge status   # at the edge");
     narrator.check(alone > 0, "it was shown while the cloud was away", &format!("{} left", span(alone)));
+    narrator.note("the next CA is fetched once half of the current one's life is over");
     let longer = stage
-        .status_when("edge", SOON, "a longer lease", |status| {
+        .status_when("edge", Duration::from_secs(EDGE_CA_TTL_SECS / 2 + 5), "a longer lease", |status| {
             status["lease"]["remaining_secs"].as_u64().is_some_and(|secs| secs > alone)
         })
         .await;

@@ -20,7 +20,7 @@ pub(super) async fn topics(stage: &mut Stage, narrator: &mut Narrator) -> anyhow
         (
             "a will on a topic without right",
             "connect-refused",
-            &["pub", "--will-topic", "demo/user/alerts", "-t", "x", "-m", "x"],
+            &["pub", "--will-topic", "plant/line-1/alerts", "-t", "x", "-m", "x"],
         ),
     ];
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
@@ -86,6 +86,7 @@ pub(super) async fn door(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::
     narrator.check(twin, "the twin of these attempts, with a good SVID, is let in", "");
     // Expiry is in whole seconds.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let broker = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/broker");
     let attempts = [
         ("an SVID of an unknown CA", dir("unknown-ca")),
         ("an expired SVID", expired),
@@ -94,7 +95,9 @@ pub(super) async fn door(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::
         ("a CA certificate as client", dir("ca-as-client")),
     ];
     for (what, svid) in attempts {
-        at_the_door(stage, narrator, what, &["--broker", &mqtts, "--svid", &svid.display().to_string()], &topic).await?;
+        let svid = svid.display().to_string();
+        let identity = ["--broker", &mqtts, "--broker-id", &broker, "--svid", &svid];
+        at_the_door(stage, narrator, what, &identity, &topic).await?;
     }
     let mqtt = stage.mqtt();
     at_the_door(stage, narrator, "plain TCP from a uid without entry", &["--broker", &mqtt], &topic).await
@@ -138,19 +141,19 @@ pub(super) async fn unmodified(stage: &mut Stage, narrator: &mut Narrator) -> an
     let selector = format!("unix:uid:{uid}");
     let create = [
         "entry", "create", "-newEntryID", "uid", "-spiffeID", &id, "-selector", &selector, "-publish",
-        "demo/user/plain",
+        "plant/line-1/plain",
     ];
     stage.operator(narrator, "edge", &create).await?;
     let client = plain_client(stage);
-    narrator.command(&format!("{} -p {} -t demo/user/plain -m hello", client.name, stage.tcp_port()));
+    narrator.command(&format!("{} -p {} -t plant/line-1/plain -m hello", client.name, stage.tcp_port()));
     let from = stage.audit(0).len();
-    let allowed = client.publish(stage, "demo/user/plain").await?;
+    let allowed = client.publish(stage, "plant/line-1/plain").await?;
     narrator.check(allowed, "it publishes what its uid's entry grants", "");
     let record = stage.audited(from, |record| record["event"] == "connected").await;
     let identity = record.as_ref().and_then(|record| record["identity"].as_str()).unwrap_or_default();
     narrator.check(identity == id, "its identity is that of its uid", identity);
     let app = stage.app.as_mut().context("the app is not there")?;
-    let received = app.line(0, SOON, "plain client's message", |line| line.json()["topic"] == "demo/user/plain").await;
+    let received = app.line(0, SOON, "plain client's message", |line| line.json()["topic"] == "plant/line-1/plain").await;
     narrator.check(received.is_ok(), "the app receives it", "");
     let from = stage.audit(0).len();
     client.publish(stage, APP_TOPIC).await?;

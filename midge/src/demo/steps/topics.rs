@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use std::time::{Duration, Instant};
 
 /// What the app was granted to publish.
-pub(super) const APP_TOPIC: &str = "demo/user/alerts";
+pub(super) const APP_TOPIC: &str = "plant/line-1/alerts";
 
 pub(super) async fn light(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     let create = ["device", "create", DEVICE, "--node", NODE, "--property", "power-status=OFF"];
@@ -66,7 +66,7 @@ pub(super) async fn reach(stage: &mut Stage, narrator: &mut Narrator) -> anyhow:
     let minted = ["--broker", &mqtts, "--svid", &bus];
     let cast: [(&str, Role, &[&str], &str, &str); 3] = [
         ("mapper", Role::LightMapper, &workload, &mapper_topic, &result_topic),
-        ("app", Role::App, &workload, APP_TOPIC, "demo/user/#"),
+        ("app", Role::App, &workload, APP_TOPIC, "plant/line-1/#"),
         ("event-bus", Role::Intruder, &minted, &result_topic, "$hw/events/device/+/twin/+"),
     ];
     for (name, role, identity, own_publish, own_subscribe) in cast {
@@ -98,13 +98,13 @@ async fn start_app(stage: &mut Stage, narrator: &Narrator) -> anyhow::Result<()>
     let parent = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}");
     let arguments = [
         "entry", "create", "-newEntryID", "app", "-spiffeID", &id, "-parentID", &parent, "-selector", &path,
-        "-publish", APP_TOPIC, "-subscribe", "demo/user/#",
+        "-publish", APP_TOPIC, "-subscribe", "plant/line-1/#",
     ];
     stage.operator(narrator, "cloud", &arguments).await?;
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
-    narrator.command("app sub -t 'demo/user/#'");
+    narrator.command("app sub -t 'plant/line-1/#'");
     let arguments = [
-        "sub", "--broker", &mqtts, "--workload-api", &api, "--id", "dashboard", "-t", "demo/user/#", "--output", "json",
+        "sub", "--broker", &mqtts, "--workload-api", &api, "--id", "dashboard", "-t", "plant/line-1/#", "--output", "json",
     ];
     let mut app = stage.start("app", Role::App, &arguments)?;
     app.line(0, SOON, "subscription", |line| line.json()["event"] == "subscribed").await?;

@@ -29,7 +29,7 @@ impl Ca {
             subject: Subject { common_name: Some("root".into()), ..Subject::default() },
             serial: serial(1),
             not_before: now().before(Duration::from_secs(60)),
-            not_after: now().after(Duration::from_secs(3600)),
+            not_after: now().after(Duration::from_secs(4 * 3600)),
             scope: None,
         };
         let root = CaSigner::self_signed_root(&template, &key).unwrap();

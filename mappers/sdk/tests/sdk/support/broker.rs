@@ -6,8 +6,8 @@ use midge_pki::{FixedTrust, SvidClientVerifier, TrustSource, peer_of, server_con
 use rumqttc::v5::mqttbytes::Error;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, Connect, ConnectReturnCode, LastWill, Packet, PubAck, Publish, SubAck,
-    Subscribe, SubscribeReasonCode,
+    ConnAck, ConnAckProperties, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode, LastWill,
+    Packet, PubAck, Publish, SubAck, Subscribe, SubscribeReasonCode,
 };
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -131,7 +131,11 @@ impl Connection {
     pub(crate) async fn send(&mut self, packet: Packet) {
         let mut bytes = BytesMut::new();
         packet.write(&mut bytes, None).unwrap();
-        self.stream.write_all(&bytes).await.unwrap();
+        self.send_bytes(&bytes).await;
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
         self.stream.flush().await.unwrap();
     }
 }
@@ -141,6 +145,10 @@ async fn read(stream: &mut TlsStream<TcpStream>, buffer: &mut BytesMut) -> Optio
         match Packet::read(buffer, None) {
             Ok(packet) => return Some(packet),
             Err(Error::InsufficientBytes(_)) => {}
+            // rumqttc does not read what it writes: a DISCONNECT without anything.
+            Err(Error::PayloadRequired) => {
+                return Some(Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection)));
+            }
             Err(error) => panic!("{error} in {:x?}", buffer.chunk()),
         }
         if soon(stream.read_buf(buffer)).await.unwrap_or(0) == 0 {

@@ -1,14 +1,10 @@
 //! A workload's identity follows the Workload API, from before the first entry to the last.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-#![expect(dead_code, reason = "shared with the tests of the link")]
 
-mod support;
-
+use crate::support::{Ca, WorkloadApi, soon};
 use mapper_sdk::{CancellationToken, Clock, IdentityChoice, IdentityError, WorkloadIdentity, WorkloadSource};
 use midge_pki::{IdentitySource as _, TrustSource as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Ca, WorkloadApi, soon};
 use tokio::sync::mpsc;
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,163 @@
+//! A bare MQTT 5.0 client on a socket, for what no library shows.
+
+use crate::support::SOON;
+use bytes::{Bytes, BytesMut};
+use mqtt_proto::{
+    Connect, Decoder, Disconnect, Info, Limits, Packet, Publication, Publish, QoS, ReasonCode, RetainHandling, SharedFilter,
+    Subscribe, Subscription, TopicName, Version, Will, encode,
+};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::num::NonZeroU16;
+use std::os::unix::net::UnixStream;
+
+pub(crate) trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// A connection that has its CONNACK.
+pub(crate) struct Client {
+    stream: Box<dyn Stream>,
+    decoder: Decoder,
+    buffer: BytesMut,
+}
+
+/// What a CONNECT says.
+#[derive(Default)]
+pub(crate) struct Who<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) user_name: Option<&'a str>,
+    pub(crate) will: Option<&'a str>,
+}
+
+pub(crate) fn publication(topic: &str, payload: &str) -> Publication {
+    let (topic, payload) = (TopicName::new(topic).unwrap(), Bytes::copy_from_slice(payload.as_bytes()));
+    Publication { topic, payload, qos: QoS::AtLeastOnce, retain: false, properties: None }
+}
+
+impl Client {
+    pub(crate) fn tcp(address: &str, who: &Who<'_>) -> Result<Self, ReasonCode> {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        Self::connect(Box::new(stream), who)
+    }
+
+    pub(crate) fn unix(path: &str, who: &Who<'_>) -> Result<Self, ReasonCode> {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        Self::connect(Box::new(stream), who)
+    }
+
+    fn connect(stream: Box<dyn Stream>, who: &Who<'_>) -> Result<Self, ReasonCode> {
+        let decoder = Decoder::client(Version::V5, Limits::default());
+        let mut client = Self { stream, decoder, buffer: BytesMut::new() };
+        client.send(&Packet::Connect(Box::new(Connect {
+            version: Version::V5,
+            clean_start: true,
+            keep_alive_secs: 60,
+            client_id: who.id.into(),
+            will: who.will.map(|topic| Will { message: publication(topic, "gone"), delay_secs: 0 }),
+            username: who.user_name.map(Into::into),
+            password: None,
+            session_expiry_secs: Some(0),
+            receive_max: None,
+            packet_size_max: None,
+            topic_alias_max: 0,
+            request_response_info: false,
+            request_problem_info: true,
+            user_properties: Vec::new(),
+            auth_method: None,
+            auth_data: None,
+        })));
+        match client.next() {
+            Some(Packet::ConnAck(answer)) if answer.reason == ReasonCode::Success => Ok(client),
+            Some(Packet::ConnAck(answer)) => Err(answer.reason),
+            other => panic!("no CONNACK: {other:?}"),
+        }
+    }
+
+    pub(crate) fn send(&mut self, packet: &Packet) {
+        let mut bytes = BytesMut::new();
+        encode(packet, Version::V5, &mut bytes).unwrap();
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next packet; none when the broker has closed the connection.
+    pub(crate) fn next(&mut self) -> Option<Packet> {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.buffer).unwrap() {
+                return Some(packet);
+            }
+            let mut chunk = [0; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("the broker says nothing: {error}"),
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(&mut self, filter: &str) -> ReasonCode {
+        let subscription = Subscription {
+            filter: SharedFilter::new(filter).unwrap(),
+            qos: QoS::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        let packet_id = NonZeroU16::MIN;
+        let subscriptions = vec![subscription];
+        let subscribe = Subscribe { packet_id, subscription_id: None, user_properties: Vec::new(), subscriptions };
+        self.send(&Packet::Subscribe(Box::new(subscribe)));
+        match self.next() {
+            Some(Packet::SubAck(answer)) => answer.reasons[0],
+            other => panic!("no SUBACK: {other:?}"),
+        }
+    }
+
+    /// Publishes and returns the broker's reason.
+    pub(crate) fn publish(&mut self, topic: &str, payload: &str) -> ReasonCode {
+        let Publication { topic, payload, qos, retain, properties } = publication(topic, payload);
+        let (dup, packet_id) = (false, Some(NonZeroU16::MIN));
+        let (topic, topic_alias, subscription_ids) = (Some(topic), None, Vec::new());
+        let publish = Publish { dup, qos, retain, topic, packet_id, topic_alias, subscription_ids, properties, payload };
+        self.send(&Packet::Publish(Box::new(publish)));
+        match self.next() {
+            Some(Packet::PubAck(answer)) => answer.reason,
+            other => panic!("no PUBACK: {other:?}"),
+        }
+    }
+
+    /// Waits for a message and returns its topic and payload.
+    pub(crate) fn message(&mut self) -> (String, String) {
+        match self.next() {
+            Some(Packet::Publish(publish)) => {
+                let topic = publish.topic.unwrap().as_str().to_owned();
+                (topic, String::from_utf8(publish.payload.to_vec()).unwrap())
+            }
+            other => panic!("no PUBLISH: {other:?}"),
+        }
+    }
+
+    /// Asserts that the connection stands and that nothing came over it before.
+    pub(crate) fn stands(&mut self) {
+        self.send(&Packet::PingReq);
+        assert_eq!(self.next(), Some(Packet::PingResp));
+    }
+
+    /// Asserts that the very next packet is the broker's DISCONNECT, and returns its reason.
+    pub(crate) fn cut(&mut self) -> ReasonCode {
+        let reason = match self.next() {
+            Some(Packet::Disconnect(disconnect)) => disconnect.reason,
+            other => panic!("no DISCONNECT: {other:?}"),
+        };
+        assert_eq!(self.next(), None);
+        reason
+    }
+
+    pub(crate) fn leave(mut self) {
+        let reason = ReasonCode::Success;
+        let disconnect = Disconnect { reason, session_expiry_secs: None, server_reference: None, info: Info::default() };
+        self.send(&Packet::Disconnect(Box::new(disconnect)));
+    }
+}

@@ -1,0 +1,14 @@
+//! Acceptance: the `midge` command in processes of its own, on real sockets.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod agent;
+mod client;
+mod demo;
+mod device;
+mod disk;
+mod enrolment;
+mod running;
+mod sessions;
+mod support;
+mod wrong_input;

@@ -1,0 +1,50 @@
+//! How long identities and revocations take to arrive, measured against a running edge (and cloud).
+//!
+//! Run by hand: `cargo run --release -p midge-bench -- --help`. What is measured, what it was on
+//! which machine, and how to compare: docs/BENCHMARKS.md.
+
+mod admin;
+mod cut;
+mod entry;
+mod figures;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Admin socket of the edge.
+    #[arg(long, global = true, default_value = "midge-data/run/admin.sock")]
+    edge: PathBuf,
+    /// Admin socket of the server where entries are made and deleted; default: the edge.
+    #[arg(long, global = true)]
+    at: Option<PathBuf>,
+    /// How often.
+    #[arg(long, global = true, default_value_t = 200)]
+    rounds: usize,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// From the call that creates an entry to the moment the waiting workload holds its SVID.
+    EntryToSvid,
+    /// From the call that deletes an entry to the end of the connection of its client.
+    DeleteToCut,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let edge = admin::Edge::find(&arguments.edge).await.context("the edge does not answer")?;
+    let at = arguments.at.as_deref().unwrap_or(&arguments.edge);
+    let entries = admin::Entries::connect(at).await?;
+    let times = match arguments.what {
+        What::EntryToSvid => entry::measure(&edge, entries, arguments.rounds).await?,
+        What::DeleteToCut => cut::measure(&edge, entries, arguments.rounds).await?,
+    };
+    figures::print(&times);
+    Ok(())
+}
