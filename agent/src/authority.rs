@@ -304,7 +304,9 @@ mod tests {
     #[test]
     fn other_fields_pass_untouched() {
         let path = b"/SpiffeWorkloadAPI/FetchX509SVID";
-        for name in [&b"\x40\x05:path"[..], b"\x40\x0a:authoritx", b"\x40\x0bx:authority", b"\x40\x09:authorit"] {
+        for name in
+            [&b"\x40\x05:path"[..], b"\x40\x0a:authoritx", b"\x40\x0bx:authority", b"\x40\x09:authorit"]
+        {
             let mut bytes = connection(name, path);
             AuthorityMender::default().mend(&mut bytes);
             assert_eq!(bytes, connection(name, path));

@@ -26,13 +26,24 @@ pub struct AuditError {
 /// Where decisions are recorded. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AuditLog {
-    sender: SyncSender<Map<String, Value>>,
+    sender: SyncSender<Job>,
     lost: Arc<AtomicU64>,
 }
 
-/// Writes the log; dropped only after every record that was taken is on disk.
+/// What the writer is told.
 #[derive(Debug)]
-pub struct AuditWriter(Option<std::thread::JoinHandle<()>>);
+enum Job {
+    Write(Map<String, Value>),
+    /// Sent once, by the [`AuditWriter`]: logs may live on in tasks that were not joined.
+    End,
+}
+
+/// Writes the log; when dropped, every record taken before is on disk.
+#[derive(Debug)]
+pub struct AuditWriter {
+    sender: SyncSender<Job>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
 
 impl AuditLog {
     /// Opens `path` for appending, 0600, and starts the writer.
@@ -41,18 +52,19 @@ impl AuditLog {
     /// When the file cannot be opened.
     pub fn open(path: &Path) -> Result<(Self, AuditWriter), AuditError> {
         let file = append(path).map_err(|source| AuditError { path: path.to_owned(), source })?;
-        let (sender, records) = sync_channel(BACKLOG);
+        let (sender, jobs) = sync_channel(BACKLOG);
         let lost = Arc::new(AtomicU64::new(0));
         let (path, counter) = (path.to_owned(), Arc::clone(&lost));
         let thread = std::thread::Builder::new().name("audit".into());
-        let handle = thread.spawn(move || write_all(&records, file, &path, &counter));
+        let handle = thread.spawn(move || write_all(&jobs, file, &path, &counter));
         let handle = handle.map_err(|source| AuditError { path: PathBuf::from("audit thread"), source })?;
-        Ok((Self { sender, lost }, AuditWriter(Some(handle))))
+        let writer = AuditWriter { sender: sender.clone(), thread: Some(handle) };
+        Ok((Self { sender, lost }, writer))
     }
 
     /// Records one event. Never blocks: records beyond the backlog are counted as lost.
     pub fn record(&self, event: Map<String, Value>) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Job::Write(event)) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -65,10 +77,11 @@ impl AuditLog {
 
 impl Drop for AuditWriter {
     fn drop(&mut self) {
-        if let Some(handle) = self.0.take()
-            && handle.join().is_err()
-        {
-            tracing::error!("audit writer panicked");
+        // A thread that is gone takes no word; then there is nothing to wait for either.
+        let told = self.sender.send(Job::End).is_ok();
+        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        if !told || matches!(ended, Some(Err(_))) {
+            tracing::error!("the audit writer ended before its time");
         }
     }
 }
@@ -77,13 +90,19 @@ fn append(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
-fn write_all(records: &Receiver<Map<String, Value>>, file: File, path: &Path, lost: &AtomicU64) {
+fn write_all(jobs: &Receiver<Job>, file: File, path: &Path, lost: &AtomicU64) {
     let mut written = file.metadata().map_or(0, |metadata| metadata.len());
     let mut out = BufWriter::new(file);
     let mut failing = false;
-    while let Ok(first) = records.recv() {
+    let mut ended = false;
+    while !ended {
+        let Ok(first) = jobs.recv() else { return };
         let mut result = Ok(());
-        for record in std::iter::once(first).chain(records.try_iter().take(BACKLOG)) {
+        for job in std::iter::once(first).chain(jobs.try_iter().take(BACKLOG)) {
+            let Job::Write(record) = job else {
+                ended = true;
+                break;
+            };
             let mut line = Value::Object(record).to_string();
             line.push('\n');
             written = written.saturating_add(line.len() as u64);
@@ -124,8 +143,8 @@ mod tests {
         for n in 0..100 {
             log.record(Map::from_iter([("n".to_owned(), Value::from(n))]));
         }
-        drop(log);
         drop(writer);
+        log.record(Map::new());
 
         let text = std::fs::read_to_string(&path).unwrap();
         let numbers: Vec<u64> = text

@@ -75,9 +75,11 @@ fn details(kind: &AuditKind) -> Value {
         AuditKind::Subscribed { filter, qos, rule } => json!({
             "filter": &**filter, "qos": *qos as u8, "rule": &**rule,
         }),
-        AuditKind::SubscribeDenied { filter, denial } | AuditKind::SubscriptionRevoked { filter, denial } => json!({
-            "filter": &**filter, "reason": denial.to_string(), "rule": rule(denial),
-        }),
+        AuditKind::SubscribeDenied { filter, denial } | AuditKind::SubscriptionRevoked { filter, denial } => {
+            json!({
+                "filter": &**filter, "reason": denial.to_string(), "rule": rule(denial),
+            })
+        }
         AuditKind::Unsubscribed { filter } => json!({ "filter": &**filter }),
         AuditKind::PublishDenied { topic, denial, .. }
         | AuditKind::WillDenied { topic, denial, .. }

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct MqttConfig {
-    /// Address of the mTLS listener; absent means none.
+    /// Address of the mTLS listener; `off` means none.
+    #[serde(with = "address_or_off")]
     pub tls: Option<SocketAddr>,
-    /// Address of the kernel-attested plaintext listener: loopback only; absent means none.
+    /// Address of the kernel-attested plaintext listener: loopback only; `off` means none.
+    #[serde(with = "address_or_off")]
     pub tcp: Option<SocketAddr>,
     /// Path of the kernel-attested Unix socket; absent means none.
     pub unix: Option<PathBuf>,
@@ -36,5 +38,33 @@ impl Default for MqttConfig {
             packet_size_max: 1_048_576,
             keep_alive_max_secs: 0,
         }
+    }
+}
+
+/// An address, or `off`: TOML has no word for nothing.
+mod address_or_off {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use std::net::SocketAddr;
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(None);
+        }
+        let fault =
+            || format!("\"{text}\" is not an address; write IP:PORT, such as \"127.0.0.1:1883\", or \"off\"");
+        text.parse().map(Some).map_err(|_| D::Error::custom(fault()))
     }
 }

@@ -56,11 +56,8 @@ where
         packet_bytes_max: usize::try_from(limits.packet_size_max).unwrap_or(usize::MAX),
         ..mqtt_proto::Limits::default()
     };
-    let mut reader = Reader {
-        read,
-        decoder: Decoder::server(packet_limits),
-        buffer: BytesMut::with_capacity(READ_BYTES),
-    };
+    let mut reader =
+        Reader { read, decoder: Decoder::server(packet_limits), buffer: BytesMut::with_capacity(READ_BYTES) };
     let connect = match tokio::time::timeout(limits.connect_timeout, reader.connect()).await {
         Ok(Ok(connect)) => connect,
         Ok(Err(NoConnect { answer, refusal })) => {
@@ -141,7 +138,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     // [MQTT-3.1.2-2]: an unknown level is answered; of the rest only what names a version is.
                     let reason = error.reason();
                     let known = self.decoder.version().is_some();
-                    let answer = (known || reason == ReasonCode::UnsupportedProtocolVersion).then_some(reason);
+                    let answer =
+                        (known || reason == ReasonCode::UnsupportedProtocolVersion).then_some(reason);
                     return refuse(answer, format!("CONNECT: {error}"));
                 }
             }

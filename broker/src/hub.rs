@@ -5,8 +5,8 @@ use crate::audit_json::{event_record, refusal_record};
 use crate::outbox::{Outbox, Outgoing};
 use crate::{Admission, AuditLog, Refusal};
 use broker_core::{
-    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Effect, Metrics, Now, Revocation, SessionSnapshot,
-    SessionState,
+    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Effect, Metrics, Now, Revocation,
+    SessionSnapshot, SessionState,
 };
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
@@ -90,7 +90,9 @@ impl Hub {
             self.enter(|broker, now| broker.handle_revoked(&revocation, now));
         }
         for session in sessions {
-            let SessionState::Live { conn, proof: proof @ Proof::Local { .. }, .. } = &session.state else { continue };
+            let SessionState::Live { conn, proof: proof @ Proof::Local { .. }, .. } = &session.state else {
+                continue;
+            };
             if let Err(refusal) = admission.admits(&session.identity, Some(proof)) {
                 self.enter(|broker, now| broker.handle_proof_ended(*conn, &refusal.0.as_str().into(), now));
             }

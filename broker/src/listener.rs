@@ -11,7 +11,9 @@ use tokio::net::{TcpListener, UnixListener};
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address cannot be bound.
-    #[error("cannot listen on {address} (mqtt.{key}): {source}; choose another address or stop the program that uses it")]
+    #[error(
+        "cannot listen on {address} (mqtt.{key}): {source}; choose another address or stop the program that uses it"
+    )]
     Address {
         /// Configuration key.
         key: &'static str,
@@ -21,7 +23,9 @@ pub enum BindError {
         source: std::io::Error,
     },
     /// Plaintext is for loopback only: elsewhere the kernel cannot name the peer.
-    #[error("mqtt.tcp = \"{0}\" is not a loopback address; plaintext is only served to local processes, use mqtt.tls for others")]
+    #[error(
+        "mqtt.tcp = \"{0}\" is not a loopback address; plaintext is only served to local processes, use mqtt.tls for others"
+    )]
     NotLoopback(SocketAddr),
     /// Somebody serves on this socket.
     #[error("{0} (mqtt.unix) is served by another process; stop it or choose another path")]
@@ -72,8 +76,7 @@ async fn bind_tcp(key: &'static str, address: Option<SocketAddr>) -> Result<Opti
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
-    let fail =
-        |source| BindError::Address { key: "unix", address: path.display().to_string(), source };
+    let fail = |source| BindError::Address { key: "unix", address: path.display().to_string(), source };
     if path.exists() {
         // A socket nobody answers on is left over from a process that was killed.
         if std::os::unix::net::UnixStream::connect(path).is_ok() {

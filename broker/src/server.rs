@@ -143,7 +143,8 @@ impl Server {
         let stream = match shaken.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                let reason = midge_pki::rejection_of(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                let reason =
+                    midge_pki::rejection_of(&error).map_or_else(|| error.to_string(), ToString::to_string);
                 return self.refuse("tls", remote, Refusal(format!("TLS handshake: {reason}")));
             }
             Err(_) => return self.refuse("tls", remote, Refusal("TLS handshake took too long".into())),
@@ -232,7 +233,10 @@ async fn accepted<T>(result: std::io::Result<T>) -> Option<T> {
         Ok(accepted) => Some(accepted),
         Err(error) => {
             tracing::debug!(%error, "accept failed");
-            if !matches!(error.kind(), std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::Interrupted) {
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::Interrupted
+            ) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             None

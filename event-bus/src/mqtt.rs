@@ -6,7 +6,7 @@ use bridge_core::twin::subscriptions;
 use midge_pki::{IdentitySource, ServerExpectation, SvidIdentity, TrustSource, client_config, rejection_of};
 use midge_runtime::{Backoff, CancellationToken};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use std::sync::Arc;

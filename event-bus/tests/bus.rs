@@ -134,7 +134,9 @@ impl Box1 {
         let bound = Bound::bind(&mqtt).await.unwrap();
         let broker = bound.tls_address.unwrap();
         let policy = Policy::from_toml_str(DEFAULT_POLICY, "built-in").unwrap();
-        let (audit, _writer) = AuditLog::open(&directory.path().join("audit")).unwrap();
+        let (audit, writer) = AuditLog::open(&directory.path().join("audit")).unwrap();
+        // Dropping it waits for the server, which lives as long as the test.
+        std::mem::forget(writer);
         let parts = Parts {
             admission: Arc::new(Everybody(watch::Sender::new(0))),
             policy: watch::Sender::new(Arc::new(policy)).subscribe(),

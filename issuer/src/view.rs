@@ -73,8 +73,9 @@ pub struct IssuerSnapshot {
 pub(crate) fn lease_trouble(lease: &Lease) -> Option<Degraded> {
     let left = whole(lease.remaining);
     let what = match lease.warning {
-        LeaseWarning::None => return None,
-        LeaseWarning::Half | LeaseWarning::Quarter => {
+        // At half, the renewal is due and may be under way.
+        LeaseWarning::None | LeaseWarning::Half => return None,
+        LeaseWarning::Quarter => {
             format!("the CA was not renewed in time: the box can act alone for another {left}")
         }
         LeaseWarning::Tenth => format!("the lease is nearly over: the box can act alone for another {left}"),

@@ -360,7 +360,13 @@ pub(crate) struct PubArgs {
     #[arg(short = 't', long = "topic", value_name = "TOPIC")]
     pub(crate) topic: String,
     /// Payload.
-    #[arg(short = 'm', long = "message", value_name = "TEXT", conflicts_with = "stdin", allow_hyphen_values = true)]
+    #[arg(
+        short = 'm',
+        long = "message",
+        value_name = "TEXT",
+        conflicts_with = "stdin",
+        allow_hyphen_values = true
+    )]
     pub(crate) message: Option<String>,
     /// Takes each line of standard input as a payload.
     #[arg(short = 'l', long = "stdin-line")]
@@ -419,9 +425,11 @@ mod tests {
 
     #[test]
     fn short_flags_stay_what_they_are() {
-        let words = ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "-entryID", "-ttl=5", "-x509SVIDTTL"];
+        let words =
+            ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "-entryID", "-ttl=5", "-x509SVIDTTL"];
         let dashed: Vec<String> = two_dashes(words.iter().map(|word| (*word).to_owned())).collect();
-        let expected = ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "--entryID", "--ttl=5", "--x509SVIDTTL"];
+        let expected =
+            ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "--entryID", "--ttl=5", "--x509SVIDTTL"];
         assert_eq!(dashed, expected);
     }
 }

@@ -46,8 +46,22 @@ pub(crate) fn failure(code: u8, text: impl Into<String>) -> anyhow::Error {
 
 /// Prints the error and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("midge: {error:#}");
+    eprintln!("midge: {}", told(error));
     ExitCode::from(code_of(error))
+}
+
+/// Tells an error with its causes; many messages contain their cause already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -59,7 +73,11 @@ fn code_of(error: &anyhow::Error) -> u8 {
             return CONFIG;
         }
         if let Some(bind) = cause.downcast_ref::<midge_broker::BindError>() {
-            return if matches!(bind, midge_broker::BindError::NotLoopback(_)) { CONFIG } else { UNAVAILABLE };
+            return if matches!(bind, midge_broker::BindError::NotLoopback(_)) {
+                CONFIG
+            } else {
+                UNAVAILABLE
+            };
         }
         if let Some(issue) = cause.downcast_ref::<IssueError>() {
             return issue_code(issue);

@@ -10,6 +10,7 @@ pub(crate) mod edge;
 mod edge_cloud;
 mod http;
 pub(crate) mod light;
+mod limits;
 mod open;
 pub(crate) mod policy;
 mod problems;

@@ -36,7 +36,11 @@ fn an_agent_of_its_own_serves_while_the_edge_is_away() {
     let mut agent = Program::start(Command::new(midge()).args(["agent", "-c", &agent_config]));
     eventually("no identity", || {
         let ended = fetch(&place, "annex.sock");
-        if ended.code == Some(1) && ended.stderr.contains("no identity issued") { Ok(()) } else { Err(format!("{ended:?}")) }
+        if ended.code == Some(1) && ended.stderr.contains("no identity issued") {
+            Ok(())
+        } else {
+            Err(format!("{ended:?}"))
+        }
     });
     server.entry("annexed", &own_uid(), &["-parentID", &agent_id]);
     fetched(&place, "annex.sock", "annexed");

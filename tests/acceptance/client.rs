@@ -3,8 +3,8 @@
 use crate::support::SOON;
 use bytes::{Bytes, BytesMut};
 use mqtt_proto::{
-    Connect, Decoder, Disconnect, Info, Limits, Packet, Publication, Publish, QoS, ReasonCode, RetainHandling, SharedFilter,
-    Subscribe, Subscription, TopicName, Version, Will, encode,
+    Connect, Decoder, Disconnect, Info, Limits, Packet, Publication, Publish, QoS, ReasonCode,
+    RetainHandling, SharedFilter, Subscribe, Subscription, TopicName, Version, Will, encode,
 };
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -107,7 +107,8 @@ impl Client {
         };
         let packet_id = NonZeroU16::MIN;
         let subscriptions = vec![subscription];
-        let subscribe = Subscribe { packet_id, subscription_id: None, user_properties: Vec::new(), subscriptions };
+        let subscribe =
+            Subscribe { packet_id, subscription_id: None, user_properties: Vec::new(), subscriptions };
         self.send(&Packet::Subscribe(Box::new(subscribe)));
         match self.next() {
             Some(Packet::SubAck(answer)) => answer.reasons[0],
@@ -120,7 +121,17 @@ impl Client {
         let Publication { topic, payload, qos, retain, properties } = publication(topic, payload);
         let (dup, packet_id) = (false, Some(NonZeroU16::MIN));
         let (topic, topic_alias, subscription_ids) = (Some(topic), None, Vec::new());
-        let publish = Publish { dup, qos, retain, topic, packet_id, topic_alias, subscription_ids, properties, payload };
+        let publish = Publish {
+            dup,
+            qos,
+            retain,
+            topic,
+            packet_id,
+            topic_alias,
+            subscription_ids,
+            properties,
+            payload,
+        };
         self.send(&Packet::Publish(Box::new(publish)));
         match self.next() {
             Some(Packet::PubAck(answer)) => answer.reason,
@@ -157,7 +168,8 @@ impl Client {
 
     pub(crate) fn leave(mut self) {
         let reason = ReasonCode::Success;
-        let disconnect = Disconnect { reason, session_expiry_secs: None, server_reference: None, info: Info::default() };
+        let disconnect =
+            Disconnect { reason, session_expiry_secs: None, server_reference: None, info: Info::default() };
         self.send(&Packet::Disconnect(Box::new(disconnect)));
     }
 }

@@ -14,7 +14,14 @@ const CHECKS: [(u64, &[&str]); 11] = [
             "the token does not work twice",
         ],
     ),
-    (2, &["the Workload API gives it no SVID", "it cannot connect over loopback TCP", "the refusal is audited"]),
+    (
+        2,
+        &[
+            "the Workload API gives it no SVID",
+            "it cannot connect over loopback TCP",
+            "the refusal is audited",
+        ],
+    ),
     (3, &["the waiting mapper has its SVID within a second", "without being restarted"]),
     (
         4,
@@ -98,7 +105,8 @@ fn the_demo_holds_in_all_its_checks() {
     assert!(failed.is_empty(), "{failed:#?}");
     for (step, checks) in CHECKS {
         for check in checks {
-            let held = |event: &Value| event["step"] == step && event["check"] == *check && event["held"] == true;
+            let held =
+                |event: &Value| event["step"] == step && event["check"] == *check && event["held"] == true;
             assert!(events.iter().any(held), "step {step} does not check: {check}");
         }
     }

@@ -47,5 +47,9 @@ fn a_light_is_turned_on_without_a_cloud() {
     server.stop();
     let server = Server::start("edge", &config, &socket);
     let device = server.run(&["device", "show", DEVICE]).ok().json();
-    assert_eq!((power(&device)["desired"].as_str(), device["description"].as_str()), (Some("ON"), Some("hall")), "{device}");
+    assert_eq!(
+        (power(&device)["desired"].as_str(), device["description"].as_str()),
+        (Some("ON"), Some("hall")),
+        "{device}"
+    );
 }

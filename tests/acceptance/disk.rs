@@ -44,7 +44,16 @@ fn a_full_disk_refuses_and_recovers() {
     let refused = loop {
         let name = format!("during-{acknowledged}");
         let id = format!("{}/app/{name}", crate::support::BOX);
-        let ended = server.run(&["entry", "create", "-newEntryID", &name, "-spiffeID", &id, "-selector", "unix:uid:4294967294"]);
+        let ended = server.run(&[
+            "entry",
+            "create",
+            "-newEntryID",
+            &name,
+            "-spiffeID",
+            &id,
+            "-selector",
+            "unix:uid:4294967294",
+        ]);
         if ended.code != Some(0) {
             break ended;
         }
@@ -57,7 +66,10 @@ fn a_full_disk_refuses_and_recovers() {
     assert_eq!(status.code, Some(1));
     let status = status.json();
     let problems: Vec<String> = status["degraded"].as_array().unwrap().iter().map(Value::to_string).collect();
-    assert!(problems.iter().any(|problem| problem.contains("no space left") && problem.contains("make room")), "{problems:#?}");
+    assert!(
+        problems.iter().any(|problem| problem.contains("no space left") && problem.contains("make room")),
+        "{problems:#?}"
+    );
     assert_eq!(status["entries"], acknowledged, "what was refused does not count");
 
     std::fs::remove_file(&ballast).unwrap();

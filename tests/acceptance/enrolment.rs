@@ -20,12 +20,20 @@ fn token(cloud: &Server, ttl: &str) -> Value {
 /// Configuration of the box for a cloud; `token` is written to a file of the box.
 fn edge(place: &Place, name: &str, bootstrap: &str, channel: &str, token: &str) -> String {
     let file = place.write_private(&format!("{name}.token"), token);
-    let link = format!("[cloud]\nbootstrap = \"https://{bootstrap}\"\nchannel = \"wss://{channel}\"\njoin-token-file = \"{file}\"\n");
+    let link = format!(
+        "[cloud]\nbootstrap = \"https://{bootstrap}\"\nchannel = \"wss://{channel}\"\njoin-token-file = \"{file}\"\n"
+    );
     place.edge(name, "", "", &link)
 }
 
 fn edge_of(place: &Place, name: &str, cloud: &Server, token: &Value) -> String {
-    edge(place, name, &cloud.address("bootstrap"), &cloud.address("channel"), token["token"].as_str().unwrap())
+    edge(
+        place,
+        name,
+        &cloud.address("bootstrap"),
+        &cloud.address("channel"),
+        token["token"].as_str().unwrap(),
+    )
 }
 
 fn starts(config: &str) -> Ended {
@@ -55,10 +63,14 @@ fn a_cloud_that_is_not_there_is_waited_for_and_told_of() {
         if ended.code == Some(1) { Ok(ended.json()) } else { Err(ended.stdout) }
     });
     let problems: Vec<String> = status["degraded"].as_array().unwrap().iter().map(Value::to_string).collect();
-    let told = |problem: &String| problem.contains(&away) && problem.contains("check cloud.bootstrap and the network");
+    let told = |problem: &String| {
+        problem.contains(&away) && problem.contains("check cloud.bootstrap and the network")
+    };
     assert!(problems.iter().any(told), "{problems:#?}");
     assert_eq!(status["cloud"]["connected"], false);
-    server.run(&["svid", "mint", "-spiffeID", &format!("{BOX}/app/x")]).refused(69, &["no certificate can be issued"]);
+    server
+        .run(&["svid", "mint", "-spiffeID", &format!("{BOX}/app/x")])
+        .refused(69, &["no certificate can be issued"]);
     assert!(server.program.runs());
     server.stop();
 }
@@ -69,7 +81,10 @@ fn a_cloud_with_another_root_is_not_trusted_and_gets_no_token() {
     let (own, liar) = (cloud(&place, "own", "plant.example"), cloud(&place, "liar", "plant.example"));
     let good = token(&own, "600");
     let config = edge_of(&place, "data", &liar, &good);
-    starts(&config).refused(78, &[&liar.address("bootstrap"), "root certificate has SHA-256", "do not trust this server"]);
+    starts(&config).refused(
+        78,
+        &[&liar.address("bootstrap"), "root certificate has SHA-256", "do not trust this server"],
+    );
     let config = edge_of(&place, "data", &own, &good);
     let server = enrols(&place, "data", &config);
     assert_eq!(liar.status()["nodes"].as_u64().unwrap_or_default(), 0);
@@ -124,7 +139,12 @@ fn tokens_that_are_not_good_are_refused() {
     starts(&config).refused(77, &[&text, "0644", "chmod 600", "cloud.join-token-file"]);
     std::fs::remove_file(&file).unwrap();
     starts(&config).refused(77, &[&text, "cloud.join-token-file"]);
-    let without = place.edge("data", "", "", &format!("[cloud]\nbootstrap = \"https://{bootstrap}\"\nchannel = \"wss://{channel}\"\n"));
+    let without = place.edge(
+        "data",
+        "",
+        "",
+        &format!("[cloud]\nbootstrap = \"https://{bootstrap}\"\nchannel = \"wss://{channel}\"\n"),
+    );
     starts(&without).refused(78, &["has not enrolled", "midge token generate", "cloud.join-token-file"]);
 
     let config = edge_of(&place, "data", &cloud, &good);
@@ -137,7 +157,9 @@ fn tokens_that_are_not_good_are_refused() {
     eventually("past the token's end", || if SystemTime::now() > end { Ok(()) } else { Err(String::new()) });
     let late = edge_of(&place, "late", &cloud, &expired);
     starts(&late).refused(77, &[&bootstrap, "expired", "midge token generate"]);
-    cloud.run(&["token", "generate", "-spiffeID", BOX, "-ttl", "0"]).refused(64, &["-ttl 0", "at least 1 second"]);
+    cloud
+        .run(&["token", "generate", "-spiffeID", BOX, "-ttl", "0"])
+        .refused(64, &["-ttl 0", "at least 1 second"]);
 }
 
 #[test]

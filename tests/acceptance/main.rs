@@ -8,6 +8,7 @@ mod demo;
 mod device;
 mod disk;
 mod enrolment;
+mod interop;
 mod running;
 mod sessions;
 mod support;

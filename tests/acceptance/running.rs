@@ -38,7 +38,8 @@ fn get(address: &str, path: &str) -> (u16, String) {
 #[test]
 fn a_standalone_box_is_useful_with_its_example_file() {
     let place = Place::new();
-    let mut server = Server::start("edge", &example(&place, "standalone.toml"), &place.path("data/run/admin.sock"));
+    let mut server =
+        Server::start("edge", &example(&place, "standalone.toml"), &place.path("data/run/admin.sock"));
     let status = server.status();
     assert_eq!((&status["role"], &status["trust_domain"]), (&"standalone".into(), &"example.org".into()));
     assert!(status["degraded"].as_array().is_none_or(Vec::is_empty), "{status}");
@@ -51,7 +52,18 @@ fn a_standalone_box_is_useful_with_its_example_file() {
     assert_eq!(stranger, Some(ReasonCode::NotAuthorized));
     let selector = own_uid();
     let id = "spiffe://example.org/edge/box-1/app/me";
-    let create = ["entry", "create", "-spiffeID", id, "-selector", &selector, "-publish", "hall/+", "-subscribe", "hall/#"];
+    let create = [
+        "entry",
+        "create",
+        "-spiffeID",
+        id,
+        "-selector",
+        &selector,
+        "-publish",
+        "hall/+",
+        "-subscribe",
+        "hall/#",
+    ];
     server.run(&create).ok();
     let mut client = Client::tcp(&tcp, &Who { id: "x", ..Who::default() }).ok().unwrap();
     assert_eq!(client.subscribe("hall/#"), ReasonCode::Success);
@@ -65,15 +77,19 @@ fn an_open_box_says_so_and_lets_its_user_do_everything() {
     let place = Place::new();
     let server = Server::start("edge", &example(&place, "open.toml"), &place.path("data/run/admin.sock"));
     let uid = rustix::process::getuid().as_raw().to_string();
-    let warns = |line: &String| line.contains("WARN") && line.contains("OPEN: every process of this user") && line.contains(&uid);
+    let warns = |line: &String| {
+        line.contains("WARN") && line.contains("OPEN: every process of this user") && line.contains(&uid)
+    };
     eventually("a warning", || {
         let log = server.program.log();
         if log.iter().any(warns) { Ok(()) } else { Err(log.join("\n")) }
     });
-    let mut reader = Client::tcp(&server.address("mqtt-tcp"), &Who { id: "reader", ..Who::default() }).ok().unwrap();
+    let mut reader =
+        Client::tcp(&server.address("mqtt-tcp"), &Who { id: "reader", ..Who::default() }).ok().unwrap();
     assert_eq!(reader.subscribe("#"), ReasonCode::Success);
     let path = server.address("mqtt-unix");
-    let mut writer = Client::unix(&path, &Who { id: "writer", will: Some("any/will"), ..Who::default() }).ok().unwrap();
+    let mut writer =
+        Client::unix(&path, &Who { id: "writer", will: Some("any/will"), ..Who::default() }).ok().unwrap();
     assert_eq!(writer.publish("any/topic/at/all", "hello"), ReasonCode::Success);
     assert_eq!(reader.message(), ("any/topic/at/all".into(), "hello".into()));
 }
@@ -87,7 +103,8 @@ fn endpoints_tell_of_life_readiness_and_metrics() {
     assert_eq!(get(&http, "/live").0, 200);
     assert_eq!(get(&http, "/ready").0, 200);
     let entries = |text: &str| {
-        let line = text.lines().find(|line| line.starts_with("midge_entries ")).unwrap_or_default().to_owned();
+        let line =
+            text.lines().find(|line| line.starts_with("midge_entries ")).unwrap_or_default().to_owned();
         line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok())
     };
     let (code, metrics) = get(&http, "/metrics");
@@ -96,7 +113,12 @@ fn endpoints_tell_of_life_readiness_and_metrics() {
     server.entry("me", &own_uid(), &[]);
     let (_, metrics) = get(&http, "/metrics");
     assert_eq!(entries(&metrics), Some(before + 1.0), "{metrics}");
-    for name in ["midge_lease_seconds", "midge_mqtt_connections", "midge_mqtt_denials_total{kind=\"publish\"}", "midge_audit_lost_total"] {
+    for name in [
+        "midge_lease_seconds",
+        "midge_mqtt_connections",
+        "midge_mqtt_denials_total{kind=\"publish\"}",
+        "midge_audit_lost_total",
+    ] {
         assert!(metrics.contains(name), "no {name} in\n{metrics}");
     }
     assert_eq!(get(&http, "/nothing").0, 404);
@@ -109,7 +131,10 @@ fn json_logs_are_json() {
     let mut server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
     server.stop();
     let log = server.program.log();
-    let lines: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    let lines: Vec<Value> = log
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
     assert!(lines.iter().all(|line| line["level"].is_string() && line["timestamp"].is_string()), "{log:#?}");
     assert!(log.iter().any(|line| line.contains("serving")), "{log:#?}");
 }
@@ -127,7 +152,10 @@ fn the_service_manager_is_told_and_the_state_stays() {
     let config = place.edge("data", "", "", "");
     let socket = place.path("data/run/admin.sock");
     let mut command = Command::new(midge());
-    let mut server = Server::start_with(command.args(["edge", "-c", &config]).env("NOTIFY_SOCKET", place.path("notify")), &socket);
+    let mut server = Server::start_with(
+        command.args(["edge", "-c", &config]).env("NOTIFY_SOCKET", place.path("notify")),
+        &socket,
+    );
     assert_eq!(told(), "READY=1");
     server.entry("stays", &own_uid(), &["-publish", "a/b"]);
     let serial = server.status()["ca"]["serial"].clone();

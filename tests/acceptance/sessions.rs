@@ -33,8 +33,10 @@ fn identities_of_one_user_are_chosen_by_user_name_and_share_client_ids() {
     server.entry("b", &own_uid(), &["-publish", "of/b", "-hint", "second"]);
     let tcp = server.address("mqtt-tcp");
     let a = format!("{BOX}/app/a");
-    let mut first = Client::tcp(&tcp, &Who { id: "same", user_name: Some(&a), ..Who::default() }).ok().unwrap();
-    let mut second = Client::tcp(&tcp, &Who { id: "same", user_name: Some("second"), ..Who::default() }).ok().unwrap();
+    let mut first =
+        Client::tcp(&tcp, &Who { id: "same", user_name: Some(&a), ..Who::default() }).ok().unwrap();
+    let mut second =
+        Client::tcp(&tcp, &Who { id: "same", user_name: Some("second"), ..Who::default() }).ok().unwrap();
     first.stands();
     second.stands();
     assert_eq!(first.publish("of/a", ""), ReasonCode::NoMatchingSubscribers);
@@ -93,7 +95,11 @@ fn a_unix_socket_tells_who_is_at_its_other_end() {
     let record = audited(&place, |record| record["event"] == "connected" && record["client-id"] == "local");
     assert_eq!(record["identity"], format!("{BOX}/app/me"));
     let proof = &record["proof"];
-    assert_eq!((proof["kind"].as_str(), proof["pid"].as_u64()), (Some("local"), Some(std::process::id().into())), "{record}");
+    assert_eq!(
+        (proof["kind"].as_str(), proof["pid"].as_u64()),
+        (Some("local"), Some(std::process::id().into())),
+        "{record}"
+    );
 }
 
 #[test]
@@ -102,7 +108,8 @@ fn the_end_of_an_svid_ends_its_session_and_no_other() {
     let server = started(&place, "");
     server.entry("short", "unix:uid:4294967294", &["-subscribe", "a/b"]);
     server.entry("me", &own_uid(), &[]);
-    let mut other = Client::tcp(&server.address("mqtt-tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
+    let mut other =
+        Client::tcp(&server.address("mqtt-tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
     let (id, svid) = (format!("{BOX}/app/short"), place.text("svid"));
     // Long enough for a busy machine to connect with it.
     server.run(&["svid", "mint", "-spiffeID", &id, "-ttl", "5", "--write", &svid]).ok();
@@ -110,7 +117,8 @@ fn the_end_of_an_svid_ends_its_session_and_no_other() {
     let sub = ["sub", "--broker", &broker, "--svid", &svid, "-t", "a/b", "--output", "json"];
     let subscriber = Program::start(Command::new(midge()).args(sub));
     subscriber.event("subscribed", |event| event["event"] == "subscribed");
-    let record = audited(&place, |record| record["event"] == "disconnected" && record["identity"] == id.as_str());
+    let record =
+        audited(&place, |record| record["event"] == "disconnected" && record["identity"] == id.as_str());
     assert_eq!(record["reason"], "SVID expired");
     subscriber.event("told of it", |event| event["event"] == "disconnected");
     other.stands();

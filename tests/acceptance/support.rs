@@ -46,7 +46,8 @@ impl Ended {
     }
 
     pub(crate) fn json(self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
 
     /// Asserts the exit code and that standard error says all of this, with no panic.
@@ -226,7 +227,9 @@ impl Place {
                 let path = item.unwrap().path();
                 if path.is_dir() {
                     dirs.push(path);
-                } else if path.is_file() && path.extension().is_none_or(|extension| extension != "lock" && extension != "db-shm") {
+                } else if path.is_file()
+                    && path.extension().is_none_or(|extension| extension != "lock" && extension != "db-shm")
+                {
                     let mut bytes = Vec::new();
                     std::fs::File::open(&path).unwrap().read_to_end(&mut bytes).unwrap();
                     // SQLite makes its log before anything is written to it.
@@ -282,7 +285,8 @@ impl Server {
     /// Creates an entry of the box for the identity `/app/<name>` with further flags.
     pub(crate) fn entry(&self, name: &str, selector: &str, more: &[&str]) {
         let id = format!("{BOX}/app/{name}");
-        let mut arguments = vec!["entry", "create", "-newEntryID", name, "-spiffeID", &id, "-selector", selector];
+        let mut arguments =
+            vec!["entry", "create", "-newEntryID", name, "-spiffeID", &id, "-selector", selector];
         arguments.extend(more);
         self.run(&arguments).ok();
     }

@@ -2,7 +2,9 @@
 
 use crate::support::{BOX, Ended, Place, Server, eventually, own_uid, run, run_midge};
 use midge_identity::UnixMillis;
-use midge_pki::{CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, RootPin, ServerExpectation, SvidIdentity};
+use midge_pki::{
+    CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, RootPin, ServerExpectation, SvidIdentity,
+};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -97,11 +99,13 @@ fn what_another_midge_uses_is_left_to_it() {
     starts(&config).refused(69, &[&place.text("data/midge.db"), &pid, "stop it first"]);
     let run_dir = format!("run-dir = \"{}\"", place.text("data/run"));
     let second = place.edge("second", &run_dir, "", "");
-    starts(&second).refused(69, &[&place.text("data/run/admin.sock"), "served by another process", "stop it first"]);
+    starts(&second)
+        .refused(69, &[&place.text("data/run/admin.sock"), "served by another process", "stop it first"]);
     let unix = place.text("data/mqtt.sock");
     let mqtt = format!("tls = \"127.0.0.1:0\"\nunix = \"{unix}\"");
     let holder = std::os::unix::net::UnixListener::bind(&unix).unwrap();
-    starts(&place.edge("third", "", &mqtt, "")).refused(69, &[&unix, "mqtt.unix", "stop it or choose another"]);
+    starts(&place.edge("third", "", &mqtt, ""))
+        .refused(69, &[&unix, "mqtt.unix", "stop it or choose another"]);
     drop(holder);
     server.entry("still-served", &own_uid(), &[]);
 }
@@ -113,7 +117,10 @@ fn a_data_directory_of_somebody_else_is_left_as_it_is() {
     let before = place.contents("data");
     let text = std::fs::read_to_string(&config).unwrap();
     let other = place.write("other.toml", &text.replace("plant.example", "other.example"));
-    starts(&other).refused(78, &["plant.example", "other.example", "set trust-domain back", &place.text("data/midge.db")]);
+    starts(&other).refused(
+        78,
+        &["plant.example", "other.example", "set trust-domain back", &place.text("data/midge.db")],
+    );
     let link = "[cloud]\nbootstrap = \"https://127.0.0.1:1\"\nchannel = \"wss://127.0.0.1:1\"\n";
     let managed = place.write("managed.toml", &format!("{text}{link}"));
     starts(&managed).refused(78, &["standalone", "edge", "use that role's data directory"]);
@@ -128,7 +135,10 @@ fn secrets_that_others_can_read_are_not_used() {
     let config = used(&place);
     let before = place.contents("data");
     let keys = place.path("data/keys");
-    let key = std::fs::read_dir(&keys).unwrap().map(|item| item.unwrap().path()).find(|path| PrivateKey::load(path).is_ok());
+    let key = std::fs::read_dir(&keys)
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .find(|path| PrivateKey::load(path).is_ok());
     for (path, open, closed, remedy) in [
         (key.unwrap(), 0o644, 0o600, "chmod 600"),
         (keys, 0o755, 0o700, "chmod 700"),
@@ -163,7 +173,12 @@ fn a_store_that_cannot_be_read_is_left_as_it_is() {
         let ended = starts(&config);
         assert!(matches!(ended.code, Some(74 | 78)), "{ended:?}");
         assert!(ended.stderr.contains(&text) && !ended.stderr.contains("panicked"), "{ended:?}");
-        assert!(["restore it from a backup", "choose another data directory"].iter().any(|remedy| ended.stderr.contains(remedy)), "{ended:?}");
+        assert!(
+            ["restore it from a backup", "choose another data directory"]
+                .iter()
+                .any(|remedy| ended.stderr.contains(remedy)),
+            "{ended:?}"
+        );
         let after = place.contents("data");
         assert_eq!(after.get(&store), before.get(&store));
     }
@@ -193,10 +208,22 @@ fn calls_that_are_wrong_are_told_so() {
         run_midge(arguments).refused(64, &[named]);
     }
     for (arguments, named, remedy) in [
-        (&["entry", "create", "-spiffeID", "app/x", "-selector", "unix:uid:0"][..], "app/x", "spiffe://<trust domain>/<path>"),
+        (
+            &["entry", "create", "-spiffeID", "app/x", "-selector", "unix:uid:0"][..],
+            "app/x",
+            "spiffe://<trust domain>/<path>",
+        ),
         (&["entry", "create", "-spiffeID", &app, "-selector", "unix"], "unix", "type:value"),
-        (&["entry", "create", "-spiffeID", "spiffe://other.example/x", "-selector", "unix:uid:0"], "other.example", "plant.example"),
-        (&["entry", "create", "-spiffeID", &app, "-selector", "unix:uid:0", "-publish", "a/#/b"], "a/#/b", "#"),
+        (
+            &["entry", "create", "-spiffeID", "spiffe://other.example/x", "-selector", "unix:uid:0"],
+            "other.example",
+            "plant.example",
+        ),
+        (
+            &["entry", "create", "-spiffeID", &app, "-selector", "unix:uid:0", "-publish", "a/#/b"],
+            "a/#/b",
+            "#",
+        ),
         (&["svid", "mint", "-spiffeID", "x"], "\"x\"", "spiffe://<trust domain>/<path>"),
     ] {
         server.run(arguments).refused(64, &[named, remedy]);
@@ -209,7 +236,8 @@ fn calls_that_are_wrong_are_told_so() {
 fn an_admin_socket_that_cannot_be_used_is_named() {
     let place = Place::new();
     let missing = place.text("none.sock");
-    run_midge(&["status", "--socketPath", &missing]).refused(69, &[&missing, "start midge", "--socketPath or MIDGE_SOCKET"]);
+    run_midge(&["status", "--socketPath", &missing])
+        .refused(69, &[&missing, "start midge", "--socketPath or MIDGE_SOCKET"]);
     let dead = place.text("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     run_midge(&["status", "--socketPath", &dead]).refused(69, &[&dead, "is midge running?"]);
@@ -246,7 +274,10 @@ fn a_clock_in_the_past_is_told_and_revives_no_expired_svid() {
     let status = server.run(&["status"]);
     assert_eq!(status.code, Some(1), "{}", status.stdout);
     let degraded = status.json()["degraded"].to_string();
-    assert!(degraded.contains("clock is behind by 23 h") || degraded.contains("clock is behind by 24 h"), "{degraded}");
+    assert!(
+        degraded.contains("clock is behind by 23 h") || degraded.contains("clock is behind by 24 h"),
+        "{degraded}"
+    );
     assert!(degraded.contains("set the system clock"), "{degraded}");
 
     // A client whose clock is right meets the broker with an SVID that ended long ago.
@@ -283,7 +314,8 @@ fn handshake(address: &str, place: &Place, now: UnixMillis) {
     identity.set(SvidIdentity::new(chain, key).unwrap());
     let identity: Arc<dyn IdentitySource> = Arc::new(identity);
     let broker = ServerExpectation::Id(midge_identity::SpiffeId::new(format!("{BOX}/broker")).unwrap());
-    let config = midge_pki::client_config(Some(identity), Arc::new(FixedTrust::new(bundles, move || now)), broker);
+    let config =
+        midge_pki::client_config(Some(identity), Arc::new(FixedTrust::new(bundles, move || now)), broker);
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
     let mut connection = rustls::ClientConnection::new(config, name).unwrap();
     let mut socket = TcpStream::connect(address).unwrap();

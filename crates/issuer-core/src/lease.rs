@@ -114,13 +114,15 @@ impl Lease {
 
 fn warning(ca: &CaRecord, remaining: Duration) -> LeaseWarning {
     let life = ca.lifetime();
+    // A long-lived CA is renewed late in its life: no warning before that could have been done.
+    let due = ca.not_after.since(ca.prepare_at());
     if remaining.is_zero() {
         LeaseWarning::Ended
-    } else if remaining <= life / 10 {
+    } else if remaining <= (life / 10).min(due / 5) {
         LeaseWarning::Tenth
-    } else if remaining <= life / 4 {
+    } else if remaining <= (life / 4).min(due / 2) {
         LeaseWarning::Quarter
-    } else if remaining <= life / 2 {
+    } else if remaining <= due {
         LeaseWarning::Half
     } else {
         LeaseWarning::None

@@ -103,7 +103,10 @@ fn code_of(code: Code) -> u8 {
 /// Parses a SPIFFE ID given on the command line.
 pub(crate) fn spiffe_id(text: &str) -> anyhow::Result<Spiffeid> {
     let id = midge_identity::SpiffeId::new(text).map_err(|error| {
-        failure(exit::USAGE, format!("\"{text}\" is not a SPIFFE ID: {error}; write spiffe://<trust domain>/<path>"))
+        failure(
+            exit::USAGE,
+            format!("\"{text}\" is not a SPIFFE ID: {error}; write spiffe://<trust domain>/<path>"),
+        )
     })?;
     Ok(Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() })
 }
@@ -114,7 +117,10 @@ pub(crate) fn selector(text: &str) -> anyhow::Result<Selector> {
         Some((kind, value)) if !kind.is_empty() && !value.is_empty() => {
             Ok(Selector { r#type: kind.to_owned(), value: value.to_owned() })
         }
-        _ => Err(failure(exit::USAGE, format!("\"{text}\" is not a selector; write type:value, such as unix:uid:1000"))),
+        _ => Err(failure(
+            exit::USAGE,
+            format!("\"{text}\" is not a selector; write type:value, such as unix:uid:1000"),
+        )),
     }
 }
 

@@ -36,7 +36,10 @@ fn new_device(name: DeviceName, description: String, properties: &[String]) -> a
         Some((name, value)) if !name.is_empty() => {
             Ok((name.to_owned(), TwinProperty { desired: Some(value.to_owned()), ..TwinProperty::default() }))
         }
-        _ => Err(failure(exit::USAGE, format!("--property \"{text}\": write NAME=VALUE, such as power-status=OFF"))),
+        _ => Err(failure(
+            exit::USAGE,
+            format!("--property \"{text}\": write NAME=VALUE, such as power-status=OFF"),
+        )),
     });
     Ok(Device {
         id: name.device.clone(),

@@ -64,7 +64,10 @@ async fn count(admin: &Admin, output: Output) -> anyhow::Result<()> {
     match output {
         Output::Json => output::json(&serde_json::json!({ "count": count })),
         Output::Pretty => {
-            output::line(format_args!("{count} registration {}", if count == 1 { "entry" } else { "entries" }));
+            output::line(format_args!(
+                "{count} registration {}",
+                if count == 1 { "entry" } else { "entries" }
+            ));
             Ok(())
         }
     }
@@ -145,7 +148,10 @@ fn print(entries: &[Entry], output: Output) -> anyhow::Result<()> {
             ("SPIFFE ID", id_text(entry.spiffe_id.as_ref())),
             ("Parent ID", id_text(entry.parent_id.as_ref())),
             ("Revision", entry.revision_number.to_string()),
-            ("X509-SVID TTL", if entry.x509_svid_ttl == 0 { "default".into() } else { entry.x509_svid_ttl.to_string() }),
+            (
+                "X509-SVID TTL",
+                if entry.x509_svid_ttl == 0 { "default".into() } else { entry.x509_svid_ttl.to_string() },
+            ),
             ("Hint", entry.hint.clone()),
             ("Origin", entry.origin.clone()),
         ];

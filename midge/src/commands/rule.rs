@@ -9,7 +9,9 @@ pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> 
     let response = match command {
         RuleCommand::Apply { file, node } => {
             let path = file.display();
-            let toml = std::fs::read_to_string(&file).with_context(|| format!("cannot read {path}")).code(exit::IO)?;
+            let toml = std::fs::read_to_string(&file)
+                .with_context(|| format!("cannot read {path}"))
+                .code(exit::IO)?;
             let request = ApplyRulesRequest { node: node.unwrap_or_default(), toml };
             admin.midge().await?.apply_rules(request).await
         }

@@ -32,7 +32,8 @@ fn print(status: &StatusResponse) {
         fields.push(("CA", format!("slot {}, serial {}{next}", ca.slot, ca.serial)));
     }
     if let Some(cloud) = &status.cloud {
-        let state = if cloud.connected { "connected".into() } else { format!("not connected: {}", cloud.last_error) };
+        let state =
+            if cloud.connected { "connected".into() } else { format!("not connected: {}", cloud.last_error) };
         fields.push(("Cloud", format!("{} {state}, {} pending", cloud.url, cloud.pending)));
     }
     if status.role == "cloud" {
@@ -41,7 +42,12 @@ fn print(status: &StatusResponse) {
         fields.push(("Sessions", status.sessions.to_string()));
     }
     fields.push(("Entries", status.entries.to_string()));
-    fields.extend(status.listeners.iter().map(|listener| ("Listener", format!("{} {}", listener.kind, listener.address))));
+    fields.extend(
+        status
+            .listeners
+            .iter()
+            .map(|listener| ("Listener", format!("{} {}", listener.kind, listener.address))),
+    );
     for problem in &status.degraded {
         fields.push(("Degraded", format!("{}; {}", problem.what, problem.remedy)));
     }

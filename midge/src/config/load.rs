@@ -38,15 +38,16 @@ pub(crate) fn parse_any(path: &Path) -> Result<Role, ConfigError> {
 }
 
 fn guess_role(text: &str) -> Role {
+    const EDGE: [&str; 6] = ["node", "mqtt", "cloud", "policy", "event-bus", "open-to-own-uid"];
+    const AGENT: [&str; 3] = ["edge-socket", "workload-socket", "agent-id"];
     let table: toml::Table = toml::from_str(text).unwrap_or_default();
-    if table.contains_key("node") || table.contains_key("mqtt") {
+    let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
+    if has(&EDGE) {
         Role::Edge
-    } else if table.contains_key("edge-socket") || table.contains_key("workload-socket") {
+    } else if has(&AGENT) {
         Role::Agent
-    } else if table.contains_key("channel") || table.contains_key("bootstrap") || table.contains_key("edge-ca-ttl-secs") {
-        Role::Cloud
     } else {
-        Role::Edge
+        Role::Cloud
     }
 }
 
@@ -89,7 +90,9 @@ impl Checked for EdgeConfig {
             }
         }
         if self.event_bus.enabled && self.mqtt.tls.is_none() {
-            problems.push("event-bus.enabled = true needs mqtt.tls: the event-bus is a client of that listener".into());
+            problems.push(
+                "event-bus.enabled = true needs mqtt.tls: the event-bus is a client of that listener".into(),
+            );
         }
         problems
     }

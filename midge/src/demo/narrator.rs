@@ -21,7 +21,16 @@ impl Narrator {
     pub(crate) fn new(output: Output, wait_for_key: bool) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let started = Instant::now();
-        Self { output, wait_for_key, colour, started, step: None, step_held: true, steps_held: 0, steps_played: 0 }
+        Self {
+            output,
+            wait_for_key,
+            colour,
+            started,
+            step: None,
+            step_held: true,
+            steps_held: 0,
+            steps_played: 0,
+        }
     }
 
     /// Begins a step.
@@ -76,7 +85,8 @@ impl Narrator {
             }
             Output::Pretty => {
                 let mark = if held { self.paint("32", "✓") } else { self.paint("31;1", "✗") };
-                let seen = if seen.is_empty() { String::new() } else { self.paint("2", &format!(" — {seen}")) };
+                let seen =
+                    if seen.is_empty() { String::new() } else { self.paint("2", &format!(" — {seen}")) };
                 output::line(format_args!("    {mark} {what}{seen}"));
             }
         }

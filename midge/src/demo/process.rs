@@ -80,9 +80,18 @@ pub(crate) async fn run_to_end<S: AsRef<OsStr>>(
 
 impl Process {
     /// Starts a program in the background.
-    pub(crate) fn start<S: AsRef<OsStr>>(name: &'static str, program: &Path, arguments: &[S]) -> anyhow::Result<Self> {
+    pub(crate) fn start<S: AsRef<OsStr>>(
+        name: &'static str,
+        program: &Path,
+        arguments: &[S],
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let (sender, lines) = watch::channel(Arc::new(Vec::new()));
         if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {

@@ -68,7 +68,8 @@ impl Stage {
     pub(super) fn set(narrator: &Narrator) -> anyhow::Result<Self> {
         let dir = std::env::temp_dir().join(format!("midge-demo-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("bin")).with_context(|| format!("cannot make {}", dir.display()))?;
-        let ports = Ports { bootstrap: free_port()?, channel: free_port()?, tls: free_port()?, tcp: free_port()? };
+        let ports =
+            Ports { bootstrap: free_port()?, channel: free_port()?, tls: free_port()?, tcp: free_port()? };
         let stage = Self { dir, cloud: None, edge: None, mapper: None, app: None, ports };
         stage.copy_programs()?;
         stage.write_configuration()?;
@@ -192,7 +193,12 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
     }
 
     /// Starts a program of the cast in the background.
-    pub(super) fn start(&self, name: &'static str, role: Role, arguments: &[&str]) -> anyhow::Result<Process> {
+    pub(super) fn start(
+        &self,
+        name: &'static str,
+        role: Role,
+        arguments: &[&str],
+    ) -> anyhow::Result<Process> {
         Process::start(name, &self.program(role), arguments)
     }
 
@@ -202,7 +208,12 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
     }
 
     /// Types an operator's command at the cloud or the edge, showing it, and returns its JSON.
-    pub(super) async fn operator(&self, narrator: &Narrator, at: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+    pub(super) async fn operator(
+        &self,
+        narrator: &Narrator,
+        at: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Value> {
         narrator.command(&format!("midge {}   # at the {at}", arguments.join(" ")));
         let ended = self.quietly(at, arguments).await?;
         ensure!(ended.ok(), "midge {}: {}", arguments.join(" "), ended.said());
@@ -238,7 +249,11 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
             if wanted(&status) {
                 return Ok(status);
             }
-            ensure!(since.elapsed() < limit, "{at}: not {what} within {limit:?}: {status}\n{}", self.last_words());
+            ensure!(
+                since.elapsed() < limit,
+                "{at}: not {what} within {limit:?}: {status}\n{}",
+                self.last_words()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -248,7 +263,8 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
         let sessions = self.quietly("edge", &["session", "list"]).await?.json()?;
         let sessions = sessions["sessions"].as_array().cloned().unwrap_or_default();
         Ok(sessions.into_iter().find(|session| {
-            session["spiffe_id"].as_str().is_some_and(|id| id.ends_with(id_end)) && session["connected"] == true
+            session["spiffe_id"].as_str().is_some_and(|id| id.ends_with(id_end))
+                && session["connected"] == true
         }))
     }
 

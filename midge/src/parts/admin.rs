@@ -23,10 +23,17 @@ impl AdminSocket {
     }
 
     /// Serves until `token` is cancelled.
-    pub(crate) async fn serve(self, issuer: Issuer, service: Service, token: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn serve(
+        self,
+        issuer: Issuer,
+        service: Service,
+        token: CancellationToken,
+    ) -> anyhow::Result<()> {
         let routes = midge_issuer::admin_services(&issuer).add_service(MidgeServer::new(service));
         let incoming = UnixListenerStream::new(self.listener);
-        let served = Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, token.cancelled_owned());
+        let served = Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, token.cancelled_owned());
         let served = served.await;
         std::fs::remove_file(&self.path).unwrap_or_default();
         Ok(served?)

@@ -3,18 +3,21 @@
 
 use async_trait::async_trait;
 use issuer_core::Selector;
-use midge_agent::{AgentView, Attestor, LocalPeer, choose_entry, owner_of_loopback};
+use midge_agent::{AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owner_of_loopback};
 use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal};
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_issuer::Issuer;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+/// Attestations of one user at once: what one user's file systems make slow, others do not feel.
+const ATTESTATIONS_PER_UID: usize = 64;
+
 /// The broker's door.
 pub(crate) struct Door {
     issuer: Issuer,
     views: watch::Receiver<Arc<AgentView>>,
-    attestor: Arc<Attestor>,
+    attestations: AttestPool,
     changes: watch::Receiver<u64>,
 }
 
@@ -28,8 +31,8 @@ impl Door {
     /// Returns the door and the task that keeps its changes announced.
     pub(crate) fn new(issuer: Issuer, views: watch::Receiver<Arc<AgentView>>) -> (Self, DoorTask) {
         let (sender, changes) = watch::channel(0);
-        let attestor = Arc::new(Attestor::default());
-        (Self { issuer, views: views.clone(), attestor, changes }, DoorTask { views, sender })
+        let attestations = AttestPool::new(Attestor::default(), ATTESTATIONS_PER_UID);
+        (Self { issuer, views: views.clone(), attestations, changes }, DoorTask { views, sender })
     }
 }
 
@@ -52,7 +55,8 @@ impl Admission for Door {
         match proof {
             Some(Proof::Local { entry_id, .. }) => {
                 let view = Arc::clone(&self.views.borrow());
-                let stands = view.entries().iter().any(|entry| entry.id == **entry_id && entry.spiffe_id == *id);
+                let stands =
+                    view.entries().iter().any(|entry| entry.id == **entry_id && entry.spiffe_id == *id);
                 if stands { Ok(()) } else { Err(Refusal(format!("entry {entry_id} of {id} is gone"))) }
             }
             _ => Ok(()),
@@ -61,14 +65,11 @@ impl Admission for Door {
 
     async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {
         let view = Arc::clone(&self.views.borrow());
-        let attestor = Arc::clone(&self.attestor);
-        // /proc is read and files may be hashed: not on the tasks that carry messages.
-        let attested = tokio::task::spawn_blocking(move || {
-            let peer = local_peer(origin)?;
-            let selectors = attestor.attest_local(&peer, view.needs()).map_err(|error| Refusal(error.to_string()))?;
-            Ok::<_, Refusal>((peer, selectors))
-        });
-        let (peer, selectors) = attested.await.map_err(|error| Refusal(error.to_string()))??;
+        // /proc is read: not on the tasks that carry messages.
+        let peer = tokio::task::spawn_blocking(move || local_peer(origin)).await;
+        let peer = peer.map_err(|error| Refusal(error.to_string()))??;
+        let selectors = self.attestations.attest_local(peer, view.needs()).await;
+        let selectors = selectors.map_err(|error| Refusal(error.to_string()))?;
         let views = self.views.clone();
         Ok(Box::new(Claims { peer, selectors, views }))
     }
@@ -98,15 +99,20 @@ struct Claims {
 impl LocalClaims for Claims {
     fn identity(&self, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal> {
         let matches = self.views.borrow().matching(&self.selectors);
-        let pid = self.peer.pid.unwrap_or_default();
         let uid = self.peer.uid;
+        let process = self.peer.pid.map_or_else(|| "unknown process".into(), |pid| format!("process {pid}"));
         let Some(entry) = choose_entry(&matches, wanted) else {
             let reason = match (matches.is_empty(), wanted) {
                 (false, Some(wanted)) => format!("user name \"{wanted}\" names none of its identities"),
                 _ => "no registration entry matches it".into(),
             };
-            return Err(Refusal(format!("process {pid} of uid {uid}: {reason}")));
+            return Err(Refusal(format!("{process} of uid {uid}: {reason}")));
         };
-        Ok(VerifiedPeer::attested(entry.spiffe_id.clone(), pid, uid, entry.id.as_str().into()))
+        Ok(VerifiedPeer::attested(
+            entry.spiffe_id.clone(),
+            self.peer.pid.unwrap_or_default(),
+            uid,
+            entry.id.as_str().into(),
+        ))
     }
 }

@@ -3,9 +3,9 @@
 use super::admin::AdminSocket;
 use super::data_dir::DataDir;
 use super::desk::CloudDesk;
-use super::http;
 use super::problems::Problems;
 use super::service::Service;
+use super::{http, limits};
 use crate::config::CloudConfig;
 use crate::exit::{self, WithCode, failure};
 use cloud_bridge::cloudhub::{CloudHub, CloudHubConfig, CloudHubParts, HubError, SyncLogs};
@@ -22,16 +22,20 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs the cloud until it is asked to stop.
 pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     let started = Instant::now();
+    limits::raise_open_files();
     let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
-    let store = dir.store("cloud", &config.trust_domain)?;
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let endpoints = http::bind(config.http.address).await?;
+    let store = dir.store("cloud", &config.trust_domain)?;
     let clock = Clock::system();
     let logs = SyncLogs::open(store.clone()).await.code(exit::IO)?;
     let issuer_config = issuer_config(&config, logs.clone())?;
     let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
-    let hub_config =
-        CloudHubConfig { websocket: config.channel, bootstrap: config.bootstrap, ..CloudHubConfig::default() };
+    let hub_config = CloudHubConfig {
+        websocket: config.channel,
+        bootstrap: config.bootstrap,
+        ..CloudHubConfig::default()
+    };
     let parts = CloudHubParts { issuer: issuer.clone(), logs, store: store.clone(), clock };
     let hub = CloudHub::open(hub_config, parts).await.map_err(|error| {
         let code = if matches!(error, HubError::Bind { .. }) { exit::UNAVAILABLE } else { exit::INTERNAL };
@@ -45,9 +49,10 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         Listener { kind: "channel".into(), address: hub.websocket_addr()?.to_string() },
         Listener { kind: "bootstrap".into(), address: hub.bootstrap_addr()?.to_string() },
     ];
+    let health = http::health(&issuer, &problems);
+    tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(Arc::clone(&health), token.clone()));
     if let Some(listener) = endpoints {
         listeners.push(Listener { kind: "http".into(), address: listener.local_addr()?.to_string() });
-        let health = http::health(&issuer, &problems);
         let metrics = Arc::new(Metrics::new());
         http::issuer_metrics(&metrics, &issuer);
         let router = midge_runtime::endpoints::router(health, metrics);

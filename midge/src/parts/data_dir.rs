@@ -17,11 +17,10 @@ impl DataDir {
     pub(crate) fn prepare(path: &Path, run_dir: &Path) -> anyhow::Result<Self> {
         // Workloads of other users reach the sockets below; keys and store have modes of their own.
         for (dir, mode) in [(path, 0o755), (&path.join("keys"), 0o700), (run_dir, 0o755)] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(dir)
-                .with_context(|| format!("cannot make {} (data-dir); choose another or create it", dir.display()))
+            make(dir, mode)
+                .with_context(|| {
+                    format!("cannot make {} (data-dir); choose another or create it", dir.display())
+                })
                 .code(exit::IO)?;
         }
         let keys = path.join("keys");
@@ -30,7 +29,9 @@ impl DataDir {
             let keys = keys.display();
             return Err(failure(
                 exit::PERMISSION,
-                format!("{keys} has mode {mode:04o}: others may reach the private keys; run chmod 700 {keys}"),
+                format!(
+                    "{keys} has mode {mode:04o}: others may reach the private keys; run chmod 700 {keys}"
+                ),
             ));
         }
         Ok(Self { path: path.to_owned() })
@@ -51,7 +52,10 @@ impl DataDir {
             let code = match &error {
                 OpenError::InUse { .. } => exit::UNAVAILABLE,
                 OpenError::Permissions { .. } => exit::PERMISSION,
-                OpenError::Io { .. } | OpenError::Full { .. } | OpenError::Corrupted { .. } | OpenError::OrphanLog { .. } => exit::IO,
+                OpenError::Io { .. }
+                | OpenError::Full { .. }
+                | OpenError::Corrupted { .. }
+                | OpenError::OrphanLog { .. } => exit::IO,
                 _ => exit::CONFIG,
             };
             failure(code, error.to_string())
@@ -59,14 +63,28 @@ impl DataDir {
     }
 }
 
+/// Makes a directory with this mode, whatever the umask; one that exists keeps its own.
+fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(mode).create(dir)?;
+    set_permissions(dir, Permissions::from_mode(mode))
+}
+
 /// Binds a Unix socket with this mode; one that a killed process left behind is replaced.
 pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<tokio::net::UnixListener> {
     if path.exists() {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             let path = path.display();
-            return Err(failure(exit::UNAVAILABLE, format!("{path} is served by another process; stop it first")));
+            return Err(failure(
+                exit::UNAVAILABLE,
+                format!("{path} is served by another process; stop it first"),
+            ));
         }
-        std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display())).code(exit::IO)?;
+        std::fs::remove_file(path)
+            .with_context(|| format!("cannot replace {}", path.display()))
+            .code(exit::IO)?;
     }
     let listener = tokio::net::UnixListener::bind(path)
         .with_context(|| format!("cannot bind {}", path.display()))

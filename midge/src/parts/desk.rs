@@ -9,7 +9,8 @@ use bridge_core::{DeviceId, DeviceRecord};
 use cloud_bridge::cloudhub::{CloudHub, Desired, HubError};
 use event_bus::{DeviceError, EventBusHandle};
 use midge_api::midge::v1::{
-    ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, HandedRule, ListRulesResponse, Node, TwinProperty,
+    ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, HandedRule, ListRulesResponse, Node,
+    TwinProperty,
 };
 use midge_issuer::Issuer;
 use midge_policy::Rule;
@@ -26,12 +27,16 @@ pub(crate) struct EdgeDesk {
 
 impl EdgeDesk {
     fn bus(&self) -> Result<&EventBusHandle, Status> {
-        self.bus.as_ref().ok_or_else(|| Status::failed_precondition("the event-bus is off (event-bus.enabled)"))
+        self.bus
+            .as_ref()
+            .ok_or_else(|| Status::failed_precondition("the event-bus is off (event-bus.enabled)"))
     }
 
     fn own(&self) -> Result<&EventBusHandle, Status> {
         if self.managed {
-            return Err(Status::failed_precondition("devices of this box are managed by the cloud: change them there"));
+            return Err(Status::failed_precondition(
+                "devices of this box are managed by the cloud: change them there",
+            ));
         }
         self.bus()
     }
@@ -50,7 +55,12 @@ impl Desk for EdgeDesk {
         Ok(devices.iter().map(edge_device).collect())
     }
 
-    async fn set_device(&self, _node: &str, id: &str, desired: HashMap<String, String>) -> Result<Device, Status> {
+    async fn set_device(
+        &self,
+        _node: &str,
+        id: &str,
+        desired: HashMap<String, String>,
+    ) -> Result<Device, Status> {
         let set = self.own()?.set_device(device_id(id)?, desired.into_iter().collect()).await;
         set.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
     }
@@ -61,7 +71,9 @@ impl Desk for EdgeDesk {
     }
 
     async fn apply_rules(&self, _request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
-        Err(Status::failed_precondition("rules are handed out by a cloud; on an edge put them into policy.dir"))
+        Err(Status::failed_precondition(
+            "rules are handed out by a cloud; on an edge put them into policy.dir",
+        ))
     }
 
     async fn rules(&self) -> Result<ListRulesResponse, Status> {
@@ -116,7 +128,12 @@ impl Desk for CloudDesk {
         Ok(devices.iter().map(cloud_device).collect())
     }
 
-    async fn set_device(&self, node: &str, id: &str, desired: HashMap<String, String>) -> Result<Device, Status> {
+    async fn set_device(
+        &self,
+        node: &str,
+        id: &str,
+        desired: HashMap<String, String>,
+    ) -> Result<Device, Status> {
         let desired = desired.into_iter().map(|(name, value)| (name, wanted(value))).collect();
         let set = self.hub.set_device(&device_id(id)?, named(node), desired).await;
         set.map(|record| cloud_device(&record)).map_err(|error| hub_status(&error))
@@ -154,7 +171,10 @@ impl Desk for CloudDesk {
     }
 
     async fn delete_rule(&self, request: DeleteRuleRequest) -> Result<ListRulesResponse, Status> {
-        self.hub.delete_rule(named(&request.node), &request.name).await.map_err(|error| hub_status(&error))?;
+        self.hub
+            .delete_rule(named(&request.node), &request.name)
+            .await
+            .map_err(|error| hub_status(&error))?;
         self.rules().await
     }
 
@@ -204,7 +224,11 @@ fn edge_device(device: &bridge_core::twin::Device) -> Device {
         id: device.id.to_string(),
         name: device.id.name().to_owned(),
         description: device.description.clone(),
-        twin: device.twin.iter().map(|(name, twin)| (name.clone(), property(Some(twin), Some(twin)))).collect(),
+        twin: device
+            .twin
+            .iter()
+            .map(|(name, twin)| (name.clone(), property(Some(twin), Some(twin))))
+            .collect(),
         state: device.state.clone(),
         ..Device::default()
     }

@@ -6,14 +6,14 @@ use super::data_dir::DataDir;
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
 use super::policy::{PolicyTask, file_rules};
-use super::problems::Problems;
+use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
 use super::trust::IssuerTrust;
 use super::upstream::LocalUpstream;
-use super::{http, open};
+use super::{http, limits, open};
 use crate::config::EdgeConfig;
 use crate::exit::{self, WithCode};
-use event_bus::{EventBus, EventBusConfig, EventBusHandle, EventBusParts};
+use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
 use midge_broker::{AuditLog, AuditWriter, Bound, Hub, Parts, Server};
@@ -47,13 +47,14 @@ pub(crate) struct EdgeBox {
 pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let started = Instant::now();
     let fixed = file_rules(&config.policy).code(exit::CONFIG)?;
+    limits::raise_open_files();
     let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
-    let role = if config.cloud.is_some() { "edge" } else { "standalone" };
-    let store = dir.store(role, &config.trust_domain)?;
-    // Bound before anything is served: a port in use is an error of the start.
+    // Bound before anything is made or served: a port in use is an error of the start.
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let bound = Bound::bind(&config.mqtt).await?;
     let endpoints = http::bind(config.http.address).await?;
+    let role = if config.cloud.is_some() { "edge" } else { "standalone" };
+    let store = dir.store(role, &config.trust_domain)?;
     let (audit, audit_writer) = AuditLog::open(&dir.audit_log()).code(exit::IO)?;
     let clock = Clock::system();
     let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
@@ -95,7 +96,8 @@ impl EdgeBox {
         let cloud = CloudSide::open(&self, bus.clone(), reports).await?;
         let rules = cloud.rules();
         let handed = Arc::clone(&rules.borrow());
-        let (policy_task, policy) = PolicyTask::new(fixed, &self.issuer.view(), &handed, self.problems.clone());
+        let (policy_task, policy) =
+            PolicyTask::new(fixed, &self.issuer.view(), &handed, self.problems.clone());
         let server = self.server(Arc::new(door), policy)?;
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
@@ -124,14 +126,14 @@ impl EdgeBox {
     }
 
     fn serve_endpoints(&self, listener: Option<TcpListener>, hub: &Hub, tasks: &mut Supervisor) {
-        let Some(listener) = listener else { return };
         let health = http::health(&self.issuer, &self.problems);
+        let token = tasks.token();
+        tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(Arc::clone(&health), token.clone()));
+        let Some(listener) = listener else { return };
         let metrics = Arc::new(Metrics::new());
         http::issuer_metrics(&metrics, &self.issuer);
         http::broker_metrics(&metrics, hub, &self.audit);
-        let router = midge_runtime::endpoints::router(Arc::clone(&health), metrics);
-        let token = tasks.token();
-        tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(health, token.clone()));
+        let router = midge_runtime::endpoints::router(health, metrics);
         tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token));
     }
 
@@ -141,10 +143,14 @@ impl EdgeBox {
         reports: Reports,
         tasks: &mut Supervisor,
     ) -> anyhow::Result<Option<EventBusHandle>> {
-        let Some(address) = bound.tls_address.filter(|_| self.config.event_bus.enabled) else { return Ok(None) };
+        let Some(address) = bound.tls_address.filter(|_| self.config.event_bus.enabled) else {
+            return Ok(None);
+        };
         let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
-        let broker_id = SpiffeId::new(format!("spiffe://{}{}", self.config.trust_domain, self.path("broker")))?;
-        let config = EventBusConfig::new(SocketAddr::new(ip, address.port()), broker_id, self.config.node.clone());
+        let broker_id =
+            SpiffeId::new(format!("spiffe://{}{}", self.config.trust_domain, self.path("broker")))?;
+        let config =
+            EventBusConfig::new(SocketAddr::new(ip, address.port()), broker_id, self.config.node.clone());
         let parts = EventBusParts {
             identity: self.issuer.builtin_identity(&self.path("event-bus"))?,
             trust: Arc::new(IssuerTrust::new(self.issuer.clone())),
@@ -155,10 +161,16 @@ impl EdgeBox {
         let bus = EventBus::open(config, parts).await?;
         let handle = bus.handle();
         tasks.spawn("event-bus", bus.run(tasks.token()));
+        let (status, problems) = (handle.status(), self.problems.clone());
+        tasks.spawn("event-bus-status", until(tasks.token(), follow_bus(status, problems)));
         Ok(Some(handle))
     }
 
-    fn server(&self, door: Arc<Door>, policy: watch::Receiver<Arc<midge_policy::Policy>>) -> anyhow::Result<Server> {
+    fn server(
+        &self,
+        door: Arc<Door>,
+        policy: watch::Receiver<Arc<midge_policy::Policy>>,
+    ) -> anyhow::Result<Server> {
         let trust: Arc<dyn TrustSource> = Arc::new(IssuerTrust::new(self.issuer.clone()));
         let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&self.path("broker"))?;
         let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);
@@ -189,11 +201,25 @@ impl EdgeBox {
         let mut listeners = Vec::new();
         listeners.extend(bound.tls_address.map(|tls| address("mqtt-tls", tls.to_string())));
         listeners.extend(bound.tcp_address.map(|tcp| address("mqtt-tcp", tcp.to_string())));
-        listeners.extend(bound.unix_path.as_ref().map(|path| address("mqtt-unix", path.display().to_string())));
+        listeners
+            .extend(bound.unix_path.as_ref().map(|path| address("mqtt-unix", path.display().to_string())));
         listeners.push(address("workload-api", self.config.workload_socket().display().to_string()));
         let http = endpoints.and_then(|listener| listener.local_addr().ok());
         listeners.extend(http.map(|http| address("http", http.to_string())));
         listeners
+    }
+}
+
+/// Shows what keeps the event-bus from its work.
+async fn follow_bus(mut status: watch::Receiver<BusStatus>, problems: Problems) -> anyhow::Result<()> {
+    loop {
+        let trouble = status.borrow_and_update().last_error.clone();
+        let problem = trouble.map(|what| Problem {
+            what: format!("event-bus: {what}"),
+            remedy: "devices are not served meanwhile; it is tried again".into(),
+        });
+        problems.set("event-bus", problem);
+        status.changed().await?;
     }
 }
 

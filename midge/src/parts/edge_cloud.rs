@@ -6,18 +6,15 @@ use super::problems::{Problem, Problems};
 use crate::config::CloudLink;
 use crate::exit::{self, failure};
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bridge_core::{Change, Cursor, Operation, UpwardItem};
 use cloud_bridge::edgehub::{
-    EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolError, EnrolmentToken, LinkStatus,
-    NodeIdentity, enrol,
+    CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolError,
+    EnrolmentToken, LinkStatus, NodeIdentity, enrol, split_changes,
 };
 use event_bus::{EventBusHandle, UpwardSink};
-use issuer_core::RegistrationEntry;
 use midge_broker::AuditLog;
 use midge_identity::SpiffeId;
-use midge_issuer::{CaRequest, CloudChange, Issuer};
+use midge_issuer::{CaRequest, Issuer};
 use midge_policy::{Rule, RuleSource};
 use midge_runtime::{Backoff, CancellationToken, Clock};
 use midge_store::{Batch, Store};
@@ -27,7 +24,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
-const CURSOR_KEY: &str = "cloud/cursor";
 const RULE_PREFIX: &str = "cloud-rule/";
 /// Longest pause between two tries to reach the cloud: a box is found again within seconds.
 const RECONNECT_MAX: Duration = Duration::from_secs(15);
@@ -77,7 +73,11 @@ struct Link {
 
 impl CloudSide {
     /// Reads what the cloud handed out before.
-    pub(crate) async fn open(node: &EdgeBox, bus: Option<EventBusHandle>, reports: Reports) -> anyhow::Result<Self> {
+    pub(crate) async fn open(
+        node: &EdgeBox,
+        bus: Option<EventBusHandle>,
+        reports: Reports,
+    ) -> anyhow::Result<Self> {
         let (rules_sender, rules) = watch::channel(CloudRules::default());
         let (status_sender, status) = watch::channel(None);
         let Some(cloud) = node.config.cloud.clone() else {
@@ -166,9 +166,12 @@ impl Link {
                 }
                 Err(error @ (EnrolError::Dial(_) | EnrolError::Http { .. })) => {
                     let remedy = "check cloud.bootstrap and the network; it is tried again";
-                    self.problems.set("cloud", Some(Problem { what: error.to_string(), remedy: remedy.into() }));
+                    self.problems
+                        .set("cloud", Some(Problem { what: error.to_string(), remedy: remedy.into() }));
                 }
-                Err(error @ EnrolError::Refused { .. }) => return Err(failure(exit::PERMISSION, error.to_string())),
+                Err(error @ EnrolError::Refused { .. }) => {
+                    return Err(failure(exit::PERMISSION, error.to_string()));
+                }
                 Err(error) => return Err(failure(exit::CONFIG, error.to_string())),
             }
             if !backoff.wait(token).await {
@@ -186,7 +189,10 @@ impl Link {
             ));
         };
         let text = midge_pki::read_private(path).map_err(|error| {
-            failure(exit::PERMISSION, format!("{error} (cloud.join-token-file; needed until the box has enrolled)"))
+            failure(
+                exit::PERMISSION,
+                format!("{error} (cloud.join-token-file; needed until the box has enrolled)"),
+            )
         })?;
         let token = EnrolmentToken::parse(&String::from_utf8_lossy(&text));
         let token = token.map_err(|error| failure(exit::CONFIG, format!("{}: {error}", path.display())))?;
@@ -210,7 +216,8 @@ impl Link {
                 "cloud",
                 trouble.map(|what| Problem {
                     what: format!("not connected to the cloud: {what}"),
-                    remedy: "the box goes on alone until its lease ends; restore the connection before".into(),
+                    remedy: "the box goes on alone until its lease ends; restore the connection before"
+                        .into(),
                 }),
             );
             self.status.send_replace(Some(now));
@@ -235,21 +242,27 @@ struct Host {
 impl EdgeHost for Host {
     async fn cursor(&self) -> Result<Option<Cursor>, String> {
         let stored = self.store.get(CURSOR_KEY).await.map_err(|error| error.to_string())?;
-        stored.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| format!("{CURSOR_KEY}: {error}"))).transpose()
+        stored
+            .map(|bytes| serde_json::from_slice(&bytes).map_err(|error| format!("{CURSOR_KEY}: {error}")))
+            .transpose()
     }
 
     async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
+        let split = split_changes(changes, replace, self.issuer.trust_domain());
+        for reason in &split.skipped {
+            tracing::warn!(reason, "a change of the cloud was skipped");
+        }
         // Devices first: they are idempotent, and the cursor is stored with what comes last.
         if let Some(bus) = &self.bus {
-            let skipped = bus.apply(changes.clone(), replace).await.map_err(|error| error.to_string())?;
+            let skipped = bus.apply(split.devices, replace).await.map_err(|error| error.to_string())?;
             for reason in skipped {
                 tracing::warn!(reason, "a device change of the cloud was skipped");
             }
         }
-        let (mut batch, entries) = self.plan(&changes, replace).await?;
-        batch = batch.put(CURSOR_KEY, serde_json::to_vec(&cursor).map_err(|error| error.to_string())?);
-        let rules_change = replace || changes.iter().any(|change| change.resource.starts_with("identity/rule/"));
-        self.issuer.apply_cloud(entries, batch).await.map_err(|error| error.to_string())?;
+        let rules_change = replace || !split.rules.is_empty();
+        let cursor = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
+        let batch = self.rules_batch(&split.rules, replace).await?.put(CURSOR_KEY, cursor);
+        self.issuer.apply_cloud(split.identity, batch).await.map_err(|error| error.to_string())?;
         if rules_change {
             self.publish_rules().await?;
         }
@@ -274,45 +287,24 @@ impl EdgeHost for Host {
 }
 
 impl Host {
-    /// Sorts the changes: rules into the batch, entries and roots for the identity server. What makes
-    /// no sense is left out, loudly.
-    async fn plan(&self, changes: &[Change], replace: bool) -> Result<(Batch, Vec<CloudChange>), String> {
+    /// Returns what becomes of the rules on disk.
+    async fn rules_batch(&self, changes: &[Change], replace: bool) -> Result<Batch, String> {
         let mut batch = Batch::new();
-        let mut entries = Vec::new();
+        let key = |change: &Change| change.resource.replacen("identity/rule/", RULE_PREFIX, 1);
         if replace {
-            let kept = |prefix: &'static str| {
-                changes.iter().filter_map(move |change| change.resource.strip_prefix(prefix)).map(String::from)
-            };
-            entries.push(CloudChange::Retain(kept("identity/entry/").collect()));
-            let rules: Vec<String> = kept("identity/rule/").collect();
-            for (key, _) in self.store.scan(RULE_PREFIX).await.map_err(|error| error.to_string())? {
-                if !rules.iter().any(|name| key == format!("{RULE_PREFIX}{name}")) {
-                    batch = batch.delete(key);
+            for (known, _) in self.store.scan(RULE_PREFIX).await.map_err(|error| error.to_string())? {
+                if !changes.iter().any(|change| key(change) == known) {
+                    batch = batch.delete(known);
                 }
             }
         }
         for change in changes {
-            let deleted = change.operation == Operation::Delete;
-            if let Some(id) = change.resource.strip_prefix("identity/entry/") {
-                if deleted {
-                    entries.push(CloudChange::Delete(id.to_owned()));
-                } else {
-                    match serde_json::from_value::<RegistrationEntry>(change.content.clone()) {
-                        Ok(entry) => entries.push(CloudChange::Upsert(Box::new(entry))),
-                        Err(error) => tracing::warn!(id, %error, "an entry of the cloud cannot be read"),
-                    }
-                }
-            } else if let Some(name) = change.resource.strip_prefix("identity/rule/") {
-                let key = format!("{RULE_PREFIX}{name}");
-                batch = if deleted { batch.delete(key) } else { batch.put(key, change.content.to_string()) };
-            } else if change.resource.starts_with("identity/bundle/") && !deleted {
-                match roots_of(&change.content) {
-                    Some(roots) => entries.push(CloudChange::Roots(roots)),
-                    None => tracing::warn!(resource = change.resource, "a bundle of the cloud cannot be read"),
-                }
-            }
+            batch = match change.operation {
+                Operation::Delete => batch.delete(key(change)),
+                Operation::Insert | Operation::Update => batch.put(key(change), change.content.to_string()),
+            };
         }
-        Ok((batch, entries))
+        Ok(batch)
     }
 
     async fn publish_rules(&self) -> Result<(), String> {
@@ -326,10 +318,4 @@ impl Host {
         self.rules.send_replace(Arc::new(rules));
         Ok(())
     }
-}
-
-/// Roots (DER) in the content of `identity/bundle/<trust domain>`.
-fn roots_of(content: &serde_json::Value) -> Option<Vec<Vec<u8>>> {
-    let roots = content.get("roots")?.as_array()?;
-    roots.iter().map(|root| STANDARD.decode(root.as_str()?).ok()).collect()
 }

@@ -39,11 +39,16 @@ pub(crate) fn health(issuer: &Issuer, problems: &Problems) -> Arc<Health> {
 /// Registers the metrics of the identity server.
 pub(crate) fn issuer_metrics(metrics: &Metrics, issuer: &Issuer) {
     let source = issuer.clone();
-    metrics.collect_one("midge_lease_seconds", "How long this process can act alone.", MetricKind::Gauge, move || {
-        source.snapshot().lease.remaining.as_secs_f64()
-    });
+    metrics.collect_one(
+        "midge_lease_seconds",
+        "How long this process can act alone.",
+        MetricKind::Gauge,
+        move || source.snapshot().lease.remaining.as_secs_f64(),
+    );
     let source = issuer.clone();
-    metrics.collect_one("midge_entries", "Registration entries.", MetricKind::Gauge, move || number(source.snapshot().entries));
+    metrics.collect_one("midge_entries", "Registration entries.", MetricKind::Gauge, move || {
+        number(source.snapshot().entries)
+    });
     let source = issuer.clone();
     metrics.collect_one("midge_degraded", "Problems of the identity server.", MetricKind::Gauge, move || {
         number(source.snapshot().degraded.len())
@@ -65,25 +70,35 @@ pub(crate) fn broker_metrics(metrics: &Metrics, hub: &Hub, audit: &AuditLog) {
         ("midge_mqtt_messages_in_total", "Messages received from clients.", |m| m.messages_in),
         ("midge_mqtt_messages_out_total", "Messages sent to clients.", |m| m.messages_out),
     ];
-    let kinds = gauges.map(|row| (row, MetricKind::Gauge)).into_iter().chain(counters.map(|row| (row, MetricKind::Counter)));
+    let kinds = gauges
+        .map(|row| (row, MetricKind::Gauge))
+        .into_iter()
+        .chain(counters.map(|row| (row, MetricKind::Counter)));
     for ((name, help, value), kind) in kinds {
         let hub = hub.clone();
         metrics.collect_one(name, help, kind, move || float(value(&hub.metrics())));
     }
     let source = hub.clone();
-    metrics.collect("midge_mqtt_denials_total", "Requests denied by policy.", MetricKind::Counter, move || {
-        let denials = source.metrics().denials;
-        let kinds = [
-            ("connect", denials.connect),
-            ("publish", denials.publish),
-            ("subscribe", denials.subscribe),
-            ("receive", denials.receive),
-            ("will", denials.will),
-        ];
-        kinds.map(|(kind, count)| Sample::new(&[("kind", kind)], float(count))).into()
-    });
+    metrics.collect(
+        "midge_mqtt_denials_total",
+        "Requests denied by policy.",
+        MetricKind::Counter,
+        move || {
+            let denials = source.metrics().denials;
+            let kinds = [
+                ("connect", denials.connect),
+                ("publish", denials.publish),
+                ("subscribe", denials.subscribe),
+                ("receive", denials.receive),
+                ("will", denials.will),
+            ];
+            kinds.map(|(kind, count)| Sample::new(&[("kind", kind)], float(count))).into()
+        },
+    );
     let audit = audit.clone();
-    metrics.collect_one("midge_audit_lost_total", "Audit records lost.", MetricKind::Counter, move || float(audit.lost()));
+    metrics.collect_one("midge_audit_lost_total", "Audit records lost.", MetricKind::Counter, move || {
+        float(audit.lost())
+    });
 }
 
 fn number(value: usize) -> f64 {

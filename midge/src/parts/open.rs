@@ -8,7 +8,10 @@ use midge_identity::SpiffeId;
 pub(crate) async fn allow_own_uid(node: &EdgeBox) -> anyhow::Result<()> {
     const ENTRY: &str = "open-to-own-uid";
     let uid = rustix::process::getuid().as_raw();
-    tracing::warn!(uid, "OPEN: every process of this user may publish and subscribe to everything (open-to-own-uid)");
+    tracing::warn!(
+        uid,
+        "OPEN: every process of this user may publish and subscribe to everything (open-to-own-uid)"
+    );
     let entry = RegistrationEntry {
         id: ENTRY.into(),
         spiffe_id: SpiffeId::new(format!("{}/app/open", node.id))?,

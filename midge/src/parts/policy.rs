@@ -39,7 +39,8 @@ fn dir_rules(dir: &Path) -> anyhow::Result<Vec<CheckedRule>> {
     files.sort();
     let mut rules = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         rules.extend(parse(&text, &file.display().to_string())?);
     }
     Ok(rules)
@@ -92,7 +93,8 @@ impl PolicyTask {
                 // The task that feeds it has ended, and tells why itself; that reason must come first.
                 changed = cloud.changed() => if changed.is_err() { return std::future::pending().await },
             }
-            let (view, cloud) = (Arc::clone(&view.borrow_and_update()), Arc::clone(&cloud.borrow_and_update()));
+            let (view, cloud) =
+                (Arc::clone(&view.borrow_and_update()), Arc::clone(&cloud.borrow_and_update()));
             self.update(&view, &cloud);
         }
     }

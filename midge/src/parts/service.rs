@@ -5,11 +5,11 @@ use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
 use futures_util::{Stream, StreamExt as _};
 use midge_api::midge::v1::{
-    AgentView, ApplyRulesRequest, CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteRuleRequest,
-    Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse, ListRulesRequest,
-    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, Session, SetDeviceRequest,
-    ShowDeviceRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse, WatchEntriesRequest,
-    midge_server::Midge,
+    AgentView, ApplyRulesRequest, CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded,
+    DeleteRuleRequest, Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest,
+    ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest, ListSessionsResponse,
+    Listener, Node, Session, SetDeviceRequest, ShowDeviceRequest, SignX509svidRequest, SignX509svidResponse,
+    StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
 use midge_broker::Hub;
@@ -31,7 +31,12 @@ pub(crate) trait Desk: Send + Sync + 'static {
     /// Lists devices, of one node unless it is empty.
     async fn devices(&self, node: &str) -> Result<Vec<Device>, Status>;
     /// Sets desired values.
-    async fn set_device(&self, node: &str, id: &str, desired: HashMap<String, String>) -> Result<Device, Status>;
+    async fn set_device(
+        &self,
+        node: &str,
+        id: &str,
+        desired: HashMap<String, String>,
+    ) -> Result<Device, Status>;
     /// Returns one device.
     async fn device(&self, node: &str, id: &str) -> Result<Device, Status>;
     /// Hands out, lists or takes back rules.
@@ -61,13 +66,20 @@ pub(crate) struct Service {
 
 impl Service {
     fn degraded(&self) -> Vec<Degraded> {
-        let own = self.problems.list().into_iter().map(|problem| Degraded { what: problem.what, remedy: problem.remedy });
+        let own = self
+            .problems
+            .list()
+            .into_iter()
+            .map(|problem| Degraded { what: problem.what, remedy: problem.remedy });
         let issuer = self.issuer.snapshot().degraded.into_iter();
         let store = self.store.snapshot().failing.map(|error| Degraded {
             what: format!("the store fails: {error}"),
-            remedy: "nothing acknowledged is lost; make room on the disk, or see to the data directory".into(),
+            remedy: "nothing acknowledged is lost; make room on the disk, or see to the data directory"
+                .into(),
         });
-        own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy })).chain(store).collect()
+        own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy }))
+            .chain(store)
+            .collect()
     }
 }
 
@@ -109,7 +121,10 @@ impl Midge for Service {
         &self,
         _request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let hub = self.hub.as_ref().ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))?;
+        let hub = self
+            .hub
+            .as_ref()
+            .ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))?;
         let sessions = hub.sessions().iter().map(session).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
     }
@@ -122,7 +137,8 @@ impl Midge for Service {
     ) -> Result<Response<Self::WatchEntriesStream>, Status> {
         let agent = agent_id(&request.into_inner().agent_id)?;
         let issuer = self.issuer.clone();
-        let views = WatchStream::new(self.issuer.subscribe()).map(move |view| Ok(agent_view(&issuer, &agent, &view)));
+        let views =
+            WatchStream::new(self.issuer.subscribe()).map(move |view| Ok(agent_view(&issuer, &agent, &view)));
         Ok(Response::new(Box::pin(views)))
     }
 
@@ -141,7 +157,10 @@ impl Midge for Service {
         })?;
         let svid = X509svid {
             cert_chain: signed.chain,
-            id: Some(Spiffeid { trust_domain: signed.id.trust_domain_name().into(), path: signed.id.path().into() }),
+            id: Some(Spiffeid {
+                trust_domain: signed.id.trust_domain_name().into(),
+                path: signed.id.path().into(),
+            }),
             expires_at: signed_secs(signed.expires),
             hint: String::new(),
         };
@@ -150,11 +169,15 @@ impl Midge for Service {
     }
 
     async fn create_device(&self, request: Request<CreateDeviceRequest>) -> Result<Response<Device>, Status> {
-        let device = request.into_inner().device.ok_or_else(|| Status::invalid_argument("no device given"))?;
+        let device =
+            request.into_inner().device.ok_or_else(|| Status::invalid_argument("no device given"))?;
         self.desk.create_device(device).await.map(Response::new)
     }
 
-    async fn list_devices(&self, request: Request<ListDevicesRequest>) -> Result<Response<ListDevicesResponse>, Status> {
+    async fn list_devices(
+        &self,
+        request: Request<ListDevicesRequest>,
+    ) -> Result<Response<ListDevicesResponse>, Status> {
         let devices = self.desk.devices(&request.into_inner().node).await?;
         Ok(Response::new(ListDevicesResponse { devices }))
     }
@@ -169,19 +192,31 @@ impl Midge for Service {
         self.desk.device(&node, &id).await.map(Response::new)
     }
 
-    async fn apply_rules(&self, request: Request<ApplyRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {
+    async fn apply_rules(
+        &self,
+        request: Request<ApplyRulesRequest>,
+    ) -> Result<Response<ListRulesResponse>, Status> {
         self.desk.apply_rules(request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_rules(&self, _request: Request<ListRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {
+    async fn list_rules(
+        &self,
+        _request: Request<ListRulesRequest>,
+    ) -> Result<Response<ListRulesResponse>, Status> {
         self.desk.rules().await.map(Response::new)
     }
 
-    async fn delete_rule(&self, request: Request<DeleteRuleRequest>) -> Result<Response<ListRulesResponse>, Status> {
+    async fn delete_rule(
+        &self,
+        request: Request<DeleteRuleRequest>,
+    ) -> Result<Response<ListRulesResponse>, Status> {
         self.desk.delete_rule(request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_nodes(&self, _request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
+    async fn list_nodes(
+        &self,
+        _request: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
         let nodes = self.desk.nodes().await?;
         Ok(Response::new(ListNodesResponse { nodes }))
     }

@@ -7,7 +7,11 @@ use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub(crate) async fn measure(edge: &Edge, mut entries: Entries, rounds: usize) -> anyhow::Result<Vec<Duration>> {
+pub(crate) async fn measure(
+    edge: &Edge,
+    mut entries: Entries,
+    rounds: usize,
+) -> anyhow::Result<Vec<Duration>> {
     let broker: SocketAddr = edge.listener("mqtt-tcp")?.parse()?;
     let mut times = Vec::with_capacity(rounds);
     for round in 0..rounds {
@@ -20,7 +24,8 @@ pub(crate) async fn measure(edge: &Edge, mut entries: Entries, rounds: usize) ->
         });
         let since = Instant::now();
         entries.delete(&id).await?;
-        let ended = tokio::time::timeout(Duration::from_secs(10), cut).await.context("the session was not cut")??;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), cut).await.context("the session was not cut")??;
         times.push(ended.saturating_duration_since(since));
         drop(client);
     }

@@ -6,7 +6,11 @@ use midge_agent::client::{WorkloadClient, await_identity};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub(crate) async fn measure(edge: &Edge, mut entries: Entries, rounds: usize) -> anyhow::Result<Vec<Duration>> {
+pub(crate) async fn measure(
+    edge: &Edge,
+    mut entries: Entries,
+    rounds: usize,
+) -> anyhow::Result<Vec<Duration>> {
     let socket = Path::new(edge.listener("workload-api")?).to_owned();
     let mut times = Vec::with_capacity(rounds);
     for round in 0..rounds {

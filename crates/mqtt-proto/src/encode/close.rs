@@ -13,10 +13,10 @@ pub(super) fn disconnect(packet: &Disconnect, version: Version, sink: &mut impl 
     }
     let bare =
         packet.session_expiry_secs.is_none() && packet.server_reference.is_none() && packet.info.is_empty();
+    // The property length may be left out (§3.14.2.2.1), but clients built on rumqttc wait for it and
+    // never learn the reason.
     if !bare || packet.reason != ReasonCode::Success {
         sink.u8(packet.reason as u8);
-    }
-    if !bare {
         sink.block(packet);
     }
 }

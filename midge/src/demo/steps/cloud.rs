@@ -17,16 +17,33 @@ pub(super) async fn returns(stage: &mut Stage, narrator: &mut Narrator) -> anyho
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/app/meanwhile");
     let parent = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}");
     let create = [
-        "entry", "create", "-newEntryID", "meanwhile", "-spiffeID", &id, "-parentID", &parent, "-selector",
+        "entry",
+        "create",
+        "-newEntryID",
+        "meanwhile",
+        "-spiffeID",
+        &id,
+        "-parentID",
+        &parent,
+        "-selector",
         "unix:uid:4294967294",
     ];
     stage.operator(narrator, "cloud", &create).await?;
     stage.operator(narrator, "cloud", &["entry", "delete", "-entryID", "late"]).await?;
     let since = Instant::now();
-    stage.status_when("edge", Duration::from_secs(20), "connected", |status| status["cloud"]["connected"] == true).await?;
-    narrator.check(true, "the edge finds its cloud again", &format!("{:.1} s", since.elapsed().as_secs_f64()));
+    stage
+        .status_when("edge", Duration::from_secs(20), "connected", |status| {
+            status["cloud"]["connected"] == true
+        })
+        .await?;
+    narrator.check(
+        true,
+        "the edge finds its cloud again",
+        &format!("{:.1} s", since.elapsed().as_secs_f64()),
+    );
     let converged = converge(stage).await;
-    let seen = converged.as_ref().map_or_else(|error| format!("{error:#}"), |()| "one entry came, one went".into());
+    let seen =
+        converged.as_ref().map_or_else(|error| format!("{error:#}"), |()| "one entry came, one went".into());
     narrator.check(converged.is_ok(), "the changes made meanwhile arrive", &seen);
     deletion_cuts(stage, narrator).await
 }

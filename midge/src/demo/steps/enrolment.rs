@@ -66,7 +66,8 @@ pub(super) async fn nobody(stage: &mut Stage, narrator: &mut Narrator) -> anyhow
     narrator.command("intruder pub -t demo/x -m hello");
     let audit = stage.audit(0).len();
     let mqtt = stage.mqtt();
-    let published = stage.run(Role::Intruder, &["pub", "--broker", &mqtt, "-t", "demo/x", "-m", "hello"]).await?;
+    let published =
+        stage.run(Role::Intruder, &["pub", "--broker", &mqtt, "-t", "demo/x", "-m", "hello"]).await?;
     narrator.check(!published.ok(), "it cannot connect over loopback TCP", &published.said());
     let record = stage.audited(audit, |record| record["event"] == "connection-refused").await;
     let reason = record.map(|record| record["reason"].to_string()).unwrap_or_default();
@@ -80,8 +81,17 @@ pub(super) async fn entry(stage: &mut Stage, narrator: &mut Narrator) -> anyhow:
     let broker_id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/broker");
     let api = stage.workload_api();
     let arguments = [
-        "light-mapper", "--device", DEVICE, "--broker", &broker, "--broker-id", &broker_id, "--workload-api", &api,
-        "--output", "json",
+        "light-mapper",
+        "--device",
+        DEVICE,
+        "--broker",
+        &broker,
+        "--broker-id",
+        &broker_id,
+        "--workload-api",
+        &api,
+        "--output",
+        "json",
     ];
     let mut mapper = stage.start("light-mapper", Role::LightMapper, &arguments)?;
     mapper.line(0, SOON, "word that it waits", |line| line.json()["event"] == "waiting").await?;
@@ -89,14 +99,33 @@ pub(super) async fn entry(stage: &mut Stage, narrator: &mut Narrator) -> anyhow:
     let path = format!("unix:path:{}", stage.program(Role::LightMapper).canonicalize()?.display());
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/mapper/{DEVICE}");
     let parent = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}");
-    let arguments = ["entry", "create", "-newEntryID", "mapper", "-spiffeID", &id, "-parentID", &parent, "-selector", &path];
+    let arguments = [
+        "entry",
+        "create",
+        "-newEntryID",
+        "mapper",
+        "-spiffeID",
+        &id,
+        "-parentID",
+        &parent,
+        "-selector",
+        &path,
+    ];
     let since = Instant::now();
     stage.operator(narrator, "cloud", &arguments).await?;
     let line = mapper.line(0, SOON, "identity", |line| line.json()["event"] == "identity").await?;
     let took = line.at.saturating_duration_since(since);
-    let seen = format!("{:.0} ms after the command began, {}", took.as_secs_f64() * 1000.0, text(&line.json()["id"]));
+    let seen = format!(
+        "{:.0} ms after the command began, {}",
+        took.as_secs_f64() * 1000.0,
+        text(&line.json()["id"])
+    );
     narrator.check(took < Duration::from_secs(1), "the waiting mapper has its SVID within a second", &seen);
-    narrator.check(mapper.runs(), "without being restarted", &format!("still process {}", mapper.id().unwrap_or(0)));
+    narrator.check(
+        mapper.runs(),
+        "without being restarted",
+        &format!("still process {}", mapper.id().unwrap_or(0)),
+    );
     stage.mapper = Some(mapper);
     Ok(())
 }

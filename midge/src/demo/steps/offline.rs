@@ -11,7 +11,9 @@ pub(super) async fn alone(stage: &mut Stage, narrator: &mut Narrator) -> anyhow:
     synced_entry(stage, narrator).await?;
     narrator.command("kill -9 <cloud>");
     stage.cloud.take().context("the cloud is not there")?.kill().await?;
-    let status = stage.status_when("edge", SOON, "without cloud", |status| status["cloud"]["connected"] == false).await;
+    let status = stage
+        .status_when("edge", SOON, "without cloud", |status| status["cloud"]["connected"] == false)
+        .await;
     narrator.check(status.is_ok(), "the edge knows that it is alone", "");
     rotates(stage, narrator).await?;
     late_workload(stage, narrator, "a workload with a synced entry that starts now gets its SVID").await?;
@@ -34,7 +36,18 @@ async fn synced_entry(stage: &Stage, narrator: &Narrator) -> anyhow::Result<()> 
     let path = format!("unix:path:{}", stage.program(Role::Late).canonicalize()?.display());
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/app/late");
     let parent = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}");
-    let create = ["entry", "create", "-newEntryID", "late", "-spiffeID", &id, "-parentID", &parent, "-selector", &path];
+    let create = [
+        "entry",
+        "create",
+        "-newEntryID",
+        "late",
+        "-spiffeID",
+        &id,
+        "-parentID",
+        &parent,
+        "-selector",
+        &path,
+    ];
     stage.operator(narrator, "cloud", &create).await?;
     let since = Instant::now();
     while !stage.quietly("edge", &["entry", "show", "-entryID", "late"]).await?.ok() {
@@ -57,8 +70,7 @@ async fn rotates(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<(
     let mut sent = BTreeSet::new();
     while since.elapsed() < lifetimes {
         let payload = format!("alone-{}", sent.len());
-        let arguments =
-            ["pub", "--broker", &mqtts, "--workload-api", &api, "-t", APP_TOPIC, "-m", &payload];
+        let arguments = ["pub", "--broker", &mqtts, "--workload-api", &api, "-t", APP_TOPIC, "-m", &payload];
         let ended = stage.run(Role::App, &arguments).await?;
         anyhow::ensure!(ended.ok(), "the app cannot publish: {}", ended.said());
         sent.insert(payload);
@@ -91,7 +103,8 @@ async fn rotates(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<(
 async fn late_workload(stage: &Stage, narrator: &mut Narrator, what: &str) -> anyhow::Result<()> {
     let api = stage.workload_api();
     narrator.command("late svid fetch");
-    let fetched = stage.run(Role::Late, &["svid", "fetch", "--workload-api", &api, "--output", "json"]).await?;
+    let fetched =
+        stage.run(Role::Late, &["svid", "fetch", "--workload-api", &api, "--output", "json"]).await?;
     let id = fetched.json().map(|json| json["svids"][0]["spiffe_id"].to_string()).unwrap_or_default();
     let seen = if fetched.ok() { id.clone() } else { fetched.said() };
     narrator.check(fetched.ok() && id.contains("/app/late"), what, &seen);

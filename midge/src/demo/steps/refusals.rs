@@ -14,7 +14,11 @@ pub(super) async fn topics(stage: &mut Stage, narrator: &mut Narrator) -> anyhow
     let own = format!("$hw/events/device/{DEVICE}");
     let cloud_updated = format!("{own}/twin/cloud_updated");
     let attempts: [(&str, &str, &[&str]); 4] = [
-        ("another device's topic", "publish-denied", &["pub", "-t", "$hw/events/device/press-02/twin/update", "-m", "{}"]),
+        (
+            "another device's topic",
+            "publish-denied",
+            &["pub", "-t", "$hw/events/device/press-02/twin/update", "-m", "{}"],
+        ),
         ("a forged cloud sync", "publish-denied", &["pub", "-t", &cloud_updated, "-m", "{}"]),
         ("a subscription to everything", "subscribe-denied", &["sub", "-t", "#", "-C", "0"]),
         (
@@ -47,7 +51,8 @@ async fn foreign_client_id(stage: &mut Stage, narrator: &mut Narrator) -> anyhow
     stage.run(Role::App, &arguments).await?;
     let after = stage.session(&mapper_id).await?;
     let stays = after.is_some_and(|after| after["connected_at_ms"] == before["connected_at_ms"]);
-    let seen = "client ids belong to an identity: the app got a session of its own, the mapper stayed connected";
+    let seen =
+        "client ids belong to an identity: the app got a session of its own, the mapper stayed connected";
     narrator.check(stays, "taking over the mapper's session by its client id", seen);
     Ok(())
 }
@@ -121,14 +126,17 @@ async fn at_the_door(
 
 async fn mint(stage: &Stage, narrator: &Narrator, id: &str, ttl: &str, dir: &Path) -> anyhow::Result<()> {
     let dir = dir.display().to_string();
-    stage.operator(narrator, "edge", &["svid", "mint", "-spiffeID", id, "-ttl", ttl, "--write", &dir]).await?;
+    stage
+        .operator(narrator, "edge", &["svid", "mint", "-spiffeID", id, "-ttl", ttl, "--write", &dir])
+        .await?;
     Ok(())
 }
 
 /// Makes an entry, mints its SVID, and deletes the entry again.
 async fn gone_entry(stage: &Stage, narrator: &Narrator, dir: &Path) -> anyhow::Result<()> {
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/app/gone");
-    let create = ["entry", "create", "-newEntryID", "gone", "-spiffeID", &id, "-selector", "unix:uid:4294967294"];
+    let create =
+        ["entry", "create", "-newEntryID", "gone", "-spiffeID", &id, "-selector", "unix:uid:4294967294"];
     stage.operator(narrator, "edge", &create).await?;
     mint(stage, narrator, &id, "60", dir).await?;
     stage.operator(narrator, "edge", &["entry", "delete", "-entryID", "gone"]).await?;
@@ -140,7 +148,15 @@ pub(super) async fn unmodified(stage: &mut Stage, narrator: &mut Narrator) -> an
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/app/uid-{uid}");
     let selector = format!("unix:uid:{uid}");
     let create = [
-        "entry", "create", "-newEntryID", "uid", "-spiffeID", &id, "-selector", &selector, "-publish",
+        "entry",
+        "create",
+        "-newEntryID",
+        "uid",
+        "-spiffeID",
+        &id,
+        "-selector",
+        &selector,
+        "-publish",
         "plant/line-1/plain",
     ];
     stage.operator(narrator, "edge", &create).await?;
@@ -153,7 +169,9 @@ pub(super) async fn unmodified(stage: &mut Stage, narrator: &mut Narrator) -> an
     let identity = record.as_ref().and_then(|record| record["identity"].as_str()).unwrap_or_default();
     narrator.check(identity == id, "its identity is that of its uid", identity);
     let app = stage.app.as_mut().context("the app is not there")?;
-    let received = app.line(0, SOON, "plain client's message", |line| line.json()["topic"] == "plant/line-1/plain").await;
+    let received = app
+        .line(0, SOON, "plain client's message", |line| line.json()["topic"] == "plant/line-1/plain")
+        .await;
     narrator.check(received.is_ok(), "the app receives it", "");
     let from = stage.audit(0).len();
     client.publish(stage, APP_TOPIC).await?;
@@ -171,7 +189,8 @@ struct PlainClient {
 /// mosquitto_pub where it is installed, else our own command, which on this port knows no identity either.
 fn plain_client(stage: &Stage) -> PlainClient {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mosquitto = std::env::split_paths(&path).map(|dir| dir.join("mosquitto_pub")).find(|file| file.is_file());
+    let mosquitto =
+        std::env::split_paths(&path).map(|dir| dir.join("mosquitto_pub")).find(|file| file.is_file());
     match mosquitto {
         Some(program) => PlainClient { name: "mosquitto_pub", program },
         None => PlainClient { name: "midge pub", program: stage.program(Role::Intruder) },

@@ -23,10 +23,17 @@ pub(super) async fn light(stage: &mut Stage, narrator: &mut Narrator) -> anyhow:
     let since = Instant::now();
     stage.operator(narrator, "cloud", &["device", "set", DEVICE, "power-status", "ON"]).await?;
     let mapper = stage.mapper.as_mut().context("the mapper is not there")?;
-    let line = mapper.line(0, SOON, "light", |line| line.json()["event"] == "light" && line.json()["on"] == true).await?;
+    let line = mapper
+        .line(0, SOON, "light", |line| line.json()["event"] == "light" && line.json()["on"] == true)
+        .await?;
     let took = line.at.saturating_duration_since(since).as_secs_f64() * 1000.0;
-    narrator.check(true, "`device set … ON` at the cloud turns the light on", &format!("{took:.0} ms after the command began"));
-    let actual = device_when(stage, "actual is ON", |device| device["twin"]["power-status"]["actual"] == "ON").await;
+    narrator.check(
+        true,
+        "`device set … ON` at the cloud turns the light on",
+        &format!("{took:.0} ms after the command began"),
+    );
+    let actual =
+        device_when(stage, "actual is ON", |device| device["twin"]["power-status"]["actual"] == "ON").await;
     narrator.check(actual.is_ok(), "and the actual value is back at the cloud", &seen(&actual, "twin"));
     Ok(())
 }
@@ -97,14 +104,36 @@ async fn start_app(stage: &mut Stage, narrator: &Narrator) -> anyhow::Result<()>
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/app/dashboard");
     let parent = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}");
     let arguments = [
-        "entry", "create", "-newEntryID", "app", "-spiffeID", &id, "-parentID", &parent, "-selector", &path,
-        "-publish", APP_TOPIC, "-subscribe", "plant/line-1/#",
+        "entry",
+        "create",
+        "-newEntryID",
+        "app",
+        "-spiffeID",
+        &id,
+        "-parentID",
+        &parent,
+        "-selector",
+        &path,
+        "-publish",
+        APP_TOPIC,
+        "-subscribe",
+        "plant/line-1/#",
     ];
     stage.operator(narrator, "cloud", &arguments).await?;
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
     narrator.command("app sub -t 'plant/line-1/#'");
     let arguments = [
-        "sub", "--broker", &mqtts, "--workload-api", &api, "--id", "dashboard", "-t", "plant/line-1/#", "--output", "json",
+        "sub",
+        "--broker",
+        &mqtts,
+        "--workload-api",
+        &api,
+        "--id",
+        "dashboard",
+        "-t",
+        "plant/line-1/#",
+        "--output",
+        "json",
     ];
     let mut app = stage.start("app", Role::App, &arguments)?;
     app.line(0, SOON, "subscription", |line| line.json()["event"] == "subscribed").await?;
@@ -116,17 +145,29 @@ async fn start_app(stage: &mut Stage, narrator: &Narrator) -> anyhow::Result<()>
 async fn event_bus_svid(stage: &Stage, narrator: &Narrator) -> anyhow::Result<()> {
     let id = format!("spiffe://{TRUST_DOMAIN}/edge/{NODE}/event-bus");
     let dir = stage.path("event-bus");
-    stage.operator(narrator, "edge", &["svid", "mint", "-spiffeID", &id, "-ttl", "60", "--write", &dir]).await?;
+    stage
+        .operator(narrator, "edge", &["svid", "mint", "-spiffeID", &id, "-ttl", "60", "--write", &dir])
+        .await?;
     Ok(())
 }
 
-pub(super) async fn publishes(stage: &Stage, role: Role, identity: &[&str], topic: &str) -> anyhow::Result<bool> {
+pub(super) async fn publishes(
+    stage: &Stage,
+    role: Role,
+    identity: &[&str],
+    topic: &str,
+) -> anyhow::Result<bool> {
     let mut arguments = vec!["pub", "-t", topic, "-m", "{}"];
     arguments.extend(identity);
     Ok(stage.run(role, &arguments).await?.ok())
 }
 
-pub(super) async fn subscribes(stage: &Stage, role: Role, identity: &[&str], filter: &str) -> anyhow::Result<bool> {
+pub(super) async fn subscribes(
+    stage: &Stage,
+    role: Role,
+    identity: &[&str],
+    filter: &str,
+) -> anyhow::Result<bool> {
     // `-C 0` ends as soon as the subscription stands.
     let mut arguments = vec!["sub", "-t", filter, "-C", "0"];
     arguments.extend(identity);
