@@ -226,3 +226,23 @@ async fn the_nodes_certificate_is_renewed_before_it_ends() {
     let again = cloud_bridge::edgehub::NodeIdentity::load(edge.directory(), edge.identity.id(), &cloud.clock);
     assert_eq!(again.unwrap().unwrap().expires(), edge.identity.expires(), "it is on disk");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_whose_certificate_ended_says_so_and_enrols_again() {
+    let cloud = Cloud::start_with(|config| config.node_svid_ttl = std::time::Duration::from_secs(2)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = cloud.enrol_config("box-1", directory.path()).await;
+    let identity = std::sync::Arc::new(enrol(&config, &cloud.clock).await.unwrap());
+    let path = directory.path().to_owned();
+    cloud.stop_hub().await;
+    let edge = Edge::open(directory, identity, cloud.websocket().to_string(), "box-1").await;
+    eventually("shown", || edge.status().last_error.is_some_and(|error| error.contains("expired"))).await;
+    assert!(edge.status().last_error.unwrap().contains("midge token generate"));
+
+    cloud.start_hub().await;
+    let spent = enrol(&config, &cloud.clock).await.unwrap_err().to_string();
+    assert!(spent.contains("already been used"), "{spent}");
+    let config = cloud.enrol_config("box-1", &path).await;
+    let again = enrol(&config, &cloud.clock).await.unwrap();
+    assert!(again.expires() > cloud.clock.now());
+}

@@ -32,6 +32,8 @@ pub struct BusStatus {
     pub connected: bool,
     /// Last failure; gone once things work again.
     pub last_error: Option<String>,
+    /// Connections made since the start; one more at each rotation of the SVID.
+    pub connections: u64,
 }
 
 /// What the connection tells the actor.
@@ -167,7 +169,10 @@ impl Connection {
                     .map(|(filter, _)| filter.as_str())
                     .collect();
                 if refused.is_empty() {
-                    self.status.send_replace(BusStatus { connected: true, last_error: None });
+                    self.status.send_modify(|status| {
+                        let connections = status.connections.saturating_add(1);
+                        *status = BusStatus { connected: true, last_error: None, connections };
+                    });
                     tracing::info!("connected to the broker");
                 } else {
                     let reason = format!(
@@ -188,14 +193,14 @@ impl Connection {
     }
 
     fn failed(&self, reason: String) {
-        let next = BusStatus { connected: false, last_error: Some(reason) };
         self.status.send_if_modified(|status| {
-            let changed = *status != next;
-            if changed {
-                tracing::warn!(reason = next.last_error, "not connected to the broker");
+            if !status.connected && status.last_error.as_ref() == Some(&reason) {
+                return false;
             }
-            *status = next;
-            changed
+            tracing::warn!(reason, "not connected to the broker");
+            status.connected = false;
+            status.last_error = Some(reason);
+            true
         });
     }
 }

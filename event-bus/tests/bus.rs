@@ -414,7 +414,7 @@ async fn rotation_of_the_svid_loses_no_message() {
     }
     let values = node.reports.values("n");
     assert_eq!(values.last().map(String::as_str), Some("59"));
-    eventually("connected again", || node.bus.status().borrow().connected).await;
+    eventually("connected four times", || node.bus.status().borrow().connections == 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,7 +96,9 @@ fn what_another_midge_uses_is_left_to_it() {
     let config = place.edge("data", "", "", "");
     let server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
     let pid = server.program.pid().to_string();
-    starts(&config).refused(69, &[&place.text("data/midge.db"), &pid, "stop it first"]);
+    starts(&config).refused(69, &[&place.text("data"), "stop it first"]);
+    let elsewhere = place.edge("data", &format!("run-dir = \"{}\"", place.text("run")), "", "");
+    starts(&elsewhere).refused(69, &[&place.text("data/midge.db"), &pid, "stop it first"]);
     let run_dir = format!("run-dir = \"{}\"", place.text("data/run"));
     let second = place.edge("second", &run_dir, "", "");
     starts(&second)

@@ -185,15 +185,22 @@ impl Actor {
     async fn execute(&mut self) -> Result<(), String> {
         let mut batch = Batch::new();
         let mut rest = Vec::new();
+        // What is only forgotten may come back after a power cut: the cloud takes it twice.
+        let mut durability = Durability::ProcessCrash;
         while let Some(effect) = self.sync.poll_effect() {
             match effect {
-                EdgeEffect::Persist(writes) => batch = writes.into_iter().fold(batch, spool_write),
+                EdgeEffect::Persist(writes) => {
+                    if writes.iter().any(|write| matches!(write, SpoolWrite::Put(..))) {
+                        durability = Durability::PowerLoss;
+                    }
+                    batch = writes.into_iter().fold(batch, spool_write);
+                }
                 other => rest.push(other),
             }
         }
         let mut stored = Ok(());
         if !batch.is_empty()
-            && let Err(error) = self.parts.store.commit(batch, Durability::PowerLoss).await
+            && let Err(error) = self.parts.store.commit(batch, durability).await
         {
             self.link_error = Some(format!("reports for the cloud are not on disk: {error}"));
             stored = Err(error.to_string());

@@ -24,9 +24,9 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     let started = Instant::now();
     limits::raise_open_files();
     let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
-    let admin = AdminSocket::bind(&config.admin_socket())?;
     let endpoints = http::bind(config.http.address).await?;
     let store = dir.store("cloud", &config.trust_domain)?;
+    let admin = AdminSocket::bind(&config.admin_socket())?;
     let clock = Clock::system();
     let logs = SyncLogs::open(store.clone()).await.code(exit::IO)?;
     let issuer_config = issuer_config(&config, logs.clone())?;

@@ -50,11 +50,11 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     limits::raise_open_files();
     let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
     // Bound before anything is made or served: a port in use is an error of the start.
-    let admin = AdminSocket::bind(&config.admin_socket())?;
     let bound = Bound::bind(&config.mqtt).await?;
     let endpoints = http::bind(config.http.address).await?;
     let role = if config.cloud.is_some() { "edge" } else { "standalone" };
     let store = dir.store(role, &config.trust_domain)?;
+    let admin = AdminSocket::bind(&config.admin_socket())?;
     let (audit, audit_writer) = AuditLog::open(&dir.audit_log()).code(exit::IO)?;
     let clock = Clock::system();
     let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
