@@ -223,6 +223,9 @@ pub(crate) enum SvidCommand {
         /// Writes svid.pem, svid.key and bundle.pem there and keeps them fresh.
         #[arg(long = "write", value_name = "DIR")]
         write: Option<PathBuf>,
+        /// Writes the SVID of this SPIFFE ID or hint; default: the first of those it gets.
+        #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID", requires = "write")]
+        spiffe_id: Option<String>,
         /// Runs this command (sh -c) after each write.
         #[arg(long = "on-renew", value_name = "CMD", requires = "write")]
         on_renew: Option<String>,

@@ -45,6 +45,7 @@ pub(crate) fn failure(code: u8, text: impl Into<String>) -> anyhow::Error {
 }
 
 /// Prints the error and returns its exit code.
+#[expect(clippy::print_stderr, reason = "where a command tells why it failed")]
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("midge: {}", told(error));
     ExitCode::from(code_of(error))

@@ -1,8 +1,7 @@
 //! Processes under test: started in a directory of their own, waited for, and killed when dropped.
 
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -216,30 +215,6 @@ impl Place {
             std::fs::copy(midge(), &path).unwrap();
         }
         path.canonicalize().unwrap()
-    }
-
-    /// Every file below `name` with its bytes, locks and sockets left out.
-    pub(crate) fn contents(&self, name: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut files = BTreeMap::new();
-        let mut dirs = vec![self.path(name)];
-        while let Some(dir) = dirs.pop() {
-            for item in std::fs::read_dir(dir).unwrap() {
-                let path = item.unwrap().path();
-                if path.is_dir() {
-                    dirs.push(path);
-                } else if path.is_file()
-                    && path.extension().is_none_or(|extension| extension != "lock" && extension != "db-shm")
-                {
-                    let mut bytes = Vec::new();
-                    std::fs::File::open(&path).unwrap().read_to_end(&mut bytes).unwrap();
-                    // SQLite makes its log before anything is written to it.
-                    if !bytes.is_empty() {
-                        files.insert(path, bytes);
-                    }
-                }
-            }
-        }
-        files
     }
 }
 

@@ -6,11 +6,12 @@ use midge_pki::{
     CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, RootPin, ServerExpectation, SvidIdentity,
 };
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -31,6 +32,30 @@ fn used(place: &Place) -> String {
     server.entry("kept", &own_uid(), &[]);
     server.stop();
     config
+}
+
+/// Every file below `name` with its bytes, locks and sockets left out.
+fn contents(place: &Place, name: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut dirs = vec![place.path(name)];
+    while let Some(dir) = dirs.pop() {
+        for item in std::fs::read_dir(dir).unwrap() {
+            let path = item.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.is_file()
+                && path.extension().is_none_or(|extension| extension != "lock" && extension != "db-shm")
+            {
+                let mut bytes = Vec::new();
+                std::fs::File::open(&path).unwrap().read_to_end(&mut bytes).unwrap();
+                // SQLite makes its log before anything is written to it.
+                if !bytes.is_empty() {
+                    files.insert(path, bytes);
+                }
+            }
+        }
+    }
+    files
 }
 
 /// Asserts that the box starts and has what it had.
@@ -116,7 +141,7 @@ fn what_another_midge_uses_is_left_to_it() {
 fn a_data_directory_of_somebody_else_is_left_as_it_is() {
     let place = Place::new();
     let config = used(&place);
-    let before = place.contents("data");
+    let before = contents(&place, "data");
     let text = std::fs::read_to_string(&config).unwrap();
     let other = place.write("other.toml", &text.replace("plant.example", "other.example"));
     starts(&other).refused(
@@ -127,7 +152,7 @@ fn a_data_directory_of_somebody_else_is_left_as_it_is() {
     let managed = place.write("managed.toml", &format!("{text}{link}"));
     starts(&managed).refused(78, &["standalone", "edge", "use that role's data directory"]);
     run_midge(&["cloud", "-c", &place.cloud("data", "plant.example")]).refused(78, &["standalone", "cloud"]);
-    assert_eq!(place.contents("data"), before);
+    assert_eq!(contents(&place, "data"), before);
     works(&place, &place.edge("data", "", "", ""));
 }
 
@@ -135,7 +160,7 @@ fn a_data_directory_of_somebody_else_is_left_as_it_is() {
 fn secrets_that_others_can_read_are_not_used() {
     let place = Place::new();
     let config = used(&place);
-    let before = place.contents("data");
+    let before = contents(&place, "data");
     let keys = place.path("data/keys");
     let key = std::fs::read_dir(&keys)
         .unwrap()
@@ -151,7 +176,7 @@ fn secrets_that_others_can_read_are_not_used() {
         starts(&config).refused(77, &[&text, &format!("{open:04o}"), remedy]);
         mode(&path, closed);
     }
-    let after = place.contents("data");
+    let after = contents(&place, "data");
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     works(&place, &config);
 }
@@ -171,7 +196,7 @@ fn a_store_that_cannot_be_read_is_left_as_it_is() {
     let cut = good[..good.len() / 2].to_vec();
     for bad in [damage(0), damage(4096), cut, Vec::new()] {
         std::fs::write(&store, bad).unwrap();
-        let before = place.contents("data");
+        let before = contents(&place, "data");
         let ended = starts(&config);
         assert!(matches!(ended.code, Some(74 | 78)), "{ended:?}");
         assert!(ended.stderr.contains(&text) && !ended.stderr.contains("panicked"), "{ended:?}");
@@ -181,14 +206,14 @@ fn a_store_that_cannot_be_read_is_left_as_it_is() {
                 .any(|remedy| ended.stderr.contains(remedy)),
             "{ended:?}"
         );
-        let after = place.contents("data");
+        let after = contents(&place, "data");
         assert_eq!(after.get(&store), before.get(&store));
     }
     std::fs::write(&store, &good).unwrap();
     rusqlite::Connection::open(&store).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let before = place.contents("data");
+    let before = contents(&place, "data");
     starts(&config).refused(78, &[&text, "format 99", "install the version that wrote it"]);
-    assert_eq!(place.contents("data").get(&store), before.get(&store));
+    assert_eq!(contents(&place, "data").get(&store), before.get(&store));
     rusqlite::Connection::open(&store).unwrap().pragma_update(None, "user_version", 1).unwrap();
     works(&place, &config);
 }

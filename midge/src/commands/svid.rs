@@ -25,13 +25,13 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// `midge svid`.
 pub(crate) async fn run(admin: &Admin, command: SvidCommand, output: Output) -> anyhow::Result<()> {
     match command {
-        SvidCommand::Fetch { workload_api, write, on_renew, wait, once } => {
+        SvidCommand::Fetch { workload_api, write, spiffe_id, on_renew, wait, once } => {
             let socket = workload_socket(workload_api.as_deref())?;
             match write {
                 None => fetch(&socket, wait, output).await,
                 Some(directory) => {
-                    let options =
-                        WatchOptions { socket, directory, files: FileOptions::default(), on_renew, wait };
+                    let files = FileOptions { wanted: spiffe_id, ..FileOptions::default() };
+                    let options = WatchOptions { socket, directory, files, on_renew, wait };
                     if once { write_once(&options, output).await } else { keep_written(&options).await }
                 }
             }

@@ -22,7 +22,11 @@ pub(crate) async fn run(admin: &Admin, command: TokenCommand, output: Output) ->
     let signing = status.into_inner().ca.map(|ca| ca.serial);
     let serial = |root: &[u8]| CertificateFacts::parse(root).ok().map(|facts| facts.serial.to_string());
     let roots = bundle.x509_authorities.iter().map(|root| root.asn1.as_slice());
-    let root = roots.clone().find(|root| serial(root) == signing).or(roots.last()).unwrap_or_default();
+    let root = roots
+        .clone()
+        .find(|root| serial(root) == signing)
+        .or_else(|| roots.clone().next_back())
+        .unwrap_or_default();
     let text = format!("{}.{}", midge_pki::RootPin::of(root), token.value);
     match output {
         Output::Json => output::json(&serde_json::json!({ "token": text, "expires_at": token.expires_at })),

@@ -17,6 +17,14 @@ pub(crate) struct Narrator {
     steps_played: u32,
 }
 
+/// Waits for the Enter key; false once there is nobody to press it.
+#[expect(clippy::print_stderr, reason = "a prompt is for people, not part of the output")]
+fn enter_pressed() -> bool {
+    eprint!("    [Enter] ");
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).unwrap_or_default() > 0
+}
+
 impl Narrator {
     pub(crate) fn new(output: Output, wait_for_key: bool) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -47,11 +55,7 @@ impl Narrator {
             }
         }
         if self.wait_for_key {
-            eprint!("    [Enter] ");
-            let mut line = String::new();
-            if std::io::stdin().lock().read_line(&mut line).unwrap_or_default() == 0 {
-                self.wait_for_key = false;
-            }
+            self.wait_for_key = enter_pressed();
         }
     }
 

@@ -259,7 +259,13 @@ fn agent_id(text: &str) -> Result<SpiffeId, Status> {
 fn agent_view(issuer: &Issuer, agent: &SpiffeId, view: &IssuerView) -> AgentView {
     let bundle = |domain: &TrustDomain| Bundle {
         trust_domain: domain.to_string(),
-        x509_authorities: view.bundles.roots(domain).unwrap_or_default().iter().map(certificate).collect(),
+        x509_authorities: view
+            .bundles
+            .roots(domain)
+            .unwrap_or_default()
+            .iter()
+            .map(|root| certificate(root))
+            .collect(),
         sequence_number: view.bundles.revision(),
         ..Bundle::default()
     };
@@ -272,8 +278,8 @@ fn agent_view(issuer: &Issuer, agent: &SpiffeId, view: &IssuerView) -> AgentView
     }
 }
 
-fn certificate(der: &Vec<u8>) -> X509Certificate {
-    X509Certificate { asn1: der.clone(), tainted: false }
+fn certificate(der: &[u8]) -> X509Certificate {
+    X509Certificate { asn1: der.to_vec(), tainted: false }
 }
 
 fn signed_ms(time: UnixMillis) -> i64 {
