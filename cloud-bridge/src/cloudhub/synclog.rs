@@ -440,3 +440,117 @@ fn gone_key(node: &str, revision: u64) -> String {
 fn json_of<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bridge_core::{Cursor, Resume};
+    use issuer_core::EntryChange;
+    use midge_store::StoreInfo;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn open(directory: &Path) -> Store {
+        Store::open(directory.join("db"), &StoreInfo::new("cloud", "plant")).unwrap()
+    }
+
+    fn entry(id: &str, node: &str) -> Arc<RegistrationEntry> {
+        let entry = serde_json::json!({
+            "id": id, "spiffe_id": format!("spiffe://plant/edge/{node}/app/{id}"),
+            "parent_id": format!("spiffe://plant/edge/{node}"), "selectors": [],
+        });
+        Arc::new(serde_json::from_value(entry).unwrap())
+    }
+
+    fn mutation(before: Option<&Arc<RegistrationEntry>>, after: Option<&Arc<RegistrationEntry>>) -> Mutation {
+        Mutation::Entry(EntryChange { before: before.cloned(), after: after.cloned() })
+    }
+
+    fn inserted(resource: &str) -> (String, Operation, Value) {
+        (resource.to_owned(), Operation::Insert, Value::Null)
+    }
+
+    async fn next(feed: &Feed) -> Vec<String> {
+        let changes = tokio::time::timeout(Duration::from_secs(5), feed.next()).await.unwrap().unwrap();
+        changes.into_iter().map(|change| change.resource).collect()
+    }
+
+    fn resources(log: &NodeLog) -> Vec<&str> {
+        log.live().map(|change| change.resource.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn changes_reach_a_session_in_order_and_only_once_durable() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let logs = SyncLogs::open(store.clone()).await.unwrap();
+        let (_, feed) = logs.load("n").await.unwrap();
+        let mut batch = Batch::new();
+        logs.extend(&mutation(None, Some(&entry("e", "n"))), &mut batch);
+        // The hub's later change is durable first.
+        logs.append("n", vec![inserted("device/default/led")], Batch::new()).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(50), feed.next()).await.is_err());
+        store.commit(batch, Durability::PowerLoss).await.unwrap();
+        logs.committed();
+        assert_eq!(next(&feed).await, ["identity/entry/e", "device/default/led"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_committed_never_happened() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = SyncLogs::open(open(directory.path())).await.unwrap();
+        let (_, feed) = logs.load("n").await.unwrap();
+        logs.extend(&mutation(None, Some(&entry("e", "n"))), &mut Batch::new());
+        logs.aborted();
+        logs.append("n", vec![inserted("device/default/led")], Batch::new()).await.unwrap();
+        assert_eq!(next(&feed).await, ["device/default/led"]);
+        let (log, _) = logs.load("n").await.unwrap();
+        assert_eq!((resources(&log), log.head().revision), (vec!["device/default/led"], 2));
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_moves_leaves_one_node_and_comes_to_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let logs = SyncLogs::open(store.clone()).await.unwrap();
+        let (here, there) = (entry("e", "here"), entry("e", "there"));
+        for (before, after) in [(None, Some(&here)), (Some(&here), Some(&there))] {
+            let mut batch = Batch::new();
+            logs.extend(&mutation(before, after), &mut batch);
+            store.commit(batch, Durability::PowerLoss).await.unwrap();
+            logs.committed();
+        }
+        // As after a restart.
+        let again = SyncLogs::open(store).await.unwrap();
+        let (log, _) = again.load("here").await.unwrap();
+        assert_eq!((resources(&log).len(), log.head().revision), (0, 2));
+        assert_eq!(log.head().id, logs.load("here").await.unwrap().0.head().id);
+        assert_eq!(resources(&again.load("there").await.unwrap().0), ["identity/entry/e"]);
+    }
+
+    #[tokio::test]
+    async fn compaction_keeps_the_newest_tombstones_and_says_who_needs_a_snapshot() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let logs = SyncLogs::open(store.clone()).await.unwrap();
+        let gone = |n: usize| (format!("identity/rule/{n}"), Operation::Delete, Value::Null);
+        logs.append("n", (0..TOMBSTONES_MAX + 10).map(gone).collect(), Batch::new()).await.unwrap();
+        logs.compact("n").await.unwrap();
+        assert_eq!(store.scan("sync/n/gone/").await.unwrap().len(), TOMBSTONES_MAX);
+        let again = SyncLogs::open(store).await.unwrap();
+        let (log, _) = again.load("n").await.unwrap();
+        let cursor = |revision| Cursor { log: log.head().id.clone(), revision };
+        assert_eq!(log.resume(&cursor(9)), Resume::Snapshot);
+        assert_eq!(log.resume(&cursor(10)), Resume::Delta(10));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_takes_nothing_is_told_that_it_lags() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = SyncLogs::open(open(directory.path())).await.unwrap();
+        let (_, feed) = logs.load("n").await.unwrap();
+        let many = (0..=FEED_CHANGES_MAX).map(|n| inserted(&format!("identity/rule/{n}"))).collect();
+        logs.append("n", many, Batch::new()).await.unwrap();
+        assert!(feed.next().await.is_err());
+    }
+}

@@ -139,6 +139,12 @@ impl CloudSide {
         if link.reports.0.set(handle.clone()).is_err() {
             tracing::debug!("reports had somewhere to go already");
         }
+        // What devices reported before the box had enrolled went nowhere.
+        if let Some(bus) = &link.host.bus
+            && let Err(error) = bus.report_all().await
+        {
+            tracing::debug!(%error, "devices are not reported");
+        }
         tokio::select! {
             ended = hub.run(token.clone()) => ended,
             () = link.watch(handle) => { token.cancelled().await; Ok(()) }

@@ -80,7 +80,7 @@ impl EdgeSync {
             // A stock CloudHub waits for an acknowledgement of what it gave a revision; nobody here keeps it.
             (Some(_), None) if changes.is_empty() => self.refuse(message, "unsupported resource", now),
             _ if changes.is_empty() => {}
-            _ => self.enqueue_unlogged(message, changes, now),
+            _ => self.enqueue_unlogged(message, changes),
         }
     }
 
@@ -124,7 +124,7 @@ impl EdgeSync {
         }
     }
 
-    fn enqueue_unlogged(&mut self, message: &Message, changes: Vec<Change>, _now: Now) {
+    fn enqueue_unlogged(&mut self, message: &Message, changes: Vec<Change>) {
         let window = self.limits.window;
         let Some(link) = &mut self.link else { return };
         // Over the limit the sender's retransmission brings it again.
