@@ -111,7 +111,8 @@ impl EdgeSync {
 
     /// The last thing that went wrong on the channel, until something succeeds.
     pub fn last_error(&self) -> Option<&str> {
-        self.last_error.as_deref()
+        let missing = self.signing.values().find_map(|signing| signing.error.as_deref());
+        missing.or(self.last_error.as_deref())
     }
 
     /// Starts a connection: sign of life, cursor, everything unacknowledged.

@@ -217,11 +217,16 @@ impl Link {
         drop(hub);
         loop {
             let now = changes.borrow_and_update().clone();
-            let trouble = now.last_error.clone().filter(|_| !now.connected);
+            let trouble = now.last_error.clone();
+            let state = if now.connected {
+                "the cloud's channel does not work as it should"
+            } else {
+                "not connected to the cloud"
+            };
             self.problems.set(
                 "cloud",
                 trouble.map(|what| Problem {
-                    what: format!("not connected to the cloud: {what}"),
+                    what: format!("{state}: {what}"),
                     remedy: "the box goes on alone until its lease ends; restore the connection before"
                         .into(),
                 }),

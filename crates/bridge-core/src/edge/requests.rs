@@ -1,6 +1,6 @@
 //! Questions to the cloud that are repeated until answered: the cursor and certificates.
 
-use super::{EdgeEffect, EdgeSync};
+use super::{EdgeEffect, EdgeSync, text_of};
 use crate::message::operation;
 use crate::{Message, Now, Route, SignedChain, SigningKind, SigningRequest};
 use std::time::Duration;
@@ -29,6 +29,8 @@ impl Hello {
 pub(super) struct Signing {
     request: SigningRequest,
     state: SigningState,
+    /// Why there is no certificate yet: it stands until there is one, whatever else succeeds meanwhile.
+    pub(super) error: Option<String>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,7 @@ impl EdgeSync {
             Some(request) if self.signing.get(&kind).is_some_and(|known| known.request == request) => {}
             Some(request) => {
                 let state = SigningState::Due(now.mono);
-                self.signing.insert(kind, Signing { request, state });
+                self.signing.insert(kind, Signing { request, state, error: None });
                 self.send_signing_when_due(now);
             }
         }
@@ -131,6 +133,8 @@ impl EdgeSync {
         let later = now.mono.saturating_add(self.limits.refused_retry_after);
         if refused {
             signing.state = SigningState::Due(later);
+            signing.error =
+                Some(format!("the cloud refused {}: {}", kind.resource(), text_of(&message.content)));
             return;
         }
         match SignedChain::parse(&message.content) {
@@ -140,8 +144,8 @@ impl EdgeSync {
             }
             Err(reason) => {
                 signing.state = SigningState::Due(later);
-                self.last_error =
-                    Some(format!("the cloud's answer to {} is malformed: {reason}", kind.resource()));
+                let text = format!("the cloud's answer to {} is malformed: {reason}", kind.resource());
+                signing.error = Some(text);
             }
         }
     }
@@ -159,8 +163,7 @@ impl EdgeSync {
             }
             Err(reason) => {
                 signing.state = SigningState::Due(now.mono.saturating_add(self.limits.refused_retry_after));
-                self.last_error =
-                    Some(format!("the certificate of {} is unusable: {reason}", kind.resource()));
+                signing.error = Some(format!("the certificate of {} is unusable: {reason}", kind.resource()));
             }
         }
     }
