@@ -171,8 +171,8 @@ fn wrong_edge_files_are_refused_with_the_key_and_the_remedy() {
     for (text, key, remedy) in [
         (format!("{EDGE}data-dri = \"x\"\n"), "`data-dri`", "`data-dir`"),
         (format!("{EDGE}[mqtt]\nport = 1883\n"), "`port`", "`tcp`"),
-        (format!("{EDGE}[mqtt]\ntls = 8883\n"), "tls = 8883", "expected socket address"),
-        (format!("{EDGE}[mqtt]\ntls = \"box-1\"\n"), "tls = \"box-1\"", "invalid socket address"),
+        (format!("{EDGE}[mqtt]\ntls = 8883\n"), "tls = 8883", "expected a string"),
+        (format!("{EDGE}[mqtt]\ntls = \"box-1\"\n"), "tls = \"box-1\"", "write IP:PORT"),
         (format!("{EDGE}[issuer\n"), "line 3", "]"),
         ("node = \"box-1\"\n".into(), "node", "missing field `trust-domain`"),
         ("trust-domain = \"plant.example\"\n".into(), "trust-domain", "missing field `node`"),

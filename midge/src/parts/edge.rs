@@ -109,7 +109,12 @@ impl EdgeBox {
         tasks.spawn("agent-view", until(token.clone(), views.run()));
         tasks.spawn("admission", until(token.clone(), announcements.run()));
         tasks.spawn("policy", until(token.clone(), policy_task.run(self.issuer.subscribe(), rules)));
-        tasks.spawn("agent", async move { Ok(agent.serve().await?) });
+        let stop = token.clone();
+        tasks.spawn("agent", async move {
+            let served = agent.serve().await;
+            // When the process stops, its feed of entries may end before it has seen that.
+            if stop.is_cancelled() { Ok(()) } else { Ok(served?) }
+        });
         let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed: self.config.cloud.is_some() });
         let service = self.service(server.hub(), desk, listeners);
         tasks.spawn("admin", admin.serve(self.issuer.clone(), service, token.clone()));

@@ -139,15 +139,9 @@ impl CloudSide {
         if link.reports.0.set(handle.clone()).is_err() {
             tracing::debug!("reports had somewhere to go already");
         }
-        // What devices reported before the box had enrolled went nowhere.
-        if let Some(bus) = &link.host.bus
-            && let Err(error) = bus.report_all().await
-        {
-            tracing::debug!(%error, "devices are not reported");
-        }
         tokio::select! {
             ended = hub.run(token.clone()) => ended,
-            () = link.watch(handle) => { token.cancelled().await; Ok(()) }
+            () = link.follow(handle) => { token.cancelled().await; Ok(()) }
         }
     }
 }
@@ -209,6 +203,18 @@ impl Link {
             trust_domain: self.id.trust_domain().clone(),
             directory: self.keys.clone(),
         })
+    }
+
+    /// Reports what devices said before there was anybody to report to, then watches the link.
+    async fn follow(&self, hub: EdgeHubHandle) {
+        let report = async {
+            if let Some(bus) = &self.host.bus
+                && let Err(error) = bus.report_all().await
+            {
+                tracing::debug!(%error, "devices are not reported");
+            }
+        };
+        tokio::join!(report, self.watch(hub));
     }
 
     /// Shows the state of the link, and a lasting failure as a problem.

@@ -483,7 +483,8 @@ fn disconnect() {
     read_only(At::Server(V5), "e0 01 00", &packet(&disconnect));
     read_only(At::Server(V5), "e0 02 00 00", &packet(&disconnect));
     disconnect.reason = ReasonCode::DisconnectWithWill;
-    at_server(V5, "e0 01 04", &packet(&disconnect));
+    read_only(At::Server(V5), "e0 01 04", &packet(&disconnect));
+    at_server(V5, "e0 02 04 00", &packet(&disconnect));
     disconnect.session_expiry_secs = Some(10);
     disconnect.info = info();
     at_server(
@@ -494,7 +495,8 @@ fn disconnect() {
     disconnect.reason = ReasonCode::SessionTakenOver;
     disconnect.session_expiry_secs = None;
     disconnect.info = Info::default();
-    at_client(V5, "e0 01 8e", &packet(&disconnect));
+    read_only(At::Client(V5), "e0 01 8e", &packet(&disconnect));
+    at_client(V5, "e0 02 8e 00", &packet(&disconnect));
     disconnect.reason = ReasonCode::ServerMoved;
     disconnect.server_reference = Some("edge-2".into());
     at_client(V5, "e0 0b 9d 09 1c 0006 'edge-2'", &packet(&disconnect));
