@@ -23,9 +23,9 @@ pub use synclog::{SyncLogError, SyncLogs};
 
 use crate::limits::cloud_hub_path;
 use devices::DeviceIndex;
-use midge_identity::{BundleSet, CertificateFacts, UnixMillis};
+use midge_identity::CertificateFacts;
 use midge_issuer::{IssueError, Issuer};
-use midge_pki::{CurrentIdentity, RootPin, TrustSource};
+use midge_pki::{CurrentIdentity, RootPin};
 use midge_runtime::{CancellationToken, Clock};
 use midge_store::Store;
 use sessions::Sessions;
@@ -81,26 +81,10 @@ struct Shared {
     config: CloudHubConfig,
     parts: CloudHubParts,
     identity: Arc<CurrentIdentity>,
-    trust: Arc<IssuerTrust>,
     sessions: Sessions,
     devices: DeviceIndex,
     websocket: TcpListener,
     bootstrap: TcpListener,
-}
-
-/// What the cloud trusts: its own bundle.
-struct IssuerTrust {
-    issuer: Issuer,
-}
-
-impl TrustSource for IssuerTrust {
-    fn bundles(&self) -> Arc<BundleSet> {
-        Arc::clone(&self.issuer.view().bundles)
-    }
-
-    fn now(&self) -> UnixMillis {
-        self.issuer.now()
-    }
 }
 
 impl CloudHub {
@@ -116,9 +100,8 @@ impl CloudHub {
         let bootstrap = bind(config.bootstrap).await?;
         let identity = parts.issuer.builtin_identity(cloud_hub_path())?;
         let devices = DeviceIndex::read(&parts.store).await?;
-        let trust = Arc::new(IssuerTrust { issuer: parts.issuer.clone() });
         let sessions = Sessions::new(config.sessions_max);
-        let shared = Shared { config, parts, identity, trust, sessions, devices, websocket, bootstrap };
+        let shared = Shared { config, parts, identity, sessions, devices, websocket, bootstrap };
         Ok(Self { shared: Arc::new(shared) })
     }
 

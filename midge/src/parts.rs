@@ -15,5 +15,4 @@ mod open;
 pub(crate) mod policy;
 mod problems;
 mod service;
-mod trust;
 mod upstream;

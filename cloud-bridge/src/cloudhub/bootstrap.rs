@@ -40,7 +40,7 @@ impl IntoResponse for Refusal {
 }
 
 pub(super) async fn serve(hub: CloudHub, token: CancellationToken) -> anyhow::Result<()> {
-    let trust: Arc<dyn TrustSource> = Arc::clone(&hub.shared.trust) as _;
+    let trust: Arc<dyn TrustSource> = Arc::new(hub.shared.parts.issuer.clone());
     let verifier = SvidClientVerifier::optional(trust);
     let config = server_config(Arc::clone(&hub.shared.identity) as _, verifier, &[b"http/1.1"]);
     let acceptor = TlsAcceptor::from(config);
@@ -85,7 +85,7 @@ impl CloudHub {
             return;
         };
         // Without a certificate there is nobody, and nobody is what the handler sees.
-        let client = Client(peer_of(stream.get_ref().1, self.shared.trust.as_ref()).ok());
+        let client = Client(peer_of(stream.get_ref().1, &self.shared.parts.issuer).ok());
         let service = TowerToHyperService::new(router.layer(Extension(client)));
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

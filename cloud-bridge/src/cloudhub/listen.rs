@@ -30,7 +30,7 @@ struct Arrival {
 }
 
 pub(super) async fn serve(hub: CloudHub, token: CancellationToken) -> anyhow::Result<()> {
-    let trust: Arc<dyn TrustSource> = Arc::clone(&hub.shared.trust) as _;
+    let trust: Arc<dyn TrustSource> = Arc::new(hub.shared.parts.issuer.clone());
     let verifier = SvidClientVerifier::required(trust);
     let config = server_config(Arc::clone(&hub.shared.identity) as _, verifier, &[b"http/1.1"]);
     let acceptor = TlsAcceptor::from(config);
@@ -112,7 +112,7 @@ impl CloudHub {
     ) -> Result<Arrival, String> {
         drop(stream.set_nodelay(true));
         let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
-        let trust = self.shared.trust.as_ref();
+        let trust = &self.shared.parts.issuer;
         let peer = peer_of(stream.get_ref().1, trust).map_err(|error| error.to_string())?;
         let verdict = self.node_named_by(peer.id());
         let mut refusal = None;

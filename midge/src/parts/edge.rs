@@ -8,7 +8,6 @@ use super::edge_cloud::{CloudSide, Reports};
 use super::policy::{PolicyTask, file_rules};
 use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
-use super::trust::IssuerTrust;
 use super::upstream::LocalUpstream;
 use super::{http, limits, open};
 use crate::config::EdgeConfig;
@@ -158,7 +157,7 @@ impl EdgeBox {
             EventBusConfig::new(SocketAddr::new(ip, address.port()), broker_id, self.config.node.clone());
         let parts = EventBusParts {
             identity: self.issuer.builtin_identity(&self.path("event-bus"))?,
-            trust: Arc::new(IssuerTrust::new(self.issuer.clone())),
+            trust: Arc::new(self.issuer.clone()),
             store: self.store.clone(),
             clock: self.clock.clone(),
             up: Arc::new(reports),
@@ -176,7 +175,7 @@ impl EdgeBox {
         door: Arc<Door>,
         policy: watch::Receiver<Arc<midge_policy::Policy>>,
     ) -> anyhow::Result<Server> {
-        let trust: Arc<dyn TrustSource> = Arc::new(IssuerTrust::new(self.issuer.clone()));
+        let trust: Arc<dyn TrustSource> = Arc::new(self.issuer.clone());
         let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&self.path("broker"))?;
         let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);
         let (clock, audit) = (self.clock.clone(), self.audit.clone());

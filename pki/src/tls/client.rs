@@ -8,10 +8,9 @@ use crate::tls::trust::{TrustSource, handshake_error};
 use crate::tls::verified::verify;
 use midge_identity::{SpiffeId, TrustDomain, UnixMillis};
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{CertificateError, ClientConfig};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +40,7 @@ pub fn client_config(
     trust: Arc<dyn TrustSource>,
     expected: ServerExpectation,
 ) -> Arc<ClientConfig> {
-    let verifier = ExpectedServer { trust, expected, provider: provider() };
+    let verifier = ExpectedServer { trust, expected };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .expect("aws-lc-rs supports TLS 1.2 and 1.3")
@@ -66,7 +65,6 @@ enum WrongServer {
 struct ExpectedServer {
     trust: Arc<dyn TrustSource>,
     expected: ServerExpectation,
-    provider: Arc<CryptoProvider>,
 }
 
 impl ExpectedServer {
@@ -89,7 +87,7 @@ impl ExpectedServer {
             roots.iter().filter_map(|root| webpki::anchor_from_trusted_cert(root).ok()).collect();
         let leaf = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
         leaf.verify_for_usage(
-            self.provider.signature_verification_algorithms.all,
+            provider().signature_verification_algorithms.all,
             &anchors,
             intermediates,
             UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs())),
@@ -138,27 +136,7 @@ impl ServerCertVerifier for ExpectedServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures_by_provider!();
 }
 
 impl fmt::Debug for ExpectedServer {

@@ -4,12 +4,10 @@ use crate::tls::identity::{CurrentSvid, IdentitySource};
 use crate::tls::provider;
 use crate::tls::trust::{TrustSource, handshake_error};
 use crate::tls::verified::verify;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{DistinguishedName, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,7 +15,6 @@ use std::sync::Arc;
 pub struct SvidClientVerifier {
     trust: Arc<dyn TrustSource>,
     mandatory: bool,
-    provider: Arc<CryptoProvider>,
 }
 
 impl SvidClientVerifier {
@@ -33,7 +30,7 @@ impl SvidClientVerifier {
     }
 
     fn new(trust: Arc<dyn TrustSource>, mandatory: bool) -> Arc<Self> {
-        Arc::new(Self { trust, mandatory, provider: provider() })
+        Arc::new(Self { trust, mandatory })
     }
 }
 
@@ -59,27 +56,7 @@ impl ClientCertVerifier for SvidClientVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures_by_provider!();
 }
 
 impl fmt::Debug for SvidClientVerifier {
