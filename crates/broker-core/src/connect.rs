@@ -12,7 +12,7 @@ use crate::slab::Key;
 use crate::timers::Due;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Denial;
-use mqtt_proto::{ConnAck, Connect, Info, Packet, ReasonCode, Version, encoded_len};
+use mqtt_proto::{ConnAck, Connect, Info, Packet, QoS, ReasonCode, SharedFilter, Version, encoded_len};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +147,11 @@ impl Broker {
             connect.client_id = self.assign_client_id(&identity);
             ack.assigned_client_id = (connect.version == Version::V5).then(|| Arc::clone(&connect.client_id));
         }
+        // A hint must not be what makes the CONNACK too large ([MQTT-3.1.2-24]).
+        ack.response_info = self.response_info(&identity, &connect);
+        if connack_bytes(&ack) > packet_size_max(&connect) {
+            ack.response_info = None;
+        }
         let earlier = self.take_over(&identity, &connect, now);
         ack.session_present = earlier.is_some();
         let proof = peer.proof().clone();
@@ -235,6 +240,16 @@ impl Broker {
         let keep_alive = self.keep_alive_of(connect);
         ack.server_keep_alive_secs = (keep_alive != connect.keep_alive_secs).then_some(keep_alive);
         ack
+    }
+
+    /// Returns the topic below which answers may be asked for ([MQTT-3.1.2-28]): it is this identity's alone,
+    /// and told only where policy lets it be used.
+    fn response_info(&mut self, identity: &Arc<SpiffeId>, connect: &Connect) -> Option<Arc<str>> {
+        let prefix = self.config.response_prefix.as_ref().filter(|_| connect.request_response_info)?;
+        let topic = format!("{prefix}{}", identity.path());
+        let filter = SharedFilter::new(&format!("{topic}/#")).ok()?;
+        let permit = self.authority.rights(identity).subscribe(&filter, QoS::AtMostOnce).ok()?;
+        (!permit.is_filtered()).then(|| topic.into())
     }
 
     /// [MQTT-3.1.2-21]: only a 5.0 client can be told another interval than it asks for.

@@ -153,6 +153,6 @@ pub enum CloseReason {
 pub struct Revocation {
     /// The identities.
     pub identities: Vec<SpiffeId>,
-    /// Why, for the client's reason string and the audit log.
+    /// Why, for the audit log; the client is told that it is so, not why.
     pub reason: Arc<str>,
 }

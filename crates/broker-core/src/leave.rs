@@ -15,7 +15,7 @@ use std::time::Duration;
 
 impl CloseReason {
     /// The code and text of the DISCONNECT that announces it; `None` when the client needs none.
-    fn announcement(&self) -> Option<(ReasonCode, Option<&str>)> {
+    fn announcement(&self) -> Option<(ReasonCode, Option<&'static str>)> {
         Some(match self {
             Self::Refused(_) | Self::ClientDisconnected(_) | Self::Lost(_) => return None,
             Self::TakenOver => (ReasonCode::SessionTakenOver, None),
@@ -24,7 +24,8 @@ impl CloseReason {
             Self::Slow => (ReasonCode::QuotaExceeded, Some("too many bytes unread")),
             Self::Denied => (ReasonCode::NotAuthorized, None),
             Self::SvidExpired => (ReasonCode::NotAuthorized, Some("SVID expired")),
-            Self::Revoked(why) => (ReasonCode::NotAuthorized, Some(why)),
+            // Why is for the audit log: to the client it would tell how the box is administered.
+            Self::Revoked(_) => (ReasonCode::NotAuthorized, Some("identity is no longer valid")),
             Self::Administrative => (ReasonCode::AdministrativeAction, None),
             Self::Drain => (ReasonCode::ServerShuttingDown, None),
         })

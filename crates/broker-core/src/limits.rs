@@ -13,6 +13,7 @@
 //! - **Subscriptions, sessions, connections**: the request is refused with 0x97, a filter with too many
 //!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
 
+use mqtt_proto::TopicName;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -78,6 +79,9 @@ pub struct Config {
     pub denied_publish_v311: DeniedPublish,
     /// Whether messages accepted from an identity die with it: retained and waiting ones.
     pub purge_revoked: bool,
+    /// First levels of the Response Information: `<prefix>/<path of the SPIFFE ID>` is told to clients that
+    /// ask for it and may subscribe to all below it; `None` tells nobody.
+    pub response_prefix: Option<TopicName>,
 }
 
 impl Default for Config {
@@ -107,6 +111,7 @@ impl Default for Config {
             keep_alive_max_secs: None,
             denied_publish_v311: DeniedPublish::Drop,
             purge_revoked: true,
+            response_prefix: TopicName::new("response").ok(),
         }
     }
 }

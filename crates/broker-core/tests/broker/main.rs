@@ -12,6 +12,8 @@ mod disconnect;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod information;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod policy;

@@ -29,6 +29,7 @@ pub(crate) struct World {
     connacks: BTreeMap<ConnId, ConnAck>,
     reason_strings: BTreeMap<ConnId, Vec<String>>,
     audits: Vec<AuditEvent>,
+    deliveries: Vec<(ConnId, Delivery)>,
     /// Whether clients read what they are sent.
     pub(crate) flushing: bool,
 }
@@ -61,6 +62,7 @@ impl World {
             connacks: BTreeMap::new(),
             reason_strings: BTreeMap::new(),
             audits: Vec::new(),
+            deliveries: Vec::new(),
             flushing: true,
         }
     }
@@ -178,6 +180,7 @@ impl World {
                 }
                 Effect::Deliver { conn, delivery } => {
                     self.seen.entry(conn).or_default().push(spell_delivery(&delivery));
+                    self.deliveries.push((conn, delivery));
                     conn
                 }
                 Effect::Close { conn, reason } => {
@@ -250,6 +253,11 @@ impl World {
 
     pub(crate) fn reason_strings(&mut self, conn: ConnId) -> Vec<String> {
         self.reason_strings.remove(&conn).unwrap_or_default()
+    }
+
+    /// Takes every PUBLISH that was sent to anyone since it was last asked.
+    pub(crate) fn deliveries(&mut self) -> Vec<(ConnId, Delivery)> {
+        std::mem::take(&mut self.deliveries)
     }
 
     /// Takes the audit events since it was last asked, spelled out.
