@@ -1,3 +1,4 @@
+use crate::LimitsConfig;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +25,10 @@ pub struct MqttConfig {
     pub packet_size_max: u32,
     /// Longest keep alive accepted, in seconds; 0 means the client's own choice.
     pub keep_alive_max_secs: u16,
+    /// First levels of the Response Information; empty tells it to nobody.
+    pub response_prefix: String,
+    /// What is kept for clients, and how much of it.
+    pub limits: LimitsConfig,
 }
 
 impl Default for MqttConfig {
@@ -37,6 +42,8 @@ impl Default for MqttConfig {
             connect_timeout_secs: 10,
             packet_size_max: 1_048_576,
             keep_alive_max_secs: 0,
+            response_prefix: "response".into(),
+            limits: LimitsConfig::default(),
         }
     }
 }

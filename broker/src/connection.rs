@@ -19,10 +19,10 @@ const WRITE_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What the connection allows its peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) connect_timeout: Duration,
-    pub(crate) packet_size_max: u32,
+    pub(crate) codec: mqtt_proto::Limits,
 }
 
 /// How the peer came in.
@@ -52,12 +52,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (read, mut write) = tokio::io::split(stream);
-    let packet_limits = mqtt_proto::Limits {
-        packet_bytes_max: usize::try_from(limits.packet_size_max).unwrap_or(usize::MAX),
-        ..mqtt_proto::Limits::default()
-    };
     let mut reader =
-        Reader { read, decoder: Decoder::server(packet_limits), buffer: BytesMut::with_capacity(READ_BYTES) };
+        Reader { read, decoder: Decoder::server(limits.codec), buffer: BytesMut::with_capacity(READ_BYTES) };
     let connect = match tokio::time::timeout(limits.connect_timeout, reader.connect()).await {
         Ok(Ok(connect)) => connect,
         Ok(Err(NoConnect { answer, refusal })) => {

@@ -3,11 +3,9 @@
 use crate::connection::{Entrance, Limits, serve};
 use crate::{Admission, AuditLog, Bound, Hub, LocalOrigin, MqttConfig, Refusal};
 use anyhow::Context as _;
-use broker_core::Config;
 use midge_pki::TrustSource;
 use midge_policy::Policy;
 use midge_runtime::Clock;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -49,19 +47,13 @@ impl Server {
     /// # Errors
     /// When the system gives no randomness.
     pub fn new(config: &MqttConfig, parts: Parts) -> anyhow::Result<Self> {
-        let core = Config {
-            seed: *uuid::Uuid::new_v4().as_bytes(),
-            connections_max: usize::try_from(config.connections_max).unwrap_or(usize::MAX),
-            packet_size_max: config.packet_size_max,
-            keep_alive_max_secs: NonZeroU16::new(config.keep_alive_max_secs),
-            ..Config::default()
-        };
+        let core = config.core(*uuid::Uuid::new_v4().as_bytes());
         let policy = Arc::clone(&parts.policy.borrow());
         Ok(Self {
             hub: Hub::new(core, policy, parts.clock.clone(), parts.audit.clone()),
             limits: Limits {
                 connect_timeout: Duration::from_secs(config.connect_timeout_secs.into()),
-                packet_size_max: config.packet_size_max,
+                codec: config.codec(),
             },
             handshakes: Arc::new(Semaphore::new(permits(config.handshakes_max))),
             connections: Arc::new(Semaphore::new(permits(config.connections_max))),
@@ -201,7 +193,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let served = serve(&self.hub, &*self.parts.admission, stream, entrance, self.limits);
+        let served = serve(&self.hub, &*self.parts.admission, stream, entrance, self.limits.clone());
         if let Err(refused) = served.await {
             self.hub.refused(listener, remote, refused.client_id.as_deref(), &refused.refusal);
         }

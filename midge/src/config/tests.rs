@@ -1,7 +1,7 @@
 use super::edge::{EventBusSection, PolicyConfig};
 use super::load::Checked;
 use super::*;
-use midge_broker::MqttConfig;
+use midge_broker::{LimitsConfig, MqttConfig};
 use serde::de::{Deserializer, Visitor, value::Error as FieldsError};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -72,6 +72,14 @@ fn names_every_key<T: Checked>(file: &str, sections: &[(&str, BTreeSet<String>)]
         let known = sections.iter().find(|(known, _)| known == name);
         let (_, expected) = known.unwrap_or_else(|| panic!("{file}: section {name} is not compared here"));
         assert_eq!(present(section), *expected, "{file}: [{name}]");
+        // A section within a section.
+        for (inner, value) in section {
+            let Value::Table(inner_section) = value else { continue };
+            let inner = format!("{name}.{inner}");
+            let known = sections.iter().find(|(known, _)| *known == inner);
+            let (_, expected) = known.unwrap_or_else(|| panic!("{file}: [{inner}] is not compared here"));
+            assert_eq!(present(inner_section), *expected, "{file}: [{inner}]");
+        }
     }
     let config: T = toml::from_str(&text).unwrap();
     assert_eq!(config.problems(), [""; 0], "{file}: the optional keys have good examples");
@@ -127,6 +135,7 @@ fn the_full_edge_file_names_every_key_at_its_default() {
     let sections = [
         ("cloud", keys::<CloudLink>()),
         ("mqtt", keys::<MqttConfig>()),
+        ("mqtt.limits", keys::<LimitsConfig>()),
         ("issuer", keys::<IssuerSection>()),
         ("policy", keys::<PolicyConfig>()),
         ("event-bus", keys::<EventBusSection>()),

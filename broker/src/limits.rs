@@ -1,0 +1,172 @@
+//! Section `[mqtt.limits]`: the caps of codec and core as an operator sets them. What happens beyond
+//! each is said where it is enforced: `broker_core::Config` and `mqtt_proto::Limits`.
+
+use crate::MqttConfig;
+use broker_core::Config;
+use mqtt_proto::TopicName;
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+/// Section `[mqtt.limits]`: how much the broker keeps for its clients. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Sessions in total, those without a connection included.
+    pub sessions_max: u32,
+    /// Sessions of one identity.
+    pub sessions_per_identity_max: u32,
+    /// Longest session expiry in seconds; longer wishes are lowered.
+    pub session_expiry_max_secs: u32,
+    /// Subscriptions of one session.
+    pub subscriptions_per_session_max: u32,
+    /// Levels of a topic or filter.
+    pub topic_levels_max: u16,
+    /// Messages from one client without complete acknowledgement.
+    pub receive_max: NonZeroU16,
+    /// Messages to one client without complete acknowledgement.
+    pub inflight_max: NonZeroU16,
+    /// Bytes of QoS 2 messages of one client that wait for PUBREL.
+    pub held_bytes_max: u32,
+    /// Messages that wait for one session.
+    pub queue_messages_max: u32,
+    /// Bytes of messages that wait for one session.
+    pub queue_bytes_max: u32,
+    /// Retained messages in total.
+    pub retained_messages_max: u32,
+    /// Bytes of retained messages in total.
+    pub retained_bytes_max: u64,
+    /// Unsent bytes of one connection above which it gets no new messages.
+    pub unsent_bytes_soft: u32,
+    /// Unsent bytes of one connection above which it is cut.
+    pub unsent_bytes_hard: u32,
+    /// Bytes of a CONNECT.
+    pub connect_bytes_max: u32,
+    /// Bytes of the properties of one packet.
+    pub properties_bytes_max: u32,
+    /// User properties of one packet.
+    pub user_properties_max: u16,
+    /// Filters of one SUBSCRIBE or UNSUBSCRIBE.
+    pub filters_max: u16,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let (core, codec) = (Config::default(), mqtt_proto::Limits::default());
+        Self {
+            sessions_max: of(core.sessions_max),
+            sessions_per_identity_max: of(core.sessions_per_identity_max),
+            session_expiry_max_secs: u32::try_from(core.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+            subscriptions_per_session_max: of(core.subscriptions_per_session_max),
+            topic_levels_max: of(core.topic_levels_max),
+            receive_max: core.receive_max,
+            inflight_max: core.inflight_max,
+            held_bytes_max: of(core.held_bytes_max),
+            queue_messages_max: of(core.queue_messages_max),
+            queue_bytes_max: of(core.queue_bytes_max),
+            retained_messages_max: of(core.retained_messages_max),
+            retained_bytes_max: of(core.retained_bytes_max),
+            unsent_bytes_soft: of(core.unsent_bytes_soft),
+            unsent_bytes_hard: of(core.unsent_bytes_hard),
+            connect_bytes_max: of(codec.connect_bytes_max),
+            properties_bytes_max: of(codec.properties_bytes_max),
+            user_properties_max: of(codec.user_properties_max),
+            filters_max: of(codec.filters_max),
+        }
+    }
+}
+
+impl MqttConfig {
+    /// Returns the limits and choices of the core. `seed` makes assigned client ids hard to guess.
+    pub(crate) fn core(&self, seed: [u8; 16]) -> Config {
+        let limits = &self.limits;
+        Config {
+            seed,
+            connections_max: to(self.connections_max),
+            sessions_max: to(limits.sessions_max),
+            sessions_per_identity_max: to(limits.sessions_per_identity_max),
+            session_expiry_max: Duration::from_secs(limits.session_expiry_max_secs.into()),
+            subscriptions_per_session_max: to(limits.subscriptions_per_session_max),
+            topic_levels_max: to(limits.topic_levels_max),
+            receive_max: limits.receive_max,
+            inflight_max: limits.inflight_max,
+            held_bytes_max: to(limits.held_bytes_max),
+            packet_size_max: self.packet_size_max,
+            queue_messages_max: to(limits.queue_messages_max),
+            queue_bytes_max: to(limits.queue_bytes_max),
+            retained_messages_max: to(limits.retained_messages_max),
+            retained_bytes_max: to(limits.retained_bytes_max),
+            unsent_bytes_soft: to(limits.unsent_bytes_soft),
+            unsent_bytes_hard: to(limits.unsent_bytes_hard),
+            keep_alive_max_secs: NonZeroU16::new(self.keep_alive_max_secs),
+            response_prefix: TopicName::new(&self.response_prefix).ok(),
+            ..Config::default()
+        }
+    }
+
+    /// Returns what a peer may make the decoder allocate.
+    pub(crate) fn codec(&self) -> mqtt_proto::Limits {
+        let limits = &self.limits;
+        mqtt_proto::Limits {
+            packet_bytes_max: to(self.packet_size_max),
+            connect_bytes_max: to(limits.connect_bytes_max),
+            properties_bytes_max: to(limits.properties_bytes_max),
+            user_properties_max: to(limits.user_properties_max),
+            filters_max: to(limits.filters_max),
+            // The core refuses one filter by its reason code where the codec would end the connection.
+            topic_levels_max: to(limits.topic_levels_max).saturating_mul(2),
+        }
+    }
+
+    /// Returns what is wrong with the values, each with its key and the remedy.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.response_prefix.is_empty() && TopicName::new(&self.response_prefix).is_err() {
+            problems.push(format!(
+                "mqtt.response-prefix = \"{}\": write a topic without wildcards, such as \"response\", or \"\"",
+                self.response_prefix
+            ));
+        }
+        let limits = &self.limits;
+        if limits.unsent_bytes_hard < limits.unsent_bytes_soft {
+            problems.push(format!(
+                "mqtt.limits.unsent-bytes-hard = {} must not be below mqtt.limits.unsent-bytes-soft = {}",
+                limits.unsent_bytes_hard, limits.unsent_bytes_soft
+            ));
+        }
+        problems
+    }
+}
+
+fn to(value: impl TryInto<usize>) -> usize {
+    value.try_into().unwrap_or(usize::MAX)
+}
+
+/// The defaults of the core all fit; a larger one would be its own largest value.
+fn of<T: TryFrom<usize> + From<u8> + std::ops::Not<Output = T>>(value: usize) -> T {
+    T::try_from(value).unwrap_or_else(|_| !T::from(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_core_and_codec() {
+        let config = MqttConfig::default();
+        let core = Config { connections_max: 20_000, ..Config::default() };
+        assert_eq!(config.core([0; 16]), core);
+        assert_eq!(config.codec().connect_bytes_max, mqtt_proto::Limits::default().connect_bytes_max);
+        assert_eq!(config.problems(), [""; 0]);
+    }
+
+    #[test]
+    fn values_that_cannot_hold_are_told_with_key_and_remedy() {
+        let mut config = MqttConfig { response_prefix: "a/#".into(), ..MqttConfig::default() };
+        config.limits.unsent_bytes_hard = 1;
+        let problems = config.problems();
+        assert_eq!(problems.len(), 2);
+        assert!(problems.iter().any(|text| text.contains("response-prefix") && text.contains("wildcards")));
+        assert!(problems.iter().any(|text| text.contains("unsent-bytes-hard = 1")));
+    }
+}
