@@ -247,3 +247,6 @@ fn publish(delivery: &Delivery) -> PublishRef<'_> {
         payload: &publication.payload,
     }
 }
+
+#[cfg(test)]
+mod tests;

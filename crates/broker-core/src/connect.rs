@@ -123,7 +123,10 @@ impl Broker {
         if connack_bytes(&ack) > packet_size_max(connect) {
             ack.info = Info::default();
         }
-        self.out.effects.push_back(Effect::Send { conn, packet: Packet::ConnAck(Box::new(ack)) });
+        // [MQTT-3.1.2-24]: five bytes may be too many already.
+        if connack_bytes(&ack) <= packet_size_max(connect) {
+            self.out.effects.push_back(Effect::Send { conn, packet: Packet::ConnAck(Box::new(ack)) });
+        }
         self.out.effects.push_back(Effect::Close { conn, reason: CloseReason::Refused(reason) });
         let (identity, client_id) = (Arc::new(peer.id().clone()), Arc::clone(&connect.client_id));
         let subject = Subject { identity, client_id, conn: Some(conn) };

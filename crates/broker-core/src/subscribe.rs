@@ -5,7 +5,10 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
-use mqtt_proto::{Info, Packet, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe};
+use mqtt_proto::{
+    Info, Packet, PacketId, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe,
+    Version, encoded_len,
+};
 use std::sync::Arc;
 
 impl Broker {
@@ -14,6 +17,9 @@ impl Broker {
         // [MQTT-3.8.3-4].
         if subscriptions.iter().any(|s| s.no_local && s.filter.group.is_some()) {
             return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
+        }
+        if !self.can_take_answer(key, subscriptions.len()) {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::PacketTooLarge), now);
         }
         let is_v311 = self.is_v311(key);
         let mut reasons = Vec::with_capacity(subscriptions.len());
@@ -72,11 +78,23 @@ impl Broker {
     }
 
     pub(crate) fn take_unsubscribe(&mut self, key: Key, unsubscribe: Unsubscribe, now: Now) {
+        if !self.can_take_answer(key, unsubscribe.filters.len()) {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::PacketTooLarge), now);
+        }
         let reason = |removed| if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
         let filters = unsubscribe.filters.iter();
         let reasons = filters.map(|filter| reason(self.unsubscribe(key, filter, now))).collect();
         let ack = SubAck { packet_id: unsubscribe.packet_id, info: Info::default(), reasons };
         self.send(key, Packet::UnsubAck(Box::new(ack)));
+    }
+
+    /// Tells whether a client takes the answer to so many filters. It cannot be left out, nor made shorter
+    /// ([MQTT-3.1.2-24], [MQTT-3.8.4-6]).
+    fn can_take_answer(&mut self, key: Key, filters: usize) -> bool {
+        let reasons = vec![ReasonCode::Success; filters];
+        let ack = SubAck { packet_id: PacketId::MIN, info: Info::default(), reasons };
+        let bytes = encoded_len(&Packet::SubAck(Box::new(ack)), Version::V5);
+        self.connection_mut(key).is_some_and(|connection| bytes <= connection.packet_size_max)
     }
 
     fn unsubscribe(&mut self, key: Key, filter: &SharedFilter, now: Now) -> bool {

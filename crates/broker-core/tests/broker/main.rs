@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod acknowledge;
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod connect;
 #[cfg(test)]
 mod disconnect;
@@ -15,6 +17,10 @@ mod identity;
 mod information;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod passage;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]

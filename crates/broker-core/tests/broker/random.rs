@@ -228,7 +228,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    // [MQTT-4.3.3]: once and in order, whatever links break when.
+    // MQTT 5.0 §4.3.3: once and in order, whatever links break when.
     #[test]
     fn qos2_is_exactly_once_over_links_that_break(steps in proptest::collection::vec(step(), 0..150)) {
         let mut links = Links::new(Q2);
@@ -237,7 +237,7 @@ proptest! {
         prop_assert_eq!(&links.clients[1].received, &(0..MESSAGES).collect::<Vec<_>>());
     }
 
-    // [MQTT-4.3.2], [MQTT-4.6.0-1]: at least once, and first arrivals in order.
+    // MQTT 5.0 §4.3.2, [MQTT-4.6.0-1]: at least once, and first arrivals in order.
     #[test]
     fn qos1_is_at_least_once_over_links_that_break(steps in proptest::collection::vec(step(), 0..150)) {
         let mut links = Links::new(Q1);

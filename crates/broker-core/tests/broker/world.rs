@@ -1,5 +1,6 @@
 //! A broker, its clients and their time.
 
+use crate::order::Order;
 use broker_core::{
     AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Delivery, Effect, Now, Revocation,
     SessionSnapshot,
@@ -30,6 +31,7 @@ pub(crate) struct World {
     reason_strings: BTreeMap<ConnId, Vec<String>>,
     audits: Vec<AuditEvent>,
     deliveries: Vec<(ConnId, Delivery)>,
+    order: Order,
     /// Whether clients read what they are sent.
     pub(crate) flushing: bool,
 }
@@ -63,6 +65,7 @@ impl World {
             reason_strings: BTreeMap::new(),
             audits: Vec::new(),
             deliveries: Vec::new(),
+            order: Order::default(),
             flushing: true,
         }
     }
@@ -169,6 +172,7 @@ impl World {
         while let Some(effect) = self.broker.poll_effect() {
             let bytes = effect.bytes();
             self.check_wire(&effect);
+            self.order.check(&effect);
             let conn = match effect {
                 Effect::Audit(event) => {
                     self.audits.push(*event);
@@ -207,9 +211,8 @@ impl World {
         let counted =
             if matches!(packet, Packet::Publish(_)) { bytes.len() } else { encoded_len(&packet, V5) };
         assert_eq!(effect.bytes(), counted, "{packet:?}");
-        // A refusal in its shortest form is sent all the same.
-        let is_refusal = matches!(&packet, Packet::ConnAck(ack) if ack.reason != ReasonCode::Success);
-        assert!(bytes.len() <= packet_size_max || is_refusal, "{packet:?}");
+        // [MQTT-3.1.2-24]
+        assert!(bytes.len() <= packet_size_max, "{packet:?}");
     }
 
     fn note(&mut self, conn: ConnId, packet: &Packet) {

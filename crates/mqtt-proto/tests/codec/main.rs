@@ -16,3 +16,5 @@ mod notation;
 mod properties;
 #[cfg(test)]
 mod refused;
+#[cfg(test)]
+mod text;

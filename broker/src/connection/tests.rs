@@ -1,0 +1,183 @@
+//! Bytes in, bytes out and the end of the stream: what MQTT says about the network connection itself.
+
+use super::{Entrance, Limits, Refused, serve};
+use crate::{Admission, AuditLog, AuditWriter, Hub, LocalClaims, LocalOrigin, Refusal};
+use async_trait::async_trait;
+use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
+use midge_policy::{Policy, Rule};
+use midge_runtime::Clock;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+
+/// Lets everybody in but `nobody`.
+struct Door;
+
+#[async_trait]
+impl Admission for Door {
+    fn admits(&self, id: &SpiffeId, _: Option<&Proof>) -> Result<(), Refusal> {
+        if id.path() == "/nobody" { Err(Refusal("no entry".into())) } else { Ok(()) }
+    }
+
+    async fn attest(&self, _: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {
+        Err(Refusal("nobody is local here".into()))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+}
+
+struct Stage {
+    hub: Hub,
+    _audit: AuditWriter,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let all = || vec!["#".to_owned()];
+        let id = "spiffe://plant/**".to_owned();
+        let rule = Rule { name: "open".into(), id, publish: all(), subscribe: all(), ..Rule::default() };
+        let policy = Arc::new(Policy::compile(vec![rule], 1).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let (log, writer) = AuditLog::open(&folder.path().join("audit.log")).unwrap();
+        let clock = Clock::manual(UnixMillis::from_secs(1_800_000_000));
+        let hub = Hub::new(broker_core::Config::default(), policy, clock, log);
+        Self { hub, _audit: writer, _folder: folder }
+    }
+
+    /// What a peer that sends these pieces is sent until the broker closes, or until `expected` bytes came.
+    async fn talk(&self, name: &str, pieces: &[&[u8]], expected: usize) -> Ended {
+        let id = SpiffeId::new(format!("spiffe://plant/{name}")).unwrap();
+        let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into()));
+        let limits = Limits { connect_timeout: Duration::from_secs(30), packet_size_max: 1024 };
+        let (mut near, far) = tokio::io::duplex(64 * 1024);
+        let served = serve(&self.hub, &Door, far, entrance, limits);
+        let talking = async move {
+            for piece in pieces {
+                // The broker may close before it has read all.
+                near.write_all(piece).await.unwrap_or_default();
+                tokio::task::yield_now().await;
+            }
+            let mut answer = Vec::new();
+            while answer.len() < expected && near.read_buf(&mut answer).await.unwrap() > 0 {}
+            answer
+        };
+        let (served, answer) = tokio::join!(served, talking);
+        Ended { answer, served }
+    }
+
+    async fn answer(&self, sent: &[u8]) -> Vec<u8> {
+        self.talk("press", &[sent], usize::MAX).await.answer
+    }
+}
+
+struct Ended {
+    answer: Vec<u8>,
+    served: Result<(), Refused>,
+}
+
+const CONNECT_5: &[u8] = b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01c";
+const CONNECT_311: &[u8] = b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c";
+const CONNACK_311: &[u8] = b"\x20\x02\0\0";
+
+fn sent(connect: &[u8], rest: &[u8]) -> Vec<u8> {
+    [connect, rest].concat()
+}
+
+// [MQTT-3.1.0-1]: closed without an answer, which could have no form.
+#[tokio::test]
+async fn a_peer_that_begins_with_another_packet_is_closed_unanswered() {
+    for first in [&b"\xC0\0"[..], b"\xE0\0", b"\xF0\0", b"\x30\x03\0\x01a", b"GET / HTTP/1.1\r\n\r\n"] {
+        assert_eq!(Stage::new().answer(first).await, b"");
+    }
+}
+
+// [MQTT-3.1.2-1], [MQTT-3.1.2-2]: in the form of 3.1.1, which older and newer clients read alike.
+#[tokio::test]
+async fn an_unknown_protocol_is_told_so_and_closed() {
+    for connect in [
+        &b"\x10\x0C\0\x04MQTT\x03\x02\0\0\0\0"[..],
+        b"\x10\x0D\0\x04MQTT\x06\x02\0\0\0\0\0",
+        b"\x10\x0E\0\x06MQIsdp\x03\x02\0\0\0\0",
+        b"\x10\x0C\0\x04MQTX\x04\x02\0\0\0\0",
+    ] {
+        let stage = Stage::new();
+        let ended = stage.talk("press", &[connect, CONNECT_5], usize::MAX).await;
+        assert_eq!(ended.answer, b"\x20\x02\0\x01");
+        assert!(ended.served.is_err());
+        assert_eq!(stage.hub.metrics().connects, 0);
+    }
+}
+
+// [MQTT-3.1.2-3], [MQTT-3.1.4-1]; 3.1.1 [MQTT-3.1.4-1], [MQTT-3.2.2-6]: without CONNACK.
+#[tokio::test]
+async fn a_malformed_connect_is_answered_in_5_and_closed_in_both() {
+    let stage = Stage::new();
+    assert_eq!(stage.answer(b"\x10\x0E\0\x04MQTT\x05\x03\0\0\0\0\x01c").await, b"\x20\x03\0\x81\0");
+    assert_eq!(stage.answer(b"\x10\x0D\0\x04MQTT\x04\x03\0\0\0\x01c").await, b"");
+    assert_eq!(stage.hub.metrics().connects, 0);
+}
+
+// [MQTT-3.1.4-2], [MQTT-3.2.2-7]; 3.1.1 [MQTT-3.2.2-5]
+#[tokio::test]
+async fn a_refused_client_is_answered_and_closed() {
+    for (connect, answer) in [(CONNECT_5, &b"\x20\x03\0\x87\0"[..]), (CONNECT_311, b"\x20\x02\0\x05")] {
+        let stage = Stage::new();
+        let ended = stage.talk("nobody", &[connect, b"\xC0\0"], usize::MAX).await;
+        assert_eq!(ended.answer, answer);
+        // The twin.
+        let admitted = stage.talk("press", &[connect, b"\xC0\0\xE0\0"], usize::MAX).await;
+        assert!(admitted.answer.ends_with(b"\xD0\0"));
+    }
+}
+
+// [MQTT-4.13.1-1], [MQTT-3.14.4-2], [MQTT-3.1.0-2], [MQTT-3.3.1-4], [MQTT-3.14.1-1]; 3.1.1 [MQTT-4.8.0-1],
+// [MQTT-2.2.2-2], [MQTT-1.5.3-1]
+#[tokio::test]
+async fn a_violation_is_told_in_5_and_closes_in_both() {
+    let ill = b"\x30\x03\0\x01\xFF";
+    for (bytes, code) in [
+        (&b"\x36\x05\0\x01a\0\x01"[..], 0x81),
+        (b"\xE1\0", 0x81),
+        (b"\x80\x06\0\x01\0\x01a\0", 0x81),
+        (ill, 0x81),
+        (b"\xD0\0", 0x82),
+        (CONNECT_5, 0x82),
+        (b"\x30\xFF\xFF\xFF\x7F", 0x95),
+    ] {
+        let stage = Stage::new();
+        let after = sent(bytes, b"\xC0\0");
+        let five = stage.answer(&sent(CONNECT_5, &after)).await;
+        assert!(five.ends_with(&[0xE0, 2, code, 0]), "{bytes:?}: {five:?}");
+        let three = stage.answer(&sent(CONNECT_311, &after)).await;
+        assert_eq!(three, CONNACK_311, "{bytes:?}");
+        assert_eq!(stage.hub.metrics().connections, 0);
+    }
+}
+
+// [MQTT-3.14.4-2] of 3.1.1 as the server sees it: DISCONNECT ends the stream from both sides.
+#[tokio::test]
+async fn disconnect_closes_and_nothing_follows() {
+    let stage = Stage::new();
+    assert_eq!(stage.answer(&sent(CONNECT_311, b"\xE0\0\xC0\0")).await, CONNACK_311);
+    assert_eq!(stage.hub.metrics().connections, 0);
+}
+
+// [MQTT-4.2.0-1]: packets need not come as they were written, nor wait for the CONNACK.
+#[tokio::test]
+async fn a_stream_may_be_cut_anywhere_and_sent_ahead() {
+    let rest = b"\x82\x06\0\x01\0\x01a\x01\x32\x06\0\x01a\0\x07x\xC0\0\xE0\0";
+    let whole = sent(CONNECT_311, rest);
+    let answer = b"\x20\x02\0\0\x90\x03\0\x01\x01\x32\x06\0\x01a\0\x01x\x40\x02\0\x07\xD0\0";
+    let stage = Stage::new();
+    assert_eq!(stage.answer(&whole).await, answer);
+    let bytes: Vec<&[u8]> = whole.chunks(1).collect();
+    assert_eq!(stage.talk("press", &bytes, usize::MAX).await.answer, answer);
+    for at in 1..whole.len() {
+        let (first, second) = whole.split_at(at);
+        assert_eq!(stage.talk("press", &[first, second], usize::MAX).await.answer, answer, "cut at {at}");
+    }
+}
