@@ -52,7 +52,8 @@ impl Stage {
     async fn talk(&self, name: &str, pieces: &[&[u8]], expected: usize) -> Ended {
         let id = SpiffeId::new(format!("spiffe://plant/{name}")).unwrap();
         let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into()));
-        let limits = Limits { connect_timeout: Duration::from_secs(30), packet_size_max: 1024 };
+        let codec = mqtt_proto::Limits { packet_bytes_max: 1024, ..mqtt_proto::Limits::default() };
+        let limits = Limits { connect_timeout: Duration::from_secs(30), codec };
         let (mut near, far) = tokio::io::duplex(64 * 1024);
         let served = serve(&self.hub, &Door, far, entrance, limits);
         let talking = async move {

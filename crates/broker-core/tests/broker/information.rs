@@ -129,7 +129,7 @@ fn user_properties_stay_in_order_live_retained_queued_and_in_wills() {
     assert!(world.take(reader).len() >= 2);
 }
 
-// [MQTT-3.1.3.6]: a password is binary data, and says nothing about who somebody is here.
+// MQTT 5.0 §3.1.3.6: a password is binary data, and says nothing about who somebody is here.
 #[test]
 fn passwords_are_any_bytes_and_a_user_name_may_be_missing() {
     let mut world = World::new();
