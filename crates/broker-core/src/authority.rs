@@ -63,6 +63,11 @@ impl Authority {
 }
 
 /// Returns what policy asks about a publication.
-pub(crate) fn facts(publication: &Publication) -> PublishFacts {
-    PublishFacts { qos: publication.qos, retain: publication.retain, payload_len: publication.payload.len() }
+pub(crate) fn facts(publication: &Publication) -> PublishFacts<'_> {
+    PublishFacts {
+        qos: publication.qos,
+        retain: publication.retain,
+        payload_len: publication.payload.len(),
+        response_topic: publication.properties.as_ref().and_then(|p| p.response_topic.as_ref()),
+    }
 }

@@ -5,7 +5,7 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use crate::timers::Due;
-use midge_policy::Policy;
+use midge_policy::{Policy, SubscribeMode};
 use std::sync::Arc;
 
 impl Broker {
@@ -62,7 +62,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let mut lost = Vec::new();
         for (spelled, subscribed) in &mut session.subscriptions {
-            match session.rights.subscribe(&subscribed.filter, subscribed.requested) {
+            match session.rights.subscribe(&subscribed.filter, subscribed.requested, SubscribeMode::Reject) {
                 Err(denial) => lost.push((Arc::clone(spelled), denial)),
                 Ok(permit) => {
                     if subscribed.review(&permit) {

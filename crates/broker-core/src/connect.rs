@@ -11,7 +11,7 @@ use crate::session::{Link, Session};
 use crate::slab::Key;
 use crate::timers::Due;
 use midge_identity::{SpiffeId, VerifiedPeer};
-use midge_policy::Denial;
+use midge_policy::{Denial, SubscribeMode};
 use mqtt_proto::{ConnAck, Connect, Info, Packet, QoS, ReasonCode, SharedFilter, Version, encoded_len};
 use std::sync::Arc;
 use std::time::Duration;
@@ -251,7 +251,11 @@ impl Broker {
         let prefix = self.config.response_prefix.as_ref().filter(|_| connect.request_response_info)?;
         let topic = format!("{prefix}{}", identity.path());
         let filter = SharedFilter::new(&format!("{topic}/#")).ok()?;
-        let permit = self.authority.rights(identity).subscribe(&filter, QoS::AtMostOnce).ok()?;
+        let permit = self
+            .authority
+            .rights(identity)
+            .subscribe(&filter, QoS::AtMostOnce, SubscribeMode::Reject)
+            .ok()?;
         (!permit.is_filtered()).then(|| topic.into())
     }
 

@@ -5,6 +5,7 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
+use midge_policy::SubscribeMode;
 use mqtt_proto::{
     Info, Packet, PacketId, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe,
     Version, encoded_len,
@@ -55,13 +56,14 @@ impl Broker {
         now: Now,
     ) -> Result<(QoS, bool), ReasonCode> {
         let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
-        let permit = match session.rights.subscribe(&subscription.filter, subscription.qos) {
-            Ok(permit) => permit,
-            Err(denial) => {
-                self.audit(key, AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial }, now);
-                return Err(ReasonCode::NotAuthorized);
-            }
-        };
+        let permit =
+            match session.rights.subscribe(&subscription.filter, subscription.qos, SubscribeMode::Reject) {
+                Ok(permit) => permit,
+                Err(denial) => {
+                    self.audit(key, AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial }, now);
+                    return Err(ReasonCode::NotAuthorized);
+                }
+            };
         if subscription.filter.filter.levels().count() > self.config.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }

@@ -1,4 +1,4 @@
-//! Whether one identity's patterns cover a filter, and whether one of them overlaps it.
+//! Whether patterns cover a filter, whether one of them overlaps it, and what they have in common.
 //!
 //! Covering is exact though it looks at few topics. Patterns are finite and the alphabet of levels
 //! is not, so there is always a *fresh* level that no pattern spells. A pattern that matches a
@@ -7,13 +7,14 @@
 //! trie's depth therefore decides for all topics: nothing is approximated, and the work is bounded
 //! by the size of the trie and the length of the filter, whatever a client sends.
 
-use crate::trie::{Effect, Mark, Node, Trie};
+use crate::Effect;
+use crate::trie::{Mark, Node, Trie};
 use mqtt_proto::{TopicFilter, TopicName};
 use std::borrow::Cow;
 
 impl Trie {
-    /// Returns the mark of a pattern that covers a part of the filter when accepted patterns cover
-    /// it all together.
+    /// Returns the first of the accepted patterns that cover the filter alone, or the first that
+    /// covers a part of it when accepted patterns cover it all together.
     ///
     /// # Errors
     /// A topic that the filter matches and no accepted pattern does; none when it would be too long
@@ -24,6 +25,11 @@ impl Trie {
         accept: impl Fn(Mark) -> bool,
     ) -> Result<Mark, Option<TopicName>> {
         Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run(filter)
+    }
+
+    /// Returns the first of the accepted patterns that cover the filter alone. Both are canonical.
+    pub(crate) fn cover_alone(&self, filter: &TopicFilter, accept: impl Fn(Mark) -> bool) -> Option<Mark> {
+        Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run_alone(filter)
     }
 
     /// Returns a pattern with the effect and a topic that both it and the filter match, if any; no
@@ -59,35 +65,54 @@ impl Path<'_> {
 struct Cover<'t, 'f, A> {
     front: Vec<&'t Node>,
     path: Path<'f>,
+    /// First pattern found that covers: the whole filter before its `#`, a part of it after.
     first: Option<Mark>,
     accept: A,
 }
 
 impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
     fn run(mut self, filter: &'f TopicFilter) -> Result<Mark, Option<TopicName>> {
+        let open = self.run_to_end(filter);
+        match self.first {
+            Some(mark) => Ok(mark),
+            None if open => self.run_rest(),
+            None => Err(self.path.topic()),
+        }
+    }
+
+    fn run_alone(mut self, filter: &'f TopicFilter) -> Option<Mark> {
+        self.run_to_end(filter);
+        self.first
+    }
+
+    /// Follows the filter to its end and keeps the first pattern that covers it alone; tells whether a
+    /// `#` is left to be followed.
+    fn run_to_end(&mut self, filter: &'f TopicFilter) -> bool {
         let mut system = filter.as_str().starts_with('$');
         for level in filter.levels() {
-            if let Some(mark) = self.covering_rest(system) {
-                return Ok(mark);
+            if !system {
+                self.first = earliest(self.first, self.open_here());
             }
             match level {
-                "#" => return self.run_rest(),
+                _ if self.first.is_some() && self.front.is_empty() => return false,
+                "#" => return true,
                 "+" => self.step_fresh(),
                 text => self.step_literal(text, system),
             }
             system = false;
         }
-        self.covering_here().ok_or_else(|| self.path.topic())
+        self.first = earliest(self.first, self.ending_here());
+        false
     }
 
     /// Follows a trailing `#` through topics of every length.
     fn run_rest(mut self) -> Result<Mark, Option<TopicName>> {
         loop {
-            if let Some(mark) = self.covering_rest(false) {
-                return Ok(mark);
+            if let Some(mark) = self.open_here() {
+                return Ok(self.first.unwrap_or(mark));
             }
             if self.path.is_topic() {
-                match self.covering_here() {
+                match self.ending_here() {
                     Some(mark) => self.first = self.first.or(Some(mark)),
                     None => return Err(self.path.topic()),
                 }
@@ -97,19 +122,18 @@ impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
         }
     }
 
-    fn covering_rest(&self, system: bool) -> Option<Mark> {
-        if system {
-            return None;
-        }
-        let found =
-            self.front.iter().flat_map(|node| &node.hash).copied().find(|mark| (self.accept)(*mark))?;
-        Some(self.first.unwrap_or(found))
+    /// Returns the first pattern that matches all that is beneath.
+    fn open_here(&self) -> Option<Mark> {
+        self.first_of(self.front.iter().flat_map(|node| &node.hash))
     }
 
-    fn covering_here(&self) -> Option<Mark> {
-        let ends = self.front.iter().flat_map(|node| node.exact.iter().chain(&node.hash));
-        let found = ends.copied().find(|mark| (self.accept)(*mark))?;
-        Some(self.first.unwrap_or(found))
+    /// Returns the first pattern that matches the path.
+    fn ending_here(&self) -> Option<Mark> {
+        self.first_of(self.front.iter().flat_map(|node| node.exact.iter().chain(&node.hash)))
+    }
+
+    fn first_of<'m>(&self, marks: impl Iterator<Item = &'m Mark>) -> Option<Mark> {
+        marks.copied().filter(|mark| (self.accept)(*mark)).min_by_key(|mark| mark.rule)
     }
 
     fn step_fresh(&mut self) {
@@ -126,6 +150,10 @@ impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
         }
         self.front = front;
     }
+}
+
+fn earliest(one: Option<Mark>, two: Option<Mark>) -> Option<Mark> {
+    one.into_iter().chain(two).min_by_key(|mark| mark.rule)
 }
 
 /// Returns a level that none of the nodes spells.
@@ -177,7 +205,7 @@ impl<'p> Overlap<'p> {
     fn find_beneath(&mut self, node: &'p Node, rest: &[&'p str]) -> Option<Mark> {
         let leading = self.path.0.is_empty();
         let literal = node.literal.iter().filter(|(text, _)| !(leading && text.starts_with('$')));
-        let literal = literal.map(|(text, next)| (Cow::Borrowed(&**text), next));
+        let literal = literal.map(|(text, next)| (Cow::Borrowed(text), next));
         let plus = node.plus.as_deref().map(|next| (fresh(&[node]), next));
         literal.chain(plus).find_map(|(level, next)| self.enter(level, next, rest))
     }

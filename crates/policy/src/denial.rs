@@ -1,6 +1,7 @@
 use crate::RuleName;
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use std::fmt;
+use std::sync::Arc;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +62,21 @@ pub enum DenyReason {
     },
     /// The rule does not allow the topic to a will.
     Will,
+    /// The publisher has no right of its own to the Response Topic that it names.
+    ResponseTopic {
+        /// The Response Topic.
+        topic: TopicName,
+    },
+    /// The rule does not let join the share group.
+    ShareGroup {
+        /// Name of the group.
+        group: Arc<str>,
+    },
+    /// Narrowed to what is allowed, the filter would fall into too many parts.
+    TooManyParts {
+        /// Most parts that are granted.
+        max: usize,
+    },
 }
 
 /// A decision against a client. [`fmt::Display`] tells an operator why; a client is told no more
@@ -126,6 +142,16 @@ impl fmt::Display for Denial {
                     f,
                     "{rule} allows {action} {subject}, but {len} bytes of payload are above payload-max {max}"
                 )
+            }
+            DenyReason::ResponseTopic { topic } => {
+                let topic = Quoted(topic.as_str());
+                write!(f, "{rule} allows {action} {subject}, but not to name the response topic {topic}")
+            }
+            DenyReason::ShareGroup { group } => {
+                write!(f, "{rule} allows {action} {subject}, but not in the share group {}", Quoted(group))
+            }
+            DenyReason::TooManyParts { max } => {
+                write!(f, "what is allowed of {action} {subject} has more than {max} parts")
             }
             DenyReason::Will => write!(f, "{rule} allows to publish to {subject}, but not by a will"),
         }

@@ -1,4 +1,5 @@
 use crate::RuleSource;
+use crate::condition::ConditionFault;
 use mqtt_proto::InvalidTopic;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -64,6 +65,19 @@ pub enum Problem {
     /// No such quality of service.
     #[error("qos-max = {0}: must be 0, 1 or 2")]
     QosMax(u8),
+    /// A condition is not one.
+    #[error("{key} = {value}: {fault}")]
+    Condition {
+        /// Key of the condition.
+        key: &'static str,
+        /// The value, quoted when it is a text.
+        value: String,
+        /// What is wrong with it.
+        fault: ConditionFault,
+    },
+    /// A client names its own id, so that a deny which hangs on it could be evaded.
+    #[error("a client chooses its client id and could evade {0}; put it into a rule without client-id")]
+    EvadableDeny(&'static str),
     /// A condition limits nothing.
     #[error("{condition} limits {limited} alone, and the rule has none; add {limited} or remove {condition}")]
     IdleCondition {
@@ -86,6 +100,8 @@ impl Problem {
             Self::Id { key, pattern, .. } | Self::Topic { key, pattern, .. } => Some((*key, Some(pattern))),
             Self::Name(_) => Some(("name", None)),
             Self::QosMax(_) => Some(("qos-max", None)),
+            Self::Condition { key, value, .. } => Some((*key, value.strip_prefix('"')?.strip_suffix('"'))),
+            Self::EvadableDeny(key) => Some((*key, None)),
             Self::IdleCondition { condition, .. } => Some((*condition, None)),
             Self::Syntax(_) | Self::NameTwice(_) | Self::Empty => None,
         }

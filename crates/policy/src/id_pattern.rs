@@ -2,12 +2,13 @@
 
 use crate::error::IdFault;
 use midge_identity::{SpiffeId, TrustDomain};
+use std::fmt;
 
 /// Name of the capture that every identity binds: its trust domain.
 const TRUST_DOMAIN: &str = "td";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Segment {
+pub(crate) enum Segment {
     Literal(Box<str>),
     Any,
     /// Index into the names of captures.
@@ -16,11 +17,18 @@ enum Segment {
 
 /// `spiffe://<trust domain>/<segment>/…`, where a segment is literal, `*`, `{name}` or a last `**`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct IdPattern {
+pub struct IdPattern {
+    text: Box<str>,
     /// `None` stands for any.
     trust_domain: Option<Box<str>>,
     path: Vec<Segment>,
     open: bool,
+}
+
+impl fmt::Display for IdPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 /// Names of the captures of an `id` pattern, `td` first, in the order of their values.
@@ -40,6 +48,47 @@ impl Captures {
 }
 
 impl IdPattern {
+    /// Parses a pattern as the `id` of a rule has it.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn new(text: &str) -> Result<Self, IdFault> {
+        Self::parse(text).map(|(pattern, _)| pattern)
+    }
+
+    /// Tells whether the identity is one of the pattern.
+    pub fn is_match(&self, id: &SpiffeId) -> bool {
+        self.bind(id).is_some()
+    }
+
+    /// Tells whether some identity could be one of both. A capture stands for any segment here.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let domains = self.trust_domain.is_none()
+            || other.trust_domain.is_none()
+            || self.trust_domain == other.trust_domain;
+        let mut pairs = self.path.iter().zip(&other.path);
+        let segments = pairs.all(|pair| match pair {
+            (Segment::Literal(one), Segment::Literal(two)) => one == two,
+            _ => true,
+        });
+        let (one, two) = (self.path.len(), other.path.len());
+        domains && segments && (one == two || (one < two && self.open) || (two < one && other.open))
+    }
+
+    /// Returns the only trust domain it matches, when there is one.
+    pub(crate) fn trust_domain(&self) -> Option<&str> {
+        self.trust_domain.as_deref()
+    }
+
+    pub(crate) fn path(&self) -> &[Segment] {
+        &self.path
+    }
+
+    /// Tells whether any rest of a path matches.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Parses the `id` of a rule.
     pub(crate) fn parse(text: &str) -> Result<(Self, Captures), IdFault> {
         let mut captures = Captures(vec![TRUST_DOMAIN.into()]);
@@ -73,7 +122,7 @@ impl IdPattern {
                 _ => return Err(IdFault::TrustDomain(name.to_owned())),
             },
         };
-        let mut pattern = Self { trust_domain, path: Vec::new(), open: false };
+        let mut pattern = Self { text: text.into(), trust_domain, path: Vec::new(), open: false };
         while let Some(segment) = segments.next() {
             if segment == "**" {
                 if segments.peek().is_some() {
@@ -88,7 +137,7 @@ impl IdPattern {
     }
 
     /// Returns the only identity it matches, when there is one.
-    pub(crate) fn literal(&self) -> Option<String> {
+    pub fn literal(&self) -> Option<SpiffeId> {
         if self.open {
             return None;
         }
@@ -98,7 +147,7 @@ impl IdPattern {
             id.push('/');
             id.push_str(text);
         }
-        Some(id)
+        SpiffeId::new(id).ok()
     }
 
     /// Returns the values of its captures, trust domain first, when the identity matches.

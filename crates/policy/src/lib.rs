@@ -5,24 +5,48 @@
 //! [`Denial`]. Default is deny and deny wins. Leaves files, reloading and sessions to the shell and
 //! to `broker-core`, which holds permits and compares their epoch.
 
+mod check;
+mod condition;
 mod contain;
 mod denial;
+mod effect;
 mod error;
+mod filter_set;
 mod id_pattern;
+mod index;
+mod meet;
 mod permit;
 mod policy;
+mod principal;
 mod rights;
 mod rule;
 mod rule_file;
+mod shards;
+mod subscribe;
 mod template;
+mod text_pattern;
+mod touched;
 mod trie;
 
+pub use check::CheckedRule;
+pub use condition::{Bucket, ConditionFault, Durability, QueueOverflow, Rate, RateLimit, RateScope};
 pub use denial::{Action, Denial, DenyReason, Subject};
+pub use effect::Effect;
 pub use error::{IdFault, PolicyError, Problem, TopicFault};
-pub use permit::{PublishFacts, PublishPermit, SubscribePermit};
-pub use policy::{CheckedRule, Policy};
-pub use rights::Rights;
+pub use filter_set::{FilterSet, contains, intersection, is_equivalent};
+pub use id_pattern::IdPattern;
+pub use permit::{
+    Extent, PublishFacts, PublishPermit, ReceivePermit, SubscribeMode, SubscribePart, SubscribePermit,
+};
+pub use policy::Policy;
+pub use principal::Principal;
+pub use rights::{Context, Rights};
 pub use rule::{Rule, RuleName, RuleSource};
+pub use subscribe::NARROW_MAX;
+pub use touched::Touched;
 
 /// The policy that a box has unless it is given another: `conf/policies/default.toml`.
 pub const DEFAULT_POLICY: &str = include_str!("../../../conf/policies/default.toml");
+
+/// The name under which its rules are read: it comes after every file of the operator.
+pub const DEFAULT_POLICY_NAME: &str = "built-in";

@@ -1,28 +1,34 @@
-use mqtt_proto::QoS;
+use crate::{CheckedRule, Durability, QueueOverflow, RateLimit, RuleName};
+use mqtt_proto::{QoS, TopicFilter, TopicName};
 use std::sync::Arc;
 
 /// What a publication is, apart from its topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PublishFacts {
+pub struct PublishFacts<'a> {
     /// Quality of service of the PUBLISH or of the will.
     pub qos: QoS,
     /// The RETAIN flag.
     pub retain: bool,
     /// Length of the payload in bytes.
     pub payload_len: usize,
+    /// The Response Topic it names.
+    pub response_topic: Option<&'a TopicName>,
 }
 
 /// What the rule that allows a publication demands of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Limits {
     pub(crate) qos_max: QoS,
     pub(crate) retain: bool,
     pub(crate) payload_max: usize,
     pub(crate) will: bool,
+    pub(crate) rate: Option<RateLimit>,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) queue_overflow: Option<QueueOverflow>,
 }
 
 impl Limits {
-    pub(crate) fn hold(&self, facts: &PublishFacts) -> bool {
+    fn hold(&self, facts: &PublishFacts<'_>) -> bool {
         facts.qos <= self.qos_max && (self.retain || !facts.retain) && facts.payload_len <= self.payload_max
     }
 }
@@ -31,16 +37,14 @@ impl Limits {
 /// [`crate::Rights::will`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishPermit {
-    epoch: u64,
-    rule: Arc<str>,
-    limits: Limits,
+    pub(crate) epoch: u64,
+    pub(crate) rule: CheckedRule,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) refuses_overflow: bool,
+    pub(crate) response_topic: Option<TopicName>,
 }
 
 impl PublishPermit {
-    pub(crate) fn new(epoch: u64, rule: Arc<str>, limits: Limits) -> Self {
-        Self { epoch, rule, limits }
-    }
-
     /// Epoch of the policy that decided; another epoch's policy has to be asked again.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -48,30 +52,99 @@ impl PublishPermit {
 
     /// Name of the rule that allows it.
     pub fn rule(&self) -> &Arc<str> {
-        &self.rule
+        &self.rule.0.name.text
+    }
+
+    /// Name and source of the rule that allows it.
+    pub fn rule_name(&self) -> &RuleName {
+        &self.rule.0.name
     }
 
     /// Tells whether the permit also covers another publication to the same topic. When it does
     /// not, another rule still may: ask [`crate::Rights::publish`] again.
-    pub fn covers(&self, facts: &PublishFacts) -> bool {
-        self.limits.hold(facts)
+    pub fn covers(&self, facts: &PublishFacts<'_>) -> bool {
+        self.rule.0.limits.hold(facts)
+            && facts.response_topic.is_none_or(|topic| self.response_topic.as_ref() == Some(topic))
+    }
+
+    /// How fast the rule lets publish. Where one of several rules that allow the topic sets no rate,
+    /// the permit is of that rule.
+    pub fn rate(&self) -> Option<&RateLimit> {
+        self.rule.0.limits.rate.as_ref()
+    }
+
+    /// What must survive before the publication is acknowledged: as the first rule says that allows
+    /// it and says so, the broker's own when none does.
+    pub fn durability(&self) -> Option<Durability> {
+        self.durability
+    }
+
+    /// Tells whether the publication is to be refused where a subscriber's queue has no room for it.
+    pub fn refuses_overflow(&self) -> bool {
+        self.refuses_overflow
+    }
+}
+
+/// What to do with a SUBSCRIBE that is allowed in part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SubscribeMode {
+    /// Refuse it.
+    #[default]
+    Reject,
+    /// Grant the parts of the filter that are allowed.
+    Narrow,
+    /// Grant the filter and leave out of its deliveries what is not allowed.
+    Filter,
+}
+
+/// How much of a requested filter was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Its parts that are allowed.
+    Narrowed,
+    /// The filter, but only the deliveries that are allowed.
+    Filtered,
+}
+
+/// One filter that a subscription stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribePart {
+    pub(crate) filter: TopicFilter,
+    pub(crate) qos: QoS,
+    pub(crate) filtered: bool,
+}
+
+impl SubscribePart {
+    /// The filter.
+    pub fn filter(&self) -> &TopicFilter {
+        &self.filter
+    }
+
+    /// Quality of service to grant to it: the requested one, lowered to what the rules allow.
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// Tells whether some topics under the filter must not be delivered: every delivery then needs
+    /// [`crate::Rights::receive`], even while the epoch is the same, at no higher quality of service
+    /// than that says.
+    pub fn is_filtered(&self) -> bool {
+        self.filtered
     }
 }
 
 /// Proof that one identity may subscribe to one filter: made only by [`crate::Rights::subscribe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribePermit {
-    epoch: u64,
-    rule: Arc<str>,
-    qos: QoS,
-    filtered: bool,
+    pub(crate) epoch: u64,
+    pub(crate) rule: CheckedRule,
+    pub(crate) extent: Extent,
+    pub(crate) parts: Box<[SubscribePart]>,
 }
 
 impl SubscribePermit {
-    pub(crate) fn new(epoch: u64, rule: Arc<str>, qos: QoS, filtered: bool) -> Self {
-        Self { epoch, rule, qos, filtered }
-    }
-
     /// Epoch of the policy that decided; another epoch's policy has to be asked again.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -79,17 +152,58 @@ impl SubscribePermit {
 
     /// Name of the rule that allows it; the first one where it takes several.
     pub fn rule(&self) -> &Arc<str> {
-        &self.rule
+        &self.rule.0.name.text
     }
 
-    /// Quality of service to grant: the requested one, lowered to what the rules allow.
+    /// Name and source of the rule that allows it.
+    pub fn rule_name(&self) -> &RuleName {
+        &self.rule.0.name
+    }
+
+    /// How much of the requested filter it grants.
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// The filters to deliver by, at least one: the requested filter itself unless the permit is
+    /// narrowed. A topic may match several.
+    pub fn parts(&self) -> &[SubscribePart] {
+        &self.parts
+    }
+
+    /// Quality of service to answer with: the highest of the parts.
+    pub fn qos(&self) -> QoS {
+        self.parts.iter().map(|part| part.qos).max().unwrap_or_default()
+    }
+
+    /// Tells whether a part [is filtered](SubscribePart::is_filtered).
+    pub fn is_filtered(&self) -> bool {
+        self.parts.iter().any(|part| part.filtered)
+    }
+
+    /// What to do when a message finds the session's queue full: drop the newest or the oldest; the
+    /// broker's own way when the rule says nothing.
+    pub fn queue_overflow(&self) -> Option<QueueOverflow> {
+        self.rule.0.limits.queue_overflow.filter(|overflow| *overflow != QueueOverflow::Refuse)
+    }
+}
+
+/// Proof that one identity may receive one topic: made only by [`crate::Rights::receive`] and
+/// [`crate::Rights::receive_shared`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivePermit<'a> {
+    pub(crate) rule: &'a CheckedRule,
+    pub(crate) qos: QoS,
+}
+
+impl<'a> ReceivePermit<'a> {
+    /// The rule that allows it.
+    pub fn rule(&self) -> &'a RuleName {
+        &self.rule.0.name
+    }
+
+    /// Highest quality of service that a rule allows for the topic.
     pub fn qos(&self) -> QoS {
         self.qos
-    }
-
-    /// Tells whether some topics under the filter must not be delivered: every delivery then needs
-    /// [`crate::Rights::receive`], even while the epoch is the same.
-    pub fn is_filtered(&self) -> bool {
-        self.filtered
     }
 }

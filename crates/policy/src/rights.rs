@@ -1,56 +1,159 @@
+//! What one identity may do on one connection: its rules as tries, and the decisions by topic.
+
+use crate::check::Compiled;
 use crate::permit::Limits;
-use crate::policy::Compiled;
-use crate::trie::{Effect, Mark, Pattern, Trie};
-use crate::{Action, CheckedRule, Denial, DenyReason, PublishFacts, PublishPermit, Subject, SubscribePermit};
+use crate::trie::{Mark, Pattern, Trie};
+use crate::{
+    Action, CheckedRule, Denial, DenyReason, Durability, Effect, PublishFacts, PublishPermit, QueueOverflow,
+    ReceivePermit, Subject,
+};
 use midge_identity::SpiffeId;
-use mqtt_proto::{QoS, SharedFilter, TopicName};
+use mqtt_proto::{QoS, TopicName};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What one identity may do under one policy. A decision costs the same however many rules there
-/// are for others.
-#[derive(Debug)]
-pub struct Rights {
-    epoch: u64,
-    held: Arc<Held>,
+/// What rules may ask about a connection. What is not known fails every condition on it, and
+/// escapes no deny.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Context<'a> {
+    /// Client id of the session.
+    pub client_id: Option<&'a str>,
+    /// Name of the listener that took the connection.
+    pub listener: Option<&'a str>,
 }
 
-/// The rules that speak of one identity, and their topics.
+/// How much of a rule holds on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Standing {
+    Whole,
+    Denies,
+    Nothing,
+}
+
+/// What one identity may do under one policy, on connections that the same rules hold for. A
+/// decision costs the same however many rules there are.
 #[derive(Debug)]
-struct Held {
-    id: SpiffeId,
-    rules: Vec<CheckedRule>,
+pub struct Rights {
+    pub(crate) epoch: u64,
+    pub(crate) held: Arc<Held>,
+}
+
+/// A rule that speaks of the identity and holds on the connection.
+pub(crate) struct Applying<'a> {
+    pub(crate) rule: &'a CheckedRule,
+    /// What its captures stand for.
+    pub(crate) values: Vec<&'a str>,
+    pub(crate) standing: Standing,
+}
+
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) id: SpiffeId,
+    pub(crate) rules: Box<[HeldRule]>,
     writes: Trie,
-    reads: Trie,
+    pub(crate) reads: Trie,
+    /// Response Topics, each marked with the rule that lets name it.
+    replies: Trie,
+    /// Literal filters in canonical form, sorted.
+    pub(crate) literals: Box<[(Box<str>, Mark)]>,
+}
+
+/// One rule of an identity. Limits are at hand so that a decision need not follow a pointer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HeldRule {
+    pub(crate) limits: Limits,
+    pub(crate) rule: CheckedRule,
+    whole: bool,
+    /// For share groups that are captures.
+    pub(crate) values: Box<[Box<str>]>,
 }
 
 impl Held {
-    fn of(id: &SpiffeId, applying: &[(&CheckedRule, Vec<&str>)]) -> Self {
-        let (mut writes, mut reads) = (Vec::new(), Vec::new());
-        for (index, (rule, values)) in applying.iter().enumerate() {
-            for (effect, template) in &rule.0.topics {
-                let mark = Mark { effect: *effect, rule: index };
-                let pattern = Pattern { levels: template.levels(values).collect(), mark };
+    pub(crate) fn of(id: &SpiffeId, applying: &[Applying<'_>]) -> Self {
+        let (mut writes, mut reads, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        let mut literals = Vec::new();
+        let mut classes = HashMap::new();
+        for (index, Applying { rule, values, standing }) in applying.iter().enumerate() {
+            let whole = *standing == Standing::Whole;
+            let class = class_of(&rule.0, index, &mut classes);
+            for (effect, template) in rule.0.topics.iter().filter(|(effect, _)| whole || effect.is_deny()) {
+                let class = if effect.is_deny() { 0 } else { class };
+                let mark = Mark { effect: *effect, rule: index, class };
+                let levels = || template.levels(values).collect::<Vec<_>>();
                 match effect {
-                    Effect::Publish | Effect::DenyPublish => writes.push(pattern),
+                    Effect::Publish | Effect::DenyPublish => writes.push(Pattern { levels: levels(), mark }),
+                    Effect::SubscribeLiteral | Effect::DenySubscribeLiteral => {
+                        literals.push((crate::meet::canonical(&levels().join("/")).into(), mark));
+                    }
                     Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive => {
-                        reads.push(pattern);
+                        reads.push(Pattern { levels: levels(), mark });
                     }
                 }
             }
+            let mark = Mark { effect: Effect::Publish, rule: index, class: index };
+            let templates = rule.0.replies.iter().filter(|_| whole);
+            replies.extend(templates.map(|t| Pattern { levels: t.levels(values).collect(), mark }));
         }
-        let rules = applying.iter().map(|(rule, _)| (*rule).clone()).collect();
-        Self { id: id.clone(), rules, writes: Trie::of(writes), reads: Trie::of(reads) }
+        literals.sort_by(|a: &(Box<str>, Mark), b| (&a.0, a.1.rule).cmp(&(&b.0, b.1.rule)));
+        Self {
+            id: id.clone(),
+            rules: applying.iter().map(HeldRule::of).collect(),
+            writes: Trie::of(writes),
+            reads: Trie::of(reads),
+            replies: Trie::of(replies),
+            literals: literals.into(),
+        }
+    }
+
+    pub(crate) fn rule(&self, mark: Mark) -> Option<&HeldRule> {
+        self.rules.get(mark.rule)
     }
 }
 
+/// Returns the index of the first rule whose allows decide like those of this one.
+fn class_of<'a>(rule: &'a Compiled, index: usize, classes: &mut HashMap<&'a Limits, usize>) -> usize {
+    if rule.groups.is_some() || !rule.replies.is_empty() {
+        return index;
+    }
+    *classes.entry(&rule.limits).or_insert(index)
+}
+
+impl HeldRule {
+    fn of(applying: &Applying<'_>) -> Self {
+        let Applying { rule, values, standing } = applying;
+        let has_groups = rule.0.groups.is_some();
+        let values = values.iter().filter(|_| has_groups).map(|value| (*value).into()).collect();
+        Self { limits: rule.0.limits, rule: (*rule).clone(), whole: *standing == Standing::Whole, values }
+    }
+
+    /// Tells whether its subscriptions may join the share group.
+    pub(crate) fn lets_join(&self, group: Option<&str>) -> bool {
+        match (&self.rule.0.groups, group) {
+            (Some(patterns), Some(group)) => patterns.iter().any(|p| p.matches(group, &self.values)),
+            _ => true,
+        }
+    }
+}
+
+/// What was found on the way to a decision about a publication.
+#[derive(Default)]
+struct Found {
+    denied: Option<Mark>,
+    allowed: Option<Mark>,
+    blocked: Option<(Mark, DenyReason)>,
+    durability: Option<(usize, Durability)>,
+    refuses_overflow: bool,
+}
+
 impl Rights {
-    pub(crate) fn of(epoch: u64, id: &SpiffeId, applying: &[(&CheckedRule, Vec<&str>)]) -> Self {
+    pub(crate) fn of(epoch: u64, id: &SpiffeId, applying: &[Applying<'_>]) -> Self {
         Self { epoch, held: Arc::new(Held::of(id, applying)) }
     }
 
     /// Returns these rights under another epoch when the same rules still speak of the identity.
-    pub(crate) fn renewed(&self, epoch: u64, applying: &[(&CheckedRule, Vec<&str>)]) -> Option<Self> {
-        let same = applying.iter().map(|(rule, _)| *rule).eq(&self.held.rules);
+    pub(crate) fn renewed(&self, epoch: u64, applying: &[Applying<'_>]) -> Option<Self> {
+        let held = self.held.rules.iter().map(|held| (&held.rule, held.whole));
+        let same = applying.iter().map(|a| (a.rule, a.standing == Standing::Whole)).eq(held);
         same.then(|| Self { epoch, held: Arc::clone(&self.held) })
     }
 
@@ -64,6 +167,11 @@ impl Rights {
         &self.held.id
     }
 
+    /// The rules that speak of the identity and hold here, first by precedence first.
+    pub fn rules(&self) -> impl Iterator<Item = &CheckedRule> {
+        self.held.rules.iter().map(|held| &held.rule)
+    }
+
     /// Tells whether both give exactly the same answers, epoch aside, because the same rules speak
     /// of the same identity. `false` where a rule only moved in its file.
     pub fn is_same_as(&self, other: &Self) -> bool {
@@ -75,7 +183,7 @@ impl Rights {
     ///
     /// # Errors
     /// When the identity may not publish this.
-    pub fn publish(&self, topic: &TopicName, facts: PublishFacts) -> Result<PublishPermit, Denial> {
+    pub fn publish(&self, topic: &TopicName, facts: PublishFacts<'_>) -> Result<PublishPermit, Denial> {
         self.write(Action::Publish, topic, facts)
     }
 
@@ -83,79 +191,72 @@ impl Rights {
     ///
     /// # Errors
     /// When the identity may not leave this will.
-    pub fn will(&self, topic: &TopicName, facts: PublishFacts) -> Result<PublishPermit, Denial> {
+    pub fn will(&self, topic: &TopicName, facts: PublishFacts<'_>) -> Result<PublishPermit, Denial> {
         self.write(Action::Will, topic, facts)
-    }
-
-    /// Decides one filter of a SUBSCRIBE: all topics that it matches must be allowed, none denied.
-    ///
-    /// # Errors
-    /// When the filter includes a topic that the identity may not subscribe to.
-    pub fn subscribe(&self, filter: &SharedFilter, qos: QoS) -> Result<SubscribePermit, Denial> {
-        let denial =
-            |rule, reason| Err(self.denial(Action::Subscribe, Subject::Filter(filter.clone()), rule, reason));
-        let broad = filter.filter.as_str().contains(['+', '#']);
-        if let Some((mark, witness)) = self.held.reads.overlap(&filter.filter, Effect::DenySubscribe) {
-            let part = witness.filter(|_| broad).map(|witness| DenyReason::DeniedPart { witness });
-            return denial(Some(mark), part.unwrap_or(DenyReason::Denied));
-        }
-        let mut missing = None;
-        for granted in [QoS::ExactlyOnce, QoS::AtLeastOnce, QoS::AtMostOnce] {
-            if granted > qos {
-                continue;
-            }
-            match self.held.reads.cover(&filter.filter, |mark| self.lets_subscribe(mark, granted)) {
-                Ok(mark) => {
-                    let filtered = self.held.reads.overlap(&filter.filter, Effect::DenyReceive).is_some();
-                    return Ok(SubscribePermit::new(self.epoch, self.name(mark), granted, filtered));
-                }
-                Err(witness) => missing = witness,
-            }
-        }
-        let part = missing.filter(|_| broad).map(|witness| DenyReason::NotCovered { witness });
-        denial(None, part.unwrap_or(DenyReason::NoRule))
     }
 
     /// Decides one delivery.
     ///
     /// # Errors
     /// When the identity may not receive the topic.
-    pub fn receive(&self, topic: &TopicName) -> Result<(), Denial> {
+    pub fn receive(&self, topic: &TopicName) -> Result<ReceivePermit<'_>, Denial> {
+        self.read(topic, None)
+    }
+
+    /// Decides one delivery to a member of a share group: rights to subscribe count only where the
+    /// identity may join it.
+    ///
+    /// # Errors
+    /// When the identity may not receive the topic there.
+    pub fn receive_shared(&self, topic: &TopicName, group: &str) -> Result<ReceivePermit<'_>, Denial> {
+        self.read(topic, Some(group))
+    }
+
+    fn read(&self, topic: &TopicName, group: Option<&str>) -> Result<ReceivePermit<'_>, Denial> {
         let mut denied = None;
-        let mut allowed = false;
+        let mut allowed: Option<(Mark, QoS)> = None;
         self.held.reads.visit(topic, &mut |mark| match mark.effect {
-            Effect::DenySubscribe | Effect::DenyReceive => denied = denied.or(Some(mark)),
-            Effect::Subscribe | Effect::Receive => allowed = true,
-            Effect::Publish | Effect::DenyPublish => {}
+            Effect::DenySubscribe | Effect::DenyReceive => denied = first(denied, mark),
+            Effect::Subscribe | Effect::Receive => {
+                let Some(held) = self.held.rule(mark) else { return };
+                if mark.effect == Effect::Subscribe && !held.lets_join(group) {
+                    return;
+                }
+                let qos = allowed.map_or(held.limits.qos_max, |(_, qos)| qos.max(held.limits.qos_max));
+                allowed = first(allowed.map(|(mark, _)| mark), mark).map(|mark| (mark, qos));
+            }
+            _ => {}
         });
-        let reason = match denied {
-            Some(_) => DenyReason::Denied,
-            None if allowed => return Ok(()),
-            None => DenyReason::NoRule,
+        let reason = match (denied, allowed) {
+            (Some(_), _) => DenyReason::Denied,
+            (None, None) => DenyReason::NoRule,
+            (None, Some((mark, qos))) => match self.held.rule(mark) {
+                Some(held) => return Ok(ReceivePermit { rule: &held.rule, qos }),
+                None => DenyReason::NoRule,
+            },
         };
         Err(self.denial(Action::Receive, Subject::Topic(topic.clone()), denied, reason))
     }
 
-    fn write(&self, action: Action, topic: &TopicName, facts: PublishFacts) -> Result<PublishPermit, Denial> {
-        let mut denied = None;
-        let mut allowed = None;
-        let mut blocked = None;
-        self.held.writes.visit(topic, &mut |mark| {
-            if mark.effect == Effect::DenyPublish {
-                denied = denied.or(Some(mark));
-            } else if allowed.is_none()
-                && let Some(rule) = self.rule(mark)
-            {
-                match obstacle(&rule.limits, action, &facts) {
-                    None => allowed = Some(rule),
-                    Some(reason) => blocked = blocked.take().or(Some((mark, reason))),
-                }
-            }
-        });
-        let (rule, reason) = match (denied, allowed, blocked) {
+    fn write(
+        &self,
+        action: Action,
+        topic: &TopicName,
+        facts: PublishFacts<'_>,
+    ) -> Result<PublishPermit, Denial> {
+        let mut found = Found::default();
+        self.held.writes.visit(topic, &mut |mark| self.weigh(mark, action, &facts, &mut found));
+        let Found { denied, allowed, blocked, durability, refuses_overflow } = found;
+        let (rule, reason) = match (denied, allowed.and_then(|mark| self.held.rule(mark)), blocked) {
             (Some(mark), _, _) => (Some(mark), DenyReason::Denied),
-            (None, Some(rule), _) => {
-                return Ok(PublishPermit::new(self.epoch, Arc::clone(&rule.name.text), rule.limits));
+            (None, Some(held), _) => {
+                return Ok(PublishPermit {
+                    epoch: self.epoch,
+                    rule: held.rule.clone(),
+                    durability: durability.map(|(_, durability)| durability),
+                    refuses_overflow,
+                    response_topic: facts.response_topic.cloned(),
+                });
             }
             (None, None, Some((mark, reason))) => (Some(mark), reason),
             (None, None, None) => (None, DenyReason::NoRule),
@@ -163,35 +264,83 @@ impl Rights {
         Err(self.denial(action, Subject::Topic(topic.clone()), rule, reason))
     }
 
-    fn lets_subscribe(&self, mark: Mark, qos: QoS) -> bool {
-        mark.effect == Effect::Subscribe && self.rule(mark).is_some_and(|rule| qos <= rule.limits.qos_max)
+    fn weigh(&self, mark: Mark, action: Action, facts: &PublishFacts<'_>, found: &mut Found) {
+        if mark.effect == Effect::DenyPublish {
+            found.denied = first(found.denied, mark);
+            return;
+        }
+        let Some(held) = self.held.rule(mark) else { return };
+        let limits = &held.limits;
+        if let Some(reason) = self.obstacle(mark, limits, action, facts) {
+            if found.blocked.as_ref().is_none_or(|(known, _)| mark.rule < known.rule) {
+                found.blocked = Some((mark, reason));
+            }
+            return;
+        }
+        // Each rule allows by itself: where one sets no rate, there is none.
+        let order =
+            |mark: Mark| (self.held.rule(mark).is_some_and(|held| held.limits.rate.is_some()), mark.rule);
+        found.allowed = found.allowed.into_iter().chain([mark]).min_by_key(|mark| order(*mark));
+        if let Some(durability) = limits.durability
+            && found.durability.is_none_or(|(rule, _)| mark.rule < rule)
+        {
+            found.durability = Some((mark.rule, durability));
+        }
+        found.refuses_overflow |= limits.queue_overflow == Some(QueueOverflow::Refuse);
     }
 
-    fn rule(&self, mark: Mark) -> Option<&Compiled> {
-        self.held.rules.get(mark.rule).map(|rule| &*rule.0)
+    /// Returns the first condition of a rule that the publication does not meet.
+    fn obstacle(
+        &self,
+        mark: Mark,
+        limits: &Limits,
+        action: Action,
+        facts: &PublishFacts<'_>,
+    ) -> Option<DenyReason> {
+        if action == Action::Will && !limits.will {
+            Some(DenyReason::Will)
+        } else if facts.qos > limits.qos_max {
+            Some(DenyReason::Qos { qos: facts.qos, max: limits.qos_max })
+        } else if facts.retain && !limits.retain {
+            Some(DenyReason::Retain)
+        } else if facts.payload_len > limits.payload_max {
+            Some(DenyReason::Payload { len: facts.payload_len, max: limits.payload_max })
+        } else {
+            let topic = facts.response_topic.filter(|topic| !self.lets_name(mark, topic))?;
+            Some(DenyReason::ResponseTopic { topic: topic.clone() })
+        }
     }
 
-    fn name(&self, mark: Mark) -> Arc<str> {
-        self.rule(mark).map(|rule| Arc::clone(&rule.name.text)).unwrap_or_default()
+    /// Tells whether a publication under the rule may name the Response Topic: whoever answers might
+    /// have rights there that the publisher has not, so it takes a right of the publisher's own.
+    fn lets_name(&self, mark: Mark, topic: &TopicName) -> bool {
+        let mut named = false;
+        self.held.replies.visit(topic, &mut |reply| named |= reply.rule == mark.rule);
+        named || self.may_write(topic)
     }
 
-    fn denial(&self, action: Action, subject: Subject, rule: Option<Mark>, reason: DenyReason) -> Denial {
-        let rule = rule.and_then(|mark| Some(self.rule(mark)?.name.clone()));
+    fn may_write(&self, topic: &TopicName) -> bool {
+        let (mut allowed, mut denied) = (false, false);
+        self.held.writes.visit(topic, &mut |mark| match mark.effect {
+            Effect::DenyPublish => denied = true,
+            _ => allowed = true,
+        });
+        allowed && !denied
+    }
+
+    pub(crate) fn denial(
+        &self,
+        action: Action,
+        subject: Subject,
+        rule: Option<Mark>,
+        reason: DenyReason,
+    ) -> Denial {
+        let rule = rule.and_then(|mark| Some(self.held.rule(mark)?.rule.name().clone()));
         Denial { action, subject, rule, reason }
     }
 }
 
-/// Returns the first condition of a rule that the publication does not meet.
-fn obstacle(limits: &Limits, action: Action, facts: &PublishFacts) -> Option<DenyReason> {
-    if action == Action::Will && !limits.will {
-        Some(DenyReason::Will)
-    } else if facts.qos > limits.qos_max {
-        Some(DenyReason::Qos { qos: facts.qos, max: limits.qos_max })
-    } else if facts.retain && !limits.retain {
-        Some(DenyReason::Retain)
-    } else if facts.payload_len > limits.payload_max {
-        Some(DenyReason::Payload { len: facts.payload_len, max: limits.payload_max })
-    } else {
-        None
-    }
+/// Returns the mark of the rule that comes first.
+fn first(known: Option<Mark>, mark: Mark) -> Option<Mark> {
+    known.into_iter().chain([mark]).min_by_key(|mark| mark.rule)
 }

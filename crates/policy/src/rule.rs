@@ -1,5 +1,7 @@
+use crate::condition::{Durability, QueueOverflow, Rate};
 use midge_identity::SpiffeId;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -40,7 +42,33 @@ pub struct RuleName {
     pub(crate) source: RuleSource,
 }
 
+impl RuleSource {
+    /// Place of its rules in the order of precedence, which decides which of several rules that agree
+    /// is named: files, then the built-in rules, then the cloud's, then grants.
+    pub(crate) fn rank(&self) -> u8 {
+        match self {
+            Self::File { file, .. } if **file == *crate::DEFAULT_POLICY_NAME => 1,
+            Self::File { .. } => 0,
+            Self::Built => 1,
+            Self::Cloud => 2,
+            Self::Entry => 3,
+        }
+    }
+}
+
 impl RuleName {
+    /// Compares by precedence: source, then file and line, then name.
+    pub fn cmp_precedence(&self, other: &Self) -> Ordering {
+        let place = |source: &RuleSource| match source {
+            RuleSource::File { file, line } => Some((Arc::clone(file), *line)),
+            RuleSource::Entry | RuleSource::Cloud | RuleSource::Built => None,
+        };
+        let by_source = self.source.rank().cmp(&other.source.rank());
+        by_source
+            .then_with(|| place(&self.source).cmp(&place(&other.source)))
+            .then_with(|| self.text.cmp(&other.text))
+    }
+
     /// Returns the name as the policy spells it.
     pub fn text(&self) -> &Arc<str> {
         &self.text
@@ -60,8 +88,9 @@ impl fmt::Display for RuleName {
 
 /// One statement of a policy: whom it speaks of, what they may do and what they must not.
 ///
-/// Conditions (`qos-max`, `retain`, `payload-max`, `will`) limit what the rule allows; its denies
-/// hold whatever the conditions say.
+/// Conditions limit what the rule allows; its denies hold whatever they say. Two conditions say when
+/// there is a rule at all: `listener`, which also holds for its denies, and `client-id`, with which a
+/// rule can have none. `docs/policy.md` is the whole language.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Rule {
@@ -81,6 +110,9 @@ pub struct Rule {
     /// Topics they may receive without a right to subscribe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub receive: Vec<String>,
+    /// Filters they may subscribe to as they stand: no right to any topic, nor to a narrower filter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscribe_literal: Vec<String>,
     /// Topics they must not publish to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_publish: Vec<String>,
@@ -90,6 +122,15 @@ pub struct Rule {
     /// Topics that are left out of deliveries, without refusing the subscription.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_receive: Vec<String>,
+    /// Filters they must not subscribe to as they stand; narrower ones and topics are untouched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_subscribe_literal: Vec<String>,
+    /// Client ids the rule holds for: text with captures, and a last `*` for any rest. Any when empty.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub client_id: Vec<String>,
+    /// Names of the listeners the rule holds on. Any when empty.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub listener: Vec<String>,
     /// Highest quality of service to publish with and to grant to subscriptions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos_max: Option<u8>,
@@ -102,6 +143,21 @@ pub struct Rule {
     /// `false` forbids wills.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will: Option<bool>,
+    /// How fast they may publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Response Topics they may name besides those they may publish to themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response_topics: Vec<String>,
+    /// Share groups their subscriptions may join: names, captures, or `*`. Any when absent, none when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_groups: Option<Vec<String>>,
+    /// What must survive before their publications are acknowledged; the broker's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// What happens at a full queue; the broker's own way when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_overflow: Option<QueueOverflow>,
     /// Where the rule comes from; set by whoever reads it.
     #[serde(skip)]
     pub source: RuleSource,

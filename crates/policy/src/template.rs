@@ -42,6 +42,13 @@ impl Template {
     }
 }
 
+impl Template {
+    /// Returns the filter that the values make.
+    pub(crate) fn filter(&self, values: &[&str]) -> Option<TopicFilter> {
+        TopicFilter::new(self.levels(values).collect::<Vec<_>>().join("/")).ok()
+    }
+}
+
 fn parse_level(level: &str, captures: &Captures) -> Result<Level, TopicFault> {
     if let Some(name) = capture_name(level) {
         let index = captures

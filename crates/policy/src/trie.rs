@@ -1,25 +1,16 @@
-//! One identity's topic patterns as a trie: which of them match a topic.
+//! Topic patterns as a trie: which of them match a topic.
 
+use crate::Effect;
 use mqtt_proto::TopicName;
-use std::cmp::Ordering;
-
-/// What a pattern does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Publish,
-    Subscribe,
-    Receive,
-    DenyPublish,
-    DenySubscribe,
-    DenyReceive,
-}
 
 /// A pattern's end in the trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) effect: Effect,
-    /// Index of the rule among those of the identity.
+    /// Index of the rule among those of the identity, in order of precedence.
     pub(crate) rule: usize,
+    /// Marks of one class and effect at one place decide alike: only the first is kept.
+    pub(crate) class: usize,
 }
 
 /// A topic pattern and what it does.
@@ -30,8 +21,7 @@ pub(crate) struct Pattern<'a> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Node {
-    /// In the order of [`by_length`].
-    pub(crate) literal: Vec<(Box<str>, Self)>,
+    pub(crate) literal: Literals,
     pub(crate) plus: Option<Box<Self>>,
     /// Patterns that end here.
     pub(crate) exact: Vec<Mark>,
@@ -66,33 +56,28 @@ impl Node {
     /// Builds the node of sorted patterns that have their first `depth` levels in common.
     fn of(patterns: &[Pattern<'_>], depth: usize) -> Self {
         let mut node = Self::default();
+        let mut literal = Vec::new();
         for same in patterns.chunk_by(|a, b| a.levels.get(depth) == b.levels.get(depth)) {
-            let marks = same.iter().map(|pattern| pattern.mark);
             match same.first().and_then(|pattern| pattern.levels.get(depth)) {
-                None => node.exact.extend(marks),
-                Some(&"#") => node.hash.extend(marks),
+                None => node.exact = distinct(same),
+                Some(&"#") => node.hash = distinct(same),
                 Some(&"+") => node.plus = Some(Box::new(Self::of(same, depth + 1))),
-                Some(text) => node.literal.push(((*text).into(), Self::of(same, depth + 1))),
+                Some(text) => literal.push(((*text).into(), Self::of(same, depth + 1))),
             }
         }
-        node.literal.sort_by(|(a, _), (b, _)| by_length(a.as_bytes(), b.as_bytes()));
+        node.literal = Literals::of(literal);
         node.effects = patterns.iter().fold(0, |bits, pattern| bits | bit(pattern.mark.effect));
         node
     }
 
     /// Returns the node under a level that patterns spell.
     pub(crate) fn literal(&self, level: &str) -> Option<&Self> {
-        self.spelled(level.as_bytes())
+        self.literal.get(level.as_bytes())
     }
 
     /// Tells whether a pattern here or beneath has the effect.
     pub(crate) fn has(&self, effect: Effect) -> bool {
         self.effects & bit(effect) != 0
-    }
-
-    fn spelled(&self, level: &[u8]) -> Option<&Self> {
-        let found = self.literal.binary_search_by(|(text, _)| by_length(text.as_bytes(), level)).ok()?;
-        self.literal.get(found).map(|(_, node)| node)
     }
 
     fn visit(&self, rest: Option<&[u8]>, system: bool, visitor: &mut impl FnMut(Mark)) {
@@ -108,7 +93,7 @@ impl Node {
             Some((level, rest)) => (level, rest.get(1..)),
             None => (rest, None),
         };
-        if let Some(next) = self.spelled(level) {
+        if let Some(next) = self.literal.get(level) {
             next.visit(rest, false, visitor);
         }
         if !system && let Some(next) = &self.plus {
@@ -117,11 +102,75 @@ impl Node {
     }
 }
 
+fn distinct(patterns: &[Pattern<'_>]) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = Vec::new();
+    for mark in patterns.iter().map(|pattern| pattern.mark) {
+        if !marks.iter().any(|known| (known.effect, known.class) == (mark.effect, mark.class)) {
+            marks.push(mark);
+        }
+    }
+    marks
+}
+
 fn bit(effect: Effect) -> u8 {
     1 << (effect as u8)
 }
 
-/// Orders levels: most comparisons end at the length.
-fn by_length(a: &[u8], b: &[u8]) -> Ordering {
-    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+/// The levels that patterns spell at one place. Looking one up costs the same however many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Literals {
+    nodes: Vec<(Box<str>, Node)>,
+    /// Places in `nodes` plus one, by hash, at most half full; empty when few enough to be tried one by one.
+    table: Box<[u32]>,
+}
+
+/// So many texts are compared faster than one is hashed.
+const TRIED: usize = 4;
+
+impl Literals {
+    fn of(nodes: Vec<(Box<str>, Node)>) -> Self {
+        if nodes.len() <= TRIED {
+            return Self { nodes, table: Box::default() };
+        }
+        let mut table = vec![0_u32; (nodes.len() * 2).next_power_of_two()].into_boxed_slice();
+        for (place, (text, _)) in (1_u32..).zip(&nodes) {
+            let free = probe(text.as_bytes(), table.len()).find(|at| table.get(*at) == Some(&0));
+            if let Some(slot) = free.and_then(|at| table.get_mut(at)) {
+                *slot = place;
+            }
+        }
+        Self { nodes, table }
+    }
+
+    pub(crate) fn get(&self, level: &[u8]) -> Option<&Node> {
+        if self.table.is_empty() {
+            let found = self.nodes.iter().find(|(text, _)| text.as_bytes() == level);
+            return found.map(|(_, node)| node);
+        }
+        for at in probe(level, self.table.len()) {
+            let place = *self.table.get(at)?;
+            // Zero, an empty slot, has no place before it: the level is not spelled.
+            let (text, node) = self.nodes.get(usize::try_from(place).ok()?.checked_sub(1)?)?;
+            if text.as_bytes() == level {
+                return Some(node);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.nodes.iter().map(|(text, node)| (&**text, node))
+    }
+}
+
+/// Returns where to look for a level in a table whose size is a power of two, in order.
+fn probe(level: &[u8], size: usize) -> impl Iterator<Item = usize> {
+    const SEED: u64 = 0x517c_c1b7_2722_0a95;
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(SEED);
+    let (words, rest) = level.as_chunks::<8>();
+    let hash = words.iter().fold(level.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash = rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
+    // The upper bits of the product are the well mixed ones.
+    let start = usize::try_from(hash >> 32).unwrap_or(0);
+    (0..size).map(move |step| start.wrapping_add(step) & (size - 1))
 }

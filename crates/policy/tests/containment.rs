@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use midge_identity::SpiffeId;
-use midge_policy::{DenyReason, Policy, Rights, Rule};
+use midge_policy::{DenyReason, Policy, Rights, Rule, SubscribeMode};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -57,11 +57,13 @@ fn subscribing_but(allow: &[&str], deny: &[&str]) -> Arc<Rights> {
 }
 
 fn may(rights: &Rights, filter: &str) -> bool {
-    rights.subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtMostOnce).is_ok()
+    rights.subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtMostOnce, SubscribeMode::Reject).is_ok()
 }
 
 fn missing(rights: &Rights, filter: &str) -> String {
-    let denial = rights.subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtMostOnce).unwrap_err();
+    let denial = rights
+        .subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtMostOnce, SubscribeMode::Reject)
+        .unwrap_err();
     match denial.reason {
         DenyReason::NotCovered { witness } | DenyReason::DeniedPart { witness } => witness.to_string(),
         other => panic!("no witness in {other:?}"),
@@ -149,7 +151,9 @@ fn f18_deny_is_not_evaded_by_a_wider_wildcard() {
         assert!(may(&rights, filter), "{filter}");
     }
     assert_eq!(missing(&rights, "+/key"), "secret/key");
-    let denial = rights.subscribe(&SharedFilter::new("secret/key").unwrap(), QoS::AtMostOnce).unwrap_err();
+    let denial = rights
+        .subscribe(&SharedFilter::new("secret/key").unwrap(), QoS::AtMostOnce, SubscribeMode::Reject)
+        .unwrap_err();
     assert_eq!(denial.reason, DenyReason::Denied);
 }
 
@@ -312,7 +316,7 @@ proptest! {
         let rights = case.rights();
         let requested = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][asked];
         let truth = case.truth(&topics).map(|qos| qos.min(requested));
-        let decided = rights.subscribe(&SharedFilter::new(&filter).unwrap(), requested);
+        let decided = rights.subscribe(&SharedFilter::new(&filter).unwrap(), requested, SubscribeMode::Reject);
         prop_assert_eq!(decided.as_ref().ok().map(|permit| permit.qos()), truth);
         match decided {
             Ok(permit) => {

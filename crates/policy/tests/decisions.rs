@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use midge_identity::SpiffeId;
-use midge_policy::{Denial, Policy, PublishFacts, PublishPermit, Rights, Rule, RuleSource};
+use midge_policy::{
+    Context, Denial, Policy, PublishFacts, PublishPermit, Rights, Rule, RuleSource, SubscribeMode,
+};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use std::sync::Arc;
 
@@ -24,7 +26,9 @@ fn publish(rights: &Rights, to: &str) -> Result<PublishPermit, Denial> {
 }
 
 fn subscribe(rights: &Rights, to: &str) -> Result<QoS, Denial> {
-    rights.subscribe(&SharedFilter::new(to).unwrap(), QoS::ExactlyOnce).map(|permit| permit.qos())
+    rights
+        .subscribe(&SharedFilter::new(to).unwrap(), QoS::ExactlyOnce, SubscribeMode::Reject)
+        .map(|permit| permit.qos())
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {
@@ -173,7 +177,8 @@ payload-max = 20
 "#,
     );
     let rights = policy.rights(&id("spiffe://td/app"));
-    let fits = PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 10 };
+    let fits =
+        PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 10, ..PublishFacts::default() };
     let faults = [
         (PublishFacts { qos: QoS::ExactlyOnce, ..fits }, "qos 2 is above qos-max 1"),
         (PublishFacts { retain: true, ..fits }, "not retained"),
@@ -238,7 +243,7 @@ deny-subscribe = ["b/hidden"]
     let rights = policy.rights(&id("spiffe://td/app"));
     let filtered = |filter: &str| {
         rights
-            .subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtMostOnce)
+            .subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtMostOnce, SubscribeMode::Reject)
             .map(|permit| permit.is_filtered())
     };
     assert!(filtered("a/#").unwrap());
@@ -293,12 +298,12 @@ fn rights_tell_whether_a_new_policy_changes_them() {
     assert!(before.rights(&pump).is_same_as(&after.rights(&pump)));
     assert!(!before.rights(&pump).is_same_as(&before.rights(&led)));
 
-    let renewed = after.rights_after(&before.rights(&pump));
+    let renewed = after.rights_after(&before.rights(&pump), Context::default());
     assert!(renewed.is_same_as(&before.rights(&pump)) && renewed.id() == &pump);
     assert_eq!(publish(&renewed, "td/box/pump/state").unwrap().epoch(), 2);
-    let widened = after.rights_after(&before.rights(&led));
+    let widened = after.rights_after(&before.rights(&led), Context::default());
     assert!(publish(&widened, "t").is_ok() && publish(&before.rights(&led), "t").is_err());
-    let narrowed = before.rights_after(&widened);
+    let narrowed = before.rights_after(&widened, Context::default());
     assert!(publish(&narrowed, "t").is_err());
 }
 

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use midge_identity::SpiffeId;
-use midge_policy::{DEFAULT_POLICY, Policy, PublishFacts, Rights, Rule};
+use midge_policy::{DEFAULT_POLICY, Policy, PublishFacts, Rights, Rule, SubscribeMode};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use std::sync::Arc;
 
@@ -13,12 +13,13 @@ fn rights(path: &str) -> Arc<Rights> {
 }
 
 fn publishes(rights: &Rights, topic: &str) -> bool {
-    let facts = PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 4096 };
+    let facts =
+        PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 4096, ..PublishFacts::default() };
     rights.publish(&TopicName::new(topic).unwrap(), facts).is_ok()
 }
 
 fn subscribes(rights: &Rights, filter: &str) -> bool {
-    rights.subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtLeastOnce).is_ok()
+    rights.subscribe(&SharedFilter::new(filter).unwrap(), QoS::AtLeastOnce, SubscribeMode::Reject).is_ok()
 }
 
 /// The topics of reference KubeEdge mappers, `<id>` being the device.
@@ -91,7 +92,8 @@ fn a_mapper_answers_no_one_and_reads_no_other() {
 fn a_mapper_keeps_no_message_and_uses_qos_1_at_most() {
     let led = rights("/mapper/led");
     let topic = TopicName::new("$hw/events/device/led/twin/update").unwrap();
-    let fits = PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 262_144 };
+    let fits =
+        PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 262_144, response_topic: None };
     assert!(led.publish(&topic, fits).is_ok() && led.will(&topic, fits).is_ok());
     assert!(led.publish(&topic, PublishFacts { retain: true, ..fits }).is_err());
     assert!(led.publish(&topic, PublishFacts { qos: QoS::ExactlyOnce, ..fits }).is_err());

@@ -27,8 +27,8 @@ fn unknown_keys_and_types_name_the_line() {
     assert!(syntax[0].starts_with("site.toml:3: "), "{syntax:?}");
     let missing = faults("\n[[rule]]\nname = \"r\"\n");
     assert!(missing[0].starts_with("site.toml:2: missing field `id`"), "{missing:?}");
-    let later = fault_of("id = \"spiffe://td/a\"\npublish = [\"t\"]\nrate = 5");
-    assert!(later.starts_with("site.toml:5: unknown field `rate`"), "{later}");
+    let later = fault_of("id = \"spiffe://td/a\"\npublish = [\"t\"]\nspeed = 5");
+    assert!(later.starts_with("site.toml:5: unknown field `speed`"), "{later}");
 }
 
 #[test]
@@ -99,9 +99,9 @@ fn conditions_and_names() {
         "site.toml:5: rule `r`: retain limits publish alone, and the rule has none; add publish or remove retain"
     );
     assert_eq!(
-        with("receive = [\"t\"]\nqos-max = 1"),
-        "site.toml:5: rule `r`: qos-max limits publish or subscribe alone, and the rule has none; \
-         add publish or subscribe or remove qos-max"
+        with("deny-receive = [\"t\"]\nqos-max = 1"),
+        "site.toml:5: rule `r`: qos-max limits publish, subscribe or receive alone, and the rule has none; \
+         add publish, subscribe or receive or remove qos-max"
     );
     assert_eq!(
         with(""),
