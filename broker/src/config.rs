@@ -1,4 +1,5 @@
 use crate::LimitsConfig;
+use broker_core::Durability;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct MqttConfig {
     pub keep_alive_max_secs: u16,
     /// First levels of the Response Information; empty tells it to nobody.
     pub response_prefix: String,
+    /// What sessions, their messages, retained messages and wills survive.
+    pub durability: DurabilityLevel,
     /// What is kept for clients, and how much of it.
     pub limits: LimitsConfig,
 }
@@ -43,7 +46,30 @@ impl Default for MqttConfig {
             packet_size_max: 1_048_576,
             keep_alive_max_secs: 0,
             response_prefix: "response".into(),
+            durability: DurabilityLevel::ProcessCrash,
             limits: LimitsConfig::default(),
+        }
+    }
+}
+
+/// What state survives, in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DurabilityLevel {
+    /// Nothing: it ends with the process.
+    None,
+    /// The end of the process, by any signal or panic.
+    ProcessCrash,
+    /// Loss of power at any moment.
+    PowerLoss,
+}
+
+impl From<DurabilityLevel> for Durability {
+    fn from(level: DurabilityLevel) -> Self {
+        match level {
+            DurabilityLevel::None => Self::None,
+            DurabilityLevel::ProcessCrash => Self::ProcessCrash,
+            DurabilityLevel::PowerLoss => Self::PowerLoss,
         }
     }
 }

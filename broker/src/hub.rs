@@ -2,11 +2,13 @@
 //! are carried out before the lock is released, so that their order is the core's.
 
 use crate::audit_json::{event_record, refusal_record};
+use crate::limits::PENDING_BYTES_MAX;
 use crate::outbox::{Outbox, Outgoing};
+use crate::pending::Pending;
 use crate::{Admission, AuditLog, Refusal};
 use broker_core::{
-    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Effect, Metrics, Now, Revocation,
-    SessionSnapshot, SessionState,
+    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Effect, Metrics, Now, Record, RecordKey,
+    Restored, Revocation, SessionSnapshot, SessionState, StoreTrouble,
 };
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
@@ -24,6 +26,29 @@ struct Inner {
     next_conn: u64,
     /// When the timer task will wake by itself.
     armed: Option<Duration>,
+    storing: Storing,
+}
+
+/// What of the core's changes is not stored yet.
+#[derive(Default)]
+struct Storing {
+    pending: Pending,
+    /// Bytes of what is being written.
+    writing: usize,
+    /// Why the last attempt to write failed.
+    failing: Option<Arc<str>>,
+    /// Whether nothing follows any more.
+    is_ending: bool,
+}
+
+impl Storing {
+    fn trouble(&self) -> StoreTrouble {
+        match &self.failing {
+            _ if self.pending.bytes.saturating_add(self.writing) > PENDING_BYTES_MAX => StoreTrouble::Full,
+            Some(_) => StoreTrouble::Failing,
+            None => StoreTrouble::None,
+        }
+    }
 }
 
 /// Shared access to the broker's core. Cheap to clone.
@@ -36,6 +61,7 @@ struct Shared {
     clock: Clock,
     audit: AuditLog,
     rearm: Notify,
+    unstored: Notify,
 }
 
 impl std::fmt::Debug for Hub {
@@ -48,9 +74,15 @@ impl Hub {
     /// Returns a hub around a new core.
     pub fn new(config: Config, policy: Arc<Policy>, clock: Clock, audit: AuditLog) -> Self {
         let broker = Broker::new(config, policy);
-        let inner = Inner { broker, outboxes: HashMap::new(), next_conn: 1, armed: None };
-        let (inner, rearm) = (Mutex::new(inner), Notify::new());
-        Self(Arc::new(Shared { inner, started: Instant::now(), clock, audit, rearm }))
+        let inner = Inner {
+            broker,
+            outboxes: HashMap::new(),
+            next_conn: 1,
+            armed: None,
+            storing: Storing::default(),
+        };
+        let (inner, rearm, unstored) = (Mutex::new(inner), Notify::new(), Notify::new());
+        Self(Arc::new(Shared { inner, started: Instant::now(), clock, audit, rearm, unstored }))
     }
 
     /// Returns every session.
@@ -133,6 +165,73 @@ impl Hub {
         self.0.inner.lock().outboxes.remove(&conn);
     }
 
+    /// Gives the core the records of an earlier run.
+    pub(crate) fn restore(&self, records: Vec<(RecordKey, Record)>) -> Restored {
+        self.enter(|broker, now| broker.restore(records, now))
+    }
+
+    /// Why changes cannot be stored at present.
+    pub fn store_failure(&self) -> Option<Arc<str>> {
+        self.0.inner.lock().storing.failing.clone()
+    }
+
+    /// Waits for changes to be stored; none once everything is stored after the end.
+    pub(crate) async fn next_pending(&self) -> Option<Pending> {
+        loop {
+            let unstored = self.0.unstored.notified();
+            {
+                let storing = &mut self.0.inner.lock().storing;
+                if !storing.pending.is_idle() {
+                    storing.writing = storing.pending.bytes;
+                    return Some(std::mem::take(&mut storing.pending));
+                }
+                if storing.is_ending {
+                    return None;
+                }
+            }
+            unstored.await;
+        }
+    }
+
+    /// Takes back changes that could not be stored.
+    pub(crate) fn not_stored(&self, pending: Pending, why: String) {
+        let mut inner = self.0.inner.lock();
+        let storing = &mut inner.storing;
+        storing.pending.add_older(pending);
+        storing.writing = 0;
+        if storing.failing.as_deref() != Some(&why) {
+            tracing::warn!(%why, "MQTT state cannot be stored; it is tried again");
+        }
+        storing.failing = Some(why.into());
+        let trouble = storing.trouble();
+        inner.broker.handle_store_trouble(trouble);
+    }
+
+    /// Lets go what waited for these changes to be stored.
+    pub(crate) fn stored(&self, pending: &Pending) {
+        {
+            let storing = &mut self.0.inner.lock().storing;
+            storing.writing = 0;
+            if storing.failing.take().is_some() {
+                tracing::info!("MQTT state is stored again");
+            }
+        }
+        self.enter_storing(|broker, trouble, now| {
+            broker.handle_store_trouble(trouble);
+            broker.handle_stored(pending.ticket, now);
+        });
+    }
+
+    /// Says that no changes follow.
+    pub(crate) fn end_storing(&self) {
+        self.0.inner.lock().storing.is_ending = true;
+        self.0.unstored.notify_one();
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.0.inner.lock().storing.is_ending
+    }
+
     /// Records that a peer was turned away before the core heard of it.
     pub(crate) fn refused(&self, listener: &str, remote: &str, client_id: Option<&str>, refusal: &Refusal) {
         tracing::debug!(listener, remote, client_id, %refusal, "connection refused");
@@ -159,9 +258,14 @@ impl Hub {
     }
 
     fn enter<R>(&self, act: impl FnOnce(&mut Broker, Now) -> R) -> R {
+        self.enter_storing(|broker, _, now| act(broker, now))
+    }
+
+    fn enter_storing<R>(&self, act: impl FnOnce(&mut Broker, StoreTrouble, Now) -> R) -> R {
         let now = Now { mono: self.0.started.elapsed(), wall: self.0.clock.now() };
         let mut inner = self.0.inner.lock();
-        let result = act(&mut inner.broker, now);
+        let trouble = inner.storing.trouble();
+        let result = act(&mut inner.broker, trouble, now);
         while let Some(effect) = inner.broker.poll_effect() {
             self.execute(&mut inner, effect);
         }
@@ -196,6 +300,16 @@ impl Hub {
                 }
             }
             Effect::Audit(event) => self.audit(&event),
+            Effect::Store(batch) => {
+                let was_idle = inner.storing.pending.is_idle();
+                inner.storing.pending.add(*batch);
+                if inner.storing.trouble() == StoreTrouble::Full {
+                    inner.broker.handle_store_trouble(StoreTrouble::Full);
+                }
+                if was_idle {
+                    self.0.unstored.notify_one();
+                }
+            }
         }
     }
 

@@ -12,11 +12,13 @@ mod hub;
 mod limits;
 mod listener;
 mod outbox;
+mod pending;
+mod persister;
 mod server;
 
 pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal};
 pub use audit::{AuditError, AuditLog, AuditWriter};
-pub use config::MqttConfig;
+pub use config::{DurabilityLevel, MqttConfig};
 pub use hub::Hub;
 pub use limits::LimitsConfig;
 pub use listener::{BindError, Bound};

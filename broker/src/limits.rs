@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+/// Bytes of changes that may wait to be written, about: more than the slowest disk has to take for the
+/// acknowledgements that clients wait for. Beyond it messages that would have to be stored are refused.
+pub(crate) const PENDING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Section `[mqtt.limits]`: how much the broker keeps for its clients. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -82,6 +86,7 @@ impl MqttConfig {
         let limits = &self.limits;
         Config {
             seed,
+            durability: self.durability.into(),
             connections_max: to(self.connections_max),
             sessions_max: to(limits.sessions_max),
             sessions_per_identity_max: to(limits.sessions_per_identity_max),
@@ -154,7 +159,8 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_core_and_codec() {
         let config = MqttConfig::default();
-        let core = Config { connections_max: 20_000, ..Config::default() };
+        let durability = broker_core::Durability::ProcessCrash;
+        let core = Config { durability, connections_max: 20_000, ..Config::default() };
         assert_eq!(config.core([0; 16]), core);
         assert_eq!(config.codec().connect_bytes_max, mqtt_proto::Limits::default().connect_bytes_max);
         assert_eq!(config.problems(), [""; 0]);

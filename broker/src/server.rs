@@ -1,11 +1,14 @@
 //! Accept loops and the tasks around the hub.
 
 use crate::connection::{Entrance, Limits, serve};
+use crate::persister;
 use crate::{Admission, AuditLog, Bound, Hub, LocalOrigin, MqttConfig, Refusal};
 use anyhow::Context as _;
+use broker_core::Durability;
 use midge_pki::TrustSource;
 use midge_policy::Policy;
 use midge_runtime::Clock;
+use midge_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +32,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Where decisions are recorded.
     pub audit: AuditLog,
+    /// Where MQTT state is kept; without it nothing is.
+    pub store: Option<Store>,
 }
 
 /// A running MQTT server.
@@ -42,15 +47,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Returns a server that serves nothing yet.
+    /// Returns a server that serves nothing yet, with the sessions and messages that its store holds.
     ///
     /// # Errors
-    /// When the system gives no randomness.
-    pub fn new(config: &MqttConfig, parts: Parts) -> anyhow::Result<Self> {
-        let core = config.core(*uuid::Uuid::new_v4().as_bytes());
+    /// When the store cannot be read.
+    pub async fn open(config: &MqttConfig, parts: Parts) -> anyhow::Result<Self> {
+        let mut core = config.core(*uuid::Uuid::new_v4().as_bytes());
+        let records = match &parts.store {
+            Some(store) => persister::read(store).await?,
+            None => {
+                core.durability = Durability::None;
+                Vec::new()
+            }
+        };
         let policy = Arc::clone(&parts.policy.borrow());
+        let hub = Hub::new(core, policy, parts.clock.clone(), parts.audit.clone());
+        let restored = hub.restore(records);
+        tracing::info!(?restored, "MQTT state restored");
         Ok(Self {
-            hub: Hub::new(core, policy, parts.clock.clone(), parts.audit.clone()),
+            hub,
             limits: Limits {
                 connect_timeout: Duration::from_secs(config.connect_timeout_secs.into()),
                 codec: config.codec(),
@@ -73,6 +88,9 @@ impl Server {
     /// When a listener fails for good.
     pub async fn serve(self, bound: Bound, token: CancellationToken) -> anyhow::Result<()> {
         let this = Arc::new(self);
+        let persister = this.parts.store.clone().map(|store| tokio::spawn(persister::run(this.hub(), store)));
+        // Entries may have ended while nobody served.
+        this.hub.re_admit(&*this.parts.admission);
         let served = tokio::select! {
             // First: when the process stops, the feeds below may end before this is seen.
             biased;
@@ -87,6 +105,10 @@ impl Server {
         this.hub.drain();
         this.tasks.close();
         this.tasks.wait().await;
+        this.hub.end_storing();
+        if let Some(persister) = persister {
+            persister.await.context("the persister ended")??;
+        }
         if let Some(path) = bound.unix_path {
             std::fs::remove_file(path).unwrap_or_default();
         }

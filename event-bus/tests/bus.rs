@@ -145,11 +145,12 @@ impl Box1 {
             trust,
             clock: Clock::system(),
             audit,
+            store: None,
         };
         // The policy's sender would end the server with it.
         let (policy, receiver) = watch::channel(Arc::clone(&parts.policy.borrow()));
         let parts = Parts { policy: receiver, ..parts };
-        let server = Server::new(&mqtt, parts).unwrap();
+        let server = Server::open(&mqtt, parts).await.unwrap();
         let server = tokio::spawn(async move {
             let _policy = policy;
             server.serve(bound, CancellationToken::new()).await

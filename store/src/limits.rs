@@ -3,8 +3,9 @@
 /// Longest key, in bytes: keys are paths of names that are themselves limited, and an index page holds four.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-/// Most bytes of keys and values in one batch: one transaction of this size writes in well under a second.
-pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most bytes of keys and values in one batch: more than any part of Midge lets wait, and no more than
+/// memory and log can take at once.
+pub const BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Batches that may wait for the committer. Further callers wait in `commit` (backpressure, nothing is dropped).
 pub(crate) const QUEUE_BATCHES_MAX: usize = 4096;

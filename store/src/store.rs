@@ -143,7 +143,9 @@ impl Store {
     /// [`StoreError::Full`] and [`StoreError::Io`] leave nothing of the batch behind and the store usable.
     pub async fn commit(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
         batch.check()?;
-        let kib = u32::try_from(batch.bytes().div_ceil(1024).max(1)).unwrap_or(u32::MAX);
+        // A batch larger than the queue has it for itself.
+        let kib = batch.bytes().div_ceil(1024).clamp(1, QUEUE_KIB_MAX);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
         let queued = Arc::clone(&self.shared.queue_kib)
             .acquire_many_owned(kib)
             .await

@@ -3,6 +3,7 @@
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::inflight::Exchange;
+use crate::record::OutgoingState;
 use crate::session::Link;
 use crate::slab::Key;
 use mqtt_proto::{Ack, Packet, PacketId, QoS, ReasonCode};
@@ -33,6 +34,10 @@ impl Broker {
             // [MQTT-4.3.3-4]: no PUBREL follows an error.
             Some(_) if failed => return self.finish(key, ack.packet_id, now),
             Some(exchange) => {
+                if let Exchange::Published(waiting) = exchange {
+                    let state = OutgoingState::Released;
+                    self.out.ledger.settle(session.number, ack.packet_id, waiting, state);
+                }
                 *exchange = Exchange::Released;
                 ReasonCode::Success
             }
@@ -41,7 +46,7 @@ impl Broker {
         };
         let Link::Live(connection) = &mut session.link else { return };
         let ack = connection.ack(ack.packet_id, reason, None);
-        connection.send(Packet::PubRel(ack), &mut self.out);
+        connection.answer(Packet::PubRel(ack), &mut self.out);
     }
 
     /// Ends a QoS 2 exchange.
@@ -56,7 +61,18 @@ impl Broker {
 
     fn finish(&mut self, key: Key, id: PacketId, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let counted = session.inflight.remove(id).is_some_and(|(_, counted)| counted);
+        let Some((exchange, counted)) = session.inflight.remove(id) else { return };
+        match &exchange {
+            Exchange::Published(waiting) if waiting.qos == QoS::AtLeastOnce => {
+                self.out.ledger.dequeue(session.number, waiting);
+            }
+            Exchange::Published(waiting) => {
+                self.out.ledger.end_exchange(session.number, id, Some(waiting));
+            }
+            Exchange::Released | Exchange::Withdrawn => {
+                self.out.ledger.end_exchange(session.number, id, None);
+            }
+        }
         if counted && let Link::Live(connection) = &mut session.link {
             connection.give_back_quota();
         }

@@ -4,13 +4,16 @@ use crate::authority::Authority;
 use crate::connection::Connection;
 use crate::effect::{CloseReason, ConnIdHasher};
 use crate::output::Output;
+use crate::publish::Source;
 use crate::release::Release;
 use crate::retained::Retained;
 use crate::route::Subscriptions;
 use crate::session::Session;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
-use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin, SessionSnapshot};
+use crate::{
+    AuditKind, CloseCause, Config, ConnId, Durability, Effect, Metrics, Now, Origin, SessionSnapshot,
+};
 use midge_identity::SpiffeId;
 use midge_policy::Policy;
 use mqtt_proto::{Packet, Publication, ReasonCode, Version};
@@ -40,6 +43,7 @@ impl Broker {
     /// Returns a broker without sessions.
     pub fn new(config: Config, policy: Arc<Policy>) -> Self {
         Self {
+            out: Output::new(config.durability),
             config,
             authority: Authority::new(policy),
             sessions: Slab::new(),
@@ -48,7 +52,6 @@ impl Broker {
             subscriptions: Subscriptions::new(),
             retained: Retained::default(),
             timers: Timers::default(),
-            out: Output::default(),
             assigned: 0,
             draining: false,
         }
@@ -57,6 +60,7 @@ impl Broker {
     /// Takes one packet of a connected client; anything for an unknown connection is ignored.
     pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) {
         let Some(&key) = self.conns.get(&conn) else { return };
+        self.out.ledger.begin();
         let Some(connection) = self.connection_mut(key) else { return };
         connection.last_seen = now.mono;
         if connection.peer.expires().is_some_and(|at| at <= now.wall) {
@@ -124,12 +128,13 @@ impl Broker {
     /// Publishes a message of the broker itself (`$SYS`, `$identity`): no publisher's right is asked, receivers' are.
     pub fn handle_own_publication(&mut self, publication: Publication, now: Now) {
         let route = self.subscriptions.route(&publication.topic, &self.sessions);
-        self.distribute(publication, (None, Origin::Broker), &route, now.mono, now);
+        let source = Source { publisher: None, origin: Origin::Broker, durability: Durability::None };
+        self.distribute(publication, source, &route, now.mono, now);
     }
 
     /// Returns the next effect.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.out.effects.pop_front()
+        self.out.effects.pop_front().or_else(|| self.out.ledger.take())
     }
 
     /// Returns the monotonic time at which [`Self::handle_timeout`] is due.
@@ -166,6 +171,13 @@ impl Broker {
         }
     }
 
+    /// Sends the answer to the packet at hand, as soon as everything it promises is stored.
+    pub(crate) fn answer(&mut self, key: Key, packet: Packet) {
+        if let Some(connection) = self.sessions.get_mut(key).and_then(Session::connection_mut) {
+            connection.answer(packet, &mut self.out);
+        }
+    }
+
     pub(crate) fn audit(&mut self, key: Key, kind: AuditKind, now: Now) {
         if let Some(session) = self.sessions.get(key) {
             self.out.audit(session.subject(), kind, now);
@@ -178,8 +190,8 @@ impl Broker {
 
     /// Lends out what handing messages to a session needs.
     pub(crate) fn release(&mut self, now: Now) -> (&mut Slab<Session>, Release<'_>) {
-        let Self { config, authority, retained, out, sessions, .. } = self;
-        (sessions, Release { config, authority, retained, out, now })
+        let Self { config, authority, retained, out, sessions, subscriptions, .. } = self;
+        (sessions, Release { config, authority, retained, groups: &subscriptions.groups, out, now })
     }
 
     pub(crate) fn pump(&mut self, key: Key, now: Now) {

@@ -19,7 +19,7 @@ impl Broker {
                 Due::SessionEnd(key) => self.end_session(key, true, now),
             }
         }
-        self.out.metrics.dropped.expired += self.retained.expire(now.mono);
+        self.out.metrics.dropped.expired += self.retained.expire(now.mono, &mut self.out);
     }
 
     fn keep_alive_due(&mut self, key: Key, now: Now) {

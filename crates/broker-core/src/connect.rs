@@ -6,6 +6,8 @@ use crate::authority::facts;
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::effect::{CloseReason, ConnId, Effect, Now};
+use crate::gate::Gate;
+use crate::ledger::StoreTrouble;
 use crate::output::Subject;
 use crate::session::{Link, Session};
 use crate::slab::Key;
@@ -47,6 +49,7 @@ impl Broker {
             // [MQTT-3.1.0-2].
             return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
         }
+        self.out.ledger.begin();
         match self.admit(&peer, &connect, now) {
             Ok(identity) => self.open(conn, identity, peer, connect, now),
             Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
@@ -72,7 +75,7 @@ impl Broker {
         let known = self.by_identity.get_key_value(peer.id());
         let identity =
             known.map_or_else(|| Arc::new(peer.id().clone()), |(identity, _)| Arc::clone(identity));
-        self.check_room(&identity, &connect.client_id)?;
+        self.check_room(&identity, connect)?;
         if let Some(will) = &connect.will {
             let rights = self.authority.rights(&identity);
             rights.will(&will.message.topic, facts(&will.message)).map_err(|denial| Refusal {
@@ -97,9 +100,10 @@ impl Broker {
         Ok(())
     }
 
-    fn check_room(&self, identity: &SpiffeId, client_id: &str) -> Result<(), Refusal> {
+    fn check_room(&self, identity: &SpiffeId, connect: &Connect) -> Result<(), Refusal> {
         let own = self.by_identity.get(identity);
-        let existing = own.and_then(|own| own.get(client_id)).and_then(|key| self.sessions.get(*key));
+        let existing =
+            own.and_then(|own| own.get(&connect.client_id)).and_then(|key| self.sessions.get(*key));
         let takes_connection = existing.is_none_or(|session| session.connection().is_none());
         if takes_connection && self.conns.len() >= self.config.connections_max {
             return Err(Refusal::new(ReasonCode::QuotaExceeded, "too many connections"));
@@ -109,6 +113,14 @@ impl Broker {
             || own_count >= self.config.sessions_per_identity_max;
         if existing.is_none() && is_full {
             return Err(Refusal::new(ReasonCode::QuotaExceeded, "too many sessions"));
+        }
+        let ledger = &self.out.ledger;
+        let is_kept = self.expiry_of(connect) != Some(Duration::ZERO);
+        if existing.is_none() && is_kept && ledger.is_on() && ledger.trouble != StoreTrouble::None {
+            return Err(Refusal::new(
+                ReasonCode::QuotaExceeded,
+                "the broker cannot store sessions at present",
+            ));
         }
         Ok(())
     }
@@ -164,7 +176,7 @@ impl Broker {
             None => self.create(identity, &connect, now),
         };
         self.attach(key, connection, &connect, now);
-        self.send(key, Packet::ConnAck(Box::new(ack)));
+        self.answer_connect(key, ack);
         self.out.metrics.connects += 1;
         let (version, session_present) = (connect.version, earlier.is_some());
         self.audit(key, AuditKind::Connected { version, proof, session_present }, now);
@@ -224,6 +236,8 @@ impl Broker {
             aliases_out: AliasesOut::new(aliases),
             resend: std::collections::VecDeque::new(),
             cache: crate::publish::PublishCache::default(),
+            gate: Gate::default(),
+            will_number: 0,
             messages_in: 0,
             messages_out: 0,
         }
@@ -289,15 +303,22 @@ impl Broker {
     fn attach(&mut self, key: Key, mut connection: Connection, connect: &Connect, now: Now) {
         let expiry = self.expiry_of(connect);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if let Link::Parked(parked) = &session.link {
+        let mut late = None;
+        if let Link::Parked(parked) = &mut session.link {
             self.timers.clear(parked.ends.map(|(at, _)| at), Due::SessionEnd(key));
-            self.timers.clear(parked.will.as_ref().map(|(at, _)| *at), Due::Will(key));
+            late = parked.will.take();
         }
         session.version = connect.version;
-        session.expiry = expiry;
+        let is_same = std::mem::replace(&mut session.expiry, expiry) == expiry;
+        connection.gate.barrier = session.barrier;
         connection.resend = session.inflight.in_order().into();
         self.conns.insert(connection.id, key);
         session.link = Link::Live(Box::new(connection));
+        if let Some(late) = late {
+            self.timers.clear(Some(late.at), Due::Will(key));
+            self.forget_will(late.number);
+        }
+        self.record_live(key, is_same, now);
         self.arm_keep_alive(key, now);
         self.arm_svid_expiry(key, now);
     }

@@ -2,6 +2,7 @@
 
 use crate::alias::{AliasesIn, AliasesOut, Naming};
 use crate::effect::{ConnId, Delivery, Effect, Now};
+use crate::gate::Gate;
 use crate::message::plain;
 use crate::output::Output;
 use crate::publish::PublishCache;
@@ -38,6 +39,9 @@ pub(crate) struct Connection {
     /// Exchanges of an earlier connection that are still to be taken up again, in order.
     pub(crate) resend: VecDeque<PacketId>,
     pub(crate) cache: PublishCache,
+    pub(crate) gate: Gate,
+    /// Number under which its will is stored; 0 when it is not.
+    pub(crate) will_number: u64,
     pub(crate) messages_in: u64,
     pub(crate) messages_out: u64,
 }
@@ -51,6 +55,9 @@ pub(crate) struct Fit {
 
 impl Connection {
     pub(crate) fn send(&mut self, packet: Packet, out: &mut Output) {
+        if self.gate.starting {
+            return self.send_after(self.gate.barrier, packet, out);
+        }
         self.unsent = self.unsent.saturating_add(encoded_len(&packet, Version::V5));
         out.effects.push_back(Effect::Send { conn: self.id, packet });
     }
@@ -72,7 +79,8 @@ impl Connection {
     }
 
     pub(crate) fn disconnect(&mut self, reason: ReasonCode, text: Option<&str>, out: &mut Output) {
-        if self.version == Version::V311 {
+        // [MQTT-3.14.0-1]: no DISCONNECT before CONNACK.
+        if self.version == Version::V311 || self.gate.starting {
             return;
         }
         let info = self.info(text).unwrap_or_default();
@@ -84,9 +92,13 @@ impl Connection {
     }
 
     /// Returns how a message would be sent; `None` when the client cannot take one that large ([MQTT-3.1.2-24]).
-    pub(crate) fn fit(&self, waiting: &Waiting) -> Option<Fit> {
+    pub(crate) fn fit(&self, waiting: &Waiting, is_gated: bool) -> Option<Fit> {
         let publication = waiting.message.publication();
-        let naming = self.aliases_out.naming(&publication.topic);
+        let naming = match self.aliases_out.naming(&publication.topic) {
+            // What waits for the store must not be the one to set an alias that others use before it is sent.
+            Naming::Set(_) if is_gated => Naming::Topic,
+            naming => naming,
+        };
         let publish = PublishRef {
             qos: waiting.qos,
             packet_id: (waiting.qos != QoS::AtMostOnce).then_some(PacketId::MIN),
@@ -134,7 +146,10 @@ impl Connection {
             omit_topic,
             bytes: u32::try_from(fit.bytes).unwrap_or(u32::MAX),
         };
-        out.effects.push_back(Effect::Deliver { conn: self.id, delivery });
+        match sending.after {
+            0 => out.effects.push_back(Effect::Deliver { conn: self.id, delivery }),
+            ticket => self.deliver_after(ticket, delivery, out),
+        }
     }
 
     pub(crate) fn give_back_quota(&mut self) {
@@ -151,4 +166,6 @@ impl Connection {
 pub(crate) struct Sending {
     pub(crate) packet_id: Option<PacketId>,
     pub(crate) dup: bool,
+    /// The ticket it waits for; 0 when it does not.
+    pub(crate) after: u64,
 }

@@ -1,6 +1,6 @@
 //! What goes in and out of the core besides packets: connection ids, time, effects.
 
-use crate::{AuditEvent, Message};
+use crate::{AuditEvent, Message, StoreBatch};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode, Version, encoded_len};
 use std::hash::Hasher;
@@ -65,6 +65,8 @@ pub enum Effect {
     },
     /// Record a decision.
     Audit(Box<AuditEvent>),
+    /// Store these changes, after those of every batch before, and call [`crate::Broker::handle_stored`].
+    Store(Box<StoreBatch>),
 }
 
 impl Effect {
@@ -74,7 +76,7 @@ impl Effect {
         match self {
             Self::Send { packet, .. } => encoded_len(packet, Version::V5),
             Self::Deliver { delivery, .. } => delivery.bytes(),
-            Self::Close { .. } | Self::Audit(_) => 0,
+            Self::Close { .. } | Self::Audit(_) | Self::Store(_) => 0,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! QoS 2 messages of one client between PUBLISH and PUBREL.
 
+use crate::effect::Now;
 use crate::message::Message;
+use crate::record::{HeldRecord, Record};
 use mqtt_proto::{PacketId, Publication};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +17,18 @@ pub(crate) enum HeldMessage {
     Accepted(Box<Publication>, Duration),
     /// A message that was denied to a 3.1.1 client, which has to finish the exchange all the same.
     Denied,
+}
+
+impl HeldMessage {
+    pub(crate) fn record(&self, now: Now) -> Record {
+        Record::Held(Box::new(match self {
+            Self::Accepted(publication, received) => {
+                let received = now.wall.before(now.mono.saturating_sub(*received));
+                HeldRecord::Accepted((**publication).clone(), received)
+            }
+            Self::Denied => HeldRecord::Denied,
+        }))
+    }
 }
 
 /// Messages by packet identifier: a second PUBLISH under the same one is the same message ([MQTT-4.3.3-10]).
@@ -35,6 +49,10 @@ impl Held {
 
     pub(crate) fn contains(&self, id: PacketId) -> bool {
         self.messages.contains_key(&id)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = PacketId> {
+        self.messages.keys().copied()
     }
 
     pub(crate) fn insert(&mut self, id: PacketId, message: HeldMessage) {

@@ -38,11 +38,11 @@ impl Inflight {
         self.slots.len() - self.free.len()
     }
 
-    /// Takes an identifier for a message that is sent now; `None` when all 65,535 are in use.
-    pub(crate) fn insert(&mut self, waiting: Waiting) -> Option<PacketId> {
+    /// Takes an identifier for a message that is sent now, which has to be filled in; `None` when all 65,535
+    /// are in use.
+    pub(crate) fn reserve(&mut self) -> Option<PacketId> {
         self.sequence += 1;
-        let exchange = Some(Exchange::Published(waiting));
-        let slot = Slot { sequence: self.sequence, counted: true, exchange };
+        let slot = Slot { sequence: self.sequence, counted: true, exchange: None };
         if let Some(raw) = self.free.pop()
             && let Some(place) = self.slots.get_mut(usize::from(raw) - 1)
         {
@@ -52,6 +52,33 @@ impl Inflight {
         let id = PacketId::new(u16::try_from(self.slots.len() + 1).ok()?)?;
         self.slots.push(slot);
         Some(id)
+    }
+
+    /// Puts the message that is sent under a reserved identifier in its place.
+    pub(crate) fn fill(&mut self, id: PacketId, waiting: Waiting) {
+        if let Some(slot) = self.slots.get_mut(usize::from(id.get()) - 1) {
+            slot.exchange = Some(Exchange::Published(waiting));
+        }
+    }
+
+    /// Takes exchanges of an earlier run, in the order of sending, under the identifiers they had.
+    pub(crate) fn restore(&mut self, exchanges: Vec<(PacketId, Exchange)>) {
+        let last = exchanges.iter().map(|(id, _)| id.get()).max().unwrap_or(0);
+        self.slots = (0..last).map(|_| Slot { sequence: 0, counted: false, exchange: None }).collect();
+        for (id, exchange) in exchanges {
+            self.sequence += 1;
+            if let Some(slot) = self.slots.get_mut(usize::from(id.get()) - 1) {
+                *slot = Slot { sequence: self.sequence, counted: false, exchange: Some(exchange) };
+            }
+        }
+        let free = (1..=last).zip(&self.slots).filter(|(_, slot)| slot.exchange.is_none());
+        self.free = free.map(|(raw, _)| raw).collect();
+    }
+
+    /// Every exchange with its identifier.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PacketId, &Exchange)> {
+        let slots = (1_u16..).zip(&self.slots);
+        slots.filter_map(|(raw, slot)| Some((PacketId::new(raw)?, slot.exchange.as_ref()?)))
     }
 
     /// Counts an exchange that is sent again against the present connection's quota.

@@ -82,17 +82,19 @@ impl Broker {
         let subject = session.subject();
         let ends = session.expiry.map(|expiry| (now.mono.saturating_add(expiry), now.wall.after(expiry)));
         let parked = Link::Parked(Parked { since: now.wall, ends, will: None });
+        session.barrier = session.connection().map_or(0, |connection| connection.gate.barrier);
         let Link::Live(connection) = std::mem::replace(&mut session.link, parked) else { return };
         session.inflight.uncount_all();
         self.conns.remove(&connection.id);
         self.timers.clear(connection.keep_alive_at, Due::KeepAlive(key));
         self.timers.clear(connection.svid_at, Due::SvidExpiry(key));
         let (messages_in, messages_out) = (connection.messages_in, connection.messages_out);
-        let will = connection.will.filter(|_| cause.fires_will());
+        let (will, will_number) = (connection.will.filter(|_| cause.fires_will()), connection.will_number);
         let is_over = session.expiry == Some(Duration::ZERO);
         self.out.audit(subject, AuditKind::Disconnected { cause, messages_in, messages_out }, now);
-        if let Some(will) = will {
-            self.schedule_will(key, will, now);
+        match will {
+            Some(will) => self.schedule_will(key, will, will_number, now),
+            None => self.forget_will(will_number),
         }
         if is_over {
             return self.end_session(key, true, now);
@@ -103,7 +105,9 @@ impl Broker {
         // Whoever else is in the group can have what was not sent yet.
         let Some(session) = self.sessions.get_mut(key) else { return };
         let orphans = session.queue.extract(|waiting| waiting.group.is_some());
-        self.reassign(key, orphans, now);
+        let number = session.number;
+        self.record_parked(key);
+        self.reassign(key, number, orphans, now);
     }
 
     /// Ends a parked session and everything it holds. A will that still waits goes out, if it may
@@ -113,9 +117,12 @@ impl Broker {
         let Link::Parked(parked) = &mut session.link else { return };
         let will = parked.will.take();
         self.timers.clear(parked.ends.map(|(at, _)| at), Due::SessionEnd(key));
-        self.timers.clear(will.as_ref().map(|(at, _)| *at), Due::Will(key));
-        if let Some((_, will)) = will.filter(|_| will_fires) {
-            self.fire_will(key, will, now);
+        if let Some(late) = will {
+            self.timers.clear(Some(late.at), Due::Will(key));
+            if will_fires {
+                self.fire_will(key, late.will, now);
+            }
+            self.forget_will(late.number);
         }
         self.audit(key, AuditKind::SessionEnded, now);
         let Some(mut session) = self.sessions.remove(key) else { return };
@@ -132,28 +139,34 @@ impl Broker {
         let mut orphans = session.inflight.extract_qos1(|waiting| waiting.group.is_some());
         orphans.extend(session.queue.extract(|waiting| waiting.group.is_some()));
         self.out.metrics.dropped.session_ended += session.queue.len() as u64;
-        self.reassign(key, orphans, now);
+        self.out.ledger.end_session(&session);
+        self.reassign(key, session.number, orphans, now);
     }
 
     /// Gives messages of share groups to other members; those that nobody takes stay with their session, if
     /// it still exists. Who is still a member itself gives them up only to one who is connected.
-    pub(crate) fn reassign(&mut self, from: Key, orphans: Vec<Waiting>, now: Now) {
+    pub(crate) fn reassign(&mut self, from: Key, number: u64, orphans: Vec<Waiting>, now: Now) {
         for waiting in orphans {
             let Some(group) = waiting.group else { continue };
             if waiting.message.is_expired(now) {
                 self.out.metrics.dropped.expired += 1;
+                self.out.ledger.dequeue(number, &waiting);
                 continue;
             }
             let others = self.other_members(group, from, &waiting);
             if self.authority.recheck_origin(&waiting.message).is_ok()
                 && self.share(group, &others, &waiting.message, now).is_some()
             {
+                self.out.ledger.dequeue(number, &waiting);
                 continue;
             }
-            let kept =
-                self.sessions.get_mut(from).is_some_and(|session| session.queue.push(waiting, &self.config));
-            if !kept {
-                self.out.metrics.dropped.no_member += 1;
+            let session = self.sessions.get_mut(from);
+            match session.filter(|session| session.queue.has_room(&waiting.message, &self.config)) {
+                Some(session) => drop(session.queue.push(waiting, &self.config)),
+                None => {
+                    self.out.metrics.dropped.no_member += 1;
+                    self.out.ledger.dequeue(number, &waiting);
+                }
             }
         }
     }
@@ -189,7 +202,7 @@ impl Broker {
     /// Removes what was accepted from an identity and has not been delivered yet.
     fn purge(&mut self, identity: &SpiffeId, now: Now) {
         let shared = Arc::new(identity.clone());
-        for topic in self.retained.purge(|message| message.is_from(identity)) {
+        for topic in self.retained.purge(|message| message.is_from(identity), &mut self.out) {
             let subject =
                 crate::output::Subject { identity: Arc::clone(&shared), client_id: "".into(), conn: None };
             let topic = topic.as_str().into();
@@ -199,6 +212,7 @@ impl Broker {
             if let Some(session) = self.sessions.get_mut(key) {
                 let purged = session.queue.extract(|waiting| waiting.message.is_from(identity));
                 self.out.metrics.dropped.revoked += purged.len() as u64;
+                purged.iter().for_each(|waiting| self.out.ledger.dequeue(session.number, waiting));
             }
         }
     }

@@ -10,9 +10,12 @@
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
 //!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
+//! - **Disk** (see [`crate::StoreTrouble`]): a message that would have to be stored is refused with 0x97 (5.0), or
+//!   its acknowledgement waits (3.1.1); what was acknowledged stays.
 //! - **Subscriptions, sessions, connections**: the request is refused with 0x97, a filter with too many
 //!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
 
+use crate::record::Durability;
 use mqtt_proto::TopicName;
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -32,6 +35,8 @@ pub enum DeniedPublish {
 pub struct Config {
     /// Seed of assigned client ids: random, so that they cannot be guessed.
     pub seed: [u8; 16],
+    /// What sessions, their messages, retained messages and wills survive; a rule may ask for more.
+    pub durability: Durability,
     /// Connections in total: each costs a socket and buffers.
     pub connections_max: usize,
     /// Sessions in total, parked ones included.
@@ -88,6 +93,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seed: [0; 16],
+            durability: Durability::None,
             connections_max: 20_000,
             sessions_max: 50_000,
             sessions_per_identity_max: 1_000,

@@ -1,6 +1,7 @@
 //! A message that was accepted, with where it came from and by which right.
 
 use crate::effect::Now;
+use crate::record::Durability;
 use midge_identity::SpiffeId;
 use mqtt_proto::{Publication, PublishRef, QoS, Version, publish_len};
 use std::sync::Arc;
@@ -8,6 +9,9 @@ use std::time::Duration;
 
 /// Bytes that one kept message costs besides its own.
 const OVERHEAD: usize = 128;
+
+/// Count of policy changes of what no policy of this run has decided.
+pub(crate) const UNDECIDED: u64 = u64::MAX;
 
 /// A message that was accepted, shared by all its receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +22,10 @@ pub struct Message {
     pub(crate) generation: u64,
     pub(crate) received: Duration,
     pub(crate) expires: Option<Duration>,
+    /// Its number on disk; 0 when it is not stored.
+    pub(crate) number: u64,
+    /// What it has to survive.
+    pub(crate) level: Durability,
     bytes: usize,
 }
 
@@ -49,7 +57,14 @@ impl Message {
             generation,
             received,
             expires: expiry.map(|secs| received.saturating_add(Duration::from_secs(secs.into()))),
+            number: 0,
+            level: Durability::None,
         }
+    }
+
+    /// Returns a message of an earlier run. Whether it may be released is to be asked anew.
+    pub(crate) fn restored(publication: Publication, origin: Origin, number: u64, level: Durability) -> Self {
+        Self { number, level, ..Self::new(publication, origin, UNDECIDED, Duration::ZERO) }
     }
 
     /// The message itself; its RETAIN flag is the publisher's.

@@ -1,7 +1,8 @@
 //! Effects that wait for the shell, and the counters.
 
 use crate::effect::{ConnId, Effect, Now};
-use crate::{AuditEvent, AuditKind, Metrics};
+use crate::ledger::Ledger;
+use crate::{AuditEvent, AuditKind, Durability, Metrics};
 use midge_identity::SpiffeId;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,13 +15,18 @@ pub(crate) struct Subject {
     pub(crate) conn: Option<ConnId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) metrics: Metrics,
+    pub(crate) ledger: Ledger,
 }
 
 impl Output {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self { effects: VecDeque::new(), metrics: Metrics::default(), ledger: Ledger::new(durability) }
+    }
+
     pub(crate) fn audit(&mut self, subject: Subject, kind: AuditKind, now: Now) {
         let denials = &mut self.metrics.denials;
         match &kind {

@@ -4,9 +4,12 @@ use crate::authority::facts;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::held::HeldMessage;
+use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
+use crate::record::Durability;
 use crate::route::Route;
+use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
@@ -15,6 +18,9 @@ use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, T
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a client is told whose message the store could not take.
+const STORE_REFUSES: &str = "the broker cannot store messages at present";
 
 /// Topics remembered per connection; beyond it all are forgotten and asked again.
 const REMEMBERED_MAX: usize = 128;
@@ -31,7 +37,15 @@ struct Remembered {
     route: Arc<Route>,
 }
 
-type Decision = Result<(Arc<str>, Arc<Route>), Denial>;
+/// A message that policy allows: where it comes from, what its rule says it has to survive, whom it reaches.
+type Decision = Result<(Source, Arc<Route>), Denial>;
+
+/// Where a message comes from, and what its rule says it has to survive.
+pub(crate) struct Source {
+    pub(crate) publisher: Option<Key>,
+    pub(crate) origin: Origin,
+    pub(crate) durability: Durability,
+}
 
 impl Broker {
     pub(crate) fn take_publish(&mut self, key: Key, publish: Publish, now: Now) {
@@ -63,9 +77,8 @@ impl Broker {
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication) else { return };
         match decision {
-            Ok((rule, route)) if self.has_room(&publication) => {
-                let origin = self.origin(key, rule);
-                self.distribute(publication, origin, &route, now.mono, now);
+            Ok((source, route)) if self.has_room(&publication) => {
+                self.distribute(publication, source, &route, now.mono, now);
             }
             Ok(_) => {}
             Err(denial) => self.deny(key, &publication, denial, now),
@@ -75,9 +88,14 @@ impl Broker {
     fn take_qos1(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication) else { return };
         let (reason, text) = match decision {
-            Ok((rule, route)) if self.has_room(&publication) => {
-                let origin = self.origin(key, rule);
-                self.distribute(publication, origin, &route, now.mono, now);
+            Ok((_, route)) if self.store_refuses(key, &publication, &route) => {
+                if self.is_v311(key) {
+                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+                }
+                (ReasonCode::QuotaExceeded, Some(STORE_REFUSES))
+            }
+            Ok((source, route)) if self.has_room(&publication) => {
+                self.distribute(publication, source, &route, now.mono, now);
                 let reason =
                     if route.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
                 (reason, None)
@@ -88,7 +106,7 @@ impl Broker {
                 (ReasonCode::NotAuthorized, Some("not authorized to publish this"))
             }
         };
-        self.answer(key, id, reason, text, Packet::PubAck);
+        self.acknowledge(key, id, reason, text, Packet::PubAck);
     }
 
     fn take_qos2(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
@@ -97,7 +115,7 @@ impl Broker {
         let Some(session) = self.sessions.get(key) else { return };
         // [MQTT-4.3.3-10]: the same identifier before PUBREL is the same message.
         if session.held.contains(id) {
-            return self.answer(key, id, ReasonCode::Success, None, Packet::PubRec);
+            return self.acknowledge(key, id, ReasonCode::Success, None, Packet::PubRec);
         }
         let version = session.version;
         // [MQTT-3.3.4-9]. A 3.1.1 client was told no Receive Maximum: for it the bytes alone count.
@@ -109,7 +127,7 @@ impl Broker {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
             }
             let text = Some("too much waits for PUBREL");
-            return self.answer(key, id, ReasonCode::QuotaExceeded, text, Packet::PubRec);
+            return self.acknowledge(key, id, ReasonCode::QuotaExceeded, text, Packet::PubRec);
         }
         let Some(decision) = self.decide(key, &publication) else { return };
         let (reason, text) = match decision {
@@ -117,22 +135,32 @@ impl Broker {
                 self.deny(key, &publication, denial, now);
                 (ReasonCode::NotAuthorized, "not authorized to publish this")
             }
+            Ok((_, route)) if self.store_refuses(key, &publication, &route) => {
+                if version == Version::V311 {
+                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+                }
+                (ReasonCode::QuotaExceeded, STORE_REFUSES)
+            }
             Ok(_) if !self.has_room(&publication) => {
                 (ReasonCode::QuotaExceeded, "no room for another retained message")
             }
-            Ok(_) => {
-                self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono));
-                return self.answer(key, id, ReasonCode::Success, None, Packet::PubRec);
+            Ok((source, _)) => {
+                self.out.ledger.level_for(source.durability);
+                self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono), now);
+                return self.acknowledge(key, id, ReasonCode::Success, None, Packet::PubRec);
             }
         };
         if version == Version::V311 {
-            self.hold(key, id, HeldMessage::Denied);
+            self.hold(key, id, HeldMessage::Denied, now);
         }
-        self.answer(key, id, reason, Some(text), Packet::PubRec);
+        self.acknowledge(key, id, reason, Some(text), Packet::PubRec);
     }
 
-    fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage) {
+    fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, now: Now) {
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.connection().is_some()) {
+            if session.is_stored() {
+                self.out.ledger.replace(session.held_key(id), message.record(now));
+            }
             session.held.insert(id, message);
         }
     }
@@ -141,15 +169,17 @@ impl Broker {
     pub(crate) fn take_pubrel(&mut self, key: Key, ack: &Ack, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let held = session.held.remove(ack.packet_id);
+        if held.is_some() && session.number != 0 {
+            self.out.ledger.remove(session.held_key(ack.packet_id));
+        }
         let reason = if held.is_some() { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         if let Some(HeldMessage::Accepted(publication, received)) = held
             && ack.reason == ReasonCode::Success
         {
             match self.decide(key, &publication) {
                 None => {}
-                Some(Ok((rule, route))) => {
-                    let origin = self.origin(key, rule);
-                    self.distribute(*publication, origin, &route, received, now);
+                Some(Ok((source, route))) => {
+                    self.distribute(*publication, source, &route, received, now);
                 }
                 Some(Err(denial)) => {
                     let topic = publication.topic.as_str().into();
@@ -157,10 +187,10 @@ impl Broker {
                 }
             }
         }
-        self.answer(key, ack.packet_id, reason, None, Packet::PubComp);
+        self.acknowledge(key, ack.packet_id, reason, None, Packet::PubComp);
     }
 
-    fn answer(
+    fn acknowledge(
         &mut self,
         key: Key,
         id: PacketId,
@@ -172,7 +202,7 @@ impl Broker {
         // 3.1.1 has no reason codes: the client is told that the exchange is done, no more.
         let reason = if connection.version == Version::V311 { ReasonCode::Success } else { reason };
         let ack = connection.ack(id, reason, text);
-        connection.send(packet(ack), &mut self.out);
+        connection.answer(packet(ack), &mut self.out);
     }
 
     /// Decides a publication of a connected client, and says whom it reaches.
@@ -184,13 +214,15 @@ impl Broker {
             && (r.generation, r.epoch) == (generation, epoch)
             && r.permit.covers(&facts)
         {
-            return Some(Ok((Arc::clone(r.permit.rule()), Arc::clone(&r.route))));
+            let (rule, durability, route) =
+                (Arc::clone(r.permit.rule()), durability(&r.permit), Arc::clone(&r.route));
+            return Some(Ok((self.source(key, rule, durability), route)));
         }
         let permit = match self.sessions.get(key)?.rights.publish(topic, facts) {
             Ok(permit) => permit,
             Err(denial) => return Some(Err(denial)),
         };
-        let rule = Arc::clone(permit.rule());
+        let source = self.source(key, Arc::clone(permit.rule()), durability(&permit));
         let route = Arc::new(self.subscriptions.route(topic, &self.sessions));
         if let Some(connection) = self.connection_mut(key) {
             let cache = &mut connection.cache.0;
@@ -200,7 +232,7 @@ impl Broker {
             let remembered = Remembered { generation, epoch, permit, route: Arc::clone(&route) };
             cache.insert(topic.clone(), remembered);
         }
-        Some(Ok((rule, route)))
+        Some(Ok((source, route)))
     }
 
     /// Tells whether a retained message fits; one that does not is counted as dropped.
@@ -225,28 +257,51 @@ impl Broker {
         }
     }
 
-    fn origin(&self, key: Key, rule: Arc<str>) -> (Option<Key>, Origin) {
-        let Some(session) = self.sessions.get(key) else { return (None, Origin::Broker) };
+    fn source(&self, key: Key, rule: Arc<str>, durability: Durability) -> Source {
+        let Some(session) = self.sessions.get(key) else {
+            return Source { publisher: None, origin: Origin::Broker, durability };
+        };
         let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
-        (Some(key), Origin::Client { identity, client_id, rule, will: false })
+        let origin = Origin::Client { identity, client_id, rule, will: false };
+        Source { publisher: Some(key), origin, durability }
+    }
+
+    /// Tells whether a message is refused because the store could not take it at present.
+    fn store_refuses(&self, key: Key, publication: &Publication, route: &Route) -> bool {
+        let refuses = match self.out.ledger.trouble {
+            StoreTrouble::None => false,
+            StoreTrouble::Failing => !self.is_v311(key),
+            StoreTrouble::Full => true,
+        };
+        let is_stored = |key: Key| self.sessions.get(key).is_some_and(Session::is_stored);
+        refuses
+            && self.out.ledger.is_on()
+            && (publication.retain
+                || (publication.qos == QoS::ExactlyOnce && is_stored(key))
+                || route.targets.iter().any(|target| is_stored(target.session))
+                || route.groups.iter().any(|(_, members)| members.iter().any(|m| is_stored(m.session))))
     }
 
     /// Retains a message if it asks for it, and hands it to everyone on the route.
     pub(crate) fn distribute(
         &mut self,
         publication: Publication,
-        (publisher, origin): (Option<Key>, Origin),
+        Source { publisher, origin, durability }: Source,
         route: &Route,
         received: Duration,
         now: Now,
     ) {
         let generation = self.authority.generation();
-        let message = Arc::new(Message::new(publication, origin, generation, received));
+        let mut message = Message::new(publication, origin, generation, received);
+        if message.qos() != QoS::AtMostOnce || message.publication().retain {
+            self.out.ledger.prepare(&mut message, durability);
+        }
+        let message = Arc::new(message);
         if message.is_expired(now) {
             self.out.metrics.dropped.expired += 1;
             return;
         }
-        if message.publication().retain && !self.retained.set(&message, &self.config) {
+        if message.publication().retain && !self.retained.set(&message, &self.config, &mut self.out, now) {
             self.out.metrics.dropped.retained_full += 1;
         }
         self.out.metrics.denials.receive += route.denied;
@@ -259,6 +314,8 @@ impl Broker {
                 subscription_ids: grant.ids.clone(),
                 group: None,
                 generation,
+                number: 0,
+                resent: false,
                 message: Arc::clone(&message),
             };
             self.hand_to(target.session, waiting, now);
@@ -298,6 +355,8 @@ impl Broker {
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
             generation: self.authority.generation(),
+            number: 0,
+            resent: false,
             message: Arc::clone(message),
         };
         self.hand_to(member.session, waiting, now);
@@ -313,4 +372,9 @@ impl Broker {
         let can_keep = qos != QoS::AtMostOnce && session.queue.has_room(message, &self.config);
         can_keep.then(|| if session.connection().is_some() { 1 } else { 2 })
     }
+}
+
+/// What the rule behind a permit says its messages have to survive.
+fn durability(_permit: &PublishPermit) -> Durability {
+    Durability::None
 }

@@ -18,6 +18,10 @@ pub(crate) struct Waiting {
     pub(crate) group: Option<GroupId>,
     /// Count of policy changes when the receiver's right was last seen.
     pub(crate) generation: u64,
+    /// Number under which it is stored that the message waits; 0 when it is not.
+    pub(crate) number: u64,
+    /// Whether it may have been sent before, in an earlier run.
+    pub(crate) resent: bool,
 }
 
 /// Messages that wait for one session, oldest first.
@@ -53,6 +57,16 @@ impl Queue {
         self.bytes = self.bytes.saturating_add(waiting.message.bytes());
         self.waiting.push_back(waiting);
         true
+    }
+
+    /// Takes a message of an earlier run, whose acceptance has been acknowledged: there is no refusing it.
+    pub(crate) fn restore(&mut self, waiting: Waiting) {
+        self.bytes = self.bytes.saturating_add(waiting.message.bytes());
+        self.waiting.push_back(waiting);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter()
     }
 
     pub(crate) fn front(&self) -> Option<&Waiting> {

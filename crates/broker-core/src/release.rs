@@ -8,8 +8,10 @@ use crate::inflight::Exchange;
 use crate::limits::Config;
 use crate::output::{Output, Subject};
 use crate::queue::Waiting;
+use crate::record::OutgoingState;
 use crate::retained::Retained;
 use crate::session::{Link, Replay, Session};
+use crate::shared::Groups;
 use crate::{AuditKind, Message, Origin, Stage};
 use midge_policy::Denial;
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode};
@@ -20,6 +22,7 @@ pub(crate) struct Release<'a> {
     pub(crate) config: &'a Config,
     pub(crate) authority: &'a mut Authority,
     pub(crate) retained: &'a mut Retained,
+    pub(crate) groups: &'a Groups,
     pub(crate) out: &'a mut Output,
     pub(crate) now: Now,
 }
@@ -27,7 +30,7 @@ pub(crate) struct Release<'a> {
 impl Session {
     /// Takes a message whose publisher and receiver were authorized just now: sends it if nothing stands
     /// before it, else lets it wait.
-    pub(crate) fn accept(&mut self, waiting: Waiting, release: &mut Release<'_>) {
+    pub(crate) fn accept(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
         let is_qos0 = waiting.qos == QoS::AtMostOnce;
         if self.is_ready(waiting.qos, release.config.unsent_bytes_soft) {
             self.send(waiting, release);
@@ -35,8 +38,18 @@ impl Session {
             if self.connection().is_some() {
                 release.out.metrics.dropped.slow_reader += 1;
             }
-        } else if !self.queue.push(waiting, release.config) {
+        } else if self.queue.has_room(&waiting.message, release.config) {
+            self.enqueue(&mut waiting, release);
+            self.queue.push(waiting, release.config);
+        } else {
             release.out.metrics.dropped.queue_full += 1;
+        }
+    }
+
+    fn enqueue(&self, waiting: &mut Waiting, release: &mut Release<'_>) {
+        if self.is_stored() {
+            let group = waiting.group.and_then(|group| release.groups.filter(group));
+            release.out.ledger.enqueue(self.number, waiting, group, release.now);
         }
     }
 
@@ -48,7 +61,7 @@ impl Session {
     /// Sends or discards one message; false when there is nothing to do or no room.
     fn step(&mut self, release: &mut Release<'_>) -> bool {
         let Link::Live(connection) = &mut self.link else { return false };
-        if connection.unsent > release.config.unsent_bytes_soft {
+        if connection.gate.starting || connection.unsent > release.config.unsent_bytes_soft {
             return false;
         }
         if let Some(id) = connection.resend.front().copied() {
@@ -58,32 +71,46 @@ impl Session {
         if !connection.has_room_for(front.qos) {
             return false;
         }
-        if let Some(waiting) = self.queue.pop()
-            && self.may_release(&waiting, release)
-        {
-            self.send(waiting, release);
+        if let Some(waiting) = self.queue.pop() {
+            if self.may_release(&waiting, release) {
+                self.send(waiting, release);
+            } else {
+                release.out.ledger.dequeue(self.number, &waiting);
+            }
         }
         true
     }
 
-    fn send(&mut self, waiting: Waiting, release: &mut Release<'_>) {
+    fn send(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+        let is_gated = self.gates(&waiting);
         let Link::Live(connection) = &mut self.link else { return };
-        let Some(fit) = connection.fit(&waiting) else {
+        let behind = connection.gate.behind_deliveries();
+        let Some(fit) = connection.fit(&waiting, is_gated || behind.is_some()) else {
             release.out.metrics.dropped.too_large += 1;
-            return;
+            return release.out.ledger.dequeue(self.number, &waiting);
         };
         if waiting.qos == QoS::AtMostOnce {
-            let sending = Sending { packet_id: None, dup: false };
+            let sending = Sending { packet_id: None, dup: false, after: 0 };
             connection.deliver(waiting, fit, sending, release.now, release.out);
             return;
         }
-        let packet_id = self.inflight.insert(waiting.clone());
-        if packet_id.is_none() {
+        let Some(id) = self.inflight.reserve() else {
             release.out.metrics.dropped.queue_full += 1;
-            return;
-        }
+            return release.out.ledger.dequeue(self.number, &waiting);
+        };
         connection.quota = connection.quota.saturating_sub(1);
-        connection.deliver(waiting, fit, Sending { packet_id, dup: false }, release.now, release.out);
+        let dup = waiting.resent && waiting.qos == QoS::AtLeastOnce;
+        let mut sending = Sending { packet_id: Some(id), dup, after: behind.unwrap_or(0) };
+        if is_gated {
+            let group = waiting.group.and_then(|group| release.groups.filter(group));
+            release.out.ledger.publish(self.number, id, &mut waiting, group, release.now);
+            sending.after = release.out.ledger.ticket();
+        } else {
+            self.enqueue(&mut waiting, release);
+        }
+        self.inflight.fill(id, waiting.clone());
+        let Link::Live(connection) = &mut self.link else { return };
+        connection.deliver(waiting, fit, sending, release.now, release.out);
     }
 
     /// Takes up one exchange of an earlier connection ([MQTT-4.4.0-1]).
@@ -94,7 +121,7 @@ impl Session {
             None | Some(Exchange::Withdrawn) => None,
             Some(Exchange::Released) => {
                 let ack = connection.ack(id, ReasonCode::Success, None);
-                connection.send(Packet::PubRel(ack), release.out);
+                connection.send_in_turn(Packet::PubRel(ack), release.out);
                 None
             }
             Some(Exchange::Published(_)) if connection.quota == 0 => return false,
@@ -104,19 +131,30 @@ impl Session {
         let Some(waiting) = waiting else { return true };
         let permitted = authorize(&self.rights, waiting, release)
             .map_err(|(denial, of_receiver)| withhold(denial, of_receiver, waiting, subject, release));
-        match connection.fit(waiting).filter(|_| permitted.is_ok()) {
+        let is_stored = waiting.qos == QoS::ExactlyOnce && waiting.number != 0;
+        let after = if is_stored {
+            connection.gate.barrier
+        } else {
+            connection.gate.behind_deliveries().unwrap_or(0)
+        };
+        let is_gated = !release.out.ledger.is_stored(after);
+        match connection.fit(waiting, is_gated).filter(|_| permitted.is_ok()) {
             Some(fit) => {
                 connection.quota -= 1;
-                let sending = Sending { packet_id: Some(id), dup: true };
+                let sending = Sending { packet_id: Some(id), dup: true, after };
                 connection.deliver(waiting.clone(), fit, sending, release.now, release.out);
                 self.inflight.count(id);
             }
             None if waiting.qos == QoS::ExactlyOnce => {
+                release.out.ledger.settle(self.number, id, waiting, OutgoingState::Withdrawn);
                 if let Some(exchange) = self.inflight.get_mut(id) {
                     *exchange = Exchange::Withdrawn;
                 }
             }
-            None => drop(self.inflight.remove(id)),
+            None => {
+                release.out.ledger.dequeue(self.number, waiting);
+                self.inflight.remove(id);
+            }
         }
         true
     }
@@ -136,6 +174,9 @@ impl Session {
     fn replay(&mut self, release: &mut Release<'_>) -> bool {
         let Link::Live(connection) = &self.link else { return false };
         let Some(replay) = self.replays.front_mut() else { return false };
+        if !release.out.ledger.is_stored(replay.after) {
+            return false;
+        }
         let subscribed = self.subscriptions.get(&replay.spelled);
         let next = release.retained.next_match(&replay.filter, replay.cursor.as_ref());
         let (Some(subscribed), Some(message)) = (subscribed, next.cloned()) else {
@@ -156,6 +197,8 @@ impl Session {
             subscription_ids: subscribed.grant().ids,
             group: None,
             generation: release.authority.generation(),
+            number: 0,
+            resent: false,
             message,
         };
         if self.may_replay(&waiting, release) {
@@ -175,7 +218,7 @@ impl Session {
             return false;
         }
         if release.authority.recheck_origin(&waiting.message).is_err() {
-            release.retained.remove(topic);
+            release.retained.remove(topic, release.out);
             purged(&waiting.message, release);
             return false;
         }
@@ -183,11 +226,11 @@ impl Session {
     }
 
     /// Lets the retained messages of a subscription follow, from the start.
-    pub(crate) fn start_replay(&mut self, spelled: &Arc<str>) {
+    pub(crate) fn start_replay(&mut self, spelled: &Arc<str>, after: u64) {
         let Some(subscribed) = self.subscriptions.get(spelled) else { return };
         let filter = subscribed.filter.filter.clone();
         self.replays.retain(|replay| replay.spelled != *spelled);
-        self.replays.push_back(Replay { spelled: Arc::clone(spelled), filter, cursor: None });
+        self.replays.push_back(Replay { spelled: Arc::clone(spelled), filter, cursor: None, after });
     }
 }
 

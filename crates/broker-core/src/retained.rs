@@ -1,7 +1,9 @@
 //! Retained messages by topic.
 
+use crate::effect::Now;
 use crate::limits::Config;
 use crate::message::Message;
+use crate::output::Output;
 use mqtt_proto::{TopicFilter, TopicName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -34,26 +36,44 @@ impl Retained {
     }
 
     /// Keeps a message; an empty payload removes the topic's ([MQTT-3.3.1-6], [MQTT-3.3.1-7]). False when there is no room.
-    pub(crate) fn set(&mut self, message: &Arc<Message>, config: &Config) -> bool {
+    pub(crate) fn set(
+        &mut self,
+        message: &Arc<Message>,
+        config: &Config,
+        out: &mut Output,
+        now: Now,
+    ) -> bool {
         let topic = &message.publication().topic;
         if message.publication().payload.is_empty() {
-            self.remove(topic);
+            self.remove(topic, out);
             return true;
         }
         if !self.has_room(topic, message.bytes(), config) {
             return false;
         }
-        self.remove(topic);
+        self.remove(topic, out);
+        out.ledger.retain(message, now);
+        self.restore(message);
+        true
+    }
+
+    /// Takes a message of an earlier run.
+    pub(crate) fn restore(&mut self, message: &Arc<Message>) {
+        let topic = &message.publication().topic;
         self.bytes += message.bytes();
         if let Some(at) = message.expires {
             self.expiring.insert((at, topic.clone()));
         }
         self.messages.insert(topic.clone(), Arc::clone(message));
-        true
     }
 
-    pub(crate) fn remove(&mut self, topic: &TopicName) -> Option<Arc<Message>> {
+    pub(crate) fn get(&self, topic: &TopicName) -> Option<&Arc<Message>> {
+        self.messages.get(topic)
+    }
+
+    pub(crate) fn remove(&mut self, topic: &TopicName, out: &mut Output) -> Option<Arc<Message>> {
         let message = self.messages.remove(topic)?;
+        out.ledger.unretain(&message);
         self.bytes -= message.bytes();
         if let Some(at) = message.expires {
             self.expiring.remove(&(at, topic.clone()));
@@ -82,11 +102,11 @@ impl Retained {
     }
 
     /// Removes every message that satisfies the condition and returns their topics.
-    pub(crate) fn purge(&mut self, condition: impl Fn(&Message) -> bool) -> Vec<TopicName> {
+    pub(crate) fn purge(&mut self, condition: impl Fn(&Message) -> bool, out: &mut Output) -> Vec<TopicName> {
         let topics = self.messages.iter().filter(|(_, message)| condition(message));
         let topics: Vec<_> = topics.map(|(topic, _)| topic.clone()).collect();
         for topic in &topics {
-            self.remove(topic);
+            self.remove(topic, out);
         }
         topics
     }
@@ -96,12 +116,12 @@ impl Retained {
     }
 
     /// Removes what expired and returns how many.
-    pub(crate) fn expire(&mut self, mono: Duration) -> u64 {
+    pub(crate) fn expire(&mut self, mono: Duration, out: &mut Output) -> u64 {
         let mut count = 0;
         while self.next_expiry().is_some_and(|at| at <= mono)
             && let Some((_, topic)) = self.expiring.pop_first()
         {
-            self.remove(&topic);
+            self.remove(&topic, out);
             count += 1;
         }
         count

@@ -5,7 +5,8 @@ use crate::effect::{ConnId, Now};
 use crate::held::Held;
 use crate::inflight::Inflight;
 use crate::output::Subject;
-use crate::queue::Queue;
+use crate::queue::{Queue, Waiting};
+use crate::record::Durability;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use midge_identity::{SpiffeId, UnixMillis};
@@ -31,6 +32,12 @@ pub(crate) struct Session {
     pub(crate) queue: Queue,
     pub(crate) held: Held,
     pub(crate) replays: VecDeque<Replay>,
+    /// Number under which it is stored; 0 when it is not.
+    pub(crate) number: u64,
+    /// Ticket of the batch that stored it first.
+    pub(crate) since_ticket: u64,
+    /// As of its last connection's gate.
+    pub(crate) barrier: u64,
 }
 
 /// Whether a session is connected.
@@ -45,7 +52,16 @@ pub(crate) enum Link {
 pub(crate) struct Parked {
     pub(crate) since: UnixMillis,
     pub(crate) ends: Option<(Duration, UnixMillis)>,
-    pub(crate) will: Option<(Duration, Will)>,
+    pub(crate) will: Option<LateWill>,
+}
+
+/// A will that waits for its delay.
+#[derive(Debug)]
+pub(crate) struct LateWill {
+    pub(crate) at: Duration,
+    pub(crate) will: Will,
+    /// Number under which it is stored; 0 when it is not.
+    pub(crate) number: u64,
 }
 
 /// Retained messages still to be sent for a new subscription. They are read one by one as the client
@@ -55,24 +71,51 @@ pub(crate) struct Replay {
     pub(crate) spelled: Arc<str>,
     pub(crate) filter: TopicFilter,
     pub(crate) cursor: Option<TopicName>,
+    /// The ticket its SUBACK waits for: they follow it.
+    pub(crate) after: u64,
 }
 
 impl Session {
     /// Returns a session that has no connection yet.
     pub(crate) fn new(identity: Arc<SpiffeId>, connect: &Connect, rights: Arc<Rights>, now: Now) -> Self {
+        let link = Link::Parked(Parked { since: now.wall, ends: None, will: None });
+        let kept = (connect.version, Some(Duration::ZERO), link);
+        Self::restored(identity, Arc::clone(&connect.client_id), rights, kept)
+    }
+
+    /// Returns a session of an earlier run.
+    pub(crate) fn restored(
+        identity: Arc<SpiffeId>,
+        client_id: Arc<str>,
+        rights: Arc<Rights>,
+        (version, expiry, link): (Version, Option<Duration>, Link),
+    ) -> Self {
         Self {
             identity,
-            client_id: Arc::clone(&connect.client_id),
+            client_id,
             rights,
-            version: connect.version,
-            expiry: Some(Duration::ZERO),
-            link: Link::Parked(Parked { since: now.wall, ends: None, will: None }),
+            version,
+            expiry,
+            link,
             subscriptions: BTreeMap::new(),
             inflight: Inflight::default(),
             queue: Queue::default(),
             held: Held::default(),
             replays: VecDeque::new(),
+            number: 0,
+            since_ticket: 0,
+            barrier: 0,
         }
+    }
+
+    /// Tells whether what it is to receive is stored.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.number != 0 && self.expiry != Some(Duration::ZERO)
+    }
+
+    /// Tells whether a message has to be stored before it is sent to it.
+    pub(crate) fn gates(&self, waiting: &Waiting) -> bool {
+        waiting.qos == QoS::ExactlyOnce && self.is_stored() && waiting.message.level != Durability::None
     }
 
     pub(crate) fn connection(&self) -> Option<&Connection> {
@@ -115,6 +158,7 @@ impl Session {
     pub(crate) fn is_ready(&self, qos: QoS, unsent_max: usize) -> bool {
         self.connection().is_some_and(|connection| {
             connection.unsent <= unsent_max
+                && !connection.gate.starting
                 && (qos == QoS::AtMostOnce || (self.is_clear() && connection.has_room_for(qos)))
         })
     }

@@ -87,6 +87,17 @@ impl Groups {
         Some((id, is_gone))
     }
 
+    /// Returns the subscription that its members share.
+    pub(crate) fn filter(&self, id: GroupId) -> Option<SharedFilter> {
+        let (name, filter) = &self.groups.get(&id)?.name;
+        Some(SharedFilter { group: Some(Arc::clone(name)), filter: filter.clone() })
+    }
+
+    /// Returns the group of this subscription, if it has members.
+    pub(crate) fn find(&self, filter: &SharedFilter) -> Option<GroupId> {
+        self.by_name.get(&(filter.group.clone()?, filter.filter.clone())).copied()
+    }
+
     pub(crate) fn members(&self, id: GroupId) -> &[Member] {
         self.groups.get(&id).map_or(&[], |group| &group.members)
     }

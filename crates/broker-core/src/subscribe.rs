@@ -3,6 +3,7 @@
 use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
+use crate::ledger::StoreTrouble;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
 use midge_policy::SubscribeMode;
@@ -39,9 +40,10 @@ impl Broker {
                 Err(reason) => reasons.push(reason),
             }
         }
-        self.send(key, Packet::SubAck(Box::new(SubAck { packet_id, info: Info::default(), reasons })));
+        self.answer(key, Packet::SubAck(Box::new(SubAck { packet_id, info: Info::default(), reasons })));
         if let Some(session) = self.sessions.get_mut(key) {
-            replays.iter().for_each(|spelled| session.start_replay(spelled));
+            let after = session.connection().map_or(0, |connection| connection.gate.barrier);
+            replays.iter().for_each(|spelled| session.start_replay(spelled, after));
         }
         self.pump(key, now);
     }
@@ -71,7 +73,15 @@ impl Broker {
         if !existed && session.subscriptions.len() >= self.config.subscriptions_per_session_max {
             return Err(ReasonCode::QuotaExceeded);
         }
-        let subscribed = Subscribed::new(subscription, &permit, id);
+        let mut subscribed = Subscribed::new(subscription, &permit, id);
+        let earlier = session.subscriptions.get(spelled);
+        if self.out.ledger.trouble != StoreTrouble::None
+            && session.is_stored()
+            && !earlier.is_some_and(|earlier| earlier.asks_the_same(&subscribed))
+        {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        self.out.ledger.subscribe(session, spelled, &mut subscribed);
         self.subscriptions.add(key, &subscribed);
         session.subscriptions.insert(Arc::clone(spelled), subscribed);
         let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));
@@ -87,7 +97,7 @@ impl Broker {
         let filters = unsubscribe.filters.iter();
         let reasons = filters.map(|filter| reason(self.unsubscribe(key, filter, now))).collect();
         let ack = SubAck { packet_id: unsubscribe.packet_id, info: Info::default(), reasons };
-        self.send(key, Packet::UnsubAck(Box::new(ack)));
+        self.answer(key, Packet::UnsubAck(Box::new(ack)));
     }
 
     /// Tells whether a client takes the answer to so many filters. It cannot be left out, nor made shorter
@@ -111,10 +121,14 @@ impl Broker {
     /// Takes a subscription out of the tree. Messages of its share group that were not sent yet go to the
     /// other members; those in flight are completed ([MQTT-3.10.4-3]).
     pub(crate) fn forget_subscription(&mut self, key: Key, subscribed: &Subscribed, now: Now) {
+        if let Some(session) = self.sessions.get(key) {
+            self.out.ledger.unsubscribe(session, subscribed);
+        }
         let Some(group) = self.subscriptions.remove(key, subscribed) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
+        let number = session.number;
         let orphans = session.queue.extract(|waiting| waiting.group == Some(group));
-        self.reassign(key, orphans, now);
+        self.reassign(key, number, orphans, now);
     }
 }
 

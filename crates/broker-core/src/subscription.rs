@@ -16,6 +16,8 @@ pub(crate) struct Subscribed {
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
     pub(crate) id: Option<u32>,
+    /// Number under which it is stored; 0 when it is not.
+    pub(crate) number: u64,
 }
 
 /// How a matching message is delivered to one session.
@@ -36,6 +38,7 @@ impl Subscribed {
             no_local: subscription.no_local,
             retain_as_published: subscription.retain_as_published,
             id,
+            number: 0,
         }
     }
 
@@ -44,6 +47,12 @@ impl Subscribed {
         let before = (self.granted, self.filtered);
         (self.granted, self.filtered) = (permit.qos(), permit.is_filtered());
         before != (self.granted, self.filtered)
+    }
+
+    /// Tells whether another subscription on the same filter asks for the same.
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
+        let asked = |s: &Self| (s.requested, s.no_local, s.retain_as_published, s.id);
+        asked(self) == asked(other)
     }
 
     pub(crate) fn grant(&self) -> Grant {

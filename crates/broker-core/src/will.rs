@@ -3,7 +3,9 @@
 use crate::authority::facts;
 use crate::broker::Broker;
 use crate::effect::Now;
-use crate::session::Link;
+use crate::publish::Source;
+use crate::record::Durability;
+use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
 use crate::{AuditKind, Origin, Stage};
@@ -13,22 +15,25 @@ use std::time::Duration;
 
 impl Broker {
     /// Publishes the will of a session just parked, now or after its delay.
-    pub(crate) fn schedule_will(&mut self, key: Key, will: Will, now: Now) {
+    pub(crate) fn schedule_will(&mut self, key: Key, will: Will, number: u64, now: Now) {
         if will.delay_secs == 0 {
-            return self.fire_will(key, will, now);
+            self.fire_will(key, will, now);
+            return self.forget_will(number);
         }
+        self.record_will(key, &will, number, now);
         let at = now.mono.saturating_add(Duration::from_secs(will.delay_secs.into()));
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Link::Parked(parked) = &mut session.link else { return };
-        parked.will = Some((at, will));
+        parked.will = Some(LateWill { at, will, number });
         self.timers.set(at, Due::Will(key));
     }
 
     pub(crate) fn will_due(&mut self, key: Key, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Link::Parked(parked) = &mut session.link else { return };
-        if let Some((_, will)) = parked.will.take() {
-            self.fire_will(key, will, now);
+        if let Some(late) = parked.will.take() {
+            self.fire_will(key, late.will, now);
+            self.forget_will(late.number);
         }
     }
 
@@ -43,7 +48,8 @@ impl Broker {
                 let rule = Arc::clone(permit.rule());
                 let origin = Origin::Client { identity, client_id, rule, will: true };
                 let route = self.subscriptions.route(topic, &self.sessions);
-                self.distribute(publication, (Some(key), origin), &route, now.mono, now);
+                let source = Source { publisher: Some(key), origin, durability: Durability::None };
+                self.distribute(publication, source, &route, now.mono, now);
             }
             Err(denial) => {
                 let kind =

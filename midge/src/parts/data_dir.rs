@@ -47,7 +47,16 @@ impl DataDir {
 
     /// Opens the store of a role; refuses one of another role or trust domain.
     pub(crate) fn store(&self, role: &str, trust_domain: &str) -> anyhow::Result<Store> {
-        let path = self.path.join("midge.db");
+        self.open("midge.db", role, trust_domain)
+    }
+
+    /// Opens the store of the broker's sessions and messages.
+    pub(crate) fn mqtt_store(&self, trust_domain: &str) -> anyhow::Result<Store> {
+        self.open("mqtt.db", "mqtt", trust_domain)
+    }
+
+    fn open(&self, name: &str, role: &str, trust_domain: &str) -> anyhow::Result<Store> {
+        let path = self.path.join(name);
         Store::open(&path, &StoreInfo::new(role, trust_domain)).map_err(|error| {
             let code = match &error {
                 OpenError::InUse { .. } => exit::UNAVAILABLE,

@@ -35,6 +35,8 @@ pub(crate) struct EdgeBox {
     pub(crate) config: EdgeConfig,
     pub(crate) id: SpiffeId,
     pub(crate) store: Store,
+    /// Sessions and messages: what changes with every message has a file and a thread of its own.
+    pub(crate) mqtt_store: Store,
     pub(crate) issuer: Issuer,
     pub(crate) clock: Clock,
     pub(crate) audit: AuditLog,
@@ -53,13 +55,14 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let endpoints = http::bind(config.http.address).await?;
     let role = if config.cloud.is_some() { "edge" } else { "standalone" };
     let store = dir.store(role, &config.trust_domain)?;
+    let mqtt_store = dir.mqtt_store(&config.trust_domain)?;
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let (audit, audit_writer) = AuditLog::open(&dir.audit_log()).code(exit::IO)?;
     let clock = Clock::system();
     let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
     let id = SpiffeId::new(format!("spiffe://{}/edge/{}", config.trust_domain, config.node))?;
     let problems = Problems::default();
-    let node = EdgeBox { config, id, store, issuer, clock, audit, problems, started };
+    let node = EdgeBox { config, id, store, mqtt_store, issuer, clock, audit, problems, started };
     if node.config.open_to_own_uid {
         open::allow_own_uid(&node).await?;
     }
@@ -97,7 +100,7 @@ impl EdgeBox {
         let handed = Arc::clone(&rules.borrow());
         let (policy_task, policy) =
             PolicyTask::new(fixed, &self.issuer.view(), &handed, self.problems.clone());
-        let server = self.server(Arc::new(door), policy)?;
+        let server = self.server(Arc::new(door), policy).await.code(exit::IO)?;
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
         let agent = agent.code(exit::UNAVAILABLE)?;
@@ -123,6 +126,7 @@ impl EdgeBox {
         ServiceNotifier::from_env().ready();
         tracing::info!(node = %self.id, ms = self.started.elapsed().as_millis(), "serving");
         let ended = tasks.run_until_shutdown(GRACE).await;
+        self.mqtt_store.close().await.code(exit::IO)?;
         self.store.close().await.code(exit::IO)?;
         drop(self);
         drop(audit_writer);
@@ -170,7 +174,7 @@ impl EdgeBox {
         Ok(Some(handle))
     }
 
-    fn server(
+    async fn server(
         &self,
         door: Arc<Door>,
         policy: watch::Receiver<Arc<midge_policy::Policy>>,
@@ -178,8 +182,9 @@ impl EdgeBox {
         let trust: Arc<dyn TrustSource> = Arc::new(self.issuer.clone());
         let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&self.path("broker"))?;
         let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);
-        let (clock, audit) = (self.clock.clone(), self.audit.clone());
-        Server::new(&self.config.mqtt, Parts { admission: door, policy, tls, trust, clock, audit })
+        let (clock, audit, store) = (self.clock.clone(), self.audit.clone(), Some(self.mqtt_store.clone()));
+        Server::open(&self.config.mqtt, Parts { admission: door, policy, tls, trust, clock, audit, store })
+            .await
     }
 
     fn path(&self, part: &str) -> String {

@@ -12,6 +12,8 @@ mod connect;
 #[cfg(test)]
 mod disconnect;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod information;
@@ -28,11 +30,17 @@ mod publish;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod record;
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod retained;
 #[cfg(test)]
 mod session;
 #[cfg(test)]
 mod shared;
+#[cfg(test)]
+mod stall;
 #[cfg(test)]
 mod subscribe;
 #[cfg(test)]

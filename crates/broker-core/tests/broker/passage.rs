@@ -22,7 +22,7 @@ fn rich() -> PublishProperties {
 fn publishes(world: &mut World, act: impl FnOnce(&mut World)) -> Vec<(ConnId, Publish)> {
     act(world);
     let mut found = Vec::new();
-    while let Some(effect) = world.broker.poll_effect() {
+    while let Some(effect) = world.poll_effect() {
         if let Effect::Deliver { conn, delivery } = effect {
             found.push((conn, packet_of(&delivery)));
         }

@@ -121,6 +121,9 @@ impl Links {
         links.connect(1);
         links.clients[1].to_broker.push_back(subscribe([sub("a", qos)]));
         links.deliver(1, 1);
+        links.store(usize::MAX);
+        links.world.disk.is_quick = false;
+        links.world.disk.is_checked = false;
         links
     }
 
@@ -163,6 +166,27 @@ impl Links {
         }
     }
 
+    /// Lets the disk store some of what waits.
+    fn store(&mut self, count: usize) {
+        if let Some(ticket) = self.world.disk.commit_some(count) {
+            self.world.broker.handle_stored(ticket, self.world.now);
+            self.collect();
+        }
+    }
+
+    /// Kills the broker and starts it again: what was not stored is lost, and so are all connections.
+    fn crash(&mut self) {
+        for client in &mut self.clients {
+            client.conn = None;
+            client.to_broker.clear();
+            client.from_broker.clear();
+        }
+        let is_quick = std::mem::take(&mut self.world.disk.is_quick);
+        self.world.disk.check();
+        self.world.crash(1);
+        self.world.disk.is_quick = is_quick;
+    }
+
     fn collect(&mut self) {
         while let Some(effect) = self.world.broker.poll_effect() {
             let (conn, packet) = match effect {
@@ -170,6 +194,10 @@ impl Links {
                 Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(&delivery)))),
                 Effect::Close { reason, .. } => panic!("closed: {reason:?}"),
                 Effect::Audit(_) => continue,
+                Effect::Store(batch) => {
+                    self.world.disk.pending.push(*batch);
+                    continue;
+                }
             };
             let Some(client) = self.clients.iter_mut().find(|client| client.conn == Some(conn)) else {
                 continue;
@@ -181,6 +209,9 @@ impl Links {
             }
             client.from_broker.push_back(packet);
         }
+        if self.world.disk.is_quick {
+            self.store(usize::MAX);
+        }
     }
 
     fn step(&mut self, step: Step) {
@@ -190,11 +221,15 @@ impl Links {
             Step::FromBroker(index, count) => self.receive(index, count),
             Step::Reconnect(index) => self.connect(index),
             Step::Lose(index) => self.lose(index),
+            Step::Store(count) => self.store(count),
+            Step::Crash => self.crash(),
         }
     }
 
     /// Mends all links and runs until nothing is under way.
     fn finish(&mut self) {
+        self.world.disk.is_quick = true;
+        self.store(usize::MAX);
         self.connect(0);
         self.connect(1);
         for _ in 0..1_000 {
@@ -215,6 +250,8 @@ enum Step {
     FromBroker(usize, usize),
     Reconnect(usize),
     Lose(usize),
+    Store(usize),
+    Crash,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -224,11 +261,14 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..2_usize, 1..4_usize).prop_map(|(index, count)| Step::FromBroker(index, count)),
         2 => (0..2_usize).prop_map(Step::Reconnect),
         1 => (0..2_usize).prop_map(Step::Lose),
+        6 => (1..4_usize).prop_map(Step::Store),
+        1 => Just(Step::Crash),
     ]
 }
 
 proptest! {
-    // MQTT 5.0 §4.3.3: once and in order, whatever links break when.
+    // MQTT 5.0 §4.3.3: once and in order, whatever links break when, and whenever the broker is killed between a
+    // change and its being stored.
     #[test]
     fn qos2_is_exactly_once_over_links_that_break(steps in proptest::collection::vec(step(), 0..150)) {
         let mut links = Links::new(Q2);
@@ -257,6 +297,7 @@ proptest! {
             mob.act(act);
             mob.check();
         }
+        mob.world.disk.check();
         for id in NAMES {
             mob.world.revoke(id);
         }
@@ -264,6 +305,7 @@ proptest! {
         prop_assert_eq!(mob.world.broker.metrics().subscriptions, 0);
         prop_assert_eq!(mob.world.broker.metrics().retained_messages, 0);
         prop_assert_eq!(mob.world.broker.poll_timeout(), None);
+        prop_assert!(mob.world.disk.is_empty(), "{:?}", mob.world.disk);
     }
 }
 
@@ -299,6 +341,7 @@ impl Mob {
         };
         let mut world = World::with(config, Self::rules(true));
         world.flushing = false;
+        world.disk.is_checked = false;
         Self { world, conns: BTreeMap::new() }
     }
 

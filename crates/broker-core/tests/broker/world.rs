@@ -1,9 +1,10 @@
 //! A broker, its clients and their time.
 
+use crate::disk::Disk;
 use crate::order::Order;
 use broker_core::{
-    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Delivery, Effect, Now, Revocation,
-    SessionSnapshot,
+    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Delivery, Durability, Effect, Now, Restored,
+    Revocation, SessionSnapshot,
 };
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule};
@@ -34,6 +35,9 @@ pub(crate) struct World {
     order: Order,
     /// Whether clients read what they are sent.
     pub(crate) flushing: bool,
+    config: Config,
+    policy: Arc<Policy>,
+    pub(crate) disk: Disk,
 }
 
 impl World {
@@ -52,10 +56,18 @@ impl World {
         Self::with(config, open_house())
     }
 
+    /// A broker on a disk that stores at once, so that whatever a test is about also holds for one that stores.
     pub(crate) fn with(config: Config, rules: Vec<Rule>) -> Self {
-        let policy = Policy::compile(rules, 1).unwrap();
+        Self::of(Config { durability: Durability::ProcessCrash, ..config }, rules)
+    }
+
+    pub(crate) fn of(config: Config, rules: Vec<Rule>) -> Self {
+        let policy = Arc::new(Policy::compile(rules, 1).unwrap());
         Self {
-            broker: Broker::new(config, Arc::new(policy)),
+            broker: Broker::new(config.clone(), Arc::clone(&policy)),
+            config,
+            policy,
+            disk: Disk::default(),
             now: Now { mono: Duration::ZERO, wall: START },
             conns: 0,
             epoch: 1,
@@ -136,7 +148,8 @@ impl World {
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         self.epoch += 1;
         let policy = Policy::compile(rules, self.epoch).unwrap();
-        self.broker.handle_policy(Arc::new(policy), self.now);
+        self.policy = Arc::new(policy);
+        self.broker.handle_policy(Arc::clone(&self.policy), self.now);
         self.drain();
     }
 
@@ -178,6 +191,13 @@ impl World {
                     self.audits.push(*event);
                     continue;
                 }
+                Effect::Store(batch) => {
+                    self.disk.pending.push(*batch);
+                    if self.disk.is_quick {
+                        self.store();
+                    }
+                    continue;
+                }
                 Effect::Send { conn, packet } => {
                     self.note(conn, &packet);
                     conn
@@ -203,7 +223,7 @@ impl World {
         let (conn, packet) = match effect {
             Effect::Send { conn, packet } => (conn, packet.clone()),
             Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(delivery)))),
-            Effect::Close { .. } | Effect::Audit(_) => return,
+            Effect::Close { .. } | Effect::Audit(_) | Effect::Store(_) => return,
         };
         let (version, packet_size_max) = self.shapes[conn];
         let mut bytes = bytes::BytesMut::new();
@@ -231,6 +251,59 @@ impl World {
         if let Some(text) = info.and_then(|info| info.reason_string.as_ref()) {
             self.reason_strings.entry(conn).or_default().push(text.to_string());
         }
+    }
+
+    /// Returns the next effect, other than what the disk is to store.
+    pub(crate) fn poll_effect(&mut self) -> Option<Effect> {
+        loop {
+            match self.broker.poll_effect()? {
+                Effect::Store(batch) => {
+                    self.disk.pending.push(*batch);
+                    if let Some(ticket) = self.disk.commit().filter(|_| self.disk.is_quick) {
+                        self.broker.handle_stored(ticket, self.now);
+                    }
+                }
+                effect => return Some(effect),
+            }
+        }
+    }
+
+    /// Lets the disk store what waits.
+    pub(crate) fn store(&mut self) {
+        if let Some(ticket) = self.disk.commit() {
+            self.broker.handle_stored(ticket, self.now);
+            self.drain();
+        }
+    }
+
+    /// Ends the broker like a kill, losing what was not stored, and starts it again after so many seconds.
+    pub(crate) fn crash(&mut self, down_secs: u64) -> Restored {
+        self.disk.pending.clear();
+        self.restart(down_secs)
+    }
+
+    /// Stops the broker as planned and starts it again after so many seconds.
+    pub(crate) fn stop(&mut self, down_secs: u64) -> Restored {
+        self.broker.handle_drain(self.now);
+        self.drain();
+        self.store();
+        self.restart(down_secs)
+    }
+
+    /// Sets the rules that the next start finds.
+    pub(crate) fn change_rules_while_down(&mut self, rules: Vec<Rule>) {
+        self.policy = Arc::new(Policy::compile(rules, 1).unwrap());
+    }
+
+    fn restart(&mut self, down_secs: u64) -> Restored {
+        let wall = self.now.wall.after(Duration::from_secs(down_secs));
+        self.now = Now { mono: Duration::ZERO, wall };
+        self.broker = Broker::new(self.config.clone(), Arc::clone(&self.policy));
+        let restored = self.broker.restore(self.disk.read(), self.now);
+        self.drain();
+        self.broker.handle_timeout(self.now);
+        self.drain();
+        restored
     }
 
     /// Takes what a client saw since it was last asked.

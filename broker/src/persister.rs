@@ -1,0 +1,84 @@
+//! The one task that writes what the core wants stored: all that waits in one transaction, again and again.
+//!
+//! Acknowledgements wait for the transaction and not for each other, and nothing else waits at all: while one
+//! transaction is written the next one gathers.
+
+use crate::Hub;
+use crate::pending::Pending;
+use anyhow::{Context as _, bail};
+use broker_core::{Durability, Record, RecordKey};
+use midge_runtime::Backoff;
+use midge_store::Store;
+use std::time::Duration;
+
+/// Delays between attempts while the store fails: soon at first, since a transaction that did not find
+/// room may be followed by one that does.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Records read at a time at the start.
+const PAGE_RECORDS: usize = 4096;
+
+/// Attempts to write what is left at a stop.
+const LAST_ATTEMPTS: u32 = 3;
+
+/// Reads every record of the store, in the order of keys.
+///
+/// # Errors
+/// When the store cannot be read, or holds what this version does not understand: it is left as it is then.
+pub(crate) async fn read(store: &Store) -> anyhow::Result<Vec<(RecordKey, Record)>> {
+    let mut records = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.scan_page("", after.take(), PAGE_RECORDS).await?;
+        for (text, bytes) in &page {
+            let record = RecordKey::parse(text).and_then(|key| Ok((key, Record::decode(key, bytes)?)));
+            match record {
+                Ok(record) => records.push(record),
+                Err(error) => bail!(
+                    "record {text} in {} cannot be read: {error}; start the version that wrote it, restore the file \
+                     from a backup, or move it away to start without sessions and retained messages",
+                    store.path().display()
+                ),
+            }
+        }
+        if page.len() < PAGE_RECORDS {
+            return Ok(records);
+        }
+        after = page.into_iter().next_back().map(|(key, _)| key);
+    }
+}
+
+/// Writes what the hub gathers until it is told to end and nothing is left.
+///
+/// # Errors
+/// When at the end something is left that cannot be written.
+pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        let Some(pending) = hub.next_pending().await else { return Ok(()) };
+        match write(&store, &pending).await {
+            Ok(()) => {
+                backoff.reset();
+                hub.stored(&pending);
+            }
+            Err(error) => {
+                hub.not_stored(pending, error.to_string());
+                if hub.is_ending() && backoff.attempts() >= LAST_ATTEMPTS {
+                    return Err(error).context("what was not acknowledged yet is lost");
+                }
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}
+
+async fn write(store: &Store, pending: &Pending) -> Result<(), midge_store::StoreError> {
+    if pending.is_empty() {
+        return Ok(());
+    }
+    let level = match pending.level {
+        Durability::None | Durability::ProcessCrash => midge_store::Durability::ProcessCrash,
+        Durability::PowerLoss => midge_store::Durability::PowerLoss,
+    };
+    store.commit(pending.batch(), level).await
+}

@@ -1,0 +1,127 @@
+//! Answers that wait until what they promise is stored, in their order.
+//!
+//! What promises nothing passes by: QoS 0 messages, QoS 1 messages unless one of QoS 2 waits before them,
+//! PINGRESP. Only before CONNACK everything waits,
+//! since that is the first packet of a connection ([MQTT-3.2.0-1]).
+
+use crate::broker::Broker;
+use crate::connection::Connection;
+use crate::effect::{Delivery, Effect, Now};
+use crate::ledger::StoreTrouble;
+use crate::output::Output;
+use mqtt_proto::{Packet, Version, encoded_len};
+use std::collections::VecDeque;
+
+/// What of one connection waits for the store.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Whether CONNACK is among it.
+    pub(crate) starting: bool,
+    /// The newest ticket that anything of this session waited for, on this connection or an earlier one.
+    pub(crate) barrier: u64,
+    waiting: VecDeque<(u64, Gated)>,
+    /// Messages among it.
+    deliveries: usize,
+}
+
+impl Gate {
+    /// The ticket that a message which itself promises nothing waits for, so that it passes none before it.
+    pub(crate) fn behind_deliveries(&self) -> Option<u64> {
+        (self.deliveries > 0).then_some(self.barrier)
+    }
+}
+
+#[derive(Debug)]
+enum Gated {
+    Packet(Packet),
+    Delivery(Box<Delivery>),
+}
+
+impl Connection {
+    /// Sends the answer to the input at hand, as soon as everything it promises is stored.
+    pub(crate) fn answer(&mut self, packet: Packet, out: &mut Output) {
+        match out.ledger.answer_after(self.gate.barrier) {
+            None => self.send(packet, out),
+            Some(ticket) => self.send_after(ticket, packet, out),
+        }
+    }
+
+    /// Sends a packet as soon as everything that this session waits for is stored.
+    pub(crate) fn send_in_turn(&mut self, packet: Packet, out: &mut Output) {
+        if out.ledger.is_stored(self.gate.barrier) {
+            self.send(packet, out);
+        } else {
+            self.send_after(self.gate.barrier, packet, out);
+        }
+    }
+
+    pub(crate) fn send_after(&mut self, ticket: u64, packet: Packet, out: &mut Output) {
+        self.unsent = self.unsent.saturating_add(encoded_len(&packet, Version::V5));
+        self.gate(ticket, Gated::Packet(packet), out);
+    }
+
+    /// Sends a message as soon as this ticket is stored. Its bytes have been counted.
+    pub(crate) fn deliver_after(&mut self, ticket: u64, delivery: Delivery, out: &mut Output) {
+        if out.ledger.is_stored(ticket) && !self.gate.starting {
+            out.effects.push_back(Effect::Deliver { conn: self.id, delivery });
+        } else {
+            self.gate.deliveries += 1;
+            self.gate(ticket, Gated::Delivery(Box::new(delivery)), out);
+        }
+    }
+
+    fn gate(&mut self, ticket: u64, gated: Gated, out: &mut Output) {
+        self.gate.barrier = self.gate.barrier.max(ticket);
+        if self.gate.waiting.is_empty() {
+            out.ledger.gated.push(self.id);
+        }
+        self.gate.waiting.push_back((self.gate.barrier, gated));
+    }
+
+    /// Sends what no longer has to wait.
+    fn open_gate(&mut self, now: Now, out: &mut Output) {
+        let conn = self.id;
+        while self.gate.waiting.front().is_some_and(|(ticket, _)| out.ledger.is_stored(*ticket))
+            && let Some((_, gated)) = self.gate.waiting.pop_front()
+        {
+            let effect = match gated {
+                Gated::Packet(packet) => {
+                    self.gate.starting &= !matches!(packet, Packet::ConnAck(_));
+                    Effect::Send { conn, packet }
+                }
+                Gated::Delivery(delivery) => {
+                    self.gate.deliveries -= 1;
+                    let expiry_secs = delivery.message.expiry_left_secs(now);
+                    Effect::Deliver { conn, delivery: Delivery { expiry_secs, ..*delivery } }
+                }
+            };
+            out.effects.push_back(effect);
+        }
+        if !self.gate.waiting.is_empty() {
+            out.ledger.gated.push(conn);
+        }
+    }
+}
+
+impl Broker {
+    /// Says that every batch up to this ticket is stored at its level.
+    pub fn handle_stored(&mut self, ticket: u64, now: Now) {
+        self.out.ledger.store(ticket);
+        for conn in std::mem::take(&mut self.out.ledger.gated) {
+            let Some(&key) = self.conns.get(&conn) else { continue };
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let Some(connection) = session.connection_mut() else { continue };
+            let was_starting = connection.gate.starting;
+            connection.open_gate(now, &mut self.out);
+            let has_started = was_starting && !connection.gate.starting;
+            if has_started || !session.replays.is_empty() {
+                self.pump(key, now);
+            }
+        }
+    }
+
+    /// Says what the store cannot take from now on, or that it can again.
+    pub fn handle_store_trouble(&mut self, trouble: StoreTrouble) {
+        self.out.ledger.trouble = trouble;
+    }
+}

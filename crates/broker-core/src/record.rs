@@ -1,0 +1,188 @@
+//! What is written to disk: records under keys, and batches of changes to them.
+//!
+//! A message is one record however many receivers it has; whoever waits for it is a small record that
+//! names it. Numbers are never used twice, so that a record is either the one meant or not there.
+
+mod codec;
+mod key;
+
+pub use codec::{FORMAT, RecordError};
+pub use key::{RecordKey, RecordKind};
+
+use crate::message::Message;
+use midge_identity::{SpiffeId, UnixMillis};
+use mqtt_proto::{Publication, QoS, SharedFilter, Version, Will};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What state survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// Nothing: it ends with the process.
+    #[default]
+    None,
+    /// The end of this process, by any signal or panic.
+    ProcessCrash,
+    /// Loss of power at any moment.
+    PowerLoss,
+}
+
+/// Changes that have to be stored together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreBatch {
+    /// Number of this batch, one more than that of the batch before; [`crate::Broker::handle_stored`] takes it.
+    pub ticket: u64,
+    /// What the batch has to survive before it counts as stored; [`Durability::None`] when nobody waits for it.
+    pub level: Durability,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+}
+
+/// One change of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A record under a key that was never used: if it is removed before it was written, neither has to be.
+    Create(RecordKey, Record),
+    /// A record in place of one that may exist.
+    Replace(RecordKey, Record),
+    /// The end of a record that may exist.
+    Remove(RecordKey),
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A session.
+    Session(Box<SessionRecord>),
+    /// A subscription of a session.
+    Subscription(Box<SubscriptionRecord>),
+    /// A message that someone waits for, or that is retained.
+    Message(StoredMessage),
+    /// A message that waits for a session, or was sent to it at QoS 1 and not acknowledged.
+    Queued(QueuedRecord),
+    /// A QoS 2 exchange towards a session, by packet identifier.
+    Outgoing(OutgoingRecord),
+    /// A QoS 2 message from a session that waits for PUBREL, by packet identifier.
+    Held(Box<HeldRecord>),
+    /// The mark that a message is its topic's retained one.
+    Retained,
+    /// The will of a session.
+    Will(Box<WillRecord>),
+}
+
+/// A session. Its client id is unique within its identity only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// The identity that owns it.
+    pub identity: Arc<SpiffeId>,
+    /// The client id.
+    pub client_id: Arc<str>,
+    /// Protocol version of its newest connection.
+    pub version: Version,
+    /// How long it outlives its connection; `None` is for ever.
+    pub expiry: Option<Duration>,
+    /// Since when it has no connection, and when it ends, if it does; `None` while it is connected.
+    pub parked: Option<(UnixMillis, Option<UnixMillis>)>,
+}
+
+/// A subscription as its client asked for it; what it is granted is the policy's to say at every start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionRecord {
+    /// The filter.
+    pub filter: SharedFilter,
+    /// QoS asked for.
+    pub requested: QoS,
+    /// No Local.
+    pub no_local: bool,
+    /// Retain As Published.
+    pub retain_as_published: bool,
+    /// Subscription Identifier.
+    pub id: Option<u32>,
+}
+
+/// A message and when it was received. Its origin travels with it and is asked for again before it is released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// The message.
+    pub message: Arc<Message>,
+    /// When it was received.
+    pub received: UnixMillis,
+}
+
+/// A message for one receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedRecord {
+    /// Number of the message.
+    pub message: u64,
+    /// QoS of the delivery.
+    pub qos: QoS,
+    /// RETAIN flag of the delivery.
+    pub retain: bool,
+    /// Subscription identifiers.
+    pub subscription_ids: Option<Arc<[u32]>>,
+    /// The shared subscription it came through.
+    pub group: Option<Box<SharedFilter>>,
+}
+
+/// A QoS 2 exchange towards a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutgoingRecord {
+    /// Order of sending.
+    pub order: u64,
+    /// How far it is.
+    pub state: OutgoingState,
+}
+
+/// How far a QoS 2 exchange towards a client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutgoingState {
+    /// PUBLISH may have been sent; PUBREC is due.
+    Published(QueuedRecord),
+    /// PUBREC came, PUBREL may have been sent; PUBCOMP is due.
+    Released,
+    /// The message was withdrawn; the identifier stays taken.
+    Withdrawn,
+}
+
+/// A QoS 2 message from a client between PUBLISH and PUBREL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldRecord {
+    /// A message and when it was received.
+    Accepted(Publication, UnixMillis),
+    /// A message that was denied to a 3.1.1 client, which has to finish the exchange all the same.
+    Denied,
+}
+
+/// The will of a session, which may itself not be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WillRecord {
+    /// The identity whose will it is.
+    pub identity: Arc<SpiffeId>,
+    /// The client id.
+    pub client_id: Arc<str>,
+    /// Protocol version of the connection that left it.
+    pub version: Version,
+    /// The will.
+    pub will: Will,
+    /// When it goes out; `None` while its client is connected.
+    pub due: Option<UnixMillis>,
+}
+
+impl Record {
+    /// Bytes this record takes in memory and, roughly, on disk: for bounding what waits to be written.
+    pub fn cost(&self) -> usize {
+        const SMALL: usize = 128;
+        let extra = match self {
+            Self::Session(record) => record.client_id.len() + record.identity.path().len(),
+            Self::Subscription(record) => record.filter.filter.as_str().len(),
+            Self::Message(stored) => stored.message.bytes(),
+            Self::Held(held) => match &**held {
+                HeldRecord::Accepted(publication, _) => Message::cost(publication),
+                HeldRecord::Denied => 0,
+            },
+            Self::Will(record) => Message::cost(&record.will.message),
+            Self::Queued(_) | Self::Outgoing(_) | Self::Retained => 0,
+        };
+        SMALL + extra
+    }
+}

@@ -1,0 +1,308 @@
+//! What an earlier run left: records become sessions, queues, retained messages and wills again.
+//!
+//! Times on disk are those of the wall clock. The time that the broker was down counts; a clock that went back
+//! meanwhile makes nothing live longer than it was to live from the start.
+
+use crate::AuditKind;
+use crate::broker::Broker;
+use crate::effect::Now;
+use crate::held::HeldMessage;
+use crate::inflight::Exchange;
+use crate::message::{Message, UNDECIDED};
+use crate::queue::Waiting;
+use crate::record::{
+    HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind, SessionRecord,
+    StoredMessage, SubscriptionRecord, WillRecord,
+};
+use crate::session::{LateWill, Link, Parked, Session};
+use crate::slab::Key;
+use crate::subscription::{Subscribed, spelled};
+use crate::timers::Due;
+use midge_identity::{SpiffeId, UnixMillis};
+use mqtt_proto::{PacketId, QoS, RetainHandling, Subscription, Version};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What was found on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Sessions.
+    pub sessions: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Subscriptions that policy does not permit any more.
+    pub subscriptions_denied: u64,
+    /// Messages that someone waits for, or that are retained.
+    pub messages: u64,
+    /// Messages in queues and in flight.
+    pub queued: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Wills.
+    pub wills: u64,
+    /// Records that nothing refers to, or that refer to nothing. They are removed.
+    pub orphans: u64,
+}
+
+/// The records by kind, and what they became.
+struct Restoration<'a> {
+    broker: &'a mut Broker,
+    now: Now,
+    sessions: HashMap<u64, Key>,
+    messages: BTreeMap<u64, Arc<Message>>,
+    exchanges: BTreeMap<Key, Vec<(u64, PacketId, Exchange)>>,
+    found: Restored,
+}
+
+impl Broker {
+    /// Takes the records of an earlier run, in the order of their keys, before anything else. What
+    /// is due by now is done at the first [`Self::handle_timeout`].
+    pub fn restore(&mut self, records: impl IntoIterator<Item = (RecordKey, Record)>, now: Now) -> Restored {
+        let mut by_kind: BTreeMap<RecordKind, Vec<(RecordKey, Record)>> = BTreeMap::new();
+        for (key, record) in records {
+            let is_numbered = !matches!(key.kind, RecordKind::Outgoing | RecordKind::Held);
+            self.out.ledger.used(if is_numbered { key.number.max(key.owner) } else { key.owner });
+            by_kind.entry(key.kind).or_default().push((key, record));
+        }
+        let mut restoration = Restoration {
+            broker: self,
+            now,
+            sessions: HashMap::new(),
+            messages: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
+            found: Restored::default(),
+        };
+        // In the order of `RecordKind`: each kind refers only to kinds before it.
+        for (key, record) in by_kind.into_values().flatten() {
+            if restoration.take(key, record).is_none() {
+                restoration.orphan(key);
+            }
+        }
+        restoration.finish()
+    }
+}
+
+impl Restoration<'_> {
+    fn orphan(&mut self, key: RecordKey) {
+        self.found.orphans += 1;
+        self.broker.out.ledger.forget(key);
+    }
+
+    /// Takes one record; `None` when it is an orphan.
+    fn take(&mut self, key: RecordKey, record: Record) -> Option<()> {
+        match record {
+            Record::Session(record) => self.session(key.number, *record),
+            Record::Subscription(record) => self.subscription(key, &record),
+            Record::Message(stored) => self.message(key.number, stored),
+            Record::Queued(record) => self.queued(key, &record),
+            Record::Outgoing(record) => self.outgoing(key, &record),
+            Record::Held(record) => self.held(key, *record),
+            Record::Retained => self.retained(key.number),
+            Record::Will(record) => self.will(key.number, *record),
+        }
+    }
+
+    fn session(&mut self, number: u64, record: SessionRecord) -> Option<()> {
+        if self.broker.lookup(&record.identity, &record.client_id).is_some() {
+            return None;
+        }
+        let SessionRecord { identity, client_id, version, expiry, parked } = record;
+        let key = self.insert(identity, client_id, version, expiry, parked);
+        let session = self.broker.sessions.get_mut(key)?;
+        session.number = number;
+        self.sessions.insert(number, key);
+        // Connected when the broker ended: from now on its time runs.
+        if parked.is_none() {
+            self.broker.record_parked(key);
+        }
+        self.found.sessions += 1;
+        Some(())
+    }
+
+    fn insert(
+        &mut self,
+        identity: Arc<SpiffeId>,
+        client_id: Arc<str>,
+        version: Version,
+        expiry: Option<Duration>,
+        parked: Option<(UnixMillis, Option<UnixMillis>)>,
+    ) -> Key {
+        let now = self.now;
+        let left = expiry.map(|expiry| match parked {
+            Some((_, Some(ends))) => ends.since(now.wall).min(expiry),
+            Some((_, None)) | None => expiry,
+        });
+        let ends = left.map(|left| (now.mono.saturating_add(left), now.wall.after(left)));
+        let since = parked.map_or(now.wall, |(since, _)| since);
+        let rights = self.broker.authority.rights(&identity);
+        let link = Link::Parked(Parked { since, ends, will: None });
+        let session = Session::restored(Arc::clone(&identity), client_id, rights, (version, expiry, link));
+        let client_id = Arc::clone(&session.client_id);
+        let key = self.broker.sessions.insert(session);
+        self.broker.by_identity.entry(identity).or_default().insert(client_id, key);
+        if let Some((at, _)) = ends {
+            self.broker.timers.set(at, Due::SessionEnd(key));
+        }
+        key
+    }
+
+    fn subscription(&mut self, key: RecordKey, record: &SubscriptionRecord) -> Option<()> {
+        let session_key = *self.sessions.get(&key.owner)?;
+        let spelled = spelled(&record.filter);
+        let session = self.broker.sessions.get_mut(session_key)?;
+        if session.subscriptions.contains_key(&spelled) {
+            return None;
+        }
+        match session.rights.subscribe(&record.filter, record.requested) {
+            Ok(permit) => {
+                let asked = Subscription {
+                    filter: record.filter.clone(),
+                    qos: record.requested,
+                    no_local: record.no_local,
+                    retain_as_published: record.retain_as_published,
+                    retain_handling: RetainHandling::DoNotSend,
+                };
+                let mut subscribed = Subscribed::new(&asked, &permit, record.id);
+                subscribed.number = key.number;
+                self.broker.subscriptions.add(session_key, &subscribed);
+                session.subscriptions.insert(spelled, subscribed);
+                self.found.subscriptions += 1;
+            }
+            Err(denial) => {
+                let kind = AuditKind::SubscriptionRevoked { filter: spelled, denial };
+                self.broker.audit(session_key, kind, self.now);
+                self.broker.out.ledger.remove(key);
+                self.found.subscriptions_denied += 1;
+            }
+        }
+        Some(())
+    }
+
+    fn message(&mut self, number: u64, stored: StoredMessage) -> Option<()> {
+        let mut message = Arc::unwrap_or_clone(stored.message);
+        let waited = self.now.wall.since(stored.received);
+        // Its time runs from now, less what has passed.
+        message.expires =
+            message.expires.map(|expiry| self.now.mono.saturating_add(expiry.saturating_sub(waited)));
+        message.received = self.now.mono;
+        self.messages.insert(number, Arc::new(message));
+        Some(())
+    }
+
+    fn waiting(&self, record: &QueuedRecord, number: u64) -> Option<Waiting> {
+        let group = record.group.as_ref().and_then(|group| self.broker.subscriptions.groups.find(group));
+        Some(Waiting {
+            message: Arc::clone(self.messages.get(&record.message)?),
+            qos: record.qos,
+            retain: record.retain,
+            subscription_ids: record.subscription_ids.clone(),
+            group,
+            generation: UNDECIDED,
+            number,
+            resent: true,
+        })
+    }
+
+    fn queued(&mut self, key: RecordKey, record: &QueuedRecord) -> Option<()> {
+        let waiting = self.waiting(record, key.number)?;
+        let session = self.broker.sessions.get_mut(*self.sessions.get(&key.owner)?)?;
+        self.broker.out.ledger.relink(&waiting.message);
+        session.queue.restore(waiting);
+        self.found.queued += 1;
+        Some(())
+    }
+
+    fn outgoing(&mut self, key: RecordKey, record: &OutgoingRecord) -> Option<()> {
+        let session = *self.sessions.get(&key.owner)?;
+        let id = PacketId::new(u16::try_from(key.number).ok()?)?;
+        self.broker.out.ledger.used(record.order);
+        let exchange = match &record.state {
+            OutgoingState::Released => Exchange::Released,
+            OutgoingState::Withdrawn => Exchange::Withdrawn,
+            OutgoingState::Published(queued) => {
+                let waiting = self.waiting(queued, record.order).filter(|w| w.qos == QoS::ExactlyOnce)?;
+                self.broker.out.ledger.relink(&waiting.message);
+                self.found.queued += 1;
+                Exchange::Published(waiting)
+            }
+        };
+        self.exchanges.entry(session).or_default().push((record.order, id, exchange));
+        Some(())
+    }
+
+    fn held(&mut self, key: RecordKey, record: HeldRecord) -> Option<()> {
+        let session = self.broker.sessions.get_mut(*self.sessions.get(&key.owner)?)?;
+        let id = PacketId::new(u16::try_from(key.number).ok()?)?;
+        let message = match record {
+            HeldRecord::Denied => HeldMessage::Denied,
+            HeldRecord::Accepted(mut publication, received) => {
+                let waited = self.now.wall.since(received).as_secs();
+                age(&mut publication, u32::try_from(waited).unwrap_or(u32::MAX));
+                HeldMessage::Accepted(Box::new(publication), self.now.mono)
+            }
+        };
+        session.held.insert(id, message);
+        Some(())
+    }
+
+    fn retained(&mut self, number: u64) -> Option<()> {
+        let message = Arc::clone(self.messages.get(&number)?);
+        if self.broker.retained.get(&message.publication().topic).is_some() {
+            return None;
+        }
+        self.broker.out.ledger.relink(&message);
+        self.broker.retained.restore(&message);
+        self.found.retained += 1;
+        Some(())
+    }
+
+    /// Takes a will. One without a session gets one that ends at once, which is when a will goes out
+    /// ([MQTT-3.1.2-8]).
+    fn will(&mut self, number: u64, record: WillRecord) -> Option<()> {
+        let WillRecord { identity, client_id, version, will, due } = record;
+        let delay = Duration::from_secs(will.delay_secs.into());
+        let left = due.map_or(delay, |due| due.since(self.now.wall).min(delay));
+        let at = self.now.mono.saturating_add(left);
+        let key = match self.broker.lookup(&identity, &client_id) {
+            Some(key) => key,
+            None => self.insert(identity, client_id, version, Some(Duration::ZERO), None),
+        };
+        let Link::Parked(parked) = &mut self.broker.sessions.get_mut(key)?.link else { return None };
+        if parked.will.is_some() {
+            return None;
+        }
+        parked.will = Some(LateWill { at, will, number });
+        self.broker.timers.set(at, Due::Will(key));
+        self.found.wills += 1;
+        Some(())
+    }
+
+    fn finish(mut self) -> Restored {
+        for (key, mut exchanges) in std::mem::take(&mut self.exchanges) {
+            exchanges.sort_by_key(|(order, id, _)| (*order, *id));
+            let in_order = exchanges.into_iter().map(|(_, id, exchange)| (id, exchange)).collect();
+            if let Some(session) = self.broker.sessions.get_mut(key) {
+                session.inflight.restore(in_order);
+            }
+        }
+        for (number, message) in std::mem::take(&mut self.messages) {
+            if self.broker.out.ledger.is_linked(&message) {
+                self.found.messages += 1;
+            } else {
+                self.orphan(RecordKey::new(RecordKind::Message, number));
+            }
+        }
+        self.found
+    }
+}
+
+/// Takes the seconds that a publication has waited from its Message Expiry Interval.
+fn age(publication: &mut mqtt_proto::Publication, waited_secs: u32) {
+    if let Some(properties) = &mut publication.properties
+        && let Some(secs) = properties.message_expiry_secs
+    {
+        let left = secs.saturating_sub(waited_secs);
+        Arc::make_mut(properties).message_expiry_secs = Some(left);
+    }
+}

@@ -1,0 +1,95 @@
+//! Records as bytes.
+
+use crate::world::*;
+use broker_core::{Record, RecordError, RecordKey, RecordKind};
+use mqtt_proto::*;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// A record of every kind, and of every state that one has.
+fn all_kinds() -> Vec<(RecordKey, Record)> {
+    let mut world = World::new();
+    let properties = PublishProperties {
+        message_expiry_secs: Some(60),
+        user_properties: vec![("key".into(), "value".into())],
+        ..PublishProperties::default()
+    };
+    let rich = |topic, qos| {
+        let publish = publish(topic, "payload", qos);
+        Publish { retain: true, properties: Some(Arc::new(properties.clone())), ..publish }
+    };
+    let ops = world.open("ops", Connect { will: will("gone", "ops", 7), ..durable("ops") });
+    world.send(ops, subscribe_with_id(Some(9), [sub("a/#", Q2), sub("$share/g/a/+", Q1)]));
+    let press = world.open("press", Connect { clean_start: false, ..v311("press") });
+    for id in 1..=3 {
+        world.send(press, Packet::Publish(Box::new(Publish { packet_id: Some(pid(id)), ..rich("a/b", Q2) })));
+        world.send(press, Packet::PubRel(ack(id)));
+    }
+    world.send(press, Packet::Publish(Box::new(rich("a/b", Q2))));
+    world.send(ops, Packet::PubRec(ack(1)));
+    world.lose(ops);
+    world.send(press, Packet::Publish(Box::new(rich("a/c", Q1))));
+    world.disk.read()
+}
+
+#[test]
+fn a_record_reads_back_as_it_was_written() {
+    let records = all_kinds();
+    let mut kinds: Vec<_> = records.iter().map(|(key, _)| key.kind).collect();
+    kinds.dedup();
+    assert_eq!(kinds.len(), 8, "{kinds:?}");
+    for (key, record) in records {
+        assert_eq!(RecordKey::parse(&key.to_string()), Ok(key));
+        assert_eq!(Record::decode(key, &record.encode().unwrap()), Ok(record));
+    }
+}
+
+#[test]
+fn a_record_of_another_format_is_told_from_a_damaged_one() {
+    for (key, record) in all_kinds() {
+        let mut bytes = record.encode().unwrap();
+        bytes.push(0);
+        assert_eq!(Record::decode(key, &bytes), Err(RecordError::Damaged), "{key}");
+        bytes[0] = 2;
+        assert_eq!(Record::decode(key, &bytes), Err(RecordError::Format(2)), "{key}");
+        assert_eq!(Record::decode(key, &[]), Err(RecordError::Damaged), "{key}");
+    }
+}
+
+proptest! {
+    // Whatever is on the disk: no panic, and nothing but what can be written back.
+    #[test]
+    fn any_bytes_are_a_record_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0..8_usize) {
+        let kinds = ["s", "u", "m", "q", "o", "h", "r", "w"].map(|letter| {
+            let owned = format!("{letter}/{:016x}/{:016x}", 1, 2);
+            RecordKey::parse(&owned).or_else(|_| RecordKey::parse(&format!("{letter}/{:016x}", 2))).unwrap()
+        });
+        let bytes = [&[1], &*bytes].concat();
+        if let Ok(record) = Record::decode(kinds[kind], &bytes) {
+            prop_assert_eq!(Record::decode(kinds[kind], &record.encode().unwrap()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_is_a_record_or_an_error(at in any::<proptest::sample::Index>(), bit in 0..8, cut in any::<bool>()) {
+        for (key, record) in all_kinds() {
+            let mut bytes = record.encode().unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if cut {
+                bytes.truncate(at);
+            }
+            if let Ok(record) = Record::decode(key, &bytes) {
+                prop_assert_eq!(Record::decode(key, &record.encode().unwrap()), Ok(record), "{}", key);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_of_a_kind_stand_together_and_in_the_order_of_their_numbers() {
+    let keys: Vec<_> = all_kinds().into_iter().map(|(key, _)| key).collect();
+    let queued: Vec<_> = keys.iter().filter(|key| key.kind == RecordKind::Queued).collect();
+    assert!(!queued.is_empty());
+    assert!(queued.iter().map(|key| key.to_string()).is_sorted());
+}

@@ -1,0 +1,220 @@
+//! A disk that is slow or full: what waits for it, what does not, and that nothing is promised too early.
+
+use crate::world::*;
+use broker_core::{ConnId, StoreTrouble};
+use mqtt_proto::*;
+
+/// A broker with a durable subscriber `ops` to `a`, and a publisher; from here on the disk stores when told.
+fn slow(qos: QoS, press: Connect) -> (World, ConnId, ConnId) {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", qos);
+    let press = world.open("press", press);
+    world.disk.is_quick = false;
+    (world, ops, press)
+}
+
+fn numbered(topic: &str, id: u16, qos: QoS) -> Packet {
+    Packet::Publish(Box::new(Publish { packet_id: Some(pid(id)), ..publish(topic, "x", qos) }))
+}
+
+#[test]
+fn puback_waits_for_the_store_and_the_message_does_not() {
+    let (mut world, ops, press) = slow(Q1, v5("press"));
+    world.publish(press, "a", "one", Q1);
+    world.expect(ops, ["PUBLISH a \"one\" q1 #1"]);
+    world.quiet(press);
+    world.store();
+    world.expect(press, ["PUBACK 1 00"]);
+}
+
+#[test]
+fn what_needs_no_store_does_not_wait() {
+    let (mut world, ops, press) = slow(Q1, v5("press"));
+    world.publish(press, "a", "one", Q1);
+    world.take(ops);
+    world.publish(press, "a", "two", Q0);
+    world.expect(ops, ["PUBLISH a \"two\" q0"]);
+    world.send(press, Packet::PingReq);
+    world.expect(press, ["PINGRESP"]);
+    let other = world.client("other");
+    world.publish(other, "elsewhere", "x", Q1);
+    world.expect(other, ["PUBACK 1 10"]);
+}
+
+// [MQTT-4.6.0-2]: in the order of the PUBLISH packets, also where one of them would not have to wait.
+#[test]
+fn acknowledgements_keep_their_order() {
+    let (mut world, _, press) = slow(Q1, v5("press"));
+    world.send(press, numbered("a", 1, Q1));
+    world.send(press, numbered("elsewhere", 2, Q1));
+    world.send(press, numbered("a", 3, Q1));
+    world.quiet(press);
+    world.disk.pending.truncate(2);
+    world.store();
+    world.expect(press, ["PUBACK 1 00", "PUBACK 2 10", "PUBACK 3 00"]);
+}
+
+// A message that was delivered and acknowledged before the disk came to it is still to be acknowledged.
+#[test]
+fn an_acknowledgement_of_what_is_gone_already_is_given() {
+    let (mut world, ops, press) = slow(Q1, v5("press"));
+    world.publish(press, "a", "one", Q1);
+    world.send(ops, Packet::PubAck(ack(1)));
+    world.store();
+    world.expect(press, ["PUBACK 1 00"]);
+    assert_eq!(world.disk.kinds(), "su");
+}
+
+#[test]
+fn each_step_of_qos2_waits_for_the_store() {
+    let (mut world, ops, press) = slow(Q2, durable("press"));
+    world.store();
+    world.publish(press, "a", "one", Q2);
+    world.quiet(press);
+    world.store();
+    world.expect(press, ["PUBREC 1 00"]);
+    world.send(press, Packet::PubRel(ack(1)));
+    world.quiet(press);
+    world.quiet(ops);
+    world.store();
+    world.expect(press, ["PUBCOMP 1 00"]);
+    world.expect(ops, ["PUBLISH a \"one\" q2 #1"]);
+    world.send(ops, Packet::PubRec(ack(1)));
+    world.quiet(ops);
+    world.store();
+    world.expect(ops, ["PUBREL 1 00"]);
+}
+
+// The repetition of a step promises no more than the step itself.
+#[test]
+fn a_repeated_step_waits_for_the_first_also_on_another_connection() {
+    let (mut world, _, press) = slow(Q2, durable("press"));
+    world.store();
+    world.publish(press, "a", "one", Q2);
+    world.lose(press);
+    let press = world.connect("press", durable("press"));
+    world.expect(press, ["CONNACK 00 present"]);
+    world.publish(press, "a", "one", Q2);
+    world.quiet(press);
+    world.store();
+    world.expect(press, ["PUBREC 1 00"]);
+
+    world.send(press, Packet::PubRel(ack(1)));
+    world.lose(press);
+    let press = world.connect("press", durable("press"));
+    world.send(press, Packet::PubRel(ack(1)));
+    world.expect(press, ["CONNACK 00 present"]);
+    world.store();
+    world.expect(press, ["PUBCOMP 1 92"]);
+}
+
+#[test]
+fn a_message_under_way_is_sent_again_only_once_it_is_stored() {
+    let (mut world, ops, press) = slow(Q2, v5("press"));
+    world.publish(press, "a", "one", Q2);
+    world.send(press, Packet::PubRel(ack(1)));
+    world.lose(ops);
+    let ops = world.connect("ops", durable("ops"));
+    world.expect(ops, ["CONNACK 00 present"]);
+    world.store();
+    world.expect(ops, ["PUBLISH a \"one\" q2 #1 dup"]);
+}
+
+// [MQTT-3.2.0-1], [MQTT-3.2.2-3]: a session is promised once it is stored, and nothing comes before that.
+#[test]
+fn connack_of_a_new_session_waits_and_everything_behind_it() {
+    let mut world = World::new();
+    world.disk.is_quick = false;
+    let ops = world.connect("ops", durable("ops"));
+    world.send(ops, Packet::PingReq);
+    world.send(ops, subscribe([sub("a", Q1)]));
+    let press = world.client("press");
+    world.publish(press, "a", "one", Q1);
+    world.quiet(ops);
+    world.store();
+    world.expect(ops, ["CONNACK 00", "PINGRESP", "SUBACK 77 [01]", "PUBLISH a \"one\" q1 #1"]);
+}
+
+// [MQTT-3.14.0-1].
+#[test]
+fn a_connection_that_ends_before_its_connack_gets_no_disconnect() {
+    let mut world = World::new();
+    world.disk.is_quick = false;
+    let ops = world.connect("ops", durable("ops"));
+    world.broker.handle_malformed(ops, ReasonCode::MalformedPacket, world.now);
+    world.drain();
+    world.expect(ops, ["CLOSE Protocol(MalformedPacket)"]);
+}
+
+#[test]
+fn suback_and_unsuback_of_a_stored_session_wait() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.disk.is_quick = false;
+    world.send(ops, subscribe([sub("a", Q1)]));
+    world.quiet(ops);
+    world.store();
+    world.expect(ops, ["SUBACK 77 [01]"]);
+    // The same again: there is nothing to store.
+    world.send(ops, subscribe([sub("a", Q1)]));
+    world.expect(ops, ["SUBACK 77 [01]"]);
+    world.send(ops, unsubscribe(["a"]));
+    world.quiet(ops);
+    world.store();
+    world.expect(ops, ["UNSUBACK 78 [00]"]);
+}
+
+#[test]
+fn a_failing_disk_is_told_to_5_0_clients_and_stalls_those_of_3_1_1() {
+    let (mut world, ops, press) = slow(Q1, v5("press"));
+    let old = world.open("old", v311("old"));
+    world.broker.handle_store_trouble(StoreTrouble::Failing);
+    world.publish(press, "a", "refused", Q1);
+    world.expect(press, ["PUBACK 1 97"]);
+    world.publish(press, "a", "refused", Q2);
+    world.expect(press, ["PUBREC 1 97"]);
+    world.quiet(ops);
+    world.publish(press, "elsewhere", "x", Q1);
+    world.expect(press, ["PUBACK 1 10"]);
+    world.publish(press, "a", "live", Q0);
+    world.expect(ops, ["PUBLISH a \"live\" q0"]);
+
+    world.publish(old, "a", "late", Q1);
+    world.quiet(old);
+    world.expect(ops, ["PUBLISH a \"late\" q1 #1"]);
+
+    world.broker.handle_store_trouble(StoreTrouble::None);
+    world.store();
+    world.expect(old, ["PUBACK 1 00"]);
+    world.publish(press, "a", "accepted", Q1);
+    world.store();
+    world.expect(press, ["PUBACK 1 00"]);
+}
+
+#[test]
+fn when_no_more_may_wait_a_3_1_1_client_is_disconnected() {
+    let (mut world, _, _) = slow(Q1, v5("press"));
+    let old = world.open("old", v311("old"));
+    world.broker.handle_store_trouble(StoreTrouble::Full);
+    world.publish(old, "elsewhere", "x", Q1);
+    world.expect(old, ["PUBACK 1 00"]);
+    world.publish(old, "a", "x", Q1);
+    world.expect(old, ["CLOSE Protocol(QuotaExceeded)"]);
+}
+
+#[test]
+fn on_a_failing_disk_old_sessions_go_on_and_new_ones_are_refused() {
+    let (mut world, ops, press) = slow(Q1, v5("press"));
+    world.publish(press, "a", "one", Q1);
+    world.lose(ops);
+    world.broker.handle_store_trouble(StoreTrouble::Failing);
+    let connect = Connect { will: will("gone", "x", 0), ..durable("ops") };
+    let ops = world.connect("ops", connect);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #1 dup"]);
+    world.send(ops, subscribe([sub("a", Q1), sub("b", Q1)]));
+    world.expect(ops, ["SUBACK 77 [01 97]"]);
+    let new = world.connect("new", durable("new"));
+    world.expect(new, ["CONNACK 97", "CLOSE Refused(QuotaExceeded)"]);
+    world.client("brief");
+}
