@@ -1,12 +1,18 @@
-//! How long identities and revocations take to arrive, measured against a running edge (and cloud).
+//! Measurements: how Midge compares with other brokers, and how long identities and revocations take to
+//! arrive.
 //!
 //! Run by hand: `cargo run --release -p midge-bench -- --help`. What is measured, what it was on
 //! which machine, and how to compare: docs/BENCHMARKS.md.
 
 mod admin;
+mod compare;
 mod cut;
 mod entry;
 mod figures;
+mod load;
+mod relay;
+mod tls;
+mod usage;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -29,6 +35,11 @@ struct Arguments {
 
 #[derive(Clone, Debug, Subcommand)]
 enum What {
+    /// Runs Midge, mosquitto, rumqttd and a bare TLS relay beside each other.
+    Compare(compare::Arguments),
+    /// The relay of `compare`.
+    #[command(hide = true)]
+    Relay(relay::Arguments),
     /// From the call that creates an entry to the moment the waiting workload holds its SVID.
     EntryToSvid,
     /// From the call that deletes an entry to the end of the connection of its client.
@@ -38,12 +49,17 @@ enum What {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let what = match arguments.what {
+        What::Compare(arguments) => return compare::run(arguments).await,
+        What::Relay(arguments) => return relay::serve(arguments).await,
+        what => what,
+    };
     let edge = admin::Edge::find(&arguments.edge).await.context("the edge does not answer")?;
     let at = arguments.at.as_deref().unwrap_or(&arguments.edge);
     let entries = admin::Entries::connect(at).await?;
-    let times = match arguments.what {
-        What::EntryToSvid => entry::measure(&edge, entries, arguments.rounds).await?,
+    let times = match what {
         What::DeleteToCut => cut::measure(&edge, entries, arguments.rounds).await?,
+        _ => entry::measure(&edge, entries, arguments.rounds).await?,
     };
     figures::print(&times);
     Ok(())
