@@ -1,11 +1,11 @@
 //! One network connection: bytes to packets, packets to the hub, and back.
 
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::{Frames, Outbox};
 use crate::{Admission, Hub, LocalClaims, Refusal};
-use broker_core::{CloseCause, CloseReason, ConnId, Delivery};
+use broker_core::{CloseCause, CloseReason, ConnId};
 use bytes::BytesMut;
 use midge_identity::VerifiedPeer;
-use mqtt_proto::{ConnAck, Connect, Decoder, EncodeError, Packet, PublishRef, ReasonCode, Version};
+use mqtt_proto::{ConnAck, Connect, Decoder, Packet, ReasonCode, Version};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// First size of the read buffer: an idle connection costs no more.
 const READ_BYTES: usize = 2 * 1024;
+/// Largest size of the read buffer, which doubles while reads fill it.
+const READ_BYTES_MAX: usize = 64 * 1024;
 /// Encoded bytes gathered before one write.
 const WRITE_BYTES: usize = 64 * 1024;
+/// Written bytes that are reported to the core at once: far below what it lets a connection wait for.
+const FLUSHED_BYTES: usize = 32 * 1024;
 /// How long a peer may take to accept its last bytes.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -80,7 +84,7 @@ where
     let (conn, outbox) = hub.connect(peer, connect);
     tokio::select! {
         cause = reader.run(hub, conn) => hub.closed(conn, cause),
-        result = write_all(hub, conn, &outbox, &mut write, version) => {
+        result = write_all(hub, conn, &outbox, &mut write) => {
             if let Err(error) = result {
                 hub.closed(conn, CloseCause::Failed(error.to_string().into()));
             }
@@ -151,6 +155,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// writer still sends what the core says about it.
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
         let mut packets = Vec::new();
+        let mut wanted = READ_BYTES;
         loop {
             let violation = loop {
                 match self.decoder.decode(&mut self.buffer) {
@@ -167,9 +172,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 hub.malformed(conn, error.reason());
                 std::future::pending::<()>().await;
             }
-            self.buffer.reserve(READ_BYTES);
+            self.buffer.reserve(wanted);
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => return CloseCause::Eof,
+                Ok(count) if count >= wanted => wanted = (wanted * 2).min(READ_BYTES_MAX),
+                Ok(count) if count < wanted / 4 => wanted = READ_BYTES,
                 Ok(_) => {}
                 Err(error) => return CloseCause::Failed(error.to_string().into()),
             }
@@ -182,28 +189,50 @@ async fn write_all<W: AsyncWrite + Unpin>(
     conn: ConnId,
     outbox: &Outbox,
     write: &mut W,
-    version: Version,
 ) -> io::Result<()> {
-    let mut bytes = BytesMut::new();
+    let mut unreported = 0;
     loop {
-        let batch = outbox.next().await;
-        for item in &batch.items {
-            encode(item, version, &mut bytes).map_err(io::Error::other)?;
-            if bytes.len() >= WRITE_BYTES {
-                write_within(write, &bytes, outbox).await?;
-                bytes.clear();
-            }
+        let batch = outbox.next().await.map_err(io::Error::other)?;
+        write_frames(&batch.frames, write, outbox).await?;
+        if let Some(reason) = batch.closed {
+            return finish(write, &reason).await;
         }
-        if !bytes.is_empty() {
-            write_within(write, &bytes, outbox).await?;
-        }
-        // A burst must not leave its buffer behind on a connection that is idle again.
-        bytes = BytesMut::new();
-        match batch.closed {
-            None => hub.flushed(conn, batch.bytes),
-            Some(reason) => return finish(write, &reason).await,
+        unreported += batch.bytes;
+        if unreported >= FLUSHED_BYTES {
+            hub.flushed(conn, unreported);
+            unreported = 0;
         }
     }
+}
+
+/// Writes packets in few large pieces.
+async fn write_frames<W: AsyncWrite + Unpin>(
+    frames: &Frames,
+    write: &mut W,
+    outbox: &Outbox,
+) -> io::Result<()> {
+    let mut gathered = BytesMut::new();
+    let mut start = 0;
+    for (end, payload) in &frames.shared {
+        gathered.extend_from_slice(frames.bytes.get(start..*end).unwrap_or_default());
+        start = *end;
+        if payload.len() < WRITE_BYTES {
+            gathered.extend_from_slice(payload);
+        }
+        if gathered.len() >= WRITE_BYTES || payload.len() >= WRITE_BYTES {
+            write_within(write, &gathered, outbox).await?;
+            gathered.clear();
+        }
+        if payload.len() >= WRITE_BYTES {
+            write_within(write, payload, outbox).await?;
+        }
+    }
+    let rest = frames.bytes.get(start..).unwrap_or_default();
+    if gathered.is_empty() {
+        return write_within(write, rest, outbox).await;
+    }
+    gathered.extend_from_slice(rest);
+    write_within(write, &gathered, outbox).await
 }
 
 async fn finish<W: AsyncWrite + Unpin>(write: &mut W, reason: &CloseReason) -> io::Result<()> {
@@ -213,39 +242,20 @@ async fn finish<W: AsyncWrite + Unpin>(write: &mut W, reason: &CloseReason) -> i
 
 /// Writes, for as long as it takes while the core wants the connection, and briefly after.
 async fn write_within<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8], outbox: &Outbox) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
     let writing = async {
         write.write_all(bytes).await?;
         write.flush().await
     };
     tokio::pin!(writing);
     tokio::select! {
+        biased;
         result = &mut writing => return result,
         () = outbox.closing() => {}
     }
     tokio::time::timeout(LINGER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-fn encode(item: &Outgoing, version: Version, bytes: &mut BytesMut) -> Result<(), EncodeError> {
-    match item {
-        Outgoing::Packet(packet) => mqtt_proto::encode(packet, version, bytes),
-        Outgoing::Delivery(delivery) => mqtt_proto::encode_publish(&publish(delivery), version, bytes),
-    }
-}
-
-fn publish(delivery: &Delivery) -> PublishRef<'_> {
-    let publication = delivery.message.publication();
-    PublishRef {
-        dup: delivery.dup,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        packet_id: delivery.packet_id,
-        topic: (!delivery.omit_topic).then_some(&publication.topic),
-        topic_alias: delivery.topic_alias,
-        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default(),
-        message_expiry_secs: delivery.expiry_secs,
-        properties: publication.properties.as_deref(),
-        payload: &publication.payload,
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::outbox::{Outbox, Outgoing};
 use crate::pending::Pending;
 use crate::{Admission, AuditLog, Refusal};
 use broker_core::{
-    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Effect, Metrics, Now, Record, RecordKey,
-    Restored, Revocation, SessionSnapshot, SessionState, StoreTrouble,
+    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, ConnIdHasher, Effect, Metrics, Now, Record,
+    RecordKey, Restored, Revocation, SessionSnapshot, SessionState, StoreTrouble,
 };
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
@@ -16,13 +16,16 @@ use midge_runtime::Clock;
 use mqtt_proto::{Connect, Packet, ReasonCode};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 struct Inner {
     broker: Broker,
-    outboxes: HashMap<ConnId, Arc<Outbox>>,
+    outboxes: HashMap<ConnId, Arc<Outbox>, BuildHasherDefault<ConnIdHasher>>,
+    /// Outboxes to be woken once the core has been left.
+    to_wake: Vec<Arc<Outbox>>,
     next_conn: u64,
     /// When the timer task will wake by itself.
     armed: Option<Duration>,
@@ -76,7 +79,8 @@ impl Hub {
         let broker = Broker::new(config, policy);
         let inner = Inner {
             broker,
-            outboxes: HashMap::new(),
+            outboxes: HashMap::default(),
+            to_wake: Vec::new(),
             next_conn: 1,
             armed: None,
             storing: Storing::default(),
@@ -132,7 +136,7 @@ impl Hub {
     }
 
     pub(crate) fn connect(&self, peer: VerifiedPeer, connect: Connect) -> (ConnId, Arc<Outbox>) {
-        let outbox = Arc::new(Outbox::default());
+        let outbox = Arc::new(Outbox::new(connect.version));
         let conn = {
             let mut inner = self.0.inner.lock();
             let conn = ConnId(inner.next_conn);
@@ -274,7 +278,11 @@ impl Hub {
             (Some(_), None) => true,
             (None, _) => false,
         };
+        // After the core was left, each once: else a woken connection waits for the lock, and writes a
+        // batch in many small pieces.
+        let mut to_wake = std::mem::take(&mut inner.to_wake);
         drop(inner);
+        to_wake.drain(..).for_each(|outbox| outbox.wake());
         if earlier {
             self.0.rearm.notify_one();
         }
@@ -285,14 +293,10 @@ impl Hub {
         let bytes = effect.bytes();
         match effect {
             Effect::Send { conn, packet } => {
-                if let Some(outbox) = inner.outboxes.get(&conn) {
-                    outbox.push(Outgoing::Packet(packet), bytes);
-                }
+                push(inner, conn, &Outgoing::Packet(packet), bytes);
             }
             Effect::Deliver { conn, delivery } => {
-                if let Some(outbox) = inner.outboxes.get(&conn) {
-                    outbox.push(Outgoing::Delivery(delivery), bytes);
-                }
+                push(inner, conn, &Outgoing::Delivery(delivery), bytes);
             }
             Effect::Close { conn, reason } => {
                 if let Some(outbox) = inner.outboxes.remove(&conn) {
@@ -324,5 +328,13 @@ impl Hub {
             }
         }
         self.0.audit.record(event_record(event));
+    }
+}
+
+fn push(inner: &mut Inner, conn: ConnId, item: &Outgoing, bytes: usize) {
+    if let Some(outbox) = inner.outboxes.get(&conn)
+        && outbox.push(item, bytes)
+    {
+        inner.to_wake.push(Arc::clone(outbox));
     }
 }

@@ -6,6 +6,7 @@
 mod admission;
 mod audit;
 mod audit_json;
+mod bulk;
 mod config;
 mod connection;
 mod hub;

@@ -2,10 +2,17 @@
 //! connection's own task in large writes.
 
 use broker_core::{CloseReason, Delivery};
-use mqtt_proto::Packet;
+use bytes::{Bytes, BytesMut};
+use mqtt_proto::{EncodeError, Packet, PublishRef, Version};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+/// Payloads above this are shared by their receivers until they are written: copying them under the
+/// lock would hold up all others, and slow readers would hold a copy each.
+const COPY_BYTES_MAX: usize = 2 * 1024;
+/// Most bytes reserved at once for packets that may follow.
+const RESERVE_BYTES_MAX: usize = 64 * 1024;
 
 /// One thing to send.
 #[derive(Debug)]
@@ -14,18 +21,50 @@ pub(crate) enum Outgoing {
     Delivery(Delivery),
 }
 
+/// Encoded packets in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    pub(crate) bytes: BytesMut,
+    /// Payloads, each with the place in `bytes` behind which it follows.
+    pub(crate) shared: Vec<(usize, Bytes)>,
+}
+
+impl Frames {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn push(&mut self, item: &Outgoing, version: Version) -> Result<(), EncodeError> {
+        let delivery = match item {
+            Outgoing::Packet(packet) => return mqtt_proto::encode(packet, version, &mut self.bytes),
+            Outgoing::Delivery(delivery) => delivery,
+        };
+        let publish = publish(delivery);
+        if publish.payload.len() <= COPY_BYTES_MAX {
+            return mqtt_proto::encode_publish(&publish, version, &mut self.bytes);
+        }
+        mqtt_proto::encode_publish_head(&publish, version, &mut self.bytes)?;
+        self.shared.push((self.bytes.len(), delivery.message.publication().payload.clone()));
+        Ok(())
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    queue: Vec<Outgoing>,
-    /// Bytes of the queue, as the core counts them.
+    frames: Frames,
+    /// Bytes of the frames, as the core counts them.
     bytes: usize,
+    /// How much the last batches were, so that the next one need not grow byte by byte.
+    usual: usize,
     closed: Option<CloseReason>,
+    broken: Option<EncodeError>,
 }
 
 /// The queue between the hub and one connection. Its bound is the core's, which counts unsent
 /// bytes until they are reported flushed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
+    version: Version,
     state: Mutex<State>,
     filled: Notify,
     closing: CancellationToken,
@@ -34,23 +73,40 @@ pub(crate) struct Outbox {
 /// What [`Outbox::next`] found.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) items: Vec<Outgoing>,
-    /// Bytes of the items, as the core counts them.
+    pub(crate) frames: Frames,
+    /// Bytes of the frames, as the core counts them.
     pub(crate) bytes: usize,
-    /// Set when nothing follows these items.
+    /// Set when nothing follows these frames.
     pub(crate) closed: Option<CloseReason>,
 }
 
 impl Outbox {
-    pub(crate) fn push(&self, item: Outgoing, bytes: usize) {
+    pub(crate) fn new(version: Version) -> Self {
+        Self { version, state: Mutex::default(), filled: Notify::new(), closing: CancellationToken::new() }
+    }
+
+    /// Takes one more packet. Tells whether the connection has to be woken for it, which is left to
+    /// the caller so that one waking serves a whole batch.
+    pub(crate) fn push(&self, item: &Outgoing, bytes: usize) -> bool {
         let mut state = self.state.lock();
-        if state.closed.is_none() {
-            state.queue.push(item);
-            state.bytes = state.bytes.saturating_add(bytes);
-            if state.queue.len() == 1 {
-                self.filled.notify_one();
-            }
+        if state.closed.is_some() || state.broken.is_some() {
+            return false;
         }
+        let was_empty = state.frames.is_empty();
+        if was_empty {
+            let usual = state.usual.min(RESERVE_BYTES_MAX);
+            state.frames.bytes.reserve(usual);
+        }
+        match state.frames.push(item, self.version) {
+            Ok(()) => state.bytes = state.bytes.saturating_add(bytes),
+            Err(error) => state.broken = Some(error),
+        }
+        was_empty
+    }
+
+    /// Wakes the connection.
+    pub(crate) fn wake(&self) {
+        self.filled.notify_one();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {
@@ -65,18 +121,37 @@ impl Outbox {
     }
 
     /// Waits for something to send or for the end.
-    pub(crate) async fn next(&self) -> Batch {
+    pub(crate) async fn next(&self) -> Result<Batch, EncodeError> {
         loop {
-            let filled = self.filled.notified();
             {
                 let mut state = self.state.lock();
-                if !state.queue.is_empty() || state.closed.is_some() {
-                    let items = std::mem::take(&mut state.queue);
+                if !state.frames.is_empty() || state.closed.is_some() {
+                    let frames = std::mem::take(&mut state.frames);
                     let bytes = std::mem::take(&mut state.bytes);
-                    return Batch { items, bytes, closed: state.closed.clone() };
+                    state.usual = frames.bytes.len().max(state.usual / 2);
+                    return Ok(Batch { frames, bytes, closed: state.closed.clone() });
+                }
+                if let Some(error) = state.broken {
+                    return Err(error);
                 }
             }
-            filled.await;
+            self.filled.notified().await;
         }
+    }
+}
+
+fn publish(delivery: &Delivery) -> PublishRef<'_> {
+    let publication = delivery.message.publication();
+    PublishRef {
+        dup: delivery.dup,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        packet_id: delivery.packet_id,
+        topic: (!delivery.omit_topic).then_some(&publication.topic),
+        topic_alias: delivery.topic_alias,
+        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default(),
+        message_expiry_secs: delivery.expiry_secs,
+        properties: publication.properties.as_deref(),
+        payload: &publication.payload,
     }
 }

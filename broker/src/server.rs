@@ -1,5 +1,6 @@
 //! Accept loops and the tasks around the hub.
 
+use crate::bulk::Bulk;
 use crate::connection::{Entrance, Limits, serve};
 use crate::persister;
 use crate::{Admission, AuditLog, Bound, Hub, LocalOrigin, MqttConfig, Refusal};
@@ -152,7 +153,7 @@ impl Server {
         stream.set_nodelay(true).unwrap_or_default();
         let shaken = tokio::time::timeout(self.limits.connect_timeout, async {
             let _turn = self.handshakes.acquire().await;
-            TlsAcceptor::from(Arc::clone(&self.parts.tls)).accept(stream).await
+            TlsAcceptor::from(Arc::clone(&self.parts.tls)).accept(Bulk::new(stream)).await
         });
         let stream = match shaken.await {
             Ok(Ok(stream)) => stream,

@@ -14,7 +14,7 @@ pub struct ConnId(pub u64);
 
 /// Hashes a [`ConnId`] by one multiplication: the shell chooses the numbers, no peer can.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ConnIdHasher(u64);
+pub struct ConnIdHasher(u64);
 
 impl Hasher for ConnIdHasher {
     fn finish(&self) -> u64 {

@@ -43,7 +43,7 @@ mod will;
 
 pub use audit::{AuditEvent, AuditKind, Stage};
 pub use broker::Broker;
-pub use effect::{CloseCause, CloseReason, ConnId, Delivery, Effect, Now, Revocation};
+pub use effect::{CloseCause, CloseReason, ConnId, ConnIdHasher, Delivery, Effect, Now, Revocation};
 pub use ledger::StoreTrouble;
 pub use limits::{Config, DeniedPublish};
 pub use message::{Message, Origin};

@@ -19,6 +19,7 @@ use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled};
 use crate::timers::Due;
 use midge_identity::{SpiffeId, UnixMillis};
+use midge_policy::SubscribeMode;
 use mqtt_proto::{PacketId, QoS, RetainHandling, Subscription, Version};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -154,7 +155,7 @@ impl Restoration<'_> {
         if session.subscriptions.contains_key(&spelled) {
             return None;
         }
-        match session.rights.subscribe(&record.filter, record.requested) {
+        match session.rights.subscribe(&record.filter, record.requested, SubscribeMode::Reject) {
             Ok(permit) => {
                 let asked = Subscription {
                     filter: record.filter.clone(),

@@ -34,13 +34,24 @@ pub(crate) fn read_varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, Violatio
 
 /// A cursor over the body of one frame.
 pub(crate) struct Reader<'a> {
-    frame: &'a Bytes,
+    /// Where what is kept may share memory; else it is copied.
+    frame: Option<&'a Bytes>,
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(frame: &'a Bytes) -> Self {
-        Self { frame, rest: frame }
+    /// Reads a frame whose memory payloads and binary properties share.
+    pub(crate) fn sharing(frame: &'a Bytes) -> Self {
+        Self { frame: Some(frame), rest: frame }
+    }
+
+    /// Reads a frame of which payloads and binary properties are copied.
+    pub(crate) fn copying(frame: &'a [u8]) -> Self {
+        Self { frame: None, rest: frame }
+    }
+
+    fn keep(&self, bytes: &'a [u8]) -> Bytes {
+        self.frame.map_or_else(|| Bytes::copy_from_slice(bytes), |frame| frame.slice_ref(bytes))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -67,9 +78,10 @@ impl<'a> Reader<'a> {
         Ok(Self { frame: self.frame, rest: self.take(len)? })
     }
 
-    /// Takes what is left, sharing the frame's memory.
+    /// Takes what is left.
     pub(crate) fn rest(&mut self) -> Bytes {
-        self.frame.slice_ref(std::mem::take(&mut self.rest))
+        let rest = std::mem::take(&mut self.rest);
+        self.keep(rest)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, Violation> {
@@ -100,10 +112,9 @@ impl<'a> Reader<'a> {
         PacketId::new(self.u16()?).ok_or(Violation::ZeroPacketId)
     }
 
-    /// Binary data (§1.5.6), sharing the frame's memory.
+    /// Binary data (§1.5.6).
     pub(crate) fn binary(&mut self) -> Result<Bytes, Violation> {
-        let bytes = self.prefixed()?;
-        Ok(self.frame.slice_ref(bytes))
+        self.prefixed().map(|bytes| self.keep(bytes))
     }
 
     /// The bytes behind a two-byte length.
@@ -190,10 +201,10 @@ mod tests {
     #[test]
     fn a_field_never_reads_past_the_frame() {
         let frame = Bytes::from_static(&[0x00, 0x03, b'a', b'b']);
-        assert_eq!(Reader::new(&frame).str(), Err(Violation::Truncated));
-        assert_eq!(Reader::new(&frame).binary(), Err(Violation::Truncated));
-        assert_eq!(Reader::new(&frame).u32(), Ok(0x0003_6162));
-        let mut reader = Reader::new(&frame);
+        assert_eq!(Reader::sharing(&frame).str(), Err(Violation::Truncated));
+        assert_eq!(Reader::sharing(&frame).binary(), Err(Violation::Truncated));
+        assert_eq!(Reader::sharing(&frame).u32(), Ok(0x0003_6162));
+        let mut reader = Reader::sharing(&frame);
         assert_eq!(reader.u16(), Ok(3));
         assert_eq!(reader.u32(), Err(Violation::Truncated));
         assert_eq!(reader.rest(), &b"ab"[..], "a refused read takes nothing");
@@ -201,9 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn binary_shares_the_memory_of_the_frame() {
+    fn binary_shares_the_memory_of_the_frame_or_is_copied() {
         let frame = Bytes::from(vec![0x00, 0x02, b'a', b'b']);
-        let taken = Reader::new(&frame).binary().unwrap();
+        let taken = Reader::sharing(&frame).binary().unwrap();
         assert_eq!(taken.as_ptr(), frame[2..].as_ptr());
+        let copied = Reader::copying(&frame).binary().unwrap();
+        assert_eq!(copied, taken);
+        assert_ne!(copied.as_ptr(), taken.as_ptr());
     }
 }

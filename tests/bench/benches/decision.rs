@@ -12,7 +12,7 @@ mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use midge_identity::SpiffeId;
-use midge_policy::{Policy, PublishFacts};
+use midge_policy::{Policy, PublishFacts, SubscribeMode};
 use mqtt_proto::{Publication, QoS, SharedFilter, TopicFilter, TopicName};
 use support::{NOW, POLICY};
 
@@ -30,7 +30,8 @@ fn decisions(criterion: &mut Criterion) {
         }
         let policy = Policy::from_toml_str(&text, "bench.toml").unwrap();
         let rights = policy.rights(&id);
-        let facts = PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 64 };
+        let facts =
+            PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 64, response_topic: None };
         group.bench_function(format!("PUBLISH, {others} rules for others"), |bencher| {
             bencher.iter(|| rights.publish(std::hint::black_box(&topic), facts).is_ok());
         });
@@ -38,7 +39,11 @@ fn decisions(criterion: &mut Criterion) {
             bencher.iter(|| rights.receive(std::hint::black_box(&topic)).is_ok());
         });
         group.bench_function(format!("SUBSCRIBE, {others} rules for others"), |bencher| {
-            bencher.iter(|| rights.subscribe(std::hint::black_box(&filter), QoS::AtLeastOnce).is_ok());
+            bencher.iter(|| {
+                rights
+                    .subscribe(std::hint::black_box(&filter), QoS::AtLeastOnce, SubscribeMode::Reject)
+                    .is_ok()
+            });
         });
     }
     group.finish();

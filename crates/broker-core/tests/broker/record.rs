@@ -75,7 +75,7 @@ proptest! {
         for (key, record) in all_kinds() {
             let mut bytes = record.encode().unwrap();
             let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1_u8 << bit;
             if cut {
                 bytes.truncate(at);
             }

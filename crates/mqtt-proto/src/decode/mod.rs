@@ -16,7 +16,10 @@ use crate::packet::{Packet, Version};
 use crate::packet_type::PacketType;
 use crate::topic::{InvalidTopic, TopicName};
 use crate::wire::{Reader, read_varint};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
+
+/// Packets up to this many bytes share no memory with the buffer they came in.
+const COPY_BYTES_MAX: usize = 8 * 1024;
 
 /// The end of the connection that decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +84,8 @@ impl Decoder {
 
     /// Takes the next packet off the front of `buffer`; `None` while it is incomplete.
     ///
-    /// Payloads and binary properties share the memory of `buffer`: who stores a small one for long copies it.
+    /// Payloads and binary properties of large packets share the memory of `buffer`, those of others are
+    /// copied: a small message that is kept for long must not keep a whole buffer.
     ///
     /// # Errors
     /// When the peer broke the standard or a limit. The stream has no next packet then: every further call
@@ -101,11 +105,17 @@ impl Decoder {
         if buffer.len() < header.header_len + header.body_len {
             return Ok(None);
         }
-        buffer.advance(header.header_len);
-        let body = buffer.split_to(header.body_len).freeze();
-        self.packet(&header, &body)
-            .map(Some)
-            .map_err(|violation| DecodeError { packet: Some(header.packet), violation })
+        let packet = if header.body_len <= COPY_BYTES_MAX {
+            let body = buffer.get(header.header_len..header.header_len + header.body_len);
+            let packet = self.packet(&header, Reader::copying(body.unwrap_or_default()));
+            buffer.advance(header.header_len + header.body_len);
+            packet
+        } else {
+            buffer.advance(header.header_len);
+            let body = buffer.split_to(header.body_len).freeze();
+            self.packet(&header, Reader::sharing(&body))
+        };
+        packet.map(Some).map_err(|violation| DecodeError { packet: Some(header.packet), violation })
     }
 
     /// Judges the fixed header from its first byte on, before the rest costs memory.
@@ -153,8 +163,7 @@ impl Decoder {
         if packet == PacketType::Connect { max.min(self.limits.connect_bytes_max) } else { max }
     }
 
-    fn packet(&mut self, header: &Header, body: &Bytes) -> Result<Packet, Violation> {
-        let mut reader = Reader::new(body);
+    fn packet(&mut self, header: &Header, mut reader: Reader<'_>) -> Result<Packet, Violation> {
         let Some(version) = self.version else {
             return connect::connect(&mut reader, &self.limits, &mut self.version);
         };

@@ -1,0 +1,137 @@
+//! A socket that is read in large pieces while much comes.
+//!
+//! rustls asks for 4 KiB at a time, which under load is one system call for a handful of packets.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes asked of the socket at once, while it gives as many as rustls asks for.
+const BULK_BYTES: usize = 64 * 1024;
+
+/// A socket and what was read of it ahead. Holds no buffer while nothing comes.
+#[derive(Debug)]
+pub(crate) struct Bulk<S> {
+    socket: S,
+    ahead: Option<Ahead>,
+    /// Whether the last read got all it asked for.
+    is_busy: bool,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl<S> Bulk<S> {
+    pub(crate) fn new(socket: S) -> Self {
+        Self { socket, ahead: None, is_busy: false }
+    }
+}
+
+impl Ahead {
+    fn new() -> Self {
+        Self { bytes: vec![0; BULK_BYTES].into(), start: 0, end: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    fn give(&mut self, buf: &mut ReadBuf<'_>) {
+        let waiting = self.bytes.get(self.start..self.end).unwrap_or_default();
+        let given = waiting.get(..waiting.len().min(buf.remaining())).unwrap_or_default();
+        buf.put_slice(given);
+        self.start += given.len();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bulk<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { socket, ahead, is_busy } = &mut *self;
+        if let Some(read) = ahead.as_mut().filter(|ahead| !ahead.is_empty()) {
+            read.give(buf);
+            return Poll::Ready(Ok(()));
+        }
+        if !*is_busy {
+            *ahead = None;
+            ready!(Pin::new(socket).poll_read(cx, buf))?;
+            *is_busy = buf.remaining() == 0;
+            return Poll::Ready(Ok(()));
+        }
+        let read = ahead.get_or_insert_with(Ahead::new);
+        let mut into = ReadBuf::new(&mut read.bytes);
+        let Poll::Ready(result) = Pin::new(socket).poll_read(cx, &mut into) else {
+            *ahead = None;
+            return Poll::Pending;
+        };
+        (read.start, read.end) = (0, into.filled().len());
+        *is_busy = read.end >= buf.remaining();
+        read.give(buf);
+        Poll::Ready(result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bulk<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn gives_every_byte_once_and_keeps_no_buffer_when_idle() {
+        let (mut far, near) = tokio::io::duplex(1024 * 1024);
+        let mut near = Bulk::new(near);
+        let sent: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+        far.write_all(&sent).await.unwrap();
+        let (mut got, mut chunk) = (Vec::new(), [0; 4096]);
+        while got.len() < sent.len() {
+            let count = near.read(&mut chunk).await.unwrap();
+            got.extend_from_slice(&chunk[..count]);
+        }
+        assert_eq!(got, sent);
+        let idle = tokio::select! {
+            biased;
+            read = near.read(&mut chunk) => read.is_err(),
+            () = std::future::ready(()) => true,
+        };
+        assert!(idle && near.ahead.is_none());
+
+        far.write_all(b"little").await.unwrap();
+        assert_eq!(near.read(&mut chunk).await.unwrap(), 6);
+        drop(far);
+        assert_eq!(near.read(&mut chunk).await.unwrap(), 0);
+    }
+}
