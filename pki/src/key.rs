@@ -129,6 +129,15 @@ impl PrivateKey {
         Ok(request.der().to_vec())
     }
 
+    /// Signs a message: ECDSA with SHA-256, for [`crate::verify_message`].
+    ///
+    /// # Errors
+    ///
+    /// [`SignError`] when signing fails.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        Ok(rcgen::SigningKey::sign(&self.pair, message)?)
+    }
+
     /// The key as rustls takes it.
     pub fn signing_key(&self) -> Arc<dyn SigningKey> {
         self.signing.clone()

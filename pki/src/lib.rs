@@ -19,6 +19,7 @@ pub use jwk::{JwkError, jwk_public_key};
 pub use key::{KeyFileError, PrivateKey};
 pub use pem::{PemError, pem_decode_certs, pem_encode_certs, pem_encode_key};
 pub use sign::{CaSigner, SignError};
+pub use signature::verify_message;
 pub use tls::{
     CurrentIdentity, FetchOnly, FixedTrust, IdentityError, IdentitySource, PinError, PinnedRoot, RootPin,
     ServerExpectation, SvidClientVerifier, SvidIdentity, TrustSource, client_config, fetch_only_config,

@@ -1,0 +1,25 @@
+//! The audit log on disk: one thread writes it, so that no connection waits for the disk.
+//!
+//! Owns the files, the signing key of the checkpoints, rotation and the bound on disk, and reading
+//! back. What a line is and how it is verified is in `audit-core`; what there is to record is said
+//! by whoever holds an [`AuditLog`].
+
+mod config;
+mod error;
+mod files;
+mod head;
+mod log;
+mod read;
+mod recover;
+mod writer;
+
+pub use audit_core::{
+    Expected, Finding, FindingKind, Hash, Head, Line, Note, Record, Report, Signed, event, fingerprint,
+    topic_class,
+};
+pub use config::{AuditConfig, Bounds};
+pub use error::AuditError;
+pub use files::files;
+pub use head::{own_key, signed_head};
+pub use log::{Alike, AuditLog, AuditWriter, Status};
+pub use read::{Follower, LINE_BYTES_MAX, each_line, verify, verify_log};
