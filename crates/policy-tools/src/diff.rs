@@ -1,0 +1,389 @@
+//! Which access one policy gives and another does not: for every identity and every topic.
+
+use crate::cell::{Cell, Leaf, PartIndex, Question, Term, TooManyKinds, Tree, explore};
+use crate::model::{Held, List, Ruleset};
+use crate::setting::{Conditions, Setting, Space};
+use crate::shown::Names;
+use crate::topics::{Filter, Topics};
+use midge_identity::SpiffeId;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Most kinds of identities that are told apart.
+const KINDS_MAX: usize = 50_000;
+
+/// A kind of access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// To publish to topics, by PUBLISH or as a will.
+    Publish,
+    /// To subscribe to filters that match nothing but these topics.
+    Subscribe,
+    /// To be given messages of these topics.
+    Receive,
+}
+
+impl Access {
+    /// All kinds of access.
+    pub const ALL: [Self; 3] = [Self::Publish, Self::Subscribe, Self::Receive];
+
+    /// Name as a policy file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Receive => "receive",
+        }
+    }
+
+    /// Tells whether a list of topics allows (`Some(true)`) or denies this access.
+    pub(crate) fn effect(self, list: List) -> Option<bool> {
+        let (allows, denies): (&[List], &[List]) = match self {
+            Self::Publish => (&[List::Publish], &[List::DenyPublish]),
+            Self::Subscribe => (&[List::Subscribe], &[List::DenySubscribe]),
+            Self::Receive => (&[List::Subscribe, List::Receive], &[List::DenySubscribe, List::DenyReceive]),
+        };
+        allows.contains(&list).then_some(true).or_else(|| denies.contains(&list).then_some(false))
+    }
+
+    pub(crate) fn conditions(self, held: &Held) -> Conditions {
+        match self {
+            Self::Publish => Conditions::publish(&held.rule),
+            Self::Subscribe => Conditions::subscribe(&held.rule),
+            Self::Receive => Conditions::default(),
+        }
+    }
+}
+
+/// What changes for one kind of identities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kind {
+    /// Pattern of the identities, in the form of a rule's `id`.
+    pub id: String,
+    /// Identities and patterns of identities that match it but do not belong to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// One identity of the kind.
+    pub example: String,
+    /// What they gain and lose.
+    pub changes: Vec<Change>,
+}
+
+/// A set of topics that is gained or lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Whether it is gained; else it is lost.
+    pub gained: bool,
+    /// Which access.
+    pub access: Access,
+    /// Filter of the topics; its captures are those of the kind's pattern.
+    pub filter: String,
+    /// Filters of topics that it matches but that do not belong to the set.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// Under which conditions; always when empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub when: String,
+    /// One topic of the set, for the kind's example.
+    pub example: String,
+}
+
+/// The difference between two policies.
+#[derive(Clone, Debug)]
+pub struct Diff {
+    tree: Tree<Changes>,
+    /// Identities with rules of their own for which something else changes than the tree says.
+    points: BTreeMap<SpiffeId, Changes>,
+    names: Names,
+}
+
+impl Diff {
+    /// Compares two policies.
+    ///
+    /// # Errors
+    /// When there are too many kinds of identities to look at each.
+    pub fn between(old: &Ruleset, new: &Ruleset) -> Result<Self, TooManyKinds> {
+        let pairs = Pairs::of(old.patterns(), new.patterns());
+        let tree = explore(Cell::all(), Progress::default(), KINDS_MAX, &mut |cell, progress| {
+            progress.read(&pairs, cell)?;
+            progress.changes(cell)
+        })?;
+        let mut points = BTreeMap::new();
+        let ids: BTreeSet<&SpiffeId> = old.points().chain(new.points()).collect();
+        for id in ids {
+            let cell = Cell::of(id);
+            let own = Pairs::of(old.own(id), new.own(id));
+            let mut progress = Progress::default();
+            // No question is open about one identity.
+            let read = progress.read(&pairs, &cell).and_then(|()| {
+                progress.next = 0;
+                progress.read(&own, &cell)?;
+                progress.changes(&cell)
+            });
+            if let Ok(changes) = read
+                && tree.at(&cell) != changes
+            {
+                points.insert(id.clone(), changes);
+            }
+        }
+        let names = Names::of(new.patterns().iter().chain(old.patterns()));
+        Ok(Self { tree, points, names })
+    }
+
+    /// Tells whether the policies give the same access to everyone.
+    pub fn is_empty(&self) -> bool {
+        self.points.values().all(|changes| changes.0.is_empty())
+            && self.tree.cells().iter().all(|(_, changes)| changes.0.is_empty())
+    }
+
+    /// Returns what changes, kind by kind of identities: each identity belongs to one kind at most.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = Vec::new();
+        for (id, changes) in self.points.iter().filter(|(_, changes)| !changes.0.is_empty()) {
+            let shown = self.names.show(&Cell::of(id), &BTreeSet::new(), &[]);
+            kinds.push(Kind {
+                id: id.to_string(),
+                except: Vec::new(),
+                example: id.to_string(),
+                changes: changes.shown(&shown),
+            });
+        }
+        for (cell, changes) in self.tree.cells() {
+            if changes.0.is_empty() {
+                continue;
+            }
+            let parts: BTreeSet<PartIndex> =
+                changes.0.iter().flat_map(|change| change.topics.parts()).collect();
+            let own: Vec<String> = self
+                .points
+                .keys()
+                .filter(|id| cell.contains(&Cell::of(id)))
+                .map(ToString::to_string)
+                .collect();
+            if !cell.is_general() && !own.is_empty() {
+                continue;
+            }
+            let own_texts: Vec<&str> = own.iter().map(String::as_str).collect();
+            let shown = self.names.show(&cell, &parts, &own_texts);
+            kinds.push(Kind {
+                id: shown.id.clone(),
+                except: shown.except.iter().cloned().chain(own).collect(),
+                example: shown.example.clone(),
+                changes: changes.shown(&shown),
+            });
+        }
+        kinds
+    }
+
+    /// Returns what changes for one identity.
+    pub fn of_id(&self, id: &SpiffeId) -> Vec<Change> {
+        let cell = Cell::of(id);
+        let changes = self.points.get(id).cloned().unwrap_or_else(|| self.tree.at(&cell));
+        changes.shown(&self.names.show(&cell, &BTreeSet::new(), &[]))
+    }
+}
+
+/// Rules of two policies: which of them both have.
+struct Pairs {
+    /// Each with whether the old and whether the new policy has it, those that differ first.
+    rules: Vec<(Arc<Held>, bool, bool)>,
+    /// How many differ.
+    changed: usize,
+}
+
+impl Pairs {
+    fn of(old: &[Arc<Held>], new: &[Arc<Held>]) -> Self {
+        let old: BTreeMap<String, &Arc<Held>> = old.iter().map(|rule| (rule.meaning(), rule)).collect();
+        let new: BTreeMap<String, &Arc<Held>> = new.iter().map(|rule| (rule.meaning(), rule)).collect();
+        let mut rules = Vec::new();
+        rules.extend(
+            old.iter()
+                .filter(|(key, _)| !new.contains_key(*key))
+                .map(|(_, rule)| (Arc::clone(rule), true, false)),
+        );
+        rules.extend(
+            new.iter()
+                .filter(|(key, _)| !old.contains_key(*key))
+                .map(|(_, rule)| (Arc::clone(rule), false, true)),
+        );
+        let changed = rules.len();
+        rules.extend(
+            new.iter()
+                .filter(|(key, _)| old.contains_key(*key))
+                .map(|(_, rule)| (Arc::clone(rule), true, true)),
+        );
+        Self { rules, changed }
+    }
+}
+
+/// How far the rules have been looked at for a cell.
+#[derive(Clone, Default)]
+struct Progress {
+    next: usize,
+    /// Rules that speak of the cell, with the policies they are in.
+    found: Vec<(Arc<Held>, bool, bool)>,
+    /// Whether one of them is not in both.
+    differs: bool,
+}
+
+impl Progress {
+    fn read(&mut self, pairs: &Pairs, cell: &Cell) -> Result<(), Question> {
+        while let Some(pair) = pairs.rules.get(self.next) {
+            if self.next == pairs.changed && !self.differs && cell.is_general() {
+                return Ok(());
+            }
+            if pair.0.applies(cell)? {
+                self.found.push(pair.clone());
+                self.differs |= pair.1 != pair.2;
+            }
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn changes(&self, cell: &Cell) -> Result<Changes, Question> {
+        let mut changes = Vec::new();
+        if !self.differs {
+            return Ok(Changes(changes));
+        }
+        for access in Access::ALL {
+            self.compare(access, cell, &mut changes)?;
+        }
+        changes.sort();
+        Ok(Changes(changes))
+    }
+
+    fn compare(&self, access: Access, cell: &Cell, changes: &mut Vec<RawChange>) -> Result<(), Question> {
+        let conditions: Vec<Conditions> =
+            self.found.iter().map(|(rule, ..)| access.conditions(rule)).collect();
+        let allowing = self.found.iter().zip(&conditions).filter(|((rule, ..), _)| {
+            rule.patterns.iter().any(|pattern| access.effect(pattern.list) == Some(true))
+        });
+        let space = Space::of(allowing.map(|(_, conditions)| conditions));
+        let mut found: BTreeMap<(bool, Topics), BTreeSet<Setting>> = BTreeMap::new();
+        for setting in space.settings() {
+            let (mut old, mut new) = (Side::default(), Side::default());
+            for ((rule, in_old, in_new), conditions) in self.found.iter().zip(&conditions) {
+                let holds = conditions.hold(&space, &setting);
+                for pattern in &rule.patterns {
+                    let filter = || pattern.filter.resolve(cell);
+                    let side = |side: &mut Side| match access.effect(pattern.list) {
+                        Some(true) if holds => side.allow.push(filter()),
+                        Some(false) => side.deny.push(filter()),
+                        _ => {}
+                    };
+                    let both = [(*in_old, &mut old), (*in_new, &mut new)];
+                    both.into_iter().filter(|(is_in, _)| *is_in).map(|(_, side)| side).for_each(side);
+                }
+            }
+            for (gained, more, less) in [(true, &new, &old), (false, &old, &new)] {
+                for topics in more.beyond(less, cell)? {
+                    found.entry((gained, topics)).or_default().insert(setting.clone());
+                }
+            }
+        }
+        for ((gained, topics), settings) in found {
+            let told = space.describe(&settings);
+            changes.extend(told.into_iter().map(|when| RawChange {
+                access,
+                gained,
+                topics: topics.clone(),
+                when,
+            }));
+        }
+        Ok(())
+    }
+}
+
+/// What one policy says of one cell, one access and one setting.
+#[derive(Default)]
+pub(crate) struct Side {
+    pub(crate) allow: Vec<Filter>,
+    pub(crate) deny: Vec<Filter>,
+}
+
+impl Side {
+    /// Returns the topics that this side gives and the other does not.
+    ///
+    /// They are those of an allow that the other side does not allow, and those of an allow that the
+    /// other side denies; in both cases without what this side denies itself.
+    pub(crate) fn beyond(&self, other: &Self, cell: &Cell) -> Result<Vec<Topics>, Question> {
+        let mut found = Vec::new();
+        for (index, allow) in self.allow.iter().enumerate() {
+            if self.allow.iter().take(index).any(|earlier| earlier == allow) {
+                continue;
+            }
+            if !other.allow.contains(allow) {
+                found.extend(Topics::without(allow, self.deny.iter().chain(&other.allow), cell)?);
+            }
+            for deny in other.deny.iter().filter(|deny| !self.deny.contains(deny)) {
+                if let Some(part) = allow.meet(deny, cell)? {
+                    found.extend(Topics::without(&part, &self.deny, cell)?);
+                }
+            }
+        }
+        Ok(without_parts_of_others(found, cell))
+    }
+}
+
+fn without_parts_of_others(mut found: Vec<Topics>, cell: &Cell) -> Vec<Topics> {
+    found.sort();
+    found.dedup();
+    let mut kept: Vec<Topics> = Vec::with_capacity(found.len());
+    for topics in found {
+        if kept.iter().any(|other| topics.is_within(other, cell)) {
+            continue;
+        }
+        kept.retain(|other| !other.is_within(&topics, cell));
+        kept.push(topics);
+    }
+    kept
+}
+
+/// A change whose topics may speak of parts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RawChange {
+    access: Access,
+    gained: bool,
+    topics: Topics,
+    when: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Changes(Vec<RawChange>);
+
+impl Changes {
+    fn shown(&self, shown: &crate::shown::Shown) -> Vec<Change> {
+        let change = |change: &RawChange| Change {
+            gained: change.gained,
+            access: change.access,
+            filter: change.topics.filter().text(|part| shown.name(part)),
+            except: change
+                .topics
+                .except()
+                .iter()
+                .map(|filter| filter.text(|part| shown.name(part)))
+                .collect(),
+            when: change.when.clone(),
+            example: change.topics.witness(|part| shown.value(part)),
+        };
+        self.0.iter().map(change).collect()
+    }
+}
+
+impl Leaf for Changes {
+    fn replace(&self, part: PartIndex, by: &Term) -> Self {
+        let change =
+            |change: &RawChange| RawChange { topics: change.topics.replace(part, by), ..change.clone() };
+        let mut changes: Vec<RawChange> = self.0.iter().map(change).collect();
+        changes.sort();
+        changes.dedup();
+        Self(changes)
+    }
+
+    fn mentions(&self, part: PartIndex) -> bool {
+        self.0.iter().any(|change| change.topics.mentions(part))
+    }
+}

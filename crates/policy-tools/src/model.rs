@@ -1,0 +1,288 @@
+//! Rules in a form that can be asked about all identities at once.
+
+use crate::cell::{Cell, PartIndex, Question, Term};
+use crate::topics::{Filter, text};
+use midge_identity::SpiffeId;
+use midge_policy::{CheckedRule, Policy, PolicyError, Rule};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A policy that can be examined: its rules as written, and what they mean for whom.
+#[derive(Clone, Debug)]
+pub struct Ruleset {
+    rules: Vec<Arc<Held>>,
+    /// Rules that speak of one identity, by it.
+    points: BTreeMap<SpiffeId, Vec<Arc<Held>>>,
+    patterns: Vec<Arc<Held>>,
+    policy: Arc<Policy>,
+}
+
+impl Ruleset {
+    /// Checks rules and prepares them.
+    ///
+    /// # Errors
+    /// Every fault found, when there is one.
+    pub fn new(rules: Vec<Rule>) -> Result<Self, Vec<PolicyError>> {
+        let mut checked = Vec::with_capacity(rules.len());
+        let mut errors = Vec::new();
+        for rule in &rules {
+            match rule.check() {
+                Ok(rule) => checked.push(rule),
+                Err(mut found) => errors.append(&mut found),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let policy = Arc::new(Policy::of(checked.iter().cloned(), 1)?);
+        let held = rules.into_iter().zip(checked).map(|(rule, checked)| Arc::new(Held::new(rule, checked)));
+        let mut set = Self { rules: held.collect(), points: BTreeMap::new(), patterns: Vec::new(), policy };
+        for rule in &set.rules {
+            match &rule.only {
+                Some(id) => set.points.entry(id.clone()).or_default().push(Arc::clone(rule)),
+                None => set.patterns.push(Arc::clone(rule)),
+            }
+        }
+        Ok(set)
+    }
+
+    /// Returns the policy without rules: everything is denied.
+    pub fn empty() -> Self {
+        let policy = Arc::new(Policy::deny_all());
+        Self { rules: Vec::new(), points: BTreeMap::new(), patterns: Vec::new(), policy }
+    }
+
+    /// Returns the rules as written, in their order.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|held| &held.rule)
+    }
+
+    /// Returns the policy that these rules make; its epoch is 1.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    pub(crate) fn held(&self) -> &[Arc<Held>] {
+        &self.rules
+    }
+
+    pub(crate) fn patterns(&self) -> &[Arc<Held>] {
+        &self.patterns
+    }
+
+    /// Returns the identities that have rules of their own.
+    pub(crate) fn points(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.points.keys()
+    }
+
+    pub(crate) fn own(&self, id: &SpiffeId) -> &[Arc<Held>] {
+        self.points.get(id).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// What a list of topics does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum List {
+    Publish,
+    Subscribe,
+    Receive,
+    DenyPublish,
+    DenySubscribe,
+    DenyReceive,
+}
+
+impl List {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Publish,
+        Self::Subscribe,
+        Self::Receive,
+        Self::DenyPublish,
+        Self::DenySubscribe,
+        Self::DenyReceive,
+    ];
+
+    /// Key of the list in a policy file.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Receive => "receive",
+            Self::DenyPublish => "deny-publish",
+            Self::DenySubscribe => "deny-subscribe",
+            Self::DenyReceive => "deny-receive",
+        }
+    }
+
+    pub(crate) fn is_deny(self) -> bool {
+        matches!(self, Self::DenyPublish | Self::DenySubscribe | Self::DenyReceive)
+    }
+
+    pub(crate) fn of(self, rule: &Rule) -> &[String] {
+        match self {
+            Self::Publish => &rule.publish,
+            Self::Subscribe => &rule.subscribe,
+            Self::Receive => &rule.receive,
+            Self::DenyPublish => &rule.deny_publish,
+            Self::DenySubscribe => &rule.deny_subscribe,
+            Self::DenyReceive => &rule.deny_receive,
+        }
+    }
+}
+
+/// One topic pattern of a rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Pattern {
+    pub(crate) list: List,
+    /// As the rule spells it.
+    pub(crate) text: String,
+    pub(crate) filter: Filter,
+}
+
+/// One rule, prepared.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) rule: Rule,
+    pub(crate) checked: CheckedRule,
+    whom: Whom,
+    unless: Vec<Whom>,
+    only: Option<SpiffeId>,
+    pub(crate) patterns: Vec<Pattern>,
+}
+
+impl Held {
+    fn new(rule: Rule, checked: CheckedRule) -> Self {
+        let mut captures = vec![("td".to_owned(), 0)];
+        let whom = Whom::read(&rule.id, &mut captures);
+        let unless = rule.unless.iter().map(|pattern| Whom::read(pattern, &mut captures)).collect();
+        let part = |name: &str| captures.iter().find(|(known, _)| known == name).map(|(_, part)| *part);
+        let patterns = List::ALL
+            .into_iter()
+            .flat_map(|list| list.of(&rule).iter().map(move |text| (list, text)))
+            .map(|(list, text)| Pattern { list, text: text.clone(), filter: Filter::read(text, part) })
+            .collect();
+        let only = SpiffeId::new(&rule.id).ok();
+        Self { rule, checked, whom, unless, only, patterns }
+    }
+
+    /// Returns what the rule says, whatever it is called and wherever it comes from.
+    pub(crate) fn meaning(&self) -> String {
+        let rule = Rule { name: String::new(), source: midge_policy::RuleSource::Built, ..self.rule.clone() };
+        serde_json::to_string(&rule).unwrap_or_default()
+    }
+
+    /// Tells whether the rule speaks of the identities of a cell.
+    pub(crate) fn applies(&self, cell: &Cell) -> Result<bool, Question> {
+        if !self.whom.matches(cell)? {
+            return Ok(false);
+        }
+        let mut open = None;
+        for pattern in &self.unless {
+            match pattern.matches(cell) {
+                Ok(true) => return Ok(false),
+                Ok(false) => {}
+                Err(question) => open = open.or(Some(question)),
+            }
+        }
+        open.map_or(Ok(true), Err)
+    }
+
+    /// Returns the captures of `id` with their parts.
+    pub(crate) fn captures(&self) -> impl Iterator<Item = (PartIndex, &str)> {
+        self.whom.named.iter().map(|(name, part)| (*part, name.as_str()))
+    }
+
+    /// Returns what the captures stand for in one identity that the rule speaks of.
+    pub(crate) fn bindings(&self, id: &Cell) -> Vec<(String, String)> {
+        let value = |part| match id.resolve(part) {
+            Term::Text(text) => text.to_string(),
+            Term::Part(_) => String::new(),
+        };
+        self.captures().map(|(part, name)| (name.to_owned(), value(part))).collect()
+    }
+
+    /// Returns the `unless` pattern that excepts the identity.
+    pub(crate) fn excepted_by(&self, id: &Cell) -> Option<&str> {
+        let at = self.unless.iter().position(|pattern| pattern.matches(id) == Ok(true))?;
+        self.rule.unless.get(at).map(String::as_str)
+    }
+
+    /// Tells whether the `id` pattern matches the identity, whatever `unless` says.
+    pub(crate) fn speaks_of(&self, id: &Cell) -> bool {
+        self.whom.matches(id) == Ok(true)
+    }
+}
+
+/// A pattern of identities.
+#[derive(Clone, Debug)]
+struct Whom {
+    /// Wanted terms by part, the trust domain first; none for any.
+    parts: Vec<Option<Term>>,
+    /// Whether any rest may follow.
+    open: bool,
+    /// Captures that this pattern binds.
+    named: Vec<(String, PartIndex)>,
+}
+
+impl Whom {
+    /// Reads a pattern that a rule's check has accepted. A capture that is known must have the same
+    /// value again; others are added.
+    fn read(pattern: &str, captures: &mut Vec<(String, PartIndex)>) -> Self {
+        let path = pattern.strip_prefix("spiffe://").unwrap_or(pattern);
+        let mut whom = Self { parts: Vec::new(), open: false, named: Vec::new() };
+        for segment in path.split('/') {
+            let part = whom.parts.len();
+            let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let wanted = match (segment, name) {
+                ("**", _) => {
+                    whom.open = true;
+                    break;
+                }
+                ("*", _) => None,
+                (_, Some(name)) => match captures.iter().find(|(known, _)| known == name) {
+                    Some((_, known)) if *known == part => None,
+                    Some((_, known)) => Some(Term::Part(*known)),
+                    None => {
+                        captures.push((name.to_owned(), part));
+                        whom.named.push((name.to_owned(), part));
+                        None
+                    }
+                },
+                (literal, None) => Some(Term::Text(text(literal))),
+            };
+            whom.parts.push(wanted);
+        }
+        whom
+    }
+
+    fn matches(&self, cell: &Cell) -> Result<bool, Question> {
+        let mut open = None;
+        let mut ask = |answer: Result<bool, Question>| match answer {
+            Ok(answer) => answer,
+            Err(question) => {
+                open.get_or_insert(question);
+                true
+            }
+        };
+        for (part, wanted) in self.parts.iter().enumerate() {
+            if !ask(cell.has(part)) {
+                return Ok(false);
+            }
+            if part >= cell.len() {
+                // It cannot be compared before it is known to be there.
+                break;
+            }
+            if let Some(wanted) = wanted
+                && !ask(cell.equal(&Term::Part(part), wanted))
+            {
+                return Ok(false);
+            }
+        }
+        if !self.open && cell.len() > self.parts.len() {
+            return Ok(false);
+        }
+        if !self.open && cell.len() == self.parts.len() && !cell.is_ended() {
+            open.get_or_insert(Question::Has(cell.len()));
+        }
+        open.map_or(Ok(true), Err)
+    }
+}

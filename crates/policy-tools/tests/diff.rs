@@ -1,0 +1,236 @@
+//! What a diff prints is exactly what changes: against enumeration, as people read it.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod world;
+
+use midge_identity::SpiffeId;
+use midge_policy::{PublishFacts, Rights, Rule};
+use midge_policy_tools::{Access, Change, Diff, Kind, Ruleset};
+use mqtt_proto::{QoS, SharedFilter, TopicName};
+use proptest::prelude::*;
+use world::{bind, filled, ids, matches, named, rule, rules, topics};
+
+/// One request, apart from who and where.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    qos: QoS,
+    retain: bool,
+    payload_len: usize,
+    will: bool,
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let qos = proptest::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
+    (qos, any::<bool>(), 0_usize..4, any::<bool>()).prop_map(|(qos, retain, payload_len, will)| Request {
+        qos,
+        retain,
+        payload_len,
+        will,
+    })
+}
+
+fn may(rights: &Rights, access: Access, topic: &str, request: Request) -> bool {
+    let name = TopicName::new(topic).unwrap();
+    let facts = PublishFacts { qos: request.qos, retain: request.retain, payload_len: request.payload_len };
+    match access {
+        Access::Publish if request.will => rights.will(&name, facts).is_ok(),
+        Access::Publish => rights.publish(&name, facts).is_ok(),
+        Access::Receive => rights.receive(&name).is_ok(),
+        Access::Subscribe => rights
+            .subscribe(&SharedFilter::new(topic).unwrap(), request.qos)
+            .is_ok_and(|permit| permit.qos() == request.qos),
+    }
+}
+
+/// Reads the printed condition.
+fn holds(when: &str, request: Request) -> bool {
+    let range = |text: &str, value: u64| {
+        text.split(" or ").any(|range| {
+            let words: Vec<&str> = range.trim_end_matches(" B").split(' ').collect();
+            let number = |at: usize| words[at].parse::<u64>().unwrap();
+            match words[1] {
+                "up" => value <= number(3),
+                "from" => value >= number(2),
+                _ if words.len() == 4 => (number(1)..=number(3)).contains(&value),
+                _ => value == number(1),
+            }
+        })
+    };
+    when.split(", ").filter(|part| !part.is_empty()).all(|part| match part {
+        "retained" => request.retain,
+        "not retained" => !request.retain,
+        "as a will" => request.will,
+        "not as a will" => !request.will,
+        qos if qos.starts_with("qos") => range(qos, request.qos as u64),
+        payload if payload.starts_with("payload") => range(payload, request.payload_len as u64),
+        other => panic!("{other}"),
+    })
+}
+
+fn belongs(kind: &Kind, id: &SpiffeId) -> bool {
+    bind(&kind.id, id).is_some() && kind.except.iter().all(|except| bind(except, id).is_none())
+}
+
+fn includes(kind: &Kind, change: &Change, id: &SpiffeId, topic: &str) -> bool {
+    let bound = bind(&kind.id, id).unwrap();
+    matches(&filled(&change.filter, &bound), topic)
+        && !change.except.iter().any(|except| matches(&filled(except, &bound), topic))
+}
+
+/// A printed change for one identity: gained, access, filter and what is left out.
+type Filled = (bool, Access, String, Vec<String>);
+
+fn filled_in(kind: &Kind, id: &SpiffeId, request: Request) -> Vec<Filled> {
+    let bound = bind(&kind.id, id).unwrap();
+    let changes = kind.changes.iter().filter(|change| holds(&change.when, request));
+    let fill = |filter: &String| filled(filter, &bound);
+    changes
+        .map(|change| {
+            (change.gained, change.access, fill(&change.filter), change.except.iter().map(fill).collect())
+        })
+        .collect()
+}
+
+/// Tells what the diff says of one decision: `Some(true)` is gained.
+fn printed(changes: &[Filled], access: Access, topic: &str) -> Option<bool> {
+    let mut found = changes.iter().filter(|(_, of, filter, except)| {
+        *of == access && matches(filter, topic) && !except.iter().any(|except| matches(except, topic))
+    });
+    let first = found.next()?.0;
+    assert!(found.all(|(gained, ..)| *gained == first), "gained and lost");
+    Some(first)
+}
+
+fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
+    let (old, new) = (Ruleset::new(old.to_vec()).unwrap(), Ruleset::new(new.to_vec()).unwrap());
+    let diff = Diff::between(&old, &new).unwrap();
+    let kinds = diff.kinds();
+    let all = topics(3);
+    for id in some {
+        let own: Vec<&Kind> = kinds.iter().filter(|kind| belongs(kind, id)).collect();
+        assert!(own.len() <= 1, "{id} is of two kinds: {own:#?}");
+        let changes: Vec<Filled> = own.iter().flat_map(|kind| filled_in(kind, id, request)).collect();
+        let (before, after) = (old.policy().rights(id), new.policy().rights(id));
+        for topic in &all {
+            for access in Access::ALL {
+                let was = may(&before, access, topic, request);
+                let is = may(&after, access, topic, request);
+                let truth = (was != is).then_some(is);
+                assert_eq!(printed(&changes, access, topic), truth, "{id} {access:?} {topic} {own:#?}");
+            }
+        }
+    }
+    for kind in &kinds {
+        let id = SpiffeId::new(&kind.example).unwrap();
+        assert!(belongs(kind, &id), "{kind:#?}");
+        assert!(kind.changes.iter().all(|change| includes(kind, change, &id, &change.example)), "{kind:#?}");
+        assert_eq!(diff.of_id(&id).len(), kind.changes.len(), "{kind:#?}");
+    }
+    let same = Diff::between(&new, &new).unwrap();
+    assert!(same.is_empty() && same.kinds().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_printed_is_what_changes(
+        old in rules(3),
+        new in rules(3),
+        some in proptest::sample::subsequence(ids(), 5),
+        request in request(),
+    ) {
+        compare(&old, &new, &some, request);
+    }
+
+    #[test]
+    fn one_rule_among_others_is_told_exactly(
+        kept in rules(3),
+        added in rule(),
+        some in proptest::sample::subsequence(ids(), 5),
+        request in request(),
+    ) {
+        let with = named(kept.iter().cloned().chain([added]).collect());
+        compare(&kept, &with, &some, request);
+        compare(&with, &kept, &some, request);
+    }
+}
+
+fn ruleset(text: &str) -> Ruleset {
+    Ruleset::new(Rule::from_toml_str(text, "test.toml").unwrap()).unwrap()
+}
+
+/// Lines as `ID ± access filter except …`.
+fn told(old: &str, new: &str) -> Vec<String> {
+    let kinds = Diff::between(&ruleset(old), &ruleset(new)).unwrap().kinds();
+    let line = |kind: &Kind, change: &Change| {
+        let sign = if change.gained { '+' } else { '-' };
+        let mut line = format!("{} {sign} {} {}", kind.id, change.access.name(), change.filter);
+        for except in &change.except {
+            line.push_str(&format!(" except {except}"));
+        }
+        if !change.when.is_empty() {
+            line.push_str(&format!(" ({})", change.when));
+        }
+        line
+    };
+    kinds.iter().flat_map(|kind| kind.changes.iter().map(move |change| line(kind, change))).collect()
+}
+
+const PRESS: &str = r#"
+[[rule]]
+name = "press"
+id = "spiffe://{td}/edge/{node}/press/{name}"
+publish = ["line/{name}/temperature"]
+"#;
+
+#[test]
+fn a_new_right_is_told_once_for_all_it_is_given_to() {
+    let wider = PRESS.replace("temperature", "+").replace("\n]", "]");
+    assert_eq!(
+        told(PRESS, &wider),
+        ["spiffe://*/edge/*/press/{name} + publish line/{name}/+ except line/{name}/temperature"]
+    );
+    assert_eq!(
+        told(&wider, PRESS),
+        ["spiffe://*/edge/*/press/{name} - publish line/{name}/+ except line/{name}/temperature"]
+    );
+    assert_eq!(told(PRESS, &PRESS.replace("\"press\"", "\"renamed\"")), Vec::<String>::new());
+    assert_eq!(told(PRESS, &PRESS.replace("{name}", "{press}")), Vec::<String>::new());
+}
+
+#[test]
+fn a_new_deny_takes_what_was_allowed_and_no_more() {
+    let deny = format!(
+        "{PRESS}[[rule]]\nname = \"quiet\"\nid = \"spiffe://*/**\"\ndeny-publish = [\"line/left/#\"]\n"
+    );
+    assert_eq!(told(PRESS, &deny), ["spiffe://*/edge/*/press/left - publish line/left/temperature"]);
+    assert_eq!(told(&deny, PRESS), ["spiffe://*/edge/*/press/left + publish line/left/temperature"]);
+}
+
+#[test]
+fn conditions_are_part_of_the_access() {
+    let limited = format!("{PRESS}qos-max = 1\nretain = false\n");
+    assert_eq!(
+        told(PRESS, &limited),
+        [
+            "spiffe://*/edge/*/press/{name} - publish line/{name}/temperature (qos from 2)",
+            "spiffe://*/edge/*/press/{name} - publish line/{name}/temperature (qos up to 1, retained)",
+        ]
+    );
+}
+
+#[test]
+fn who_has_it_already_gains_nothing() {
+    let grant =
+        "[[rule]]\nname = \"own\"\nid = \"spiffe://td/edge/box/press/left\"\npublish = [\"line/#\"]\n";
+    let wider = PRESS.replace("temperature", "+");
+    let kinds = Diff::between(&ruleset(&format!("{PRESS}{grant}")), &ruleset(&format!("{wider}{grant}")))
+        .unwrap()
+        .kinds();
+    assert_eq!(kinds.len(), 1);
+    assert_eq!(kinds[0].except, ["spiffe://td/edge/box/press/left"]);
+    assert_eq!(kinds[0].example, "spiffe://example.org/edge/x/press/name-1");
+    assert_eq!(kinds[0].changes[0].example, "line/name-1/x");
+}
