@@ -1,61 +1,19 @@
 //! Which access one policy gives and another does not: for every identity and every topic.
 
+use crate::access::{Access, Listed, Side};
 use crate::cell::{Cell, Leaf, PartIndex, Question, Term, TooManyKinds, Tree, explore};
-use crate::model::{Held, List, Ruleset};
-use crate::setting::{Conditions, Setting, Space};
+use crate::marked;
+use crate::model::{Held, Ruleset};
+use crate::setting::{Setting, Space};
 use crate::shown::Names;
-use crate::topics::{Filter, Topics};
+use crate::topics::Topics;
 use midge_identity::SpiffeId;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most kinds of identities that are told apart.
-const KINDS_MAX: usize = 50_000;
-
-/// A kind of access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Access {
-    /// To publish to topics, by PUBLISH or as a will.
-    Publish,
-    /// To subscribe to filters that match nothing but these topics.
-    Subscribe,
-    /// To be given messages of these topics.
-    Receive,
-}
-
-impl Access {
-    /// All kinds of access.
-    pub const ALL: [Self; 3] = [Self::Publish, Self::Subscribe, Self::Receive];
-
-    /// Name as a policy file spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-            Self::Receive => "receive",
-        }
-    }
-
-    /// Tells whether a list of topics allows (`Some(true)`) or denies this access.
-    pub(crate) fn effect(self, list: List) -> Option<bool> {
-        let (allows, denies): (&[List], &[List]) = match self {
-            Self::Publish => (&[List::Publish], &[List::DenyPublish]),
-            Self::Subscribe => (&[List::Subscribe], &[List::DenySubscribe]),
-            Self::Receive => (&[List::Subscribe, List::Receive], &[List::DenySubscribe, List::DenyReceive]),
-        };
-        allows.contains(&list).then_some(true).or_else(|| denies.contains(&list).then_some(false))
-    }
-
-    pub(crate) fn conditions(self, held: &Held) -> Conditions {
-        match self {
-            Self::Publish => Conditions::publish(&held.rule),
-            Self::Subscribe => Conditions::subscribe(&held.rule),
-            Self::Receive => Conditions::default(),
-        }
-    }
-}
+pub(crate) const KINDS_MAX: usize = 50_000;
 
 /// What changes for one kind of identities.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,9 +64,10 @@ impl Diff {
     /// When there are too many kinds of identities to look at each.
     pub fn between(old: &Ruleset, new: &Ruleset) -> Result<Self, TooManyKinds> {
         let pairs = Pairs::of(old.patterns(), new.patterns());
+        let too_large = Flag::new(false);
         let tree = explore(Cell::all(), Progress::default(), KINDS_MAX, &mut |cell, progress| {
             progress.read(&pairs, cell)?;
-            progress.changes(cell)
+            progress.changes(cell, &too_large)
         })?;
         let mut points = BTreeMap::new();
         let ids: BTreeSet<&SpiffeId> = old.points().chain(new.points()).collect();
@@ -120,13 +79,16 @@ impl Diff {
             let read = progress.read(&pairs, &cell).and_then(|()| {
                 progress.next = 0;
                 progress.read(&own, &cell)?;
-                progress.changes(&cell)
+                progress.changes(&cell, &too_large)
             });
             if let Ok(changes) = read
                 && tree.at(&cell) != changes
             {
                 points.insert(id.clone(), changes);
             }
+        }
+        if too_large.get() {
+            return Err(TooManyKinds(KINDS_MAX));
         }
         let names = Names::of(new.patterns().iter().chain(old.patterns()));
         Ok(Self { tree, points, names })
@@ -154,8 +116,7 @@ impl Diff {
             if changes.0.is_empty() {
                 continue;
             }
-            let parts: BTreeSet<PartIndex> =
-                changes.0.iter().flat_map(|change| change.topics.parts()).collect();
+            let parts: BTreeSet<PartIndex> = changes.0.iter().flat_map(RawChange::parts).collect();
             let own: Vec<String> = self
                 .points
                 .keys()
@@ -184,6 +145,9 @@ impl Diff {
         changes.shown(&self.names.show(&cell, &BTreeSet::new(), &[]))
     }
 }
+
+/// Raised where a cell has too many settings.
+type Flag = std::cell::Cell<bool>;
 
 /// Rules of two policies: which of them both have.
 struct Pairs {
@@ -243,43 +207,40 @@ impl Progress {
         Ok(())
     }
 
-    fn changes(&self, cell: &Cell) -> Result<Changes, Question> {
+    fn changes(&self, cell: &Cell, too_large: &Flag) -> Result<Changes, Question> {
         let mut changes = Vec::new();
         if !self.differs {
             return Ok(Changes(changes));
         }
         for access in Access::ALL {
-            self.compare(access, cell, &mut changes)?;
+            self.compare(access, cell, &mut changes, too_large)?;
         }
         changes.sort();
         Ok(Changes(changes))
     }
 
-    fn compare(&self, access: Access, cell: &Cell, changes: &mut Vec<RawChange>) -> Result<(), Question> {
-        let conditions: Vec<Conditions> =
-            self.found.iter().map(|(rule, ..)| access.conditions(rule)).collect();
-        let allowing = self.found.iter().zip(&conditions).filter(|((rule, ..), _)| {
-            rule.patterns.iter().any(|pattern| access.effect(pattern.list) == Some(true))
-        });
-        let space = Space::of(allowing.map(|(_, conditions)| conditions));
+    fn compare(
+        &self,
+        access: Access,
+        cell: &Cell,
+        changes: &mut Vec<RawChange>,
+        too_large: &Flag,
+    ) -> Result<(), Question> {
+        let lists = self.lists(access, cell);
+        let space = Space::of(lists.iter().map(|list| &list.conditions), cell)?;
+        if space.is_too_large() {
+            too_large.set(true);
+            return Ok(());
+        }
         let mut found: BTreeMap<(bool, Topics), BTreeSet<Setting>> = BTreeMap::new();
         for setting in space.settings() {
             let (mut old, mut new) = (Side::default(), Side::default());
-            for ((rule, in_old, in_new), conditions) in self.found.iter().zip(&conditions) {
-                let holds = conditions.hold(&space, &setting);
-                for pattern in &rule.patterns {
-                    let filter = || pattern.filter.resolve(cell);
-                    let side = |side: &mut Side| match access.effect(pattern.list) {
-                        Some(true) if holds => side.allow.push(filter()),
-                        Some(false) => side.deny.push(filter()),
-                        _ => {}
-                    };
-                    let both = [(*in_old, &mut old), (*in_new, &mut new)];
-                    both.into_iter().filter(|(is_in, _)| *is_in).map(|(_, side)| side).for_each(side);
-                }
+            for list in lists.iter().filter(|list| list.conditions.hold(&space, &setting)) {
+                let both = [(list.in_old, &mut old), (list.in_new, &mut new)];
+                both.into_iter().filter(|(is_in, _)| *is_in).for_each(|(_, side)| side.add(list));
             }
             for (gained, more, less) in [(true, &new, &old), (false, &old, &new)] {
-                for topics in more.beyond(less, cell)? {
+                for topics in more.beyond(less, access, cell)? {
                     found.entry((gained, topics)).or_default().insert(setting.clone());
                 }
             }
@@ -295,40 +256,22 @@ impl Progress {
         }
         Ok(())
     }
-}
 
-/// What one policy says of one cell, one access and one setting.
-#[derive(Default)]
-pub(crate) struct Side {
-    pub(crate) allow: Vec<Filter>,
-    pub(crate) deny: Vec<Filter>,
-}
-
-impl Side {
-    /// Returns the topics that this side gives and the other does not.
-    ///
-    /// They are those of an allow that the other side does not allow, and those of an allow that the
-    /// other side denies; in both cases without what this side denies itself.
-    pub(crate) fn beyond(&self, other: &Self, cell: &Cell) -> Result<Vec<Topics>, Question> {
-        let mut found = Vec::new();
-        for (index, allow) in self.allow.iter().enumerate() {
-            if self.allow.iter().take(index).any(|earlier| earlier == allow) {
-                continue;
-            }
-            if !other.allow.contains(allow) {
-                found.extend(Topics::without(allow, self.deny.iter().chain(&other.allow), cell)?);
-            }
-            for deny in other.deny.iter().filter(|deny| !self.deny.contains(deny)) {
-                if let Some(part) = allow.meet(deny, cell)? {
-                    found.extend(Topics::without(&part, &self.deny, cell)?);
-                }
-            }
-        }
-        Ok(without_parts_of_others(found, cell))
+    fn lists(&self, access: Access, cell: &Cell) -> Vec<Listed> {
+        let lists = |(held, in_old, in_new): &(Arc<Held>, bool, bool)| {
+            let (in_old, in_new) = (*in_old, *in_new);
+            access
+                .lists(held, cell)
+                .into_iter()
+                .map(move |list| Listed { in_old, in_new, ..list })
+                .collect::<Vec<_>>()
+        };
+        self.found.iter().flat_map(lists).collect()
     }
 }
 
-fn without_parts_of_others(mut found: Vec<Topics>, cell: &Cell) -> Vec<Topics> {
+/// Drops sets that are parts of others.
+pub(crate) fn without_parts_of_others(mut found: Vec<Topics>, cell: &Cell) -> Vec<Topics> {
     found.sort();
     found.dedup();
     let mut kept: Vec<Topics> = Vec::with_capacity(found.len());
@@ -351,6 +294,13 @@ struct RawChange {
     when: String,
 }
 
+impl RawChange {
+    /// Returns the parts it speaks of.
+    fn parts(&self) -> impl Iterator<Item = PartIndex> {
+        self.topics.parts().chain(marked::parts(&self.when))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Changes(Vec<RawChange>);
 
@@ -366,7 +316,7 @@ impl Changes {
                 .iter()
                 .map(|filter| filter.text(|part| shown.name(part)))
                 .collect(),
-            when: change.when.clone(),
+            when: marked::fill(&change.when, |part| shown.name(part)),
             example: change.topics.witness(|part| shown.value(part)),
         };
         self.0.iter().map(change).collect()
@@ -375,8 +325,11 @@ impl Changes {
 
 impl Leaf for Changes {
     fn replace(&self, part: PartIndex, by: &Term) -> Self {
-        let change =
-            |change: &RawChange| RawChange { topics: change.topics.replace(part, by), ..change.clone() };
+        let change = |change: &RawChange| RawChange {
+            topics: change.topics.replace(part, by),
+            when: marked::replace(&change.when, part, by),
+            ..change.clone()
+        };
         let mut changes: Vec<RawChange> = self.0.iter().map(change).collect();
         changes.sort();
         changes.dedup();
@@ -384,6 +337,6 @@ impl Leaf for Changes {
     }
 
     fn mentions(&self, part: PartIndex) -> bool {
-        self.0.iter().any(|change| change.topics.mentions(part))
+        self.0.iter().any(|change| change.parts().any(|known| known >= part))
     }
 }

@@ -5,13 +5,24 @@
 //! `midge-policy` itself; what is said here of all identities at once is proven against it by tests.
 //! Leaves files, sockets and output to the shell.
 
+mod access;
+mod cases;
 mod cell;
 mod diff;
+mod explain;
+mod marked;
 mod model;
+mod request;
 mod setting;
 mod shown;
 mod topics;
+mod who;
 
+pub use access::Access;
+pub use cases::{Case, CaseError, Outcome};
 pub use cell::TooManyKinds;
-pub use diff::{Access, Change, Diff, Kind};
+pub use diff::{Change, Diff, Kind};
+pub use explain::{Considered, Explanation, PRECEDENCE, Said, qos};
 pub use model::Ruleset;
+pub use request::{Decision, Request, Verb};
+pub use who::{Who, WhoKind};

@@ -1,9 +1,10 @@
 //! Rules in a form that can be asked about all identities at once.
 
 use crate::cell::{Cell, PartIndex, Question, Term};
+use crate::marked;
 use crate::topics::{Filter, text};
 use midge_identity::SpiffeId;
-use midge_policy::{CheckedRule, Policy, PolicyError, Rule};
+use midge_policy::{CheckedRule, Effect, Policy, PolicyError, Rule, RuleSource};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -62,6 +63,22 @@ impl Ruleset {
         &self.policy
     }
 
+    /// Returns the rules whose `id` matches the identity, whatever `unless` says.
+    pub(crate) fn speaking_of(&self, id: &SpiffeId) -> Vec<&Arc<Held>> {
+        let cell = Cell::of(id);
+        self.own(id)
+            .iter()
+            .chain(&self.patterns)
+            .filter(|held| held.whom.matches(&cell) == Ok(true))
+            .collect()
+    }
+
+    /// Returns the rules that speak of the identity.
+    pub(crate) fn applying(&self, id: &SpiffeId) -> Vec<&Arc<Held>> {
+        let cell = Cell::of(id);
+        self.own(id).iter().chain(&self.patterns).filter(|held| held.applies(&cell) == Ok(true)).collect()
+    }
+
     pub(crate) fn held(&self) -> &[Arc<Held>] {
         &self.rules
     }
@@ -80,59 +97,10 @@ impl Ruleset {
     }
 }
 
-/// What a list of topics does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum List {
-    Publish,
-    Subscribe,
-    Receive,
-    DenyPublish,
-    DenySubscribe,
-    DenyReceive,
-}
-
-impl List {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Publish,
-        Self::Subscribe,
-        Self::Receive,
-        Self::DenyPublish,
-        Self::DenySubscribe,
-        Self::DenyReceive,
-    ];
-
-    /// Key of the list in a policy file.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Self::Publish => "publish",
-            Self::Subscribe => "subscribe",
-            Self::Receive => "receive",
-            Self::DenyPublish => "deny-publish",
-            Self::DenySubscribe => "deny-subscribe",
-            Self::DenyReceive => "deny-receive",
-        }
-    }
-
-    pub(crate) fn is_deny(self) -> bool {
-        matches!(self, Self::DenyPublish | Self::DenySubscribe | Self::DenyReceive)
-    }
-
-    pub(crate) fn of(self, rule: &Rule) -> &[String] {
-        match self {
-            Self::Publish => &rule.publish,
-            Self::Subscribe => &rule.subscribe,
-            Self::Receive => &rule.receive,
-            Self::DenyPublish => &rule.deny_publish,
-            Self::DenySubscribe => &rule.deny_subscribe,
-            Self::DenyReceive => &rule.deny_receive,
-        }
-    }
-}
-
 /// One topic pattern of a rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern {
-    pub(crate) list: List,
+    pub(crate) effect: Effect,
     /// As the rule spells it.
     pub(crate) text: String,
     pub(crate) filter: Filter,
@@ -155,18 +123,18 @@ impl Held {
         let whom = Whom::read(&rule.id, &mut captures);
         let unless = rule.unless.iter().map(|pattern| Whom::read(pattern, &mut captures)).collect();
         let part = |name: &str| captures.iter().find(|(known, _)| known == name).map(|(_, part)| *part);
-        let patterns = List::ALL
-            .into_iter()
-            .flat_map(|list| list.of(&rule).iter().map(move |text| (list, text)))
-            .map(|(list, text)| Pattern { list, text: text.clone(), filter: Filter::read(text, part) })
+        let lists = rule.topic_lists().into_iter();
+        let patterns = lists
+            .flat_map(|(effect, texts)| texts.iter().map(move |text| (effect, text)))
+            .map(|(effect, text)| Pattern { effect, text: text.clone(), filter: Filter::read(text, part) })
             .collect();
-        let only = SpiffeId::new(&rule.id).ok();
+        let only = checked.id().literal();
         Self { rule, checked, whom, unless, only, patterns }
     }
 
     /// Returns what the rule says, whatever it is called and wherever it comes from.
     pub(crate) fn meaning(&self) -> String {
-        let rule = Rule { name: String::new(), source: midge_policy::RuleSource::Built, ..self.rule.clone() };
+        let rule = Rule { name: String::new(), source: RuleSource::Built, ..self.rule.clone() };
         serde_json::to_string(&rule).unwrap_or_default()
     }
 
@@ -184,6 +152,14 @@ impl Held {
             }
         }
         open.map_or(Ok(true), Err)
+    }
+
+    /// Returns the part that a capture stands for.
+    pub(crate) fn part(&self, name: &str) -> Option<PartIndex> {
+        if name == "td" {
+            return Some(0);
+        }
+        self.captures().find(|(_, known)| *known == name).map(|(part, _)| part)
     }
 
     /// Returns the captures of `id` with their parts.
@@ -206,9 +182,72 @@ impl Held {
         self.rule.unless.get(at).map(String::as_str)
     }
 
-    /// Tells whether the `id` pattern matches the identity, whatever `unless` says.
-    pub(crate) fn speaks_of(&self, id: &Cell) -> bool {
-        self.whom.matches(id) == Ok(true)
+    /// Fills captures in for one identity.
+    pub(crate) fn filled(&self, text: &str, id: &Cell) -> String {
+        marked::resolve(text, id, |name| self.part(name))
+    }
+
+    /// Tells whether the rule's `client-id` admits the client of one identity.
+    pub(crate) fn is_client(&self, client_id: Option<&str>, id: &Cell) -> bool {
+        let admits = |client_id: &str| {
+            self.rule.client_id.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(start) => client_id.starts_with(&self.filled(start, id)),
+                None => client_id == self.filled(pattern, id),
+            })
+        };
+        self.rule.client_id.is_empty() || client_id.is_some_and(admits)
+    }
+
+    /// Tells whether the rule's `client-id` may admit the client of some identity of a cell. A capture
+    /// that is not known counts as any text.
+    pub(crate) fn may_be_client(&self, client_id: &str, cell: &Cell) -> bool {
+        let admits = |pattern: &String| {
+            let (pattern, open) =
+                pattern.strip_suffix('*').map_or((pattern.as_str(), false), |rest| (rest, true));
+            let resolved = self.filled(pattern, cell);
+            let mut pieces = marked::literals(&resolved);
+            let Some(mut rest) = pieces.next().and_then(|first| client_id.strip_prefix(first)) else {
+                return false;
+            };
+            let mut last = None;
+            for piece in pieces {
+                // Whatever the capture is, the next literal piece comes somewhere after it.
+                let Some((_, after)) = rest.split_once(piece) else { return false };
+                rest = after;
+                last = Some(piece);
+            }
+            open || match last {
+                None => rest.is_empty(),
+                Some(piece) => client_id.ends_with(piece),
+            }
+        };
+        self.rule.client_id.is_empty() || self.rule.client_id.iter().any(admits)
+    }
+
+    /// Tells whether share groups of the rule include this one.
+    pub(crate) fn joins(&self, groups: &[String], group: &str, cell: &Cell) -> Result<bool, Question> {
+        let group = Term::Text(text(group));
+        let mut open = None;
+        for named in groups {
+            let part = named
+                .strip_prefix('{')
+                .and_then(|rest| rest.strip_suffix('}'))
+                .and_then(|name| self.part(name));
+            let named_term = part.map_or_else(|| Term::Text(text(named)), Term::Part);
+            match cell.equal(&named_term, &group) {
+                _ if named == "*" => return Ok(true),
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(question) => open = open.or(Some(question)),
+            }
+        }
+        open.map_or(Ok(false), Err)
+    }
+
+    /// Tells whether its denies hold on a listener. They do where the listener is not known.
+    pub(crate) fn denies_on(&self, listener: Option<&str>) -> bool {
+        self.rule.listener.is_empty()
+            || listener.is_none_or(|name| self.rule.listener.iter().any(|known| known == name))
     }
 }
 

@@ -77,6 +77,37 @@ impl Filter {
         matches!(self.0.first(), Some(Level::Term(Term::Text(text))) if text.starts_with('$'))
     }
 
+    /// Returns the shortest filter that matches the same topics: `+/#` is `#`, and `/+/#` is `/#`.
+    pub(crate) fn canonical(&self) -> Self {
+        match self.0.as_slice() {
+            [Level::Any, Level::Rest] => Self(vec![Level::Rest]),
+            [Level::Term(Term::Text(text)), Level::Any, Level::Rest] if text.is_empty() => {
+                Self(vec![Level::Term(Term::Text(Arc::clone(text))), Level::Rest])
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// Tells whether both are spelled the same.
+    pub(crate) fn is_same(&self, other: &Self, cell: &Cell) -> Result<bool, Question> {
+        if self.0.len() != other.0.len() {
+            return Ok(false);
+        }
+        let mut open = None;
+        for pair in self.0.iter().zip(&other.0) {
+            match pair {
+                (Level::Term(a), Level::Term(b)) => match cell.equal(a, b) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(question) => open = open.or(Some(question)),
+                },
+                (a, b) if a == b => {}
+                _ => return Ok(false),
+            }
+        }
+        open.map_or(Ok(true), Err)
+    }
+
     /// Returns the filter of the topics that both match.
     pub(crate) fn meet(&self, other: &Self, cell: &Cell) -> Result<Option<Self>, Question> {
         // [MQTT-4.7.2-1]: no leading wildcard matches a topic that starts with $.
@@ -159,6 +190,11 @@ impl Topics {
         }
         let topics = Self { filter: filter.clone(), except };
         Ok(topics.spare_level_count().is_some().then(|| topics.tidy(cell)))
+    }
+
+    /// Returns the topics of one filter.
+    pub(crate) fn literal(filter: Filter) -> Self {
+        Self { filter, except: Vec::new() }
     }
 
     pub(crate) fn filter(&self) -> &Filter {
@@ -255,10 +291,6 @@ impl Topics {
         except.sort();
         except.dedup();
         Self { filter: self.filter.replace(part, by), except }
-    }
-
-    pub(crate) fn mentions(&self, part: PartIndex) -> bool {
-        self.parts().any(|known| known >= part)
     }
 }
 

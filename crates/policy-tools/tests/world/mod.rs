@@ -54,6 +54,12 @@ pub(crate) fn filled(filter: &str, bound: &BTreeMap<String, String>) -> String {
     filter.split('/').map(level).collect::<Vec<_>>().join("/")
 }
 
+/// The same in a text of words.
+pub(crate) fn filled_words(text: &str, bound: &BTreeMap<String, String>) -> String {
+    let word = |word: &str| bound.get(word).cloned().unwrap_or_else(|| word.to_owned());
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// Every text of 1 to `depth` levels.
 pub(crate) fn topics(depth: usize) -> Vec<String> {
     const LEVELS: [&str; 5] = ["a", "b", "c", "t", ""];
@@ -138,36 +144,57 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
         let unbound =
             unless.split('/').any(|part| part.starts_with('{') && part != "{td}" && !bound.contains(&part));
         let unless = if excepts && !unbound { vec![unless] } else { Vec::new() };
-        let limits = (
-            proptest::option::weighted(0.3, 0_u8..2),
-            proptest::bool::weighted(0.2),
-            proptest::bool::weighted(0.2),
-            proptest::option::weighted(0.2, 1_u32..3),
-        );
-        let allows = (filters(&id, 2), filters(&id, 2), filters(&id, 1));
-        let denies = (filters(&id, 1), filters(&id, 1), filters(&id, 1));
-        (allows, denies, limits).prop_map(
-            move |((publish, subscribe, receive), (deny_publish, deny_subscribe, deny_receive), limits)| {
-                let (qos_max, no_retain, no_will, payload_max) = limits;
+        let numbers = (proptest::option::weighted(0.3, 0_u8..2), proptest::option::weighted(0.2, 1_u32..3));
+        let flags =
+            (proptest::bool::weighted(0.2), proptest::bool::weighted(0.2), proptest::bool::weighted(0.2));
+        let group = proptest::option::weighted(0.3, proptest::collection::vec(group(&id), 0..3));
+        let allows = (filters(&id, 2), filters(&id, 2), filters(&id, 1), literals(&id));
+        let denies = (filters(&id, 1), filters(&id, 1), filters(&id, 1), literals(&id));
+        (allows, denies, numbers, flags, group).prop_map(
+            move |(allows, denies, numbers, flags, share_groups)| {
+                let (publish, subscribe, receive, subscribe_literal) = allows;
+                let (deny_publish, deny_subscribe, deny_receive, deny_subscribe_literal) = denies;
+                let ((qos_max, payload_max), (no_retain, no_will, listens)) = (numbers, flags);
                 let publishes = !publish.is_empty();
+                let subscribes = !(subscribe.is_empty() && subscribe_literal.is_empty());
                 Rule {
                     id: id.clone(),
                     unless: unless.clone(),
-                    qos_max: qos_max.filter(|_| publishes || !subscribe.is_empty()),
+                    listener: if listens { vec!["l".into()] } else { Vec::new() },
+                    qos_max: qos_max.filter(|_| publishes || subscribes || !receive.is_empty()),
+                    share_groups: share_groups.filter(|_| subscribes),
                     retain: (no_retain && publishes).then_some(false),
                     will: (no_will && publishes).then_some(false),
                     payload_max: payload_max.filter(|_| publishes),
                     publish,
                     subscribe,
                     receive,
+                    subscribe_literal,
                     deny_publish,
                     deny_subscribe,
                     deny_receive,
+                    deny_subscribe_literal,
                     ..Rule::default()
                 }
             },
         )
     })
+}
+
+fn group(id: &str) -> impl Strategy<Value = String> + use<> {
+    let captures = id.split('/').filter(|part| part.starts_with('{')).map(str::to_owned);
+    let groups: Vec<String> = ["a", "g", "*"].iter().map(|name| (*name).to_owned()).chain(captures).collect();
+    proptest::sample::select(groups)
+}
+
+/// Filters with wildcards, so that no topic is one of them.
+fn literals(id: &str) -> impl Strategy<Value = Vec<String>> + use<> {
+    let literal = (proptest::bool::weighted(0.2), filter(id));
+    literal.prop_map(
+        |(some, filter)| {
+            if some && filter.contains(['+', '#']) { vec![filter] } else { Vec::new() }
+        },
+    )
 }
 
 /// Rules with names of their own; those that say nothing are left out.
@@ -176,18 +203,7 @@ pub(crate) fn rules(most: usize) -> impl Strategy<Value = Vec<Rule>> {
 }
 
 pub(crate) fn named(rules: Vec<Rule>) -> Vec<Rule> {
-    let says = |rule: &Rule| {
-        [
-            &rule.publish,
-            &rule.subscribe,
-            &rule.receive,
-            &rule.deny_publish,
-            &rule.deny_subscribe,
-            &rule.deny_receive,
-        ]
-        .iter()
-        .any(|list| !list.is_empty())
-    };
+    let says = |rule: &Rule| rule.topic_lists().iter().any(|(_, list)| !list.is_empty());
     let rules = rules.into_iter().filter(says).enumerate();
     rules.map(|(index, rule)| Rule { name: format!("r{index}"), ..rule }).collect()
 }

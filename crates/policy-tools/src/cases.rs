@@ -1,0 +1,207 @@
+//! Expected decisions, written down by an operator, and whether a policy makes them.
+
+use crate::explain::{Explanation, qos};
+use crate::model::Ruleset;
+use crate::request::{Request, Verb};
+use midge_identity::SpiffeId;
+use mqtt_proto::TopicName;
+use serde::{Deserialize, Serialize};
+
+/// One expected decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// Who asks.
+    pub id: SpiffeId,
+    /// What for.
+    pub request: Request,
+    /// Whether it should be allowed.
+    pub allow: bool,
+    /// Name of the rule that should decide.
+    pub rule: Option<String>,
+}
+
+/// What came of one case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// Whether the decision is the expected one.
+    pub ok: bool,
+    /// `allow` or `deny`.
+    pub expected: &'static str,
+    /// What was not expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<String>,
+    /// The decision.
+    pub explanation: Explanation,
+}
+
+/// A line that is no case.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {fault}")]
+pub struct CaseError {
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// What is wrong and what to write instead.
+    pub fault: String,
+}
+
+/// A case as it is written.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Written {
+    expect: String,
+    id: String,
+    action: String,
+    topic: Option<String>,
+    filter: Option<String>,
+    rule: Option<String>,
+    #[serde(default)]
+    qos: u8,
+    #[serde(default)]
+    retain: bool,
+    #[serde(default)]
+    payload: usize,
+    response_topic: Option<String>,
+    client_id: Option<String>,
+    listener: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    case: Vec<toml::Spanned<Written>>,
+}
+
+impl Case {
+    /// Reads cases: TOML with one `[[case]]` each, or a table with one case a line,
+    /// `allow|deny ID ACTION TOPIC [key=value …]`, where `#` begins a comment at the start of a line.
+    ///
+    /// # Errors
+    /// Every line that is no case.
+    pub fn read(text: &str, is_toml: bool) -> Result<Vec<Self>, Vec<CaseError>> {
+        let written = if is_toml { read_toml(text)? } else { read_table(text)? };
+        let mut cases = Vec::with_capacity(written.len());
+        let mut errors = Vec::new();
+        for (line, written) in written {
+            match written.case(line) {
+                Ok(case) => cases.push(case),
+                Err(fault) => errors.push(CaseError { line, fault }),
+            }
+        }
+        if errors.is_empty() { Ok(cases) } else { Err(errors) }
+    }
+
+    /// Holds the case against a policy.
+    pub fn run(&self, rules: &Ruleset) -> Outcome {
+        let explanation = Explanation::of(rules, &self.id, &self.request);
+        let word = |allow: bool| if allow { "allow" } else { "deny" };
+        let mut mismatch = None;
+        if explanation.allowed != self.allow {
+            mismatch = Some(format!("expected {}, got {}", word(self.allow), word(explanation.allowed)));
+        } else if let Some(rule) = &self.rule
+            && explanation.rule.as_ref() != Some(rule)
+        {
+            let by = explanation.rule.as_deref().unwrap_or("no single rule");
+            mismatch = Some(format!("expected rule {rule} to decide, got {by}"));
+        }
+        Outcome { line: self.line, ok: mismatch.is_none(), expected: word(self.allow), mismatch, explanation }
+    }
+}
+
+fn read_toml(text: &str) -> Result<Vec<(usize, Written)>, Vec<CaseError>> {
+    let line_of = |at: usize| text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
+    match toml::from_str::<File>(text) {
+        Ok(file) => {
+            Ok(file.case.into_iter().map(|case| (line_of(case.span().start), case.into_inner())).collect())
+        }
+        Err(error) => {
+            let line = line_of(error.span().map_or(0, |span| span.start));
+            Err(vec![CaseError { line, fault: error.message().to_owned() }])
+        }
+    }
+}
+
+fn read_table(text: &str) -> Result<Vec<(usize, Written)>, Vec<CaseError>> {
+    let mut cases = Vec::new();
+    let mut errors = Vec::new();
+    for (line, row) in (1..).zip(text.lines()) {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        match words.as_slice() {
+            [] => {}
+            [first, ..] if first.starts_with('#') => {}
+            [expect, id, action, topic, more @ ..] => {
+                let written = Written {
+                    expect: (*expect).to_owned(),
+                    id: (*id).to_owned(),
+                    action: (*action).to_owned(),
+                    topic: Some((*topic).to_owned()),
+                    ..Written::default()
+                };
+                match more.iter().try_fold(written, |written, word| written.with(word)) {
+                    Ok(written) => cases.push((line, written)),
+                    Err(fault) => errors.push(CaseError { line, fault }),
+                }
+            }
+            _ => {
+                let fault = "write `allow|deny ID ACTION TOPIC [key=value …]`".to_owned();
+                errors.push(CaseError { line, fault });
+            }
+        }
+    }
+    if errors.is_empty() { Ok(cases) } else { Err(errors) }
+}
+
+impl Written {
+    fn with(mut self, word: &str) -> Result<Self, String> {
+        let unknown = || {
+            format!(
+                "`{word}` is none of rule=, qos=, retain=, payload=, response-topic=, client-id=, listener= with a value"
+            )
+        };
+        let (key, value) = word.split_once('=').ok_or_else(unknown)?;
+        let text = || Some(value.to_owned());
+        match key {
+            "rule" => self.rule = text(),
+            "response-topic" => self.response_topic = text(),
+            "client-id" => self.client_id = text(),
+            "listener" => self.listener = text(),
+            "qos" => self.qos = value.parse().map_err(|_| unknown())?,
+            "retain" => self.retain = value.parse().map_err(|_| unknown())?,
+            "payload" => self.payload = value.parse().map_err(|_| unknown())?,
+            _ => return Err(unknown()),
+        }
+        Ok(self)
+    }
+
+    fn case(self, line: usize) -> Result<Case, String> {
+        let allow = match self.expect.as_str() {
+            "allow" => true,
+            "deny" => false,
+            other => return Err(format!("expected decision `{other}` is neither allow nor deny")),
+        };
+        let id = SpiffeId::new(&self.id).map_err(|error| format!("id `{}`: {error}", self.id))?;
+        let verb = Verb::read(&self.action).ok_or_else(|| {
+            format!("action `{}` is none of publish, will, subscribe, receive", self.action)
+        })?;
+        let subject = match (&self.topic, &self.filter) {
+            (Some(subject), None) | (None, Some(subject)) => subject,
+            _ => return Err("give one of topic and filter".into()),
+        };
+        let request = Request::new(verb, subject).map_err(|error| format!("`{subject}`: {error}"))?;
+        let reply = self.response_topic.as_ref().map(TopicName::new).transpose();
+        let request = Request {
+            qos: qos(self.qos).ok_or_else(|| format!("qos {}: must be 0, 1 or 2", self.qos))?,
+            retain: self.retain,
+            payload_len: self.payload,
+            response_topic: reply.map_err(|error| format!("response-topic: {error}"))?,
+            client_id: self.client_id,
+            listener: self.listener,
+            ..request
+        };
+        Ok(Case { line, id, request, allow, rule: self.rule })
+    }
+}

@@ -1,0 +1,247 @@
+//! One question to a policy: may this identity do that?
+
+use crate::access::{Access, Side};
+use crate::cell::Cell;
+use crate::model::Ruleset;
+use crate::topics::{Filter, Topics};
+use midge_identity::SpiffeId;
+use midge_policy::{Context, PublishFacts, RuleName, SubscribeMode};
+use mqtt_proto::{InvalidTopic, QoS, SharedFilter, TopicFilter, TopicName};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// PUBLISH.
+    Publish,
+    /// Leaving a will.
+    Will,
+    /// SUBSCRIBE.
+    Subscribe,
+    /// Being given a message.
+    Receive,
+}
+
+impl Verb {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Publish, Self::Will, Self::Subscribe, Self::Receive];
+
+    /// Name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Will => "will",
+            Self::Subscribe => "subscribe",
+            Self::Receive => "receive",
+        }
+    }
+
+    /// Reads the name.
+    pub fn read(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verb| verb.name() == text)
+    }
+
+    pub(crate) fn access(self) -> Access {
+        match self {
+            Self::Publish | Self::Will => Access::Publish,
+            Self::Subscribe => Access::Subscribe,
+            Self::Receive => Access::Receive,
+        }
+    }
+}
+
+/// A request, apart from who makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What is to be done.
+    pub verb: Verb,
+    /// Where. To publish to a filter means to publish to every topic it matches.
+    pub filter: SharedFilter,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Whether a publication is retained.
+    pub retain: bool,
+    /// Length of its payload in bytes.
+    pub payload_len: usize,
+    /// Response Topic it names.
+    pub response_topic: Option<TopicName>,
+    /// Client id of the connection; where it is not known, no right that depends on it counts.
+    pub client_id: Option<String>,
+    /// Listener of the connection; where it is not known, no right that depends on it counts.
+    pub listener: Option<String>,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// Rule that allows or denies it, where one alone does.
+    pub rule: Option<RuleName>,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// Quality of service that a subscription is granted.
+    pub granted_qos: Option<u8>,
+    /// Whether some topics are left out of what a subscription brings.
+    pub filtered: bool,
+}
+
+impl Request {
+    /// Returns a plain request: QoS 0, not retained, no payload, no share group but that of
+    /// `$share/<group>/<filter>`.
+    ///
+    /// # Errors
+    /// When the text is neither a topic nor a filter.
+    pub fn new(verb: Verb, text: &str) -> Result<Self, InvalidTopic> {
+        let filter = if verb == Verb::Subscribe {
+            SharedFilter::new(text)?
+        } else {
+            SharedFilter { group: None, filter: TopicFilter::new(text)? }
+        };
+        Ok(Self {
+            verb,
+            filter,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            payload_len: 0,
+            response_topic: None,
+            client_id: None,
+            listener: None,
+        })
+    }
+
+    pub(crate) fn context(&self) -> Context<'_> {
+        Context { client_id: self.client_id.as_deref(), listener: self.listener.as_deref() }
+    }
+
+    /// Returns the topic, unless it is a filter with wildcards.
+    pub(crate) fn topic(&self) -> Option<TopicName> {
+        TopicName::new(self.filter.filter.as_str()).ok()
+    }
+
+    fn facts(&self) -> PublishFacts<'_> {
+        PublishFacts {
+            qos: self.qos,
+            retain: self.retain,
+            payload_len: self.payload_len,
+            response_topic: self.response_topic.as_ref(),
+        }
+    }
+
+    /// Decides the request as the broker would, in mode `reject`.
+    pub fn decide(&self, rules: &Ruleset, id: &SpiffeId) -> Decision {
+        let rights = rules.policy().rights_at(id, self.context());
+        let allowed = |rule: &RuleName| Decision {
+            allowed: true,
+            rule: Some(rule.clone()),
+            reason: format!("rule {rule} allows it"),
+            granted_qos: None,
+            filtered: false,
+        };
+        let denied = |denial: midge_policy::Denial| Decision {
+            allowed: false,
+            reason: denial.to_string(),
+            rule: denial.rule,
+            granted_qos: None,
+            filtered: false,
+        };
+        match (self.verb, self.topic()) {
+            (Verb::Subscribe, _) => match rights.subscribe(&self.filter, self.qos, SubscribeMode::Reject) {
+                Ok(permit) => Decision {
+                    granted_qos: Some(permit.qos() as u8),
+                    filtered: permit.is_filtered(),
+                    ..allowed(permit.rule_name())
+                },
+                Err(denial) => denied(denial),
+            },
+            (Verb::Publish, Some(topic)) => {
+                rights.publish(&topic, self.facts()).map_or_else(denied, |permit| allowed(permit.rule_name()))
+            }
+            (Verb::Will, Some(topic)) => {
+                rights.will(&topic, self.facts()).map_or_else(denied, |permit| allowed(permit.rule_name()))
+            }
+            (Verb::Receive, Some(topic)) => {
+                rights.receive(&topic).map_or_else(denied, |permit| allowed(permit.rule()))
+            }
+            (_, None) => self.decide_all(rules, id),
+        }
+    }
+
+    /// Decides publication to, or delivery of, every topic of a filter.
+    fn decide_all(&self, rules: &Ruleset, id: &SpiffeId) -> Decision {
+        let cell = Cell::of(id);
+        let applying = rules.applying(id);
+        let mut side = Side::default();
+        for held in &applying {
+            for list in self.verb.access().lists(held, &cell) {
+                let holds = if list.effect.is_deny() {
+                    held.denies_on(self.listener.as_deref())
+                } else {
+                    self.unmet(held, &cell).is_none()
+                };
+                if holds {
+                    side.add(&list);
+                }
+            }
+        }
+        let filter = Filter::read(self.filter.filter.as_str(), |_| None);
+        let bare = Decision {
+            allowed: false,
+            rule: None,
+            reason: String::new(),
+            granted_qos: None,
+            filtered: false,
+        };
+        let value = |_| String::new();
+        let what = format!("{} {}", self.verb.name(), self.filter.filter);
+        for deny in &side.deny {
+            if let Ok(Some(part)) = filter.meet(deny, &cell) {
+                let witness = Topics::literal(part).witness(value);
+                return Decision {
+                    reason: format!("a rule denies `{witness}`, which {what} includes"),
+                    ..bare
+                };
+            }
+        }
+        match Topics::without(&filter, &side.allow, &cell) {
+            Ok(None) => Decision { allowed: true, reason: "rules allow every topic of it".into(), ..bare },
+            Ok(Some(missing)) => {
+                let witness = missing.witness(value);
+                Decision { reason: format!("no rule allows `{witness}`, which {what} includes"), ..bare }
+            }
+            // No question is open about one identity.
+            Err(_) => bare,
+        }
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.verb.name())?;
+        match &self.filter.group {
+            Some(group) => write!(f, "$share/{group}/{}", self.filter.filter)?,
+            None => write!(f, "{}", self.filter.filter)?,
+        }
+        if self.qos != QoS::AtMostOnce {
+            write!(f, " at qos {}", self.qos as u8)?;
+        }
+        if self.retain {
+            f.write_str(" retained")?;
+        }
+        if self.payload_len > 0 {
+            write!(f, " with {} bytes", self.payload_len)?;
+        }
+        if let Some(topic) = &self.response_topic {
+            write!(f, " naming the response topic {topic}")?;
+        }
+        if let Some(client_id) = &self.client_id {
+            write!(f, " as client {client_id}")?;
+        }
+        if let Some(listener) = &self.listener {
+            write!(f, " on listener {listener}")?;
+        }
+        Ok(())
+    }
+}
