@@ -1,5 +1,9 @@
 //! The command line. Flags have SPIRE's names where SPIRE has the command, with one dash or two.
 
+mod policy;
+
+pub(crate) use policy::{Conditions, PolicyCommand};
+
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -73,6 +77,9 @@ pub(crate) enum Command {
     /// Manages devices and their twins.
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Checks, explains and compares policies, on files or at a running edge.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Manages rules that the cloud hands to its edges.
     #[command(subcommand)]
     Rule(RuleCommand),

@@ -6,6 +6,7 @@ mod check;
 mod device;
 mod entry;
 mod mqtt;
+mod policy;
 mod rule;
 mod run;
 mod session;
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Svid(command) => svid::run(&admin, command, output).await?,
         Command::Session(command) => session::run(&admin, command, output).await?,
         Command::Device(command) => device::run(&admin, command, output).await?,
+        Command::Policy(command) => return policy::run(&admin, command, output).await,
         Command::Rule(command) => rule::run(&admin, command, output).await?,
         Command::Status => return status::run(&admin, output).await,
         Command::Pub(arguments) => mqtt::publish(arguments, output).await?,

@@ -1,5 +1,6 @@
 //! The composition: which parts a role has, and what connects them.
 
+pub(crate) mod active_policy;
 mod admin;
 mod admission;
 pub(crate) mod agent;

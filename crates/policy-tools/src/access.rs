@@ -3,6 +3,7 @@
 use crate::cell::{Cell, Question};
 use crate::diff::without_parts_of_others;
 use crate::model::Held;
+use crate::request::Verb;
 use crate::setting::Conditions;
 use crate::topics::{Filter, Topics};
 use midge_policy::Effect;
@@ -34,6 +35,29 @@ impl Access {
             Self::SubscribeLiteral => "subscribe-literal",
             Self::Receive => "receive",
         }
+    }
+
+    /// The request that needs it.
+    pub(crate) fn verb(self) -> Verb {
+        match self {
+            Self::Publish => Verb::Publish,
+            Self::Subscribe | Self::SubscribeLiteral => Verb::Subscribe,
+            Self::Receive => Verb::Receive,
+        }
+    }
+
+    /// Tells whether a list allows or denies it.
+    pub(crate) fn has(self, effect: Effect) -> bool {
+        matches!(
+            (self, effect),
+            (Self::Publish, Effect::Publish | Effect::DenyPublish)
+                | (Self::Subscribe, Effect::Subscribe | Effect::DenySubscribe)
+                | (Self::SubscribeLiteral, Effect::SubscribeLiteral | Effect::DenySubscribeLiteral)
+                | (
+                    Self::Receive,
+                    Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive
+                )
+        )
     }
 
     /// Returns what the rule says of this access.

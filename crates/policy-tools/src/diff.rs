@@ -10,6 +10,7 @@ use crate::topics::Topics;
 use midge_identity::SpiffeId;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 /// Most kinds of identities that are told apart.
@@ -46,6 +47,19 @@ pub struct Change {
     pub when: String,
     /// One topic of the set, for the kind's example.
     pub example: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.access.name(), self.filter)?;
+        if !self.except.is_empty() {
+            write!(f, " except {}", self.except.join(", "))?;
+        }
+        if !self.when.is_empty() {
+            write!(f, " ({})", self.when)?;
+        }
+        Ok(())
+    }
 }
 
 /// The difference between two policies.

@@ -8,6 +8,7 @@
 mod access;
 mod cases;
 mod cell;
+mod check;
 mod diff;
 mod explain;
 mod marked;
@@ -21,6 +22,7 @@ mod who;
 pub use access::Access;
 pub use cases::{Case, CaseError, Outcome};
 pub use cell::TooManyKinds;
+pub use check::{Finding, Severity, check, check_against};
 pub use diff::{Change, Diff, Kind};
 pub use explain::{Considered, Explanation, PRECEDENCE, Said, qos};
 pub use model::Ruleset;

@@ -106,6 +106,11 @@ impl Conditions {
         Self { groups: groups.map(|groups| groups.iter().map(group).collect()), ..self.receive(rule) }
     }
 
+    /// Tells whether they are the same as others, or there are none.
+    pub(crate) fn are_within(&self, others: &Self) -> bool {
+        *self == Self::default() || self == others
+    }
+
     /// Tells whether they hold in a setting of a space that was made of them too.
     pub(crate) fn hold(&self, space: &Space, setting: &Setting) -> bool {
         space.0.iter().zip(setting).all(|(facet, chosen)| {

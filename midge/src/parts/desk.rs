@@ -13,8 +13,10 @@ use midge_api::midge::v1::{
     TwinProperty,
 };
 use midge_issuer::Issuer;
-use midge_policy::Rule;
+use midge_policy::{Policy, Rule};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::watch;
 use tonic::Status;
 
 /// The desk of an edge.
@@ -23,6 +25,7 @@ pub(crate) struct EdgeDesk {
     pub(crate) link: Option<LinkView>,
     /// Whether a cloud hands out the devices: then they are made and set there.
     pub(crate) managed: bool,
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
 }
 
 impl EdgeDesk {
@@ -102,6 +105,10 @@ impl Desk for EdgeDesk {
             },
             None => CloudLink { url, last_error: "not enrolled yet".into(), ..CloudLink::default() },
         })
+    }
+
+    fn policy(&self) -> Result<Arc<Policy>, Status> {
+        Ok(Arc::clone(&self.policy.borrow()))
     }
 }
 
@@ -200,6 +207,10 @@ impl Desk for CloudDesk {
 
     fn link(&self) -> Option<CloudLink> {
         None
+    }
+
+    fn policy(&self) -> Result<Arc<Policy>, Status> {
+        Err(Status::failed_precondition("a cloud decides about no topics; ask an edge"))
     }
 }
 

@@ -100,7 +100,7 @@ impl EdgeBox {
         let handed = Arc::clone(&rules.borrow());
         let (policy_task, policy) =
             PolicyTask::new(fixed, &self.issuer.view(), &handed, self.problems.clone());
-        let server = self.server(Arc::new(door), policy).await.code(exit::IO)?;
+        let server = self.server(Arc::new(door), policy.clone()).await.code(exit::IO)?;
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
         let agent = agent.code(exit::UNAVAILABLE)?;
@@ -117,7 +117,8 @@ impl EdgeBox {
             // When the process stops, its feed of entries may end before it has seen that.
             if stop.is_cancelled() { Ok(()) } else { Ok(served?) }
         });
-        let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed: self.config.cloud.is_some() });
+        let managed = self.config.cloud.is_some();
+        let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed, policy });
         let service = self.service(server.hub(), desk, listeners);
         tasks.spawn("admin", admin.serve(self.issuer.clone(), service, token.clone()));
         tasks.spawn("mqtt", server.serve(bound, token.clone()));

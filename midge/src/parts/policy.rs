@@ -8,7 +8,7 @@ use issuer_core::RegistrationEntry;
 use midge_issuer::IssuerView;
 use midge_policy::{CheckedRule, DEFAULT_POLICY, Policy, PolicyError, Rule};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -27,7 +27,8 @@ pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<Vec<CheckedRul
     Ok(rules)
 }
 
-fn dir_rules(dir: &Path) -> anyhow::Result<Vec<CheckedRule>> {
+/// Returns the policy files of a directory in the order in which they are read.
+pub(crate) fn policy_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let context = || format!("cannot read the policy directory {} (policy.dir)", dir.display());
     let mut files = Vec::new();
     for item in std::fs::read_dir(dir).with_context(context)? {
@@ -37,8 +38,12 @@ fn dir_rules(dir: &Path) -> anyhow::Result<Vec<CheckedRule>> {
         }
     }
     files.sort();
+    Ok(files)
+}
+
+fn dir_rules(dir: &Path) -> anyhow::Result<Vec<CheckedRule>> {
     let mut rules = Vec::new();
-    for file in files {
+    for file in policy_files(dir)? {
         let text =
             std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         rules.extend(parse(&text, &file.display().to_string())?);

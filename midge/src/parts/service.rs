@@ -1,5 +1,6 @@
 //! Midge's own gRPC service on the admin socket, for the edge and for the cloud.
 
+use super::active_policy;
 use super::problems::Problems;
 use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
@@ -8,17 +9,20 @@ use midge_api::midge::v1::{
     AgentView, ApplyRulesRequest, CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded,
     DeleteRuleRequest, Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest,
     ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest, ListSessionsResponse,
-    Listener, Node, Session, SetDeviceRequest, ShowDeviceRequest, SignX509svidRequest, SignX509svidResponse,
-    StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
+    Listener, Node, PolicyPage, Session, SetDeviceRequest, ShowDeviceRequest, ShowPolicyRequest,
+    SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse, WatchEntriesRequest,
+    midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
 use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
+use midge_policy::Policy;
 use midge_store::Store;
 use mqtt_proto::Version;
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
@@ -49,6 +53,8 @@ pub(crate) trait Desk: Send + Sync + 'static {
     async fn nodes(&self) -> Result<Vec<Node>, Status>;
     /// Returns the link to the cloud, where there is one.
     fn link(&self) -> Option<CloudLink>;
+    /// Returns the policy in force.
+    fn policy(&self) -> Result<Arc<Policy>, Status>;
 }
 
 /// The service.
@@ -211,6 +217,17 @@ impl Midge for Service {
         request: Request<DeleteRuleRequest>,
     ) -> Result<Response<ListRulesResponse>, Status> {
         self.desk.delete_rule(request.into_inner()).await.map(Response::new)
+    }
+
+    type ShowPolicyStream = Pin<Box<dyn Stream<Item = Result<PolicyPage, Status>> + Send>>;
+
+    async fn show_policy(
+        &self,
+        _request: Request<ShowPolicyRequest>,
+    ) -> Result<Response<Self::ShowPolicyStream>, Status> {
+        let policy = self.desk.policy()?;
+        let pages = active_policy::pages(&policy);
+        Ok(Response::new(Box::pin(tokio_stream::iter(pages.into_iter().map(Ok)))))
     }
 
     async fn list_nodes(

@@ -1,0 +1,376 @@
+//! What is wrong or idle in a policy though every rule of it is well formed.
+
+use crate::access::{Access, Side};
+use crate::cell::{Cell, Question, TooManyKinds, Tree, explore};
+use crate::diff::{Diff, KINDS_MAX};
+use crate::model::{Held, Pattern, Ruleset};
+use crate::topics::Topics;
+use midge_identity::SpiffeId;
+use midge_policy::Effect;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The policy does not do what it says.
+    Warning,
+    /// Something could be said in a shorter or clearer way, or guards against what is not there.
+    Note,
+}
+
+/// Something to correct.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// Kind of the finding, for programs.
+    pub code: &'static str,
+    /// Name of the rule.
+    pub rule: String,
+    /// Where the rule stands.
+    pub place: String,
+    /// What is found.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Finds what rules do not do.
+///
+/// # Errors
+/// When there are too many kinds of identities to look at each.
+pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
+    let mut findings = Vec::new();
+    for (index, held) in rules.held().iter().enumerate() {
+        if speaks_of_nobody(held)? {
+            findings.push(finding(
+                held,
+                Severity::Warning,
+                "no-identity",
+                (
+                    "no identity is one of `id` that is not one of `unless`".into(),
+                    "correct `unless`, or remove the rule",
+                ),
+            ));
+            continue;
+        }
+        let earlier = rules.held().iter().take(index).find(|other| other.meaning() == held.meaning());
+        if let Some(earlier) = earlier {
+            findings.push(finding(
+                held,
+                Severity::Warning,
+                "same-as",
+                (format!("says the same as {}", earlier.checked.name()), "remove one of them"),
+            ));
+            continue;
+        }
+        captures(held, &mut findings);
+        client_ids(held, &mut findings);
+        patterns(rules, held, &mut findings)?;
+    }
+    Ok(findings)
+}
+
+/// Finds what a policy grants beyond a reference.
+///
+/// # Errors
+/// When there are too many kinds of identities to look at each.
+pub fn check_against(rules: &Ruleset, reference: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
+    let mut findings = Vec::new();
+    for kind in Diff::between(reference, rules)?.kinds() {
+        let except = if kind.except.is_empty() {
+            String::new()
+        } else {
+            format!(" except {}", kind.except.join(", "))
+        };
+        for change in kind.changes.iter().filter(|change| change.gained) {
+            let blamed = SpiffeId::new(&kind.example).ok().and_then(|id| {
+                let wanted = crate::Request::new(change.access.verb(), &change.example).ok()?;
+                let rights = crate::Explanation::of(rules, &id, &wanted);
+                let allowing = |said: &crate::Said| !said.list.starts_with("deny");
+                let by = rights.considered.into_iter().find(|rule| rule.patterns.iter().any(allowing))?;
+                Some((by.rule, by.place))
+            });
+            let (rule, place) = blamed.unwrap_or_default();
+            findings.push(Finding {
+                severity: Severity::Warning,
+                code: "wider-than-reference",
+                rule,
+                place,
+                message: format!(
+                    "{}{except} may {change}, such as {} by {}",
+                    kind.id, change.example, kind.example
+                ),
+                remedy: "narrow the rule, or widen the reference if this is wanted".into(),
+            });
+        }
+    }
+    Ok(findings)
+}
+
+fn finding(
+    held: &Held,
+    severity: Severity,
+    code: &'static str,
+    (message, remedy): (String, &str),
+) -> Finding {
+    Finding {
+        severity,
+        code,
+        rule: held.rule.name.clone(),
+        place: held.rule.source.to_string(),
+        message,
+        remedy: remedy.to_owned(),
+    }
+}
+
+fn speaks_of_nobody(held: &Held) -> Result<bool, TooManyKinds> {
+    let tree = explore(Cell::all(), (), KINDS_MAX, &mut |cell, ()| held.applies(cell))?;
+    let too_long = || SpiffeId::new(held.rule.id.replace("/**", "").replace(['*', '{', '}'], "")).is_err();
+    let someone = tree.cells().iter().any(|(_, applies)| **applies);
+    Ok(!someone || (held.rule.id.len() > 2_000 && too_long()))
+}
+
+/// A capture that nothing uses hides that its segment is not looked at.
+fn captures(held: &Held, findings: &mut Vec<Finding>) {
+    let rule = &held.rule;
+    let mut used: Vec<&String> = rule.topic_lists().into_iter().flat_map(|(_, texts)| texts).collect();
+    used.extend(rule.unless.iter().chain(&rule.client_id).chain(&rule.response_topics));
+    used.extend(rule.share_groups.iter().flatten());
+    for (_, name) in held.captures() {
+        let braced = format!("{{{name}}}");
+        if name != "td" && !used.iter().any(|text| text.contains(&braced)) {
+            findings.push(finding(
+                held,
+                Severity::Note,
+                "unused-capture",
+                (
+                    format!("capture {braced} is used nowhere"),
+                    "write * where any segment will do, or use it in the topics",
+                ),
+            ));
+        }
+    }
+}
+
+/// An open client id ends wherever the client likes: what follows the capture may be empty, or more of a name.
+fn client_ids(held: &Held, findings: &mut Vec<Finding>) {
+    for pattern in &held.rule.client_id {
+        if pattern.ends_with("}*") {
+            findings.push(finding(
+                held,
+                Severity::Warning,
+                "open-client-id",
+                (
+                    format!(
+                        "client-id = \"{pattern}\": the rest may be empty, and it also matches longer names"
+                    ),
+                    "put a separator between the capture and *, such as {name}-*, or leave * away",
+                ),
+            ));
+        }
+    }
+}
+
+/// What was found of the patterns of one rule, one bit each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Alive {
+    /// An allow that is not denied altogether, or a deny that denies something allowed.
+    bites: Vec<bool>,
+    /// An allow that other rules do not give anyway.
+    adds: Vec<bool>,
+}
+
+impl crate::cell::Leaf for Alive {
+    fn replace(&self, _part: usize, _by: &crate::cell::Term) -> Self {
+        self.clone()
+    }
+
+    fn mentions(&self, _part: usize) -> bool {
+        false
+    }
+}
+
+impl Alive {
+    fn join(&mut self, other: &Self) {
+        for (known, more) in [(&mut self.bites, &other.bites), (&mut self.adds, &other.adds)] {
+            known.resize(known.len().max(more.len()), false);
+            known.iter_mut().zip(more).for_each(|(known, more)| *known |= more);
+        }
+    }
+}
+
+fn patterns(rules: &Ruleset, held: &Arc<Held>, findings: &mut Vec<Finding>) -> Result<(), TooManyKinds> {
+    let alive = alive(rules, held)?;
+    let is_set = |bits: &[bool], at: usize| bits.get(at).copied().unwrap_or_default();
+    for (at, pattern) in held.patterns.iter().enumerate() {
+        let text = &pattern.text;
+        let key = pattern.effect.key();
+        if !is_set(&alive.bites, at) {
+            findings.push(if pattern.effect.is_deny() {
+                finding(held, Severity::Note, "idle-deny", (
+                    format!("{key} \"{text}\" denies nothing: no rule here allows any of it to these identities"),
+                    "keep it as a guard against grants to come, or remove it",
+                ))
+            } else {
+                finding(held, Severity::Warning, "unreachable", (
+                    format!("{key} \"{text}\" allows nothing: all of it is denied to all of these identities"),
+                    "remove it, or narrow the deny",
+                ))
+            });
+        } else if !pattern.effect.is_deny() && !is_set(&alive.adds, at) {
+            findings.push(finding(
+                held,
+                Severity::Note,
+                "redundant",
+                (
+                    format!("{key} \"{text}\" allows nothing that is not allowed to these identities anyway"),
+                    "remove it, or narrow the rule that makes it needless",
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn alive(rules: &Ruleset, held: &Arc<Held>) -> Result<Alive, TooManyKinds> {
+    let mut alive = Alive::default();
+    let mut look = |cell: &Cell, others: &[&Arc<Held>]| {
+        let progress = (0, Vec::new());
+        let tree = explore(cell.clone(), progress, KINDS_MAX, &mut |cell,
+                                                                    (next, found): &mut (
+            usize,
+            Vec<Arc<Held>>,
+        )| {
+            if !held.applies(cell)? {
+                return Ok(Alive::default());
+            }
+            while let Some(other) = others.get(*next) {
+                if !Arc::ptr_eq(other, held) && other.applies(cell)? {
+                    found.push(Arc::clone(other));
+                }
+                *next += 1;
+            }
+            alive_in(held, found, cell)
+        })?;
+        join(&tree, &mut alive);
+        Ok(())
+    };
+    let patterns: Vec<&Arc<Held>> = rules.patterns().iter().collect();
+    match held.checked.id().literal() {
+        Some(id) => {
+            let all: Vec<&Arc<Held>> = rules.own(&id).iter().chain(patterns).collect();
+            look(&Cell::of(&id), &all)?;
+        }
+        None => {
+            look(&Cell::all(), &patterns)?;
+            for id in rules.points() {
+                let all: Vec<&Arc<Held>> = rules.own(id).iter().chain(rules.patterns()).collect();
+                look(&Cell::of(id), &all)?;
+            }
+        }
+    }
+    Ok(alive)
+}
+
+fn join(tree: &Tree<Alive>, alive: &mut Alive) {
+    match tree {
+        Tree::Leaf(found) => alive.join(found),
+        Tree::Fork { yes, no, .. } => {
+            join(yes, alive);
+            join(no, alive);
+        }
+    }
+}
+
+/// Looks at the patterns of a rule for one kind of identities that it and others speak of.
+fn alive_in(held: &Arc<Held>, others: &[Arc<Held>], cell: &Cell) -> Result<Alive, Question> {
+    let mut alive = Alive::default();
+    for pattern in &held.patterns {
+        let accesses = Access::ALL.into_iter().filter(|access| access.has(pattern.effect));
+        let (mut bites, mut adds) = (false, false);
+        for access in accesses {
+            let (own, all) = sides(access, held, others, cell);
+            bites |= if pattern.effect.is_deny() {
+                denies_something(pattern, &all, cell)?
+            } else {
+                allows_something(pattern, &all, cell)?
+            };
+            adds |= adds_something(pattern, held, others, &own, access, cell)?;
+        }
+        alive.bites.push(bites);
+        alive.adds.push(adds);
+    }
+    Ok(alive)
+}
+
+/// Returns what the rule says itself, and what all say together. Conditions count as met, but those of
+/// denies: one that holds on some listeners only makes nothing unreachable.
+fn sides(access: Access, held: &Held, others: &[Arc<Held>], cell: &Cell) -> (Side, Side) {
+    let (mut own, mut all) = (Side::default(), Side::default());
+    for list in access.lists(held, cell) {
+        own.add(&list);
+        all.add(&list);
+    }
+    for other in others {
+        for list in access.lists(other, cell) {
+            if !list.effect.is_deny() || other.rule.listener.is_empty() {
+                all.add(&list);
+            }
+        }
+    }
+    (own, all)
+}
+
+fn denies_something(pattern: &Pattern, all: &Side, cell: &Cell) -> Result<bool, Question> {
+    let filter = pattern.filter.resolve(cell);
+    if pattern.effect == Effect::DenySubscribeLiteral {
+        let without = Side { deny_literal: Vec::new(), ..all.clone() };
+        return without.allows_subscription(&filter, cell);
+    }
+    for allow in all.allow.iter().chain(&all.literal) {
+        if filter.meet(allow, cell)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn allows_something(pattern: &Pattern, all: &Side, cell: &Cell) -> Result<bool, Question> {
+    let filter = pattern.filter.resolve(cell);
+    if pattern.effect == Effect::SubscribeLiteral {
+        return all.allows_subscription(&filter, cell);
+    }
+    Ok(Topics::without(&filter, &all.deny, cell)?.is_some())
+}
+
+/// Tells whether the pattern allows what other rules do not allow under the same conditions or none.
+fn adds_something(
+    pattern: &Pattern,
+    held: &Held,
+    others: &[Arc<Held>],
+    own: &Side,
+    access: Access,
+    cell: &Cell,
+) -> Result<bool, Question> {
+    if pattern.effect.is_deny() || pattern.effect == Effect::SubscribeLiteral {
+        return Ok(true);
+    }
+    let filter = pattern.filter.resolve(cell);
+    let lists = access.lists(held, cell);
+    let Some(conditions) =
+        lists.iter().find(|list| list.effect == pattern.effect).map(|list| &list.conditions)
+    else {
+        return Ok(false);
+    };
+    // Other patterns of the rule itself: of two that are the same, the later one is needless.
+    let mut rest: Vec<_> = own.allow.iter().filter(|other| **other != filter).cloned().collect();
+    for other in others {
+        let wider = access.lists(other, cell).into_iter();
+        let wider = wider.filter(|list| !list.effect.is_deny() && list.conditions.are_within(conditions));
+        rest.extend(wider.flat_map(|list| list.filters));
+    }
+    Ok(Topics::without(&filter, &rest, cell)?.is_some())
+}

@@ -1,0 +1,117 @@
+//! `midge policy …`
+
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// Where rules are taken from.
+#[derive(Debug, Args)]
+pub(crate) struct Sources {
+    /// Rules to look at: a policy file, a directory of them, the configuration of an edge, `built-in`,
+    /// `none`, or `running` for what is in force at the edge behind --socketPath; may be given several
+    /// times. Default: /etc/midge/edge.toml.
+    #[arg(short = 'p', long = "policy", value_name = "SOURCE")]
+    pub(crate) policy: Vec<String>,
+}
+
+/// What a request is, apart from who, what and where.
+#[derive(Debug, Args)]
+pub(crate) struct Conditions {
+    /// Quality of service.
+    #[arg(short = 'q', long = "qos", value_name = "0|1|2", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: u8,
+    /// A retained publication.
+    #[arg(short = 'r', long = "retain")]
+    pub(crate) retain: bool,
+    /// Length of the payload in bytes.
+    #[arg(long = "payload", value_name = "BYTES", default_value_t = 0)]
+    pub(crate) payload: usize,
+    /// Response Topic that the publication names.
+    #[arg(long = "response-topic", value_name = "TOPIC")]
+    pub(crate) response_topic: Option<String>,
+    /// Client id of the connection; without it no right counts that depends on it.
+    #[arg(long = "client-id", value_name = "CLIENT-ID")]
+    pub(crate) client_id: Option<String>,
+    /// Listener of the connection; without it no right counts that depends on it.
+    #[arg(long = "listener", value_name = "NAME")]
+    pub(crate) listener: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Finds faults, rules without effect, and grants beyond a reference; exit code 1 when there are any.
+    Check {
+        /// Rules to check, as for --policy. Default: /etc/midge/edge.toml.
+        sources: Vec<String>,
+        /// Names every grant that goes beyond this policy.
+        #[arg(long = "against", value_name = "SOURCE")]
+        against: Option<String>,
+        /// Counts notes as findings.
+        #[arg(long = "strict")]
+        strict: bool,
+    },
+    /// Tells whether an identity may do something, and why: every rule considered, with file and line.
+    Explain {
+        /// SPIFFE ID.
+        id: String,
+        /// publish, will, subscribe or receive.
+        action: String,
+        /// Topic name or filter.
+        topic: String,
+        #[command(flatten)]
+        conditions: Conditions,
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Tells whether an identity may do something; exit code 0 for yes, 1 for no.
+    Can {
+        /// SPIFFE ID.
+        id: String,
+        /// publish, will, subscribe or receive.
+        action: String,
+        /// Topic name or filter; to publish to a filter is to publish to every topic it matches.
+        topic: String,
+        #[command(flatten)]
+        conditions: Conditions,
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Lists who may do something, by id pattern and one by one; exit code 1 when nobody may.
+    Who {
+        /// publish, will, subscribe or receive.
+        action: String,
+        /// Topic name or filter.
+        topic: String,
+        /// File with one SPIFFE ID a line; with `--policy running`, those of entries and sessions as well.
+        #[arg(long = "ids", value_name = "FILE")]
+        ids: Option<PathBuf>,
+        #[command(flatten)]
+        conditions: Conditions,
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Tells exactly which access a change of policy gives and takes.
+    Diff {
+        /// Rules before, as for --policy.
+        old: String,
+        /// Rules after.
+        new: String,
+        /// Only for this identity.
+        #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
+        id: Option<String>,
+        /// Ends with exit code 1 when access differs.
+        #[arg(long = "exit-code")]
+        exit_code: bool,
+    },
+    /// Holds expected decisions against the rules; exit code 1 when one is not as expected.
+    Test {
+        /// Cases: TOML (`*.toml`), or a table with one case a line.
+        file: PathBuf,
+        #[command(flatten)]
+        sources: Sources,
+    },
+    /// Lists the rules in order of precedence with their sources.
+    Rules {
+        #[command(flatten)]
+        sources: Sources,
+    },
+}

@@ -1,0 +1,188 @@
+//! `midge policy …`: what rules grant, to whom and why.
+
+mod check;
+mod diff;
+mod source;
+mod table;
+
+use super::admin::Admin;
+use crate::cli::{Conditions, PolicyCommand};
+use crate::exit::{self, WithCode as _, failure};
+use crate::output::{self, Output};
+use anyhow::Context as _;
+use midge_identity::SpiffeId;
+use midge_policy_tools::{Case, Explanation, Request, Ruleset, Verb, Who, qos};
+use mqtt_proto::TopicName;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        PolicyCommand::Check { sources, against, strict } => {
+            check::run(admin, &sources, against.as_deref(), strict, output).await
+        }
+        PolicyCommand::Explain { id, action, topic, conditions, sources } => {
+            let (id, request) = (spiffe_id(&id)?, request(&action, &topic, conditions)?);
+            let rules = source::ruleset(admin, &sources.policy).await?;
+            explain(&Explanation::of(&rules, &id, &request), output)
+        }
+        PolicyCommand::Can { id, action, topic, conditions, sources } => {
+            let (id, request) = (spiffe_id(&id)?, request(&action, &topic, conditions)?);
+            let rules = source::ruleset(admin, &sources.policy).await?;
+            can(&rules, &id, &request, output)
+        }
+        PolicyCommand::Who { action, topic, ids, conditions, sources } => {
+            let request = request(&action, &topic, conditions)?;
+            let rules = source::ruleset(admin, &sources.policy).await?;
+            let mut known = ids.as_deref().map(source::listed_ids).transpose()?.unwrap_or_default();
+            if sources.policy.iter().any(|source| source == source::RUNNING) {
+                known.extend(source::registered(admin).await?);
+            }
+            who(&rules, &request, &known, output)
+        }
+        PolicyCommand::Diff { old, new, id, exit_code } => {
+            let id = id.as_deref().map(spiffe_id).transpose()?;
+            let (old, new) = (source::ruleset(admin, &[old]).await?, source::ruleset(admin, &[new]).await?);
+            let differs = diff::run(&old, &new, id.as_ref(), output)?;
+            Ok(if differs && exit_code { ExitCode::from(exit::NO) } else { ExitCode::SUCCESS })
+        }
+        PolicyCommand::Test { file, sources } => {
+            let cases = cases(&file)?;
+            let rules = source::ruleset(admin, &sources.policy).await?;
+            test(&file, &cases, &rules, output)
+        }
+        PolicyCommand::Rules { sources } => {
+            list(&source::ruleset(admin, &sources.policy).await?, output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn spiffe_id(text: &str) -> anyhow::Result<SpiffeId> {
+    // For its message.
+    super::admin::spiffe_id(text)?;
+    SpiffeId::new(text).code(exit::USAGE)
+}
+
+fn request(action: &str, topic: &str, conditions: Conditions) -> anyhow::Result<Request> {
+    let verb = Verb::read(action).ok_or_else(|| {
+        failure(exit::USAGE, format!("\"{action}\" is no action; write publish, will, subscribe or receive"))
+    })?;
+    let wrong =
+        |text: &str, error: mqtt_proto::InvalidTopic| failure(exit::USAGE, format!("\"{text}\": {error}"));
+    let request = Request::new(verb, topic).map_err(|error| wrong(topic, error))?;
+    let reply =
+        conditions.response_topic.map(|text| TopicName::new(&text).map_err(|error| wrong(&text, error)));
+    Ok(Request {
+        qos: qos(conditions.qos).unwrap_or_default(),
+        retain: conditions.retain,
+        payload_len: conditions.payload,
+        response_topic: reply.transpose()?,
+        client_id: conditions.client_id,
+        listener: conditions.listener,
+        ..request
+    })
+}
+
+fn answer(allowed: bool) -> ExitCode {
+    if allowed { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) }
+}
+
+fn can(rules: &Ruleset, id: &SpiffeId, request: &Request, output: Output) -> anyhow::Result<ExitCode> {
+    let decision = request.decide(rules, id);
+    match output {
+        Output::Json => output::json(&json!({
+            "id": id.to_string(), "request": request.to_string(), "allowed": decision.allowed,
+            "reason": decision.reason, "rule": decision.rule.as_ref().map(|rule| rule.text()),
+            "granted-qos": decision.granted_qos, "filtered": decision.filtered,
+        }))?,
+        Output::Pretty => {
+            output::line(format_args!(
+                "{}: {}",
+                if decision.allowed { "yes" } else { "no" },
+                decision.reason
+            ));
+        }
+    }
+    Ok(answer(decision.allowed))
+}
+
+fn explain(explanation: &Explanation, output: Output) -> anyhow::Result<ExitCode> {
+    match output {
+        Output::Json => output::json(explanation)?,
+        Output::Pretty => table::explanation(explanation),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn who(
+    rules: &Ruleset,
+    request: &Request,
+    known: &BTreeSet<SpiffeId>,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let kinds = Who::can(rules, request).code(exit::INTERNAL)?.kinds();
+    let registered: Vec<(String, String)> = known
+        .iter()
+        .filter_map(|id| {
+            let decision = request.decide(rules, id);
+            let rule = decision.rule.map(|rule| rule.to_string()).unwrap_or_default();
+            decision.allowed.then(|| (id.to_string(), rule))
+        })
+        .collect();
+    match output {
+        Output::Json => output::json(&json!({
+            "request": request.to_string(), "patterns": kinds,
+            "identities": registered.iter().map(|(id, rule)| json!({ "id": id, "rule": rule })).collect::<Vec<_>>(),
+            "asked": known.len(),
+        }))?,
+        Output::Pretty => table::who(&kinds, &registered, known.len()),
+    }
+    Ok(answer(!kinds.is_empty() || !registered.is_empty()))
+}
+
+fn cases(path: &Path) -> anyhow::Result<Vec<Case>> {
+    let shown = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
+    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+    Case::read(&text, is_toml).map_err(|errors| {
+        let lines: Vec<String> =
+            errors.iter().map(|error| format!("{shown}:{}: {}", error.line, error.fault)).collect();
+        failure(exit::CONFIG, lines.join("\n"))
+    })
+}
+
+fn test(path: &Path, cases: &[Case], rules: &Ruleset, output: Output) -> anyhow::Result<ExitCode> {
+    let outcomes: Vec<_> = cases.iter().map(|case| case.run(rules)).collect();
+    let failed = outcomes.iter().filter(|outcome| !outcome.ok).count();
+    match output {
+        Output::Json => output::json(&json!({
+            "file": path, "cases": outcomes.len(), "failed": failed, "outcomes": outcomes,
+        }))?,
+        Output::Pretty => table::outcomes(path, &outcomes, failed),
+    }
+    Ok(answer(failed == 0))
+}
+
+fn list(rules: &Ruleset, output: Output) -> anyhow::Result<()> {
+    let rules = rules.policy().all_rules();
+    let rules: Vec<_> = rules.iter().map(|rule| rule.rule()).collect();
+    match output {
+        Output::Json => {
+            let rule = |rule: &&midge_policy::Rule| {
+                Ok(json!({ "source": rule.source.to_string(), "rule": serde_json::to_value(rule)? }))
+            };
+            output::json(&json!({ "rules": rules.iter().map(rule).collect::<anyhow::Result<Vec<_>>>()? }))
+        }
+        Output::Pretty => {
+            let row = |rule: &&midge_policy::Rule| {
+                vec![rule.name.clone(), rule.source.to_string(), rule.id.clone()]
+            };
+            output::table(&["RULE", "SOURCE", "ID"], &rules.iter().map(row).collect::<Vec<_>>());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,67 @@
+use super::source;
+use crate::commands::admin::Admin;
+use crate::exit::{self, WithCode as _};
+use crate::output::{self, Output};
+use midge_policy::PolicyError;
+use midge_policy_tools::{Finding, Severity, check, check_against};
+use serde_json::json;
+use std::process::ExitCode;
+
+pub(super) async fn run(
+    admin: &Admin,
+    sources: &[String],
+    against: Option<&str>,
+    strict: bool,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let rules = match source::read(admin, sources).await? {
+        Ok(rules) => rules,
+        Err(faults) => return faulty(&faults, output),
+    };
+    let mut findings = check(&rules).code(exit::INTERNAL)?;
+    if let Some(against) = against {
+        let reference = source::ruleset(admin, &[against.to_owned()]).await?;
+        findings.extend(check_against(&rules, &reference).code(exit::INTERNAL)?);
+    }
+    findings.sort_by(|a, b| (a.severity, a.code).cmp(&(b.severity, b.code)));
+    let count = rules.rules().count();
+    match output {
+        Output::Json => output::json(&json!({ "rules": count, "findings": findings }))?,
+        Output::Pretty => print(count, &findings),
+    }
+    let serious = findings.iter().any(|finding| strict || finding.severity == Severity::Warning);
+    Ok(if serious { ExitCode::from(exit::NO) } else { ExitCode::SUCCESS })
+}
+
+fn print(rules: usize, findings: &[Finding]) {
+    for finding in findings {
+        let severity = if finding.severity == Severity::Warning { "warning" } else { "note" };
+        output::line(format_args!("{severity}[{}] {}: rule `{}`", finding.code, finding.place, finding.rule));
+        output::line(format_args!("    {}", finding.message));
+        output::line(format_args!("    {}", finding.remedy));
+    }
+    let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning).count();
+    output::line(format_args!("{rules} rules, {warnings} warnings, {} notes", findings.len() - warnings));
+}
+
+/// A policy with faults is no policy: nothing more can be said about it.
+fn faulty(faults: &[PolicyError], output: Output) -> anyhow::Result<ExitCode> {
+    match output {
+        Output::Json => {
+            let fault = |fault: &PolicyError| {
+                json!({
+                    "severity": "error", "code": "fault", "rule": fault.rule, "place": fault.place.to_string(),
+                    "message": fault.problem.to_string(),
+                })
+            };
+            output::json(&json!({ "findings": faults.iter().map(fault).collect::<Vec<_>>() }))?;
+        }
+        Output::Pretty => {
+            for fault in faults {
+                output::line(format_args!("error[fault] {fault}"));
+            }
+            output::line(format_args!("{} errors; an edge does not take this policy", faults.len()));
+        }
+    }
+    Ok(ExitCode::from(exit::CONFIG))
+}

@@ -1,0 +1,62 @@
+use crate::exit::{self, WithCode as _};
+use crate::output::{self, Output};
+use midge_identity::SpiffeId;
+use midge_policy_tools::{Change, Diff, Kind, Ruleset};
+use serde_json::json;
+
+/// Exceptions that are listed for people; programs get all.
+const EXCEPT_SHOWN: usize = 5;
+
+/// Prints the difference; tells whether there is one.
+pub(super) fn run(
+    old: &Ruleset,
+    new: &Ruleset,
+    id: Option<&SpiffeId>,
+    output: Output,
+) -> anyhow::Result<bool> {
+    let diff = Diff::between(old, new).code(exit::INTERNAL)?;
+    let kinds = match id {
+        None => diff.kinds(),
+        Some(id) => one(id, diff.of_id(id)),
+    };
+    match output {
+        Output::Json => output::json(&json!({ "kinds": kinds }))?,
+        Output::Pretty => print(&kinds),
+    }
+    Ok(!kinds.is_empty())
+}
+
+fn one(id: &SpiffeId, changes: Vec<Change>) -> Vec<Kind> {
+    let id = id.to_string();
+    let kind = Kind { id: id.clone(), except: Vec::new(), example: id, changes };
+    if kind.changes.is_empty() { Vec::new() } else { vec![kind] }
+}
+
+fn print(kinds: &[Kind]) {
+    if kinds.is_empty() {
+        return output::line("no access is gained or lost");
+    }
+    for (number, kind) in kinds.iter().enumerate() {
+        if number > 0 {
+            output::line("");
+        }
+        output::line(&kind.id);
+        for except in kind.except.iter().take(EXCEPT_SHOWN) {
+            output::line(format_args!("  except {except}"));
+        }
+        if kind.except.len() > EXCEPT_SHOWN {
+            output::line(format_args!(
+                "  and {} more (--output json lists all)",
+                kind.except.len() - EXCEPT_SHOWN
+            ));
+        }
+        for change in &kind.changes {
+            output::line(format_args!("  {} {change}", if change.gained { '+' } else { '-' }));
+            if kind.example == kind.id {
+                output::line(format_args!("      such as {}", change.example));
+            } else {
+                output::line(format_args!("      such as {} by {}", change.example, kind.example));
+            }
+        }
+    }
+}

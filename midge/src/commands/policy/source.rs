@@ -1,0 +1,166 @@
+//! Where the rules of a command come from.
+
+use crate::commands::admin::{Admin, rpc_error};
+use crate::config::{self, EdgeConfig, Role};
+use crate::exit::{self, WithCode as _, failure};
+use crate::parts::{active_policy, policy};
+use anyhow::Context as _;
+use midge_api::midge::v1::{ListSessionsRequest, ShowPolicyRequest};
+use midge_api::spire::api::server::entry::v1::ListEntriesRequest;
+use midge_identity::SpiffeId;
+use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule};
+use midge_policy_tools::Ruleset;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Configuration that a box is installed with.
+const DEFAULT_CONFIG: &str = "/etc/midge/edge.toml";
+
+/// Word for what is in force at a running edge.
+pub(super) const RUNNING: &str = "running";
+
+/// Rules, or every fault of them.
+pub(super) type Read = Result<Ruleset, Vec<PolicyError>>;
+
+/// Reads rules from several sources as one policy.
+pub(super) async fn read(admin: &Admin, sources: &[String]) -> anyhow::Result<Read> {
+    let default = [DEFAULT_CONFIG.to_owned()];
+    let sources = if sources.is_empty() { default.as_slice() } else { sources };
+    let (mut rules, mut faults) = (Vec::new(), Vec::new());
+    for source in sources {
+        match one(admin, source).await? {
+            Ok(found) => rules.extend(found),
+            Err(found) => faults.extend(found),
+        }
+    }
+    if !faults.is_empty() {
+        return Ok(Err(faults));
+    }
+    Ok(Ruleset::new(rules))
+}
+
+/// Reads rules that must be without fault.
+pub(super) async fn ruleset(admin: &Admin, sources: &[String]) -> anyhow::Result<Ruleset> {
+    read(admin, sources).await?.map_err(|faults| failure(exit::CONFIG, listed(&faults)))
+}
+
+fn listed(faults: &[PolicyError]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+async fn one(admin: &Admin, source: &str) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+    match source {
+        RUNNING => running(admin).await.map(Ok),
+        "built-in" => Ok(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME)),
+        "none" => Ok(Ok(Vec::new())),
+        path => {
+            let path = Path::new(path);
+            if !path.exists() {
+                let remedy = "name a policy file, a directory, an edge's configuration, running, built-in or none \
+                              (--policy)";
+                let text = format!("there are no rules at {}: {remedy}", path.display());
+                return Err(failure(exit::CONFIG, text));
+            }
+            if path.is_dir() { files(policy::policy_files(path).code(exit::IO)?) } else { file(path) }
+        }
+    }
+}
+
+/// Reads a policy file, or the policy of an edge's configuration.
+fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))
+        .code(exit::IO)?;
+    let is_config =
+        toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("trust-domain"));
+    if !is_config {
+        return Ok(Rule::from_toml_str(&text, &path.display().to_string()));
+    }
+    if config::parse_any(path)? != Role::Edge {
+        return Err(failure(
+            exit::CONFIG,
+            format!("{} configures no edge: only edges have a policy", path.display()),
+        ));
+    }
+    let config: EdgeConfig = config::load(path)?;
+    let mut read = Ok(Vec::new());
+    if config.policy.builtin {
+        read = Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME);
+    }
+    if let Some(dir) = &config.policy.dir {
+        read = both(read, files(policy::policy_files(dir).code(exit::CONFIG)?)?);
+    }
+    Ok(read)
+}
+
+fn files(paths: Vec<PathBuf>) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+    let mut all = Ok(Vec::new());
+    for path in paths {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))
+            .code(exit::IO)?;
+        all = both(all, Rule::from_toml_str(&text, &path.display().to_string()));
+    }
+    Ok(all)
+}
+
+fn both(
+    one: Result<Vec<Rule>, Vec<PolicyError>>,
+    other: Result<Vec<Rule>, Vec<PolicyError>>,
+) -> Result<Vec<Rule>, Vec<PolicyError>> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok([one, other].concat()),
+        (Err(one), Err(other)) => Err([one, other].concat()),
+        (Err(faults), _) | (_, Err(faults)) => Err(faults),
+    }
+}
+
+async fn running(admin: &Admin) -> anyhow::Result<Vec<Rule>> {
+    let response = admin.midge().await?.show_policy(ShowPolicyRequest {}).await;
+    let mut pages = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let mut rules = Vec::new();
+    while let Some(page) = pages.message().await.map_err(|status| rpc_error(&status))? {
+        for rule in &page.rules {
+            let read = active_policy::read(rule);
+            rules.push(read.context("a rule of the running edge cannot be read").code(exit::INTERNAL)?);
+        }
+    }
+    Ok(rules)
+}
+
+/// Returns the identities that a running edge knows: of entries and of sessions.
+pub(super) async fn registered(admin: &Admin) -> anyhow::Result<BTreeSet<SpiffeId>> {
+    let mut texts = Vec::new();
+    let response = admin.midge().await?.list_sessions(ListSessionsRequest {}).await;
+    let sessions = response.map_err(|status| rpc_error(&status))?.into_inner().sessions;
+    texts.extend(sessions.into_iter().map(|session| session.spiffe_id));
+    let mut entries = admin.entries().await?;
+    let mut page_token = String::new();
+    loop {
+        let request = ListEntriesRequest { page_size: 500, page_token, ..ListEntriesRequest::default() };
+        let page = entries.list_entries(request).await.map_err(|status| rpc_error(&status))?.into_inner();
+        texts.extend(page.entries.iter().map(|entry| super::super::admin::id_text(entry.spiffe_id.as_ref())));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(texts.iter().filter_map(|text| SpiffeId::new(text).ok()).collect());
+        }
+    }
+}
+
+/// Reads a list of identities, one a line; `#` begins a comment.
+pub(super) fn listed_ids(path: &Path) -> anyhow::Result<BTreeSet<SpiffeId>> {
+    let shown = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
+    let mut ids = BTreeSet::new();
+    for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let id = SpiffeId::new(text).map_err(|error| {
+            failure(exit::CONFIG, format!("{shown}:{line}: \"{text}\" is not a SPIFFE ID: {error}"))
+        })?;
+        ids.insert(id);
+    }
+    Ok(ids)
+}
