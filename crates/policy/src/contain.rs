@@ -13,8 +13,8 @@ use mqtt_proto::{TopicFilter, TopicName};
 use std::borrow::Cow;
 
 impl Trie {
-    /// Returns the first of the accepted patterns that cover the filter alone, or the first that
-    /// covers a part of it when accepted patterns cover it all together.
+    /// Returns the first of the accepted patterns that cover the filter alone, or one that covers a part
+    /// of it when accepted patterns cover it all together. The filter is canonical.
     ///
     /// # Errors
     /// A topic that the filter matches and no accepted pattern does; none when it would be too long
@@ -27,7 +27,7 @@ impl Trie {
         Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run(filter)
     }
 
-    /// Returns the first of the accepted patterns that cover the filter alone. Both are canonical.
+    /// Returns the first of the accepted patterns that cover the filter, which is canonical, alone.
     pub(crate) fn cover_alone(&self, filter: &TopicFilter, accept: impl Fn(Mark) -> bool) -> Option<Mark> {
         Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run_alone(filter)
     }

@@ -100,7 +100,9 @@ impl Problem {
             Self::Id { key, pattern, .. } | Self::Topic { key, pattern, .. } => Some((*key, Some(pattern))),
             Self::Name(_) => Some(("name", None)),
             Self::QosMax(_) => Some(("qos-max", None)),
-            Self::Condition { key, value, .. } => Some((*key, value.strip_prefix('"')?.strip_suffix('"'))),
+            Self::Condition { key, value, .. } => {
+                Some((*key, value.strip_prefix('"').and_then(|value| value.strip_suffix('"'))))
+            }
             Self::EvadableDeny(key) => Some((*key, None)),
             Self::IdleCondition { condition, .. } => Some((*condition, None)),
             Self::Syntax(_) | Self::NameTwice(_) | Self::Empty => None,

@@ -1,7 +1,7 @@
+use crate::Effect;
 use crate::error::TopicFault;
 use crate::template::LEVELS_MAX;
-use crate::trie::{Mark, Pattern, Trie};
-use crate::{Effect, meet::canonical};
+use crate::trie::{Mark, Pattern, Trie, canonical, short};
 use mqtt_proto::{TopicFilter, TopicName};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -33,7 +33,7 @@ impl FilterSet {
     /// # Errors
     /// A topic that is missing; none when it would be too long for a topic.
     pub fn covers(&self, filter: &TopicFilter) -> Result<(), Option<TopicName>> {
-        self.0.cover(filter, |_| true).map(|_| ())
+        self.0.cover(&canonical(filter), |_| true).map(|_| ())
     }
 
     /// Returns a filter of the set that shares a topic with this one, and such a topic; no topic when it
@@ -50,11 +50,11 @@ impl FilterSet {
         matching
     }
 
-    /// Returns what the filter shares with the filters of the set, as filters in canonical form.
+    /// Returns what the filter shares with the filters of the set, as filters.
     pub fn intersections(&self, filter: &TopicFilter) -> BTreeSet<TopicFilter> {
         let mut shared = BTreeSet::new();
-        let all = self.0.meet(filter, &mut |_, part| {
-            shared.insert(part);
+        let all = self.0.meet(&canonical(filter), &mut |_, part| {
+            shared.insert(short(part));
             ControlFlow::<()>::Continue(())
         });
         debug_assert!(all.is_continue());
@@ -74,5 +74,5 @@ pub fn contains(outer: &TopicFilter, inner: &TopicFilter) -> bool {
 
 /// Tells whether both match the same topics.
 pub fn is_equivalent(one: &TopicFilter, two: &TopicFilter) -> bool {
-    canonical(one.as_str()) == canonical(two.as_str())
+    canonical(one) == canonical(two)
 }

@@ -22,6 +22,7 @@ mod rights;
 mod rule;
 mod rule_file;
 mod shards;
+mod sources;
 mod subscribe;
 mod template;
 mod text_pattern;
@@ -42,6 +43,7 @@ pub use policy::Policy;
 pub use principal::Principal;
 pub use rights::{Context, Rights};
 pub use rule::{Rule, RuleName, RuleSource};
+pub use sources::Sources;
 pub use subscribe::NARROW_MAX;
 pub use touched::Touched;
 

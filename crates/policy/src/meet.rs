@@ -6,7 +6,8 @@ use mqtt_proto::TopicFilter;
 use std::ops::ControlFlow;
 
 impl Trie {
-    /// Visits the intersection of the filter with every pattern that shares a topic with it.
+    /// Visits the intersection of the filter, which is canonical, with every pattern that shares a topic
+    /// with it; so are the intersections.
     pub(crate) fn meet<B>(
         &self,
         filter: &TopicFilter,
@@ -67,19 +68,9 @@ impl<'p, V: FnMut(Mark, TopicFilter) -> ControlFlow<B>, B> Meet<'p, '_, V, B> {
         }
         let levels: Vec<&str> = self.path.iter().chain(rest).copied().collect();
         // Without levels, or with one empty level alone, there is no topic to share.
-        let Ok(shared) = TopicFilter::new(canonical(&levels.join("/"))) else {
+        let Ok(shared) = TopicFilter::new(levels.join("/")) else {
             return ControlFlow::Continue(());
         };
         marks.iter().try_for_each(|mark| (self.visitor)(*mark, shared.clone()))
-    }
-}
-
-/// Returns the shortest of the filters that match the same topics. Only where the level before `#`
-/// cannot be left away, since no topic is empty, are there two: `+/#` is `#`, and `/+/#` is `/#`.
-pub(crate) fn canonical(filter: &str) -> &str {
-    match filter {
-        "+/#" => "#",
-        "/+/#" => "/#",
-        other => other,
     }
 }

@@ -5,6 +5,7 @@ use crate::rights::{Applying, Context, Standing};
 use crate::shards::ShardMap;
 use crate::{CheckedRule, PolicyError, Principal, Problem, Rights, Rule, RuleName, RuleSource, Touched};
 use midge_identity::SpiffeId;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// An immutable set of rules with an epoch. Without rules it denies everything.
@@ -99,8 +100,10 @@ impl Policy {
             return Err(errors);
         }
         if has_gone || !new.is_empty() {
+            let added: HashSet<RuleKey> = new.iter().map(|rule| RuleKey::of(rule.name())).collect();
             let is_kept = |rule: &CheckedRule| {
-                next.names.get(&RuleKey::of(rule.name())).is_some_and(|known| Arc::ptr_eq(&known.0, &rule.0))
+                let key = RuleKey::of(rule.name());
+                !added.contains(&key) && next.names.get(&key).is_some()
             };
             let kept = self.patterns.rules().iter().filter(|rule| is_kept(rule)).cloned();
             let mut patterns: Vec<CheckedRule> = kept.chain(new).collect();

@@ -2,13 +2,13 @@
 
 use crate::check::Compiled;
 use crate::permit::Limits;
-use crate::trie::{Mark, Pattern, Trie};
+use crate::trie::{Mark, Pattern, Trie, canonical};
 use crate::{
     Action, CheckedRule, Denial, DenyReason, Durability, Effect, PublishFacts, PublishPermit, QueueOverflow,
     ReceivePermit, Subject,
 };
 use midge_identity::SpiffeId;
-use mqtt_proto::{QoS, TopicName};
+use mqtt_proto::{QoS, TopicFilter, TopicName};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(crate) struct Held {
     /// Response Topics, each marked with the rule that lets name it.
     replies: Trie,
     /// Literal filters in canonical form, sorted.
-    pub(crate) literals: Box<[(Box<str>, Mark)]>,
+    pub(crate) literals: Box<[(TopicFilter, Mark)]>,
 }
 
 /// One rule of an identity. Limits are at hand so that a decision need not follow a pointer.
@@ -83,7 +83,7 @@ impl Held {
                 match effect {
                     Effect::Publish | Effect::DenyPublish => writes.push(Pattern { levels: levels(), mark }),
                     Effect::SubscribeLiteral | Effect::DenySubscribeLiteral => {
-                        literals.push((crate::meet::canonical(&levels().join("/")).into(), mark));
+                        literals.extend(template.filter(values).map(|filter| (canonical(&filter), mark)));
                     }
                     Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive => {
                         reads.push(Pattern { levels: levels(), mark });
@@ -94,7 +94,7 @@ impl Held {
             let templates = rule.0.replies.iter().filter(|_| whole);
             replies.extend(templates.map(|t| Pattern { levels: t.levels(values).collect(), mark }));
         }
-        literals.sort_by(|a: &(Box<str>, Mark), b| (&a.0, a.1.rule).cmp(&(&b.0, b.1.rule)));
+        literals.sort_by(|a: &(TopicFilter, Mark), b| (&a.0, a.1.rule).cmp(&(&b.0, b.1.rule)));
         Self {
             id: id.clone(),
             rules: applying.iter().map(HeldRule::of).collect(),

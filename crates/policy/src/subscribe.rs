@@ -1,9 +1,8 @@
 //! SUBSCRIBE: whether a filter is allowed as a whole, and what to make of one that is so in part.
 
-use crate::meet::canonical;
 use crate::permit::{Extent, SubscribePart};
 use crate::template::LEVELS_MAX;
-use crate::trie::{Mark, Pattern, Trie};
+use crate::trie::{Mark, Pattern, Trie, canonical, short};
 use crate::{Action, Denial, DenyReason, Effect, Rights, Subject, SubscribeMode, SubscribePermit};
 use mqtt_proto::{QoS, SharedFilter, TopicFilter};
 use std::collections::BTreeMap;
@@ -32,7 +31,13 @@ impl Rights {
         qos: QoS,
         mode: SubscribeMode,
     ) -> Result<SubscribePermit, Denial> {
-        let asked = Asked { rights: self, filter: &filter.filter, group: filter.group.as_deref(), qos };
+        let asked = Asked {
+            rights: self,
+            spelled: &filter.filter,
+            filter: canonical(&filter.filter),
+            group: filter.group.as_deref(),
+            qos,
+        };
         let whole = asked.literally_denied().and_then(|()| asked.whole());
         let decided = match (whole, mode) {
             (Ok(permit), _) => Ok(permit),
@@ -62,7 +67,9 @@ impl Rights {
 /// One filter and who asks for it.
 struct Asked<'a> {
     rights: &'a Rights,
-    filter: &'a TopicFilter,
+    spelled: &'a TopicFilter,
+    /// In canonical form.
+    filter: TopicFilter,
     group: Option<&'a str>,
     qos: QoS,
 }
@@ -77,9 +84,9 @@ impl Asked<'_> {
 
     /// Returns the first accepted mark on this very filter.
     fn literal(&self, accept: impl Fn(Mark) -> bool) -> Option<Mark> {
-        let (literals, wanted) = (&self.rights.held.literals, canonical(self.filter.as_str()));
-        let from = literals.partition_point(|(text, _)| **text < *wanted);
-        let same = literals.iter().skip(from).take_while(|(text, _)| **text == *wanted);
+        let literals = &self.rights.held.literals;
+        let from = literals.partition_point(|(filter, _)| *filter < self.filter);
+        let same = literals.iter().skip(from).take_while(|(filter, _)| *filter == self.filter);
         same.map(|(_, mark)| *mark).find(|mark| accept(*mark))
     }
 
@@ -92,7 +99,7 @@ impl Asked<'_> {
     fn whole(&self) -> Result<SubscribePermit, Refusal> {
         let reads = &self.rights.held.reads;
         let broad = self.filter.as_str().contains(['+', '#']);
-        if let Some((found, witness)) = reads.overlap(self.filter, Effect::DenySubscribe) {
+        if let Some((found, witness)) = reads.overlap(&self.filter, Effect::DenySubscribe) {
             let mut mark = found;
             if let Some(witness) = &witness {
                 reads.visit(witness, &mut |other| {
@@ -106,9 +113,9 @@ impl Asked<'_> {
         }
         let mut missing = None;
         for granted in self.qualities() {
-            match reads.cover(self.filter, |mark| self.accepts(mark, Effect::Subscribe, granted)) {
+            match reads.cover(&self.filter, |mark| self.accepts(mark, Effect::Subscribe, granted)) {
                 Ok(mark) => {
-                    let filtered = reads.overlap(self.filter, Effect::DenyReceive).is_some();
+                    let filtered = reads.overlap(&self.filter, Effect::DenyReceive).is_some();
                     return self.permit(mark, Extent::Whole, vec![self.all(granted, filtered)]);
                 }
                 Err(witness) => missing = witness,
@@ -118,7 +125,7 @@ impl Asked<'_> {
             }
         }
         if let Some(group) = self.group
-            && let Ok(mark) = reads.cover(self.filter, |mark| mark.effect == Effect::Subscribe)
+            && let Ok(mark) = reads.cover(&self.filter, |mark| mark.effect == Effect::Subscribe)
         {
             return Err((Some(mark), DenyReason::ShareGroup { group: group.into() }));
         }
@@ -133,7 +140,7 @@ impl Asked<'_> {
     }
 
     fn all(&self, qos: QoS, filtered: bool) -> SubscribePart {
-        SubscribePart { filter: self.filter.clone(), qos, filtered }
+        SubscribePart { filter: self.spelled.clone(), qos, filtered }
     }
 
     fn permit(
@@ -156,7 +163,7 @@ impl Asked<'_> {
         if self.filter.levels().count() > LEVELS_MAX {
             return ControlFlow::Break(DenyReason::TooManyParts { max: NARROW_MAX });
         }
-        self.rights.held.reads.meet(self.filter, &mut |mark, shared| {
+        self.rights.held.reads.meet(&self.filter, &mut |mark, shared| {
             if !self.accepts(mark, Effect::Subscribe, QoS::AtMostOnce) {
                 return ControlFlow::Continue(());
             }
@@ -218,7 +225,7 @@ impl Asked<'_> {
         for (index, (filter, qos, mark)) in parts.iter().enumerate() {
             if !is_needless(index, filter, *qos) && !self.rights.denies_all(filter) {
                 let filtered = self.rights.denies_some(filter);
-                kept.push((SubscribePart { filter: filter.clone(), qos: *qos, filtered }, *mark));
+                kept.push((SubscribePart { filter: short(filter.clone()), qos: *qos, filtered }, *mark));
             }
         }
         kept

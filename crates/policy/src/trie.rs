@@ -1,7 +1,7 @@
 //! Topic patterns as a trie: which of them match a topic.
 
 use crate::Effect;
-use mqtt_proto::TopicName;
+use mqtt_proto::{TopicFilter, TopicName};
 
 /// A pattern's end in the trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub(crate) struct Trie(Node);
 impl Trie {
     /// Builds the trie. Marks at one place stay in the order of the patterns.
     pub(crate) fn of(mut patterns: Vec<Pattern<'_>>) -> Self {
+        patterns.iter_mut().for_each(|pattern| lengthen(&mut pattern.levels));
         patterns.sort_by(|a, b| a.levels.cmp(&b.levels));
         Self(Node::of(&patterns, 0))
     }
@@ -100,6 +101,31 @@ impl Node {
             next.visit(rest, false, visitor);
         }
     }
+}
+
+/// Spells out the level before `#` where it cannot be left away, since no topic is empty: `#` is `+/#`,
+/// and `/#` is `/+/#`. Filters so spelled match the same topics only when they are the same.
+fn lengthen(levels: &mut Vec<&str>) {
+    if matches!(&**levels, ["#"] | ["", "#"]) {
+        levels.insert(levels.len() - 1, "+");
+    }
+}
+
+/// Returns the filter as the trie has it.
+pub(crate) fn canonical(filter: &TopicFilter) -> TopicFilter {
+    let mut levels: Vec<&str> = filter.levels().collect();
+    lengthen(&mut levels);
+    TopicFilter::new(levels.join("/")).unwrap_or_else(|_| filter.clone())
+}
+
+/// Returns the filter as people spell it.
+pub(crate) fn short(filter: TopicFilter) -> TopicFilter {
+    let shorter = match filter.as_str() {
+        "+/#" => TopicFilter::new("#"),
+        "/+/#" => TopicFilter::new("/#"),
+        _ => return filter,
+    };
+    shorter.unwrap_or(filter)
 }
 
 fn distinct(patterns: &[Pattern<'_>]) -> Vec<Mark> {

@@ -265,21 +265,21 @@ deny-subscribe = ["b/hidden"]
 }
 
 #[test]
-fn a_hundred_thousand_grants_are_nothing_to_others() {
-    let grants = (0..100_000).map(|n| {
+fn ten_thousand_grants_are_nothing_to_others() {
+    let grants = (0..10_000).map(|n| {
         let owner = id(&format!("spiffe://td/edge/box/app/n{n}"));
         Rule::grant(&n.to_string(), &owner, &owned(&["+/user/#"]), &[format!("app/n{n}/#")])
     });
     let mut rules: Vec<Rule> = grants.collect();
     rules.extend(Rule::from_toml_str(OWN_DEVICE, "test.toml").unwrap());
     let policy = Policy::compile(rules, 3).unwrap();
-    assert_eq!(policy.rules(), 100_001);
+    assert_eq!(policy.rules(), 10_001);
 
-    let owner = policy.rights(&id("spiffe://td/edge/box/app/n77777"));
-    assert_eq!(&**publish(&owner, "x/user/up").unwrap().rule(), "entry/77777");
-    assert!(subscribe(&owner, "app/n77777/#").is_ok());
-    assert!(subscribe(&owner, "app/n77778/#").is_err());
-    let stranger = policy.rights(&id("spiffe://td/edge/box/app/n100000"));
+    let owner = policy.rights(&id("spiffe://td/edge/box/app/n7777"));
+    assert_eq!(&**publish(&owner, "x/user/up").unwrap().rule(), "entry/7777");
+    assert!(subscribe(&owner, "app/n7777/#").is_ok());
+    assert!(subscribe(&owner, "app/n7778/#").is_err());
+    let stranger = policy.rights(&id("spiffe://td/edge/box/app/n10000"));
     assert!(publish(&stranger, "x/user/up").is_err());
     let mapper = policy.rights(&id("spiffe://td/edge/box/mapper/led"));
     assert!(publish(&mapper, "td/box/led/state").is_ok());

@@ -122,6 +122,74 @@ fn conditions_and_names() {
 }
 
 #[test]
+fn conditions_name_value_and_remedy() {
+    let with = |lines: &str| {
+        let text = fault_of(&format!("id = \"spiffe://td/{{a}}\"\n{lines}"));
+        text.strip_prefix("site.toml:5: ").unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let publish = |line: &str| with(&format!("publish = [\"t\"]\n{line}"));
+    let subscribe = |line: &str| with(&format!("subscribe = [\"t\"]\n{line}"));
+    for (line, fault) in [
+        ("rate = {}", "limits nothing; add messages-per-second or bytes-per-second"),
+        (
+            "rate = { messages-per-second = 0 }",
+            "messages-per-second = 0 would let nothing pass; give at least 1",
+        ),
+        (
+            "rate = { messages-per-second = 1, burst-messages = 0 }",
+            "burst-messages = 0 would let nothing pass; give at least 1",
+        ),
+        (
+            "rate = { messages-per-second = 1, burst-bytes = 5 }",
+            "burst-bytes has no bytes-per-second to refill it; add bytes-per-second or remove burst-bytes",
+        ),
+        (
+            "rate = { bytes-per-second = 5 }\npayload-max = 6",
+            "a payload of payload-max = 6 bytes never fits a burst of 5; raise burst-bytes",
+        ),
+    ] {
+        assert_eq!(publish(line), format!("rule `r`: rate = {{ … }}: {fault}"));
+    }
+    assert!(publish("rate = { messages = 1 }").starts_with("unknown field `messages`, expected one of"));
+    assert_eq!(
+        publish("durability = \"disk\""),
+        "unknown variant `disk`, expected one of `none`, `process-crash`, `power-loss`"
+    );
+    assert_eq!(
+        publish("queue-overflow = \"drop-oldest\""),
+        "rule `r`: queue-overflow limits subscribe alone, and the rule has none; add subscribe or remove queue-overflow"
+    );
+    assert_eq!(
+        subscribe("queue-overflow = \"refuse\""),
+        "rule `r`: queue-overflow limits publish alone, and the rule has none; add publish or remove queue-overflow"
+    );
+    assert_eq!(
+        subscribe("share-groups = [\"a/b\"]"),
+        "rule `r`: share-groups = \"a/b\": is neither a group's name (without / + #) nor * nor a {capture}"
+    );
+    assert_eq!(
+        subscribe("share-groups = [\"{b}\"]"),
+        "rule `r`: share-groups = \"{b}\": capture `{b}` is not in id; it has {td}, {a}"
+    );
+    assert_eq!(
+        publish("client-id = \"x*y\""),
+        "rule `r`: client-id = \"x*y\": a client id is empty, a brace is not closed, or * is not last"
+    );
+    assert_eq!(
+        publish("client-id = [\"{a}-{b}\"]"),
+        "rule `r`: client-id = \"{a}-{b}\": capture `{b}` is not in id; it has {td}, {a}"
+    );
+    assert_eq!(publish("listener = \"\""), "rule `r`: listener = \"\": a listener's name is not empty");
+    assert!(
+        publish("response-topics = [\"{b}\"]").starts_with("rule `r`: response-topics: \"{b}\": capture")
+    );
+    assert_eq!(
+        with("client-id = \"x\"\ndeny-publish = [\"t\"]").replace("site.toml:6: ", ""),
+        "rule `r`: a client chooses its client id and could evade deny-publish; put it into a rule without client-id"
+    );
+}
+
+#[test]
 fn every_fault_is_told_and_one_refuses_the_file() {
     let text = r#"
 [[rule]]
