@@ -13,6 +13,7 @@ mod client;
 mod demo;
 mod device;
 mod disk;
+mod durable;
 mod enrolment;
 mod interop;
 mod running;

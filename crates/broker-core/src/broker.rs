@@ -11,9 +11,7 @@ use crate::route::Subscriptions;
 use crate::session::Session;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
-use crate::{
-    AuditKind, CloseCause, Config, ConnId, Durability, Effect, Metrics, Now, Origin, SessionSnapshot,
-};
+use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin, SessionSnapshot};
 use midge_identity::SpiffeId;
 use midge_policy::Policy;
 use mqtt_proto::{Packet, Publication, ReasonCode, Version};
@@ -128,7 +126,7 @@ impl Broker {
     /// Publishes a message of the broker itself (`$SYS`, `$identity`): no publisher's right is asked, receivers' are.
     pub fn handle_own_publication(&mut self, publication: Publication, now: Now) {
         let route = self.subscriptions.route(&publication.topic, &self.sessions);
-        let source = Source { publisher: None, origin: Origin::Broker, durability: Durability::None };
+        let source = Source { publisher: None, origin: Origin::Broker, durability: None };
         self.distribute(publication, source, &route, now.mono, now);
     }
 

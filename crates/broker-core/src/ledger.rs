@@ -77,15 +77,15 @@ impl Ledger {
         self.level != Durability::None
     }
 
-    /// Level of a message: the stronger of the broker's and of what its rule asks for.
-    pub(crate) fn level_for(&mut self, asked: Durability) -> Durability {
-        let level = self.messages.max(asked);
+    /// Level of a message: what its rule asks for, else the broker's.
+    pub(crate) fn level_for(&mut self, asked: Option<Durability>) -> Durability {
+        let level = asked.unwrap_or(self.messages);
         self.level = self.level.max(level);
         level
     }
 
     /// Prepares a message to be stored, should anyone have to wait for it.
-    pub(crate) fn prepare(&mut self, message: &mut Message, asked: Durability) {
+    pub(crate) fn prepare(&mut self, message: &mut Message, asked: Option<Durability>) {
         message.level = self.level_for(asked);
         if message.level != Durability::None {
             message.number = self.next_number();

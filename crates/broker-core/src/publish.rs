@@ -7,7 +7,7 @@ use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
-use crate::record::Durability;
+use crate::record::{Durability, durability};
 use crate::route::Route;
 use crate::session::Session;
 use crate::shared::{GroupId, Member};
@@ -44,7 +44,7 @@ type Decision = Result<(Source, Arc<Route>), Denial>;
 pub(crate) struct Source {
     pub(crate) publisher: Option<Key>,
     pub(crate) origin: Origin,
-    pub(crate) durability: Durability,
+    pub(crate) durability: Option<Durability>,
 }
 
 impl Broker {
@@ -88,7 +88,7 @@ impl Broker {
     fn take_qos1(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication) else { return };
         let (reason, text) = match decision {
-            Ok((_, route)) if self.store_refuses(key, &publication, &route) => {
+            Ok((source, route)) if self.store_refuses(key, &publication, source.durability, &route) => {
                 if self.is_v311(key) {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
@@ -135,7 +135,7 @@ impl Broker {
                 self.deny(key, &publication, denial, now);
                 (ReasonCode::NotAuthorized, "not authorized to publish this")
             }
-            Ok((_, route)) if self.store_refuses(key, &publication, &route) => {
+            Ok((source, route)) if self.store_refuses(key, &publication, source.durability, &route) => {
                 if version == Version::V311 {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
@@ -145,20 +145,21 @@ impl Broker {
                 (ReasonCode::QuotaExceeded, "no room for another retained message")
             }
             Ok((source, _)) => {
-                self.out.ledger.level_for(source.durability);
-                self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono), now);
+                self.wake(source.durability);
+                let level = self.out.ledger.level_for(source.durability);
+                self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono), level, now);
                 return self.acknowledge(key, id, ReasonCode::Success, None, Packet::PubRec);
             }
         };
         if version == Version::V311 {
-            self.hold(key, id, HeldMessage::Denied, now);
+            self.hold(key, id, HeldMessage::Denied, self.config.durability, now);
         }
         self.acknowledge(key, id, reason, Some(text), Packet::PubRec);
     }
 
-    fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, now: Now) {
+    fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, level: Durability, now: Now) {
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.connection().is_some()) {
-            if session.is_stored() {
+            if session.is_stored() && level != Durability::None {
                 self.out.ledger.replace(session.held_key(id), message.record(now));
             }
             session.held.insert(id, message);
@@ -257,7 +258,7 @@ impl Broker {
         }
     }
 
-    fn source(&self, key: Key, rule: Arc<str>, durability: Durability) -> Source {
+    fn source(&self, key: Key, rule: Arc<str>, durability: Option<Durability>) -> Source {
         let Some(session) = self.sessions.get(key) else {
             return Source { publisher: None, origin: Origin::Broker, durability };
         };
@@ -267,7 +268,13 @@ impl Broker {
     }
 
     /// Tells whether a message is refused because the store could not take it at present.
-    fn store_refuses(&self, key: Key, publication: &Publication, route: &Route) -> bool {
+    fn store_refuses(
+        &self,
+        key: Key,
+        publication: &Publication,
+        asked: Option<Durability>,
+        route: &Route,
+    ) -> bool {
         let refuses = match self.out.ledger.trouble {
             StoreTrouble::None => false,
             StoreTrouble::Failing => !self.is_v311(key),
@@ -275,7 +282,7 @@ impl Broker {
         };
         let is_stored = |key: Key| self.sessions.get(key).is_some_and(Session::is_stored);
         refuses
-            && self.out.ledger.is_on()
+            && asked.unwrap_or(self.config.durability) != Durability::None
             && (publication.retain
                 || (publication.qos == QoS::ExactlyOnce && is_stored(key))
                 || route.targets.iter().any(|target| is_stored(target.session))
@@ -294,6 +301,7 @@ impl Broker {
         let generation = self.authority.generation();
         let mut message = Message::new(publication, origin, generation, received);
         if message.qos() != QoS::AtMostOnce || message.publication().retain {
+            self.wake(durability);
             self.out.ledger.prepare(&mut message, durability);
         }
         let message = Arc::new(message);
@@ -372,9 +380,4 @@ impl Broker {
         let can_keep = qos != QoS::AtMostOnce && session.queue.has_room(message, &self.config);
         can_keep.then(|| if session.connection().is_some() { 1 } else { 2 })
     }
-}
-
-/// What the rule behind a permit says its messages have to survive.
-fn durability(_permit: &PublishPermit) -> Durability {
-    Durability::None
 }

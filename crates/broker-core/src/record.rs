@@ -11,6 +11,7 @@ pub use key::{RecordKey, RecordKind};
 
 use crate::message::Message;
 use midge_identity::{SpiffeId, UnixMillis};
+use midge_policy::PublishPermit;
 use mqtt_proto::{Publication, QoS, SharedFilter, Version, Will};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,15 @@ pub enum Durability {
     ProcessCrash,
     /// Loss of power at any moment.
     PowerLoss,
+}
+
+/// Returns what the rule behind a permit says its messages have to survive.
+pub(crate) fn durability(permit: &PublishPermit) -> Option<Durability> {
+    permit.durability().map(|durability| match durability {
+        midge_policy::Durability::None => Durability::None,
+        midge_policy::Durability::ProcessCrash => Durability::ProcessCrash,
+        midge_policy::Durability::PowerLoss => Durability::PowerLoss,
+    })
 }
 
 /// Changes that have to be stored together or not at all.

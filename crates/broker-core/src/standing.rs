@@ -4,7 +4,9 @@ use crate::broker::Broker;
 use crate::effect::Now;
 use crate::inflight::Exchange;
 use crate::ledger::{Ledger, StoreTrouble};
-use crate::record::{Record, RecordKey, RecordKind, SessionRecord, SubscriptionRecord, WillRecord};
+use crate::record::{
+    Durability, Record, RecordKey, RecordKind, SessionRecord, SubscriptionRecord, WillRecord,
+};
 use crate::session::{Link, Session};
 use crate::slab::Key;
 use crate::subscription::Subscribed;
@@ -25,16 +27,10 @@ impl Broker {
             } else {
                 self.out.ledger.replace(record_key, record);
             }
-        } else if is_kept && self.out.ledger.is_on() {
-            session.number = self.out.ledger.next_number();
-            session.since_ticket = self.out.ledger.ticket();
-            self.out.ledger.create(session.key(), session.record());
-            let mut subscriptions = std::mem::take(&mut session.subscriptions);
-            for (spelled, subscribed) in &mut subscriptions {
-                self.out.ledger.subscribe(session, spelled, subscribed);
-            }
-            session.subscriptions = subscriptions;
+        } else if is_kept {
+            self.record_session(key);
         }
+        let Some(session) = self.sessions.get(key) else { return };
         let Link::Live(connection) = &session.link else { return };
         if let Some(will) = connection.will.clone().filter(|_| self.out.ledger.is_on()) {
             let number = self.out.ledger.next_number();
@@ -42,6 +38,35 @@ impl Broker {
                 connection.will_number = number;
             }
             self.record_will(key, &will, number, now);
+        }
+    }
+
+    /// Stores a session for the first time.
+    fn record_session(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key).filter(|_| self.out.ledger.is_on()) else { return };
+        session.number = self.out.ledger.next_number();
+        session.since_ticket = self.out.ledger.ticket();
+        self.out.ledger.create(session.key(), session.record());
+        let mut subscriptions = std::mem::take(&mut session.subscriptions);
+        for (spelled, subscribed) in &mut subscriptions {
+            self.out.ledger.subscribe(session, spelled, subscribed);
+        }
+        session.subscriptions = subscriptions;
+    }
+
+    /// Where the broker stores nothing by itself: with the first message whose rule says otherwise, the sessions
+    /// that it may have to wait for are stored.
+    pub(crate) fn wake(&mut self, asked: Option<Durability>) {
+        let was_on = self.out.ledger.is_on();
+        self.out.ledger.level_for(asked);
+        if was_on || !self.out.ledger.is_on() {
+            return;
+        }
+        for key in self.sessions.keys() {
+            let session = self.sessions.get(key);
+            if session.is_some_and(|s| s.number == 0 && s.expiry != Some(Duration::ZERO)) {
+                self.record_session(key);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use crate::authority::facts;
 use crate::broker::Broker;
 use crate::effect::Now;
 use crate::publish::Source;
-use crate::record::Durability;
+use crate::record::durability;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
@@ -48,7 +48,7 @@ impl Broker {
                 let rule = Arc::clone(permit.rule());
                 let origin = Origin::Client { identity, client_id, rule, will: true };
                 let route = self.subscriptions.route(topic, &self.sessions);
-                let source = Source { publisher: Some(key), origin, durability: Durability::None };
+                let source = Source { publisher: Some(key), origin, durability: durability(&permit) };
                 self.distribute(publication, source, &route, now.mono, now);
             }
             Err(denial) => {

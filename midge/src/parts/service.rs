@@ -83,8 +83,15 @@ impl Service {
             remedy: "nothing acknowledged is lost; make room on the disk, or see to the data directory"
                 .into(),
         });
+        let hub = self.hub.as_ref();
+        let mqtt_store = hub.and_then(Hub::store_failure).map(|error| Degraded {
+            what: format!("MQTT state cannot be stored: {error}"),
+            remedy: "messages that would have to be stored are refused meanwhile; make room on the disk"
+                .into(),
+        });
         own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy }))
             .chain(store)
+            .chain(mqtt_store)
             .collect()
     }
 }

@@ -353,3 +353,67 @@ fn a_full_queue_with_a_full_window_comes_back_whole() {
         world.take(ops).into_iter().filter_map(|text| Some(text.split('"').nth(1)?.to_owned())).collect();
     assert_eq!(payloads, ["0", "1", "2", "3", "4"]);
 }
+
+/// Everybody may do everything; what is published below `brief` or `safe` has a durability of its own.
+fn levels() -> Vec<midge_policy::Rule> {
+    let rule = |topic: &str, durability| midge_policy::Rule {
+        name: topic.into(),
+        id: "spiffe://plant/**".into(),
+        publish: vec![format!("{topic}/#")],
+        durability,
+        ..midge_policy::Rule::default()
+    };
+    let listen = midge_policy::Rule {
+        name: "listen".into(),
+        id: "spiffe://plant/**".into(),
+        subscribe: vec!["#".into()],
+        ..midge_policy::Rule::default()
+    };
+    vec![
+        rule("brief", Some(midge_policy::Durability::None)),
+        rule("safe", Some(midge_policy::Durability::PowerLoss)),
+        rule("plain", None),
+        listen,
+    ]
+}
+
+#[test]
+fn a_rule_says_what_its_messages_survive() {
+    for (broker, survives) in [
+        (Durability::None, vec!["safe/a"]),
+        (Durability::ProcessCrash, vec!["safe/a", "plain/a"]),
+        (Durability::PowerLoss, vec!["safe/a", "plain/a"]),
+    ] {
+        let mut world = World::of(Config { durability: broker, ..Config::default() }, levels());
+        let ops = world.open("ops", durable("ops"));
+        world.subscribe(ops, "#", Q1);
+        world.lose(ops);
+        let press = world.client("press");
+        for topic in ["brief/a", "safe/a", "plain/a"] {
+            world.publish(press, topic, "x", Q1);
+        }
+        let restored = world.crash(1);
+        assert_eq!(restored.queued, survives.len() as u64, "{broker:?}");
+        let ops = world.connect("ops", durable("ops"));
+        let seen = world.take(ops);
+        assert_eq!(seen.len(), 1 + survives.len());
+        assert!(survives.iter().all(|topic| seen.iter().any(|text| text.contains(topic))), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_batch_is_as_safe_as_the_safest_of_its_changes() {
+    let mut world = World::with(Config::default(), levels());
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "#", Q1);
+    let press = world.client("press");
+    world.disk.is_quick = false;
+    for topic in ["brief/a", "safe/a", "plain/a"] {
+        world.publish(press, topic, "x", Q1);
+    }
+    let levels: Vec<_> = world.disk.pending.iter().map(|batch| batch.level).collect();
+    assert_eq!(levels, [Durability::PowerLoss, Durability::ProcessCrash]);
+    // An acknowledgement by a receiver is nothing that anybody waits for.
+    world.send(ops, Packet::PubAck(ack(2)));
+    assert_eq!(world.disk.pending.last().map(|batch| batch.level), Some(Durability::None));
+}
