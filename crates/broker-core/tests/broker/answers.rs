@@ -61,14 +61,6 @@ fn any_packet_keeps_a_connection_alive() {
     }
 }
 
-// [MQTT-3.1.2-28]
-#[test]
-fn response_information_is_sent_only_to_who_asks() {
-    let mut world = World::new();
-    let conn = world.open("press", v5("c"));
-    assert_eq!(world.connack(conn).response_info, None);
-}
-
 // [MQTT-3.3.2-12]
 #[test]
 fn every_alias_up_to_the_maximum_is_taken() {

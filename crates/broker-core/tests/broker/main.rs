@@ -14,11 +14,15 @@ mod disconnect;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod information;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod order;
 #[cfg(test)]

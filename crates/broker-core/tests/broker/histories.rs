@@ -1,0 +1,418 @@
+//! Random histories of several clients, held against the reference in [`crate::model`].
+//!
+//! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many.
+
+use crate::model::{Conn, Message, Model, Seen, Subscribed, Who};
+use crate::world::*;
+use broker_core::ConnId;
+use mqtt_proto::{
+    Connect, Disconnect, Packet, Publication, Publish, PublishProperties, QoS, ReasonCode, RetainHandling,
+    Subscription, Will,
+};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+const NAMES: [&str; 4] = ["ada", "bob", "cleo", "dan"];
+const QOS: [QoS; 3] = [Q0, Q1, Q2];
+const HANDLING: [RetainHandling; 3] =
+    [RetainHandling::Send, RetainHandling::SendIfNew, RetainHandling::DoNotSend];
+/// Seconds a 3.1.1 session is kept: longer than any history.
+const KEPT: u32 = 24 * 3600;
+
+/// One thing that happens. A client that is not connected does nothing but connect.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// Also of a client that is connected: takeover.
+    Connect(Who, Opening),
+    /// The network connection breaks.
+    Lose(Who),
+    Disconnect(Who, Closing),
+    Subscribe(Who, Wish),
+    Unsubscribe(Who, &'static str),
+    /// PUBLISH with this packet identifier, where it has one.
+    Publish(Who, u16, Said),
+    /// PUBREL.
+    Release(Who, u16),
+    /// The next acknowledgement of the nth message in flight, with an error or without.
+    Acknowledge(Who, usize, bool),
+    /// Seconds.
+    Wait(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    v5: bool,
+    clean: bool,
+    /// Session Expiry Interval.
+    expiry: u32,
+    /// Receive Maximum.
+    window: u16,
+    /// The will and its delay.
+    will: Option<(Said, u32)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Closing {
+    with_will: bool,
+    expiry: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    filter: &'static str,
+    qos: u8,
+    no_local: bool,
+    retain_as_published: bool,
+    handling: u8,
+    id: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    topic: &'static str,
+    qos: u8,
+    retain: bool,
+    empty: bool,
+    /// Message Expiry Interval.
+    lasts: Option<u32>,
+}
+
+/// An [`Op`] that is shown on one line, so that a history that failed can be read and copied.
+#[derive(Clone)]
+struct Step(Op);
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+struct Play {
+    world: World,
+    model: Model,
+    conns: BTreeMap<Who, ConnId>,
+    number: u32,
+}
+
+/// Plays a history; panics where the broker does what the reference does not allow.
+fn play(history: &[Op]) {
+    let (world, model) = (World::new(), Model::default());
+    let mut play = Play { world, model, conns: BTreeMap::new(), number: 0 };
+    for op in history {
+        play.act(*op);
+    }
+    play.finish();
+}
+
+impl Play {
+    fn is_v5(&self, who: Who) -> bool {
+        self.model.sessions[&who].conn.as_ref().unwrap().v5
+    }
+
+    fn message(&mut self, who: Who, said: Said, v5: bool) -> Message {
+        self.number += 1;
+        Message {
+            topic: said.topic,
+            payload: if said.empty { String::new() } else { self.number.to_string() },
+            qos: QOS[usize::from(said.qos)],
+            retain: said.retain,
+            from: who,
+            received: self.model.now,
+            lasts: said.lasts.filter(|_| v5).map(u64::from),
+        }
+    }
+
+    fn act(&mut self, op: Op) {
+        match op {
+            Op::Connect(who, opening) => self.connect(who, opening),
+            Op::Wait(secs) => {
+                for _ in 0..secs {
+                    self.model.pass(1);
+                    self.world.pass_secs(1);
+                    self.look(None);
+                }
+            }
+            Op::Lose(who)
+            | Op::Disconnect(who, _)
+            | Op::Subscribe(who, _)
+            | Op::Unsubscribe(who, _)
+            | Op::Publish(who, ..)
+            | Op::Release(who, _)
+            | Op::Acknowledge(who, ..)
+                if !self.conns.contains_key(&who) => {}
+            Op::Lose(who) => {
+                let conn = self.conns.remove(&who).unwrap();
+                self.model.lose(who, true);
+                self.world.lose(conn);
+                self.look(None);
+            }
+            Op::Disconnect(who, closing) => self.disconnect(who, closing),
+            Op::Subscribe(who, wish) => self.subscribe(who, wish),
+            Op::Unsubscribe(who, filter) => {
+                let code = if self.model.unsubscribe(who, filter) { "00" } else { "11" };
+                self.send(who, unsubscribe([filter]), Some(format!("UNSUBACK 78 [{code}]")));
+            }
+            Op::Publish(who, id, said) => self.publish(who, id, said),
+            Op::Release(who, id) => {
+                let code = if self.model.release(who, id) || !self.is_v5(who) { "00" } else { "92" };
+                self.send(who, Packet::PubRel(ack(id)), Some(format!("PUBCOMP {id} {code}")));
+            }
+            Op::Acknowledge(who, nth, fails) => self.acknowledge(who, nth, fails),
+        }
+    }
+
+    fn connect(&mut self, who: Who, Opening { v5: is_v5, clean, expiry, window, will }: Opening) {
+        // A 3.1.1 client says Clean Session and no more than that.
+        let kept = match (is_v5, clean) {
+            (true, _) => expiry,
+            (false, true) => 0,
+            (false, false) => KEPT,
+        };
+        let delay = |delay: u32| if is_v5 { delay } else { 0 };
+        let will = will.map(|(said, secs)| (self.message(who, said, is_v5), delay(secs)));
+        let connect = Connect {
+            version: if is_v5 { V5 } else { V311 },
+            clean_start: clean,
+            session_expiry_secs: is_v5.then_some(expiry),
+            receive_max: NonZeroU16::new(window).filter(|_| is_v5),
+            will: will
+                .as_ref()
+                .map(|(message, secs)| Will { message: publication(message), delay_secs: *secs }),
+            ..v5("c")
+        };
+        let window = if is_v5 { usize::from(window) } else { usize::MAX };
+        let old = self.conns.remove(&who).map(|old| (old, self.is_v5(who)));
+        let conn = Conn { v5: is_v5, window, will: will.map(|(message, secs)| (message, secs.into())) };
+        let present = if self.model.connect(who, clean, kept.into(), conn) { " present" } else { "" };
+        let new = self.world.connect(NAMES[who], connect);
+        self.conns.insert(who, new);
+        if let Some((old, was_v5)) = old {
+            let seen = self.world.take(old);
+            // What goes out at the end of the old connection, such as its own will, it does not see.
+            let expected: &[&str] =
+                if was_v5 { &["DISCONNECT 8E", "CLOSE TakenOver"] } else { &["CLOSE TakenOver"] };
+            assert_eq!(seen, expected);
+        }
+        self.look(Some((who, format!("CONNACK 00{present}"))));
+    }
+
+    fn disconnect(&mut self, who: Who, Closing { with_will, expiry }: Closing) {
+        let is_v5 = self.is_v5(who);
+        let (with_will, expiry) = (with_will && is_v5, expiry.filter(|_| is_v5));
+        let session = self.model.sessions.get_mut(&who).unwrap();
+        let refused = session.expiry == 0 && expiry.is_some_and(|secs| secs > 0);
+        if !refused {
+            session.expiry = expiry.map_or(session.expiry, u64::from);
+        }
+        self.model.lose(who, with_will || refused);
+        let conn = self.conns.remove(&who).unwrap();
+        let reason = if with_will { ReasonCode::DisconnectWithWill } else { ReasonCode::Success };
+        let packet = Disconnect { session_expiry_secs: expiry, ..disconnect(reason) };
+        self.world.send(conn, Packet::Disconnect(Box::new(packet)));
+        let seen = self.world.take(conn);
+        if refused {
+            assert_eq!(seen, ["DISCONNECT 82", "CLOSE Protocol(ProtocolError)"]);
+        } else {
+            assert_eq!(seen, [format!("CLOSE ClientDisconnected({reason:?})")]);
+        }
+        self.look(None);
+    }
+
+    fn subscribe(&mut self, who: Who, wish: Wish) {
+        if !self.model.is_clear(who, wish.filter) {
+            return;
+        }
+        let is_v5 = self.is_v5(who);
+        let is_shared = wish.filter.starts_with("$share/");
+        let handling = if is_v5 { HANDLING[usize::from(wish.handling)] } else { RetainHandling::Send };
+        let subscribed = Subscribed {
+            qos: QOS[usize::from(wish.qos)],
+            no_local: wish.no_local && is_v5 && !is_shared,
+            retain_as_published: wish.retain_as_published && is_v5,
+            id: wish.id.filter(|_| is_v5),
+        };
+        let subscription = Subscription {
+            no_local: subscribed.no_local,
+            retain_as_published: subscribed.retain_as_published,
+            retain_handling: handling,
+            ..sub(wish.filter, subscribed.qos)
+        };
+        let packet = subscribe_with_id(subscribed.id, [subscription]);
+        self.model.subscribe(who, wish.filter, subscribed, handling);
+        self.send(who, packet, Some(format!("SUBACK 77 [0{}]", wish.qos)));
+    }
+
+    fn publish(&mut self, who: Who, id: u16, said: Said) {
+        let is_v5 = self.is_v5(who);
+        let message = self.message(who, said, is_v5);
+        let Publication { topic, payload, qos, retain, properties } = publication(&message);
+        let packet = Publish {
+            topic: Some(topic),
+            payload,
+            retain,
+            properties,
+            packet_id: (qos != Q0).then(|| pid(id)),
+            ..publish("unused", "", qos)
+        };
+        // [MQTT-3.4.2-1]: 0x10 is for who asks nobody.
+        let code = if self.model.is_wanted(message.topic) || !is_v5 { "00" } else { "10" };
+        let answer = match qos {
+            Q0 => None,
+            Q1 => Some(format!("PUBACK {id} {code}")),
+            Q2 => Some(format!("PUBREC {id} 00")),
+        };
+        match qos {
+            Q2 => self.model.hold(who, id, message),
+            Q0 | Q1 => self.model.distribute(message),
+        }
+        self.send(who, Packet::Publish(Box::new(packet)), answer);
+    }
+
+    fn acknowledge(&mut self, who: Who, nth: usize, fails: bool) {
+        let fails = fails && self.is_v5(who);
+        let session = self.model.sessions.get_mut(&who).unwrap();
+        // What it was sent on this connection.
+        let mut flights: Vec<_> = session.flight.iter_mut().filter(|flight| flight.here).collect();
+        if flights.is_empty() {
+            return;
+        }
+        let nth = nth % flights.len();
+        let flight = &mut flights[nth];
+        let (id, qos) = (flight.pid, flight.owed.qos);
+        let acknowledgement = if fails { failed(id, ReasonCode::UnspecifiedError) } else { ack(id) };
+        let (packet, answer) = match (qos, flight.released) {
+            (Q2, false) if !fails => {
+                flight.released = true;
+                (Packet::PubRec(ack(id)), Some(format!("PUBREL {id} 00")))
+            }
+            (Q2, true) => (Packet::PubComp(ack(id)), None),
+            (Q2, false) => (Packet::PubRec(acknowledgement), None),
+            _ => (Packet::PubAck(acknowledgement), None),
+        };
+        if answer.is_none() {
+            self.model.finish(who, id);
+        }
+        self.send(who, packet, answer);
+    }
+
+    fn send(&mut self, who: Who, packet: Packet, answer: Option<String>) {
+        self.world.send(self.conns[&who], packet);
+        self.look(answer.map(|answer| (who, answer)));
+    }
+
+    /// Holds what all clients saw against what they are owed.
+    fn look(&mut self, mut answer: Option<(Who, String)>) {
+        for (who, conn) in self.conns.clone() {
+            for text in self.world.take(conn) {
+                if let Some(seen) = Seen::read(&text) {
+                    self.model.sent(who, &seen);
+                } else if answer.as_ref() == Some(&(who, text.clone())) {
+                    answer = None;
+                } else {
+                    let again = text.strip_prefix("PUBREL ").and_then(|rest| rest.strip_suffix(" 00"));
+                    let id =
+                        again.unwrap_or_else(|| panic!("{text} to {who} answers nothing, {answer:?} is due"));
+                    self.model.pubrel(who, id.parse().unwrap());
+                }
+            }
+        }
+        assert_eq!(answer, None, "an answer is missing");
+        self.model.settle();
+    }
+
+    /// Everybody who still has a session comes back and acknowledges everything: then nothing is owed.
+    fn finish(&mut self) {
+        let sessions: Vec<Who> = self.model.sessions.keys().copied().collect();
+        for who in sessions {
+            self.connect(who, Opening { v5: true, clean: false, expiry: 100, window: 2, will: None });
+        }
+        let in_flight = |play: &Self| {
+            let mut sessions = play.model.sessions.iter();
+            sessions.find(|(_, session)| !session.flight.is_empty()).map(|(who, _)| *who)
+        };
+        while let Some(who) = in_flight(self) {
+            self.acknowledge(who, 0, false);
+        }
+        for who in self.conns.keys().copied().collect::<Vec<_>>() {
+            assert_eq!(self.world.session(NAMES[who], "c").unwrap().queued, 0);
+        }
+    }
+}
+
+fn publication(message: &Message) -> Publication {
+    let lasts = message.lasts.map(|secs| u32::try_from(secs).unwrap());
+    let properties = PublishProperties { message_expiry_secs: lasts, ..PublishProperties::default() };
+    Publication {
+        topic: topic_name(message.topic),
+        payload: message.payload.clone().into(),
+        qos: message.qos,
+        retain: message.retain,
+        properties: lasts.map(|_| Arc::new(properties)),
+    }
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    let topic = prop::sample::select(vec!["a", "a/b", "a/c", "d"]);
+    let (retain, empty) = (prop::bool::weighted(0.3), prop::bool::weighted(0.1));
+    let lasts = prop::option::weighted(0.3, 0..8_u32);
+    (topic, 0..3_u8, retain, empty, lasts).prop_map(|(topic, qos, retain, empty, lasts)| Said {
+        topic,
+        qos,
+        retain,
+        empty,
+        lasts,
+    })
+}
+
+fn opening() -> impl Strategy<Value = Opening> {
+    let expiry = prop_oneof![1 => Just(0), 2 => 1..12_u32, 3 => Just(1000)];
+    let will = prop::option::weighted(0.4, (said(), prop_oneof![Just(0), 1..8_u32]));
+    (prop::bool::weighted(0.7), prop::bool::weighted(0.3), expiry, 1..4_u16, will)
+        .prop_map(|(v5, clean, expiry, window, will)| Opening { v5, clean, expiry, window, will })
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let filters = ["a", "a/b", "a/#", "+/b", "#", "d", "$share/g/a/#", "$share/g/#", "$share/h/a/#"];
+    let id = prop::option::of(1..4_u32);
+    (prop::sample::select(filters.to_vec()), 0..3_u8, any::<bool>(), any::<bool>(), 0..3_u8, id).prop_map(
+        |(filter, qos, no_local, retain_as_published, handling, id)| Wish {
+            filter,
+            qos,
+            no_local,
+            retain_as_published,
+            handling,
+            id,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..NAMES.len();
+    let closing = (any::<bool>(), prop::option::weighted(0.3, 0..10_u32));
+    let closing = closing.prop_map(|(with_will, expiry)| Closing { with_will, expiry });
+    prop_oneof![
+        4 => (who.clone(), opening()).prop_map(|(who, opening)| Op::Connect(who, opening)),
+        2 => who.clone().prop_map(Op::Lose),
+        1 => (who.clone(), closing).prop_map(|(who, closing)| Op::Disconnect(who, closing)),
+        6 => (who.clone(), wish()).prop_map(|(who, wish)| Op::Subscribe(who, wish)),
+        1 => (who.clone(), wish()).prop_map(|(who, wish)| Op::Unsubscribe(who, wish.filter)),
+        14 => (who.clone(), 1..4_u16, said()).prop_map(|(who, id, said)| Op::Publish(who, id, said)),
+        4 => (who.clone(), 1..4_u16).prop_map(|(who, id)| Op::Release(who, id)),
+        10 => (who, 0..4_usize, prop::bool::weighted(0.1))
+            .prop_map(|(who, nth, fails)| Op::Acknowledge(who, nth, fails)),
+        2 => (1..6_u64).prop_map(Op::Wait),
+    ]
+    .prop_map(Step)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_is_one_the_reference_allows(history in prop::collection::vec(step(), 1..80)) {
+        let history: Vec<Op> = history.iter().map(|step| step.0).collect();
+        play(&history);
+    }
+}

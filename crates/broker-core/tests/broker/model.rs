@@ -1,0 +1,502 @@
+//! What a broker owes its clients, written to be read: lists and rules, no queue, no window, no index.
+//!
+//! It does not say in which order a broker serves different clients, how it numbers packets, which member of a
+//! group it chooses, or when retained messages come among others. It is told what a broker sent and says whether
+//! that was owed, and at the end of a step whether something is still owed that could have been sent.
+
+use crate::world::*;
+use mqtt_proto::{QoS, RetainHandling, SharedFilter};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) type Who = usize;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) topic: &'static str,
+    /// A number nobody else has, or nothing.
+    pub(crate) payload: String,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) from: Who,
+    pub(crate) received: u64,
+    /// Seconds from `received`.
+    pub(crate) lasts: Option<u64>,
+}
+
+/// How a message is to be sent to one client.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Owed {
+    pub(crate) message: Message,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) ids: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Subscribed {
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    pub(crate) pid: u16,
+    pub(crate) owed: Owed,
+    group: Option<&'static str>,
+    /// PUBREL was due once: PUBCOMP ends it.
+    pub(crate) released: bool,
+    /// PUBLISH or PUBREL was sent on this connection.
+    pub(crate) here: bool,
+    /// PUBLISH was sent on this connection.
+    counted: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Conn {
+    pub(crate) v5: bool,
+    pub(crate) window: usize,
+    /// The will and its delay in seconds.
+    pub(crate) will: Option<(Message, u64)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) conn: Option<Conn>,
+    /// Seconds it outlives its connection.
+    pub(crate) expiry: u64,
+    ends: Option<u64>,
+    will: Option<(u64, Message)>,
+    subscriptions: BTreeMap<&'static str, Subscribed>,
+    owed: Vec<Owed>,
+    /// Subscriptions that may still be sent retained messages, and the topics they must be.
+    replays: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    pub(crate) flight: Vec<Flight>,
+    held: BTreeMap<u16, Message>,
+}
+
+impl Session {
+    fn has_room(&self) -> bool {
+        let sent = self.flight.iter().filter(|flight| flight.counted).count();
+        self.conn.as_ref().is_some_and(|conn| sent < conn.window)
+    }
+
+    fn takes(&self, qos: QoS) -> bool {
+        self.conn.is_some() && (qos == Q0 || self.has_room())
+    }
+}
+
+/// A message that one of a group's members is to get.
+#[derive(Debug)]
+struct Shared {
+    group: &'static str,
+    message: Message,
+    /// Who may have been given it, and how.
+    grants: Vec<(Who, Owed)>,
+    /// Somebody could take it at once.
+    due: bool,
+    /// Everybody who could keep it may have gone.
+    may_be_lost: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Model {
+    pub(crate) now: u64,
+    pub(crate) sessions: BTreeMap<Who, Session>,
+    retained: BTreeMap<&'static str, Message>,
+    shared: Vec<Shared>,
+}
+
+fn matches(filter: &str, topic: &str) -> bool {
+    let mut topic = topic.split('/');
+    for level in filter.split('/') {
+        match (level, topic.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (level, name) if name == Some(level) => {}
+            _ => return false,
+        }
+    }
+    topic.next().is_none()
+}
+
+/// The filter without its share.
+fn plain(filter: &'static str) -> &'static str {
+    filter.strip_prefix("$share/").map_or(filter, |rest| rest.split_once('/').unwrap().1)
+}
+
+fn is_shared(filter: &str) -> bool {
+    SharedFilter::new(filter).unwrap().group.is_some()
+}
+
+impl Model {
+    fn is_expired(&self, message: &Message) -> bool {
+        message.lasts.is_some_and(|secs| message.received + secs <= self.now)
+    }
+
+    /// Seconds a message says it has left.
+    fn left(&self, message: &Message) -> Option<u64> {
+        message.lasts.map(|secs| secs.saturating_sub(self.now - message.received))
+    }
+
+    /// Begins a connection; true when its session was there.
+    pub(crate) fn connect(&mut self, who: Who, clean: bool, expiry: u64, conn: Conn) -> bool {
+        self.lose(who, true);
+        if clean {
+            self.end(who);
+        }
+        let present = self.sessions.contains_key(&who);
+        let session = self.sessions.entry(who).or_default();
+        (session.conn, session.expiry, session.ends, session.will) = (Some(conn), expiry, None, None);
+        for flight in &mut session.flight {
+            (flight.here, flight.counted) = (false, false);
+        }
+        present
+    }
+
+    /// Ends a connection, and the session with it if it does not outlive it.
+    pub(crate) fn lose(&mut self, who: Who, with_will: bool) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&who) else { return };
+        let Some(conn) = session.conn.take() else { return };
+        session.ends = Some(now + session.expiry);
+        session.will = conn.will.filter(|_| with_will).map(|(message, delay)| (now + delay, message));
+        self.pass(0);
+    }
+
+    /// Lets time pass, a second at most: wills and sessions whose time has come.
+    pub(crate) fn pass(&mut self, secs: u64) {
+        self.now += secs;
+        for who in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let Some(session) = self.sessions.get_mut(&who) else { continue };
+            if let Some((_, message)) = session.will.take_if(|(at, _)| *at <= self.now) {
+                self.distribute(Message { received: self.now, ..message });
+            }
+            if self.sessions[&who].ends.is_some_and(|at| at <= self.now) {
+                self.end(who);
+            }
+        }
+        let now = self.now;
+        self.retained.retain(|_, message| message.lasts.is_none_or(|secs| message.received + secs > now));
+    }
+
+    /// Ends a session: its will goes out, and what it did not acknowledge of a group's goes to the group.
+    fn end(&mut self, who: Who) {
+        let Some(session) = self.sessions.get_mut(&who) else { return };
+        if let Some((_, message)) = session.will.take() {
+            self.distribute(Message { received: self.now, ..message });
+        }
+        let session = self.sessions.remove(&who).unwrap();
+        let unacknowledged =
+            session.flight.into_iter().filter(|flight| flight.owed.qos == Q1 && !flight.released);
+        for flight in unacknowledged {
+            let Some(group) = flight.group else { continue };
+            self.share(group, flight.owed.message, true);
+        }
+        for at in 0..self.shared.len() {
+            if self.shared[at].grants.iter().any(|(holder, _)| *holder == who) {
+                let Shared { group, message, .. } = &self.shared[at];
+                let lost = self
+                    .members(group, message)
+                    .iter()
+                    .all(|(other, owed)| owed.qos == Q0 && self.sessions[other].conn.is_none());
+                self.shared[at].may_be_lost |= lost;
+                self.shared[at].grants.retain(|(holder, _)| *holder != who);
+            }
+        }
+    }
+
+    /// Takes a QoS 2 message; the same identifier again is the same message.
+    pub(crate) fn hold(&mut self, who: Who, pid: u16, message: Message) {
+        self.sessions.get_mut(&who).unwrap().held.entry(pid).or_insert(message);
+    }
+
+    /// Releases one; false when there is none.
+    pub(crate) fn release(&mut self, who: Who, pid: u16) -> bool {
+        let message = self.sessions.get_mut(&who).unwrap().held.remove(&pid);
+        message.map(|message| self.distribute(message)).is_some()
+    }
+
+    /// Whether anybody subscribes to it.
+    pub(crate) fn is_wanted(&self, topic: &str) -> bool {
+        let mut filters = self.sessions.values().flat_map(|session| session.subscriptions.keys());
+        filters.any(|filter| matches(plain(filter), topic))
+    }
+
+    /// Sends a message on to all who subscribe to it.
+    pub(crate) fn distribute(&mut self, message: Message) {
+        if self.is_expired(&message) {
+            return;
+        }
+        if message.retain {
+            self.retained.remove(message.topic);
+            if !message.payload.is_empty() {
+                self.retained.insert(message.topic, message.clone());
+            }
+        }
+        for (who, session) in &mut self.sessions {
+            let wanted: Vec<&Subscribed> = session
+                .subscriptions
+                .iter()
+                .filter(|(filter, _)| !is_shared(filter) && matches(filter, message.topic))
+                .map(|(_, subscribed)| subscribed)
+                .filter(|subscribed| !(subscribed.no_local && *who == message.from))
+                .collect();
+            let Some(granted) = wanted.iter().map(|subscribed| subscribed.qos).max() else { continue };
+            let qos = granted.min(message.qos);
+            let retain = message.retain && wanted.iter().any(|subscribed| subscribed.retain_as_published);
+            let ids: BTreeSet<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
+            if qos != Q0 || session.conn.is_some() {
+                session.owed.push(Owed {
+                    message: message.clone(),
+                    qos,
+                    retain,
+                    ids: ids.into_iter().collect(),
+                });
+            }
+        }
+        let groups: BTreeSet<&'static str> =
+            self.sessions.values().flat_map(|s| s.subscriptions.keys()).copied().collect();
+        for group in
+            groups.into_iter().filter(|group| is_shared(group) && matches(plain(group), message.topic))
+        {
+            self.share(group, message.clone(), false);
+        }
+    }
+
+    /// Who is in a group, and how each would get a message.
+    fn members(&self, group: &'static str, message: &Message) -> Vec<(Who, Owed)> {
+        let members =
+            self.sessions.iter().filter_map(|(who, session)| Some((who, session.subscriptions.get(group)?)));
+        members
+            .map(|(who, subscribed)| {
+                let qos = subscribed.qos.min(message.qos);
+                let retain = message.retain && subscribed.retain_as_published;
+                (
+                    *who,
+                    Owed { message: message.clone(), qos, retain, ids: subscribed.id.into_iter().collect() },
+                )
+            })
+            .collect()
+    }
+
+    fn share(&mut self, group: &'static str, message: Message, again: bool) {
+        if self.is_expired(&message) {
+            return;
+        }
+        let grants = self.members(group, &message);
+        // What it takes at once even if everything else that it is owed came first.
+        let takes = |who: &Who, qos: QoS| {
+            let session = &self.sessions[who];
+            let others =
+                self.shared.iter().filter(|other| other.grants.iter().any(|(holder, _)| holder == who));
+            let before = session.flight.iter().filter(|flight| flight.counted || !flight.here).count()
+                + session.owed.len()
+                + others.count();
+            session.conn.as_ref().is_some_and(|conn| qos == Q0 || before < conn.window)
+        };
+        let due = grants.iter().any(|(who, owed)| takes(who, owed.qos));
+        let kept = grants.iter().any(|(_, owed)| owed.qos != Q0);
+        if due || kept {
+            self.shared.push(Shared { group, message, grants, due: due && !again, may_be_lost: false });
+        }
+    }
+
+    /// Tells whether this subscription leaves it clear by which one a message came: equal copies would not.
+    pub(crate) fn is_clear(&self, who: Who, filter: &str) -> bool {
+        let mut others = self.sessions[&who].subscriptions.keys().filter(|other| **other != filter);
+        !others.any(|other| is_shared(other) || is_shared(filter))
+    }
+
+    /// Subscribes, or replaces the subscription.
+    pub(crate) fn subscribe(
+        &mut self,
+        who: Who,
+        filter: &'static str,
+        subscribed: Subscribed,
+        handling: RetainHandling,
+    ) {
+        let topics = self.retained.iter().filter(|(topic, message)| {
+            matches(plain(filter), topic) && !(subscribed.no_local && message.from == who)
+        });
+        let topics = topics.map(|(topic, _)| *topic).collect();
+        let session = self.sessions.get_mut(&who).unwrap();
+        let existed = session.subscriptions.insert(filter, subscribed).is_some();
+        let wanted = match handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+        if wanted && !is_shared(filter) {
+            session.replays.insert(filter, topics);
+        }
+        for at in 0..self.shared.len() {
+            if self.shared[at].group == filter {
+                let joined = self.members(filter, &self.shared[at].message).into_iter();
+                let joined: Vec<_> = joined.filter(|(member, _)| *member == who).collect();
+                self.shared[at].grants.extend(joined);
+            }
+        }
+    }
+
+    /// Unsubscribes; false when there was nothing.
+    pub(crate) fn unsubscribe(&mut self, who: Who, filter: &'static str) -> bool {
+        let session = self.sessions.get_mut(&who).unwrap();
+        session.replays.remove(filter);
+        session.subscriptions.remove(filter).is_some()
+    }
+
+    /// The client acknowledged this flight to its end.
+    pub(crate) fn finish(&mut self, who: Who, pid: u16) {
+        self.sessions.get_mut(&who).unwrap().flight.retain(|flight| flight.pid != pid);
+    }
+
+    /// A broker sent PUBREL by itself: something it had sent it for before.
+    pub(crate) fn pubrel(&mut self, who: Who, pid: u16) {
+        let session = self.sessions.get_mut(&who).unwrap();
+        let flight =
+            session.flight.iter_mut().find(|flight| flight.pid == pid && flight.released && !flight.here);
+        flight.unwrap_or_else(|| panic!("PUBREL {pid} is not due")).here = true;
+    }
+
+    /// A broker sent a PUBLISH.
+    pub(crate) fn sent(&mut self, who: Who, seen: &Seen) {
+        if seen.dup {
+            return self.sent_again(who, seen);
+        }
+        let found = self.take_owed(who, seen).map(|owed| (owed, None));
+        let found = found.or_else(|| self.take_shared(who, seen));
+        let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
+        let (owed, group) = found.unwrap_or_else(|| panic!("{seen:?} to {who} is not owed"));
+        assert!(!self.is_expired(&owed.message), "{seen:?} has expired");
+        let session = self.sessions.get_mut(&who).unwrap();
+        if owed.qos == Q0 {
+            return assert_eq!(seen.pid, None);
+        }
+        assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
+        let pid = seen.pid.unwrap();
+        assert!(session.flight.iter().all(|flight| flight.pid != pid), "{seen:?}: identifier in use");
+        session.flight.push(Flight { pid, owed, group, released: false, here: true, counted: true });
+    }
+
+    fn sent_again(&mut self, who: Who, seen: &Seen) {
+        let session = &self.sessions[&who];
+        // In the order in which they were sent first.
+        let first = session.flight.iter().position(|flight| !flight.here && !flight.released);
+        let first = first.unwrap_or_else(|| panic!("{seen:?} to {who} is not due again"));
+        let flight = &session.flight[first];
+        assert_eq!(Some(flight.pid), seen.pid, "{seen:?} to {who}");
+        assert!(self.is_how(&flight.owed, seen), "{seen:?} is not {flight:?}");
+        assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
+        let flight = &mut self.sessions.get_mut(&who).unwrap().flight[first];
+        (flight.here, flight.counted) = (true, true);
+    }
+
+    fn is_how(&self, owed: &Owed, seen: &Seen) -> bool {
+        let Owed { message, qos, retain, ids } = owed;
+        (message.topic, &message.payload, qos, retain, ids, self.left(message))
+            == (seen.topic.as_str(), &seen.payload, &seen.qos, &seen.retain, &seen.ids, seen.expiry)
+    }
+
+    fn take_owed(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
+        let owed = &self.sessions[&who].owed;
+        let at = owed.iter().position(|owed| self.is_how(owed, seen))?;
+        // One publisher's messages of one topic and QoS come in its order.
+        let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
+        let earlier = owed[..at]
+            .iter()
+            .find(|earlier| key(earlier) == key(&owed[at]) && !self.is_expired(&earlier.message));
+        assert_eq!(earlier, None, "{seen:?} to {who} comes before");
+        Some(self.sessions.get_mut(&who).unwrap().owed.remove(at))
+    }
+
+    fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<&'static str>)> {
+        let owed_to = |shared: &Shared| {
+            let grant = shared.grants.iter().find(|(holder, owed)| *holder == who && self.is_how(owed, seen));
+            grant.map(|(_, owed)| owed.clone())
+        };
+        let (at, owed) =
+            self.shared.iter().enumerate().find_map(|(at, shared)| Some((at, owed_to(shared)?)))?;
+        Some((owed, Some(self.shared.remove(at).group)))
+    }
+
+    fn take_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
+        let message = self.retained.values().find(|message| message.topic == seen.topic)?.clone();
+        let session = &self.sessions[&who];
+        let (filter, owed) = session.replays.keys().find_map(|filter| {
+            let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
+            let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
+            let owed = Owed { message: message.clone(), qos, retain: true, ids };
+            let own = subscribed.no_local && message.from == who;
+            (!own && self.is_how(&owed, seen)).then_some((*filter, owed))
+        })?;
+        self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap().remove(message.topic);
+        Some(owed)
+    }
+
+    /// Asserts that nothing is owed that could have been sent.
+    pub(crate) fn settle(&mut self) {
+        let now = self.now;
+        let is_over = |message: &Message| message.lasts.is_some_and(|secs| message.received + secs <= now);
+        self.shared.retain(|shared| !is_over(&shared.message));
+        for (who, session) in &mut self.sessions {
+            session.owed.retain(|owed| !is_over(&owed.message));
+            let forgotten = session.owed.iter().find(|owed| owed.qos == Q0 || session.takes(owed.qos));
+            assert_eq!(forgotten, None, "{who} was not sent this");
+            if !session.takes(Q1) {
+                continue;
+            }
+            let again = session.flight.iter().find(|flight| !flight.here);
+            assert!(again.is_none(), "{who} was not sent this again: {again:?}");
+            for (filter, topics) in std::mem::take(&mut session.replays) {
+                let missing = topics.iter().find(|topic| self.retained.contains_key(*topic));
+                assert_eq!(missing, None, "{who} was not sent what is retained, by {filter}");
+            }
+        }
+        for shared in &self.shared {
+            assert!(!shared.due, "no member was sent this: {shared:?}");
+            let somebody_has_it = shared.grants.iter().any(|(who, _)| !self.sessions[who].takes(Q1));
+            assert!(shared.may_be_lost || somebody_has_it, "no member has this: {shared:?}");
+        }
+    }
+}
+
+/// A PUBLISH as a client saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+    pub(crate) qos: QoS,
+    pub(crate) pid: Option<u16>,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) expiry: Option<u64>,
+}
+
+impl Seen {
+    /// Reads the spelling of [`World`].
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let text = text.strip_prefix("PUBLISH ")?.replace(", ", ",");
+        let mut words = text.split(' ');
+        let topic = words.next()?.to_owned();
+        let payload = words.next()?.trim_matches('"').to_owned();
+        let (qos, pid, retain, dup, ids, expiry) = (Q0, None, false, false, Vec::new(), None);
+        let mut seen = Self { topic, payload, qos, pid, retain, dup, ids, expiry };
+        for word in words {
+            match word.split_at(1) {
+                ("q", qos) => seen.qos = [Q0, Q1, Q2][qos.parse::<usize>().unwrap()],
+                ("#", pid) => seen.pid = pid.parse().ok(),
+                _ if word == "retain" => seen.retain = true,
+                _ if word == "dup" => seen.dup = true,
+                _ if word.starts_with("ids=") => {
+                    let ids = word.trim_start_matches("ids=[").trim_end_matches(']');
+                    seen.ids = ids.split(',').map(|id| id.parse().unwrap()).collect();
+                }
+                _ => seen.expiry = Some(word.strip_prefix("expiry=")?.parse().unwrap()),
+            }
+        }
+        Some(seen)
+    }
+}
