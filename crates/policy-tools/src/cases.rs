@@ -187,9 +187,8 @@ impl Written {
         let verb = Verb::read(&self.action).ok_or_else(|| {
             format!("action `{}` is none of publish, will, subscribe, receive", self.action)
         })?;
-        let subject = match (&self.topic, &self.filter) {
-            (Some(subject), None) | (None, Some(subject)) => subject,
-            _ => return Err("give one of topic and filter".into()),
+        let ((Some(subject), None) | (None, Some(subject))) = (&self.topic, &self.filter) else {
+            return Err("give one of topic and filter".into());
         };
         let request = Request::new(verb, subject).map_err(|error| format!("`{subject}`: {error}"))?;
         let reply = self.response_topic.as_ref().map(TopicName::new).transpose();
