@@ -113,9 +113,12 @@ impl Session {
         self.number != 0 && self.expiry != Some(Duration::ZERO)
     }
 
-    /// Tells whether a message has to be stored before it is sent to it.
+    /// Tells whether a message has to be stored before it is sent to it. One that waited in the store goes on
+    /// there, even if the session has become one that ends with its connection.
     pub(crate) fn gates(&self, waiting: &Waiting) -> bool {
-        waiting.qos == QoS::ExactlyOnce && self.is_stored() && waiting.message.level != Durability::None
+        waiting.qos == QoS::ExactlyOnce
+            && waiting.message.level != Durability::None
+            && (self.is_stored() || waiting.number != 0)
     }
 
     pub(crate) fn connection(&self) -> Option<&Connection> {

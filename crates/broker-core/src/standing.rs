@@ -145,10 +145,11 @@ impl Session {
 impl Ledger {
     /// Stores a subscription of a session, in place of the one on the same filter.
     pub(crate) fn subscribe(&mut self, session: &Session, spelled: &str, subscribed: &mut Subscribed) {
-        if !session.is_stored() {
+        let earlier = session.subscriptions.get(spelled).filter(|earlier| earlier.number != 0);
+        // One that is stored already stays so, or its record would be left behind.
+        if earlier.is_none() && !session.is_stored() {
             return;
         }
-        let earlier = session.subscriptions.get(spelled).filter(|earlier| earlier.number != 0);
         subscribed.number = earlier.map_or_else(|| self.next_number(), |earlier| earlier.number);
         if earlier.is_some_and(|earlier| earlier.asks_the_same(subscribed)) {
             return;

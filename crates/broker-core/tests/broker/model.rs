@@ -424,13 +424,16 @@ impl Model {
     fn take_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
         let message = self.retained.values().find(|message| message.topic == seen.topic)?.clone();
         let session = &self.sessions[&who];
-        let (filter, owed) = session.replays.keys().find_map(|filter| {
+        let by = |filter: &&'static str| {
             let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
             let owed = Owed { message: message.clone(), qos, retain: true, ids };
             let own = subscribed.no_local && message.from == who;
             (!own && self.is_how(&owed, seen)).then_some((*filter, owed))
-        })?;
+        };
+        // By the one that still owes it; else it was retained after the subscription was made.
+        let owing = session.replays.iter().filter(|(_, topics)| topics.contains(message.topic));
+        let (filter, owed) = owing.map(|(filter, _)| filter).chain(session.replays.keys()).find_map(by)?;
         self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap().remove(message.topic);
         Some(owed)
     }
