@@ -113,6 +113,7 @@ pub(crate) fn close_reason(reason: &CloseReason) -> String {
         CloseReason::Protocol(code) => format!("protocol violation: {code}"),
         CloseReason::Slow => "client does not read what it is sent".into(),
         CloseReason::Denied => "publish denied".into(),
+        CloseReason::NotAuthenticated => "re-authentication failed".into(),
         CloseReason::SvidExpired => "SVID expired".into(),
         CloseReason::Revoked(why) => format!("identity revoked: {why}"),
         CloseReason::Administrative => "ended by the operator or by a changed entry".into(),

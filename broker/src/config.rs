@@ -16,12 +16,26 @@ pub struct MqttConfig {
     pub tcp: Option<SocketAddr>,
     /// Path of the kernel-attested Unix socket; absent means none.
     pub unix: Option<PathBuf>,
+    /// Address of the mTLS listener for MQTT over WebSocket; `off` means none.
+    #[serde(with = "address_or_off")]
+    pub websocket_tls: Option<SocketAddr>,
+    /// Address of the kernel-attested listener for MQTT over WebSocket: loopback only; `off` means none.
+    #[serde(with = "address_or_off")]
+    pub websocket_loopback: Option<SocketAddr>,
+    /// Origins of the web pages that may connect over WebSocket, such as `https://hmi.example`.
+    pub websocket_origins: Vec<String>,
     /// Connections at one time, all listeners together.
     pub connections_max: u32,
-    /// TLS handshakes at one time; further ones wait.
-    pub handshakes_max: u32,
-    /// Seconds a peer has for the TLS handshake and CONNECT together.
+    /// Peers that have not sent their CONNECT at one time.
+    pub arrivals_max: u32,
+    /// Steps of TLS handshakes computed at one time; further ones wait.
+    pub handshakes_max: u16,
+    /// Seconds a peer has for TLS handshake, upgrade and CONNECT together.
     pub connect_timeout_secs: u16,
+    /// Seconds a client may take none of what it is sent.
+    pub unread_timeout_secs: u16,
+    /// Seconds between publications of `$SYS`; 0 means none.
+    pub sys_interval_secs: u16,
     /// Largest packet accepted, in bytes.
     pub packet_size_max: u32,
     /// Longest keep alive accepted, in seconds; 0 means the client's own choice.
@@ -40,9 +54,15 @@ impl Default for MqttConfig {
             tls: Some(SocketAddr::from(([0, 0, 0, 0], 8883))),
             tcp: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
             unix: None,
+            websocket_tls: None,
+            websocket_loopback: None,
+            websocket_origins: Vec::new(),
             connections_max: 20_000,
-            handshakes_max: 64,
+            arrivals_max: 4_096,
+            handshakes_max: 4,
             connect_timeout_secs: 10,
+            unread_timeout_secs: 60,
+            sys_interval_secs: 10,
             packet_size_max: 1_048_576,
             keep_alive_max_secs: 0,
             response_prefix: "response".into(),

@@ -1,5 +1,6 @@
 //! One network connection: bytes to packets, packets to the hub, and back.
 
+use crate::arrivals::Arrival;
 use crate::outbox::{Frames, Outbox};
 use crate::{Admission, Hub, LocalClaims, Refusal};
 use broker_core::{CloseCause, CloseReason, ConnId};
@@ -25,8 +26,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// What the connection allows its peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    pub(crate) connect_timeout: Duration,
     pub(crate) codec: mqtt_proto::Limits,
+    /// How long a peer may take none of what it is sent.
+    pub(crate) unread_timeout: Duration,
 }
 
 /// How the peer came in.
@@ -37,6 +39,14 @@ pub(crate) enum Entrance {
     Local(Box<dyn LocalClaims>),
 }
 
+/// A peer that is served.
+pub(crate) struct Visit<'a> {
+    pub(crate) entrance: Entrance,
+    /// Its place among those that have sent no CONNECT.
+    pub(crate) arrival: Arrival,
+    pub(crate) limits: &'a Limits,
+}
+
 /// A peer that was turned away before the core heard of it.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -44,31 +54,40 @@ pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
 }
 
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { client_id: None, refusal }
+    }
+}
+
 /// Serves one connection to its end.
 pub(crate) async fn serve<S>(
     hub: &Hub,
     admission: &dyn Admission,
     stream: S,
-    entrance: Entrance,
-    limits: Limits,
+    Visit { entrance, arrival, limits }: Visit<'_>,
 ) -> Result<(), Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (read, mut write) = tokio::io::split(stream);
-    let mut reader =
-        Reader { read, decoder: Decoder::server(limits.codec), buffer: BytesMut::with_capacity(READ_BYTES) };
-    let connect = match tokio::time::timeout(limits.connect_timeout, reader.connect()).await {
-        Ok(Ok(connect)) => connect,
-        Ok(Err(NoConnect { answer, refusal })) => {
+    let mut reader = Reader {
+        read,
+        decoder: Decoder::server(limits.codec.clone()),
+        buffer: BytesMut::with_capacity(READ_BYTES),
+        taken: 0,
+    };
+    let connect = match arrival.within(reader.connect()).await? {
+        Ok(connect) => connect,
+        Err(NoConnect { answer, refusal }) => {
             if let Some(reason) = answer {
                 let version = reader.decoder.version().unwrap_or(Version::V311);
                 answer_connect(&mut write, version, reason).await;
             }
-            return Err(Refused { client_id: None, refusal });
+            return Err(refusal.into());
         }
-        Err(_) => return Err(Refused { client_id: None, refusal: Refusal("no CONNECT in time".into()) }),
     };
+    drop(arrival);
     let version = connect.version;
     let admitted = identify(entrance, connect.username.as_deref()).and_then(|peer| {
         admission.admits(peer.id(), Some(peer.proof()))?;
@@ -81,11 +100,16 @@ where
             return Err(Refused { client_id: Some(connect.client_id), refusal });
         }
     };
+    hub.traffic().read(reader.taken);
     let (conn, outbox) = hub.connect(peer, connect);
+    let unread_timeout = limits.unread_timeout;
     tokio::select! {
         cause = reader.run(hub, conn) => hub.closed(conn, cause),
-        result = write_all(hub, conn, &outbox, &mut write) => {
+        result = write_all(hub, conn, Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout }) => {
             if let Err(error) = result {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    hub.stalled(conn);
+                }
                 hub.closed(conn, CloseCause::Failed(error.to_string().into()));
             }
         }
@@ -119,6 +143,8 @@ struct Reader<R> {
     read: R,
     decoder: Decoder,
     buffer: BytesMut,
+    /// Bytes read until CONNECT.
+    taken: usize,
 }
 
 struct NoConnect {
@@ -145,7 +171,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             }
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => return refuse(None, "closed before CONNECT".into()),
-                Ok(_) => {}
+                Ok(count) => self.taken += count,
                 Err(error) => return refuse(None, format!("closed before CONNECT: {error}")),
             }
         }
@@ -175,27 +201,40 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.buffer.reserve(wanted);
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => return CloseCause::Eof,
-                Ok(count) if count >= wanted => wanted = (wanted * 2).min(READ_BYTES_MAX),
-                Ok(count) if count < wanted / 4 => wanted = READ_BYTES,
-                Ok(_) => {}
+                Ok(count) => {
+                    hub.traffic().read(count);
+                    if count >= wanted {
+                        wanted = (wanted * 2).min(READ_BYTES_MAX);
+                    } else if count < wanted / 4 {
+                        wanted = READ_BYTES;
+                    }
+                }
                 Err(error) => return CloseCause::Failed(error.to_string().into()),
             }
         }
     }
 }
 
+/// Where the packets of one connection go.
+struct Outlet<'a, W> {
+    hub: &'a Hub,
+    outbox: &'a Outbox,
+    write: &'a mut W,
+    /// How long the peer may take none of what it is sent.
+    unread_timeout: Duration,
+}
+
 async fn write_all<W: AsyncWrite + Unpin>(
     hub: &Hub,
     conn: ConnId,
-    outbox: &Outbox,
-    write: &mut W,
+    mut outlet: Outlet<'_, W>,
 ) -> io::Result<()> {
     let mut unreported = 0;
     loop {
-        let batch = outbox.next().await.map_err(io::Error::other)?;
-        write_frames(&batch.frames, write, outbox).await?;
+        let batch = outlet.outbox.next().await.map_err(io::Error::other)?;
+        outlet.frames(&batch.frames).await?;
         if let Some(reason) = batch.closed {
-            return finish(write, &reason).await;
+            return finish(outlet.write, &reason).await;
         }
         unreported += batch.bytes;
         if unreported >= FLUSHED_BYTES {
@@ -205,57 +244,72 @@ async fn write_all<W: AsyncWrite + Unpin>(
     }
 }
 
-/// Writes packets in few large pieces.
-async fn write_frames<W: AsyncWrite + Unpin>(
-    frames: &Frames,
-    write: &mut W,
-    outbox: &Outbox,
-) -> io::Result<()> {
-    let mut gathered = BytesMut::new();
-    let mut start = 0;
-    for (end, payload) in &frames.shared {
-        gathered.extend_from_slice(frames.bytes.get(start..*end).unwrap_or_default());
-        start = *end;
-        if payload.len() < WRITE_BYTES {
-            gathered.extend_from_slice(payload);
-        }
-        if gathered.len() >= WRITE_BYTES || payload.len() >= WRITE_BYTES {
-            write_within(write, &gathered, outbox).await?;
-            gathered.clear();
-        }
-        if payload.len() >= WRITE_BYTES {
-            write_within(write, payload, outbox).await?;
-        }
-    }
-    let rest = frames.bytes.get(start..).unwrap_or_default();
-    if gathered.is_empty() {
-        return write_within(write, rest, outbox).await;
-    }
-    gathered.extend_from_slice(rest);
-    write_within(write, &gathered, outbox).await
-}
-
 async fn finish<W: AsyncWrite + Unpin>(write: &mut W, reason: &CloseReason) -> io::Result<()> {
     tracing::trace!(?reason, "connection ends");
     tokio::time::timeout(LINGER, write.shutdown()).await.unwrap_or(Ok(()))
 }
 
-/// Writes, for as long as it takes while the core wants the connection, and briefly after.
-async fn write_within<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8], outbox: &Outbox) -> io::Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
+impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
+    /// Writes packets in few large pieces.
+    async fn frames(&mut self, frames: &Frames) -> io::Result<()> {
+        let mut gathered = BytesMut::new();
+        let mut start = 0;
+        for (end, payload) in &frames.shared {
+            gathered.extend_from_slice(frames.bytes.get(start..*end).unwrap_or_default());
+            start = *end;
+            if payload.len() < WRITE_BYTES {
+                gathered.extend_from_slice(payload);
+            }
+            if gathered.len() >= WRITE_BYTES || payload.len() >= WRITE_BYTES {
+                self.piece(&gathered).await?;
+                gathered.clear();
+            }
+            if payload.len() >= WRITE_BYTES {
+                self.piece(payload).await?;
+            }
+        }
+        let rest = frames.bytes.get(start..).unwrap_or_default();
+        if gathered.is_empty() {
+            return self.piece(rest).await;
+        }
+        gathered.extend_from_slice(rest);
+        self.piece(&gathered).await
     }
-    let writing = async {
-        write.write_all(bytes).await?;
-        write.flush().await
-    };
-    tokio::pin!(writing);
-    tokio::select! {
-        biased;
-        result = &mut writing => return result,
-        () = outbox.closing() => {}
+
+    /// Writes, for as long as the peer takes something of it while the core wants the connection, and
+    /// briefly after.
+    ///
+    /// # Errors
+    /// `TimedOut` when the peer takes nothing for too long.
+    async fn piece(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.hub.traffic().written(bytes.len());
+        let writing = write_on(self.write, bytes, self.unread_timeout);
+        tokio::pin!(writing);
+        tokio::select! {
+            biased;
+            result = &mut writing => return result,
+            () = self.outbox.closing() => {}
+        }
+        tokio::time::timeout(LINGER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
-    tokio::time::timeout(LINGER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn write_on<W: AsyncWrite + Unpin>(
+    write: &mut W,
+    mut bytes: &[u8],
+    unread_timeout: Duration,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = tokio::time::timeout(unread_timeout, write.write(bytes)).await??;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = bytes.get(count..).unwrap_or_default();
+    }
+    tokio::time::timeout(unread_timeout, write.flush()).await?
 }
 
 #[cfg(test)]

@@ -5,15 +5,17 @@ use crate::audit_json::{event_record, refusal_record};
 use crate::limits::PENDING_BYTES_MAX;
 use crate::outbox::{Outbox, Outgoing};
 use crate::pending::Pending;
-use crate::{Admission, AuditLog, Refusal};
+use crate::traffic::Traffic;
+use crate::{Admission, AuditLog, Authenticator, Refusal};
 use broker_core::{
-    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, ConnIdHasher, Effect, Metrics, Now, Record,
-    RecordKey, Restored, Revocation, SessionSnapshot, SessionState, StoreTrouble,
+    AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher,
+    Effect, Metrics, Now, Record, RecordKey, Restored, Revocation, SessionSnapshot, SessionState,
+    StoreTrouble,
 };
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
-use mqtt_proto::{Connect, Packet, ReasonCode};
+use mqtt_proto::{Connect, Packet, Publication, ReasonCode};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
@@ -63,6 +65,8 @@ struct Shared {
     started: Instant,
     clock: Clock,
     audit: AuditLog,
+    traffic: Traffic,
+    authenticator: Option<Arc<dyn Authenticator>>,
     rearm: Notify,
     unstored: Notify,
 }
@@ -75,7 +79,13 @@ impl std::fmt::Debug for Hub {
 
 impl Hub {
     /// Returns a hub around a new core.
-    pub fn new(config: Config, policy: Arc<Policy>, clock: Clock, audit: AuditLog) -> Self {
+    pub fn new(
+        mut config: Config,
+        policy: Arc<Policy>,
+        (clock, audit): (Clock, AuditLog),
+        authenticator: Option<Arc<dyn Authenticator>>,
+    ) -> Self {
+        config.auth_methods = authenticator.as_ref().map(|known| known.methods()).unwrap_or_default();
         let broker = Broker::new(config, policy);
         let inner = Inner {
             broker,
@@ -85,8 +95,16 @@ impl Hub {
             armed: None,
             storing: Storing::default(),
         };
-        let (inner, rearm, unstored) = (Mutex::new(inner), Notify::new(), Notify::new());
-        Self(Arc::new(Shared { inner, started: Instant::now(), clock, audit, rearm, unstored }))
+        Self(Arc::new(Shared {
+            inner: Mutex::new(inner),
+            started: Instant::now(),
+            clock,
+            audit,
+            traffic: Traffic::default(),
+            authenticator,
+            rearm: Notify::new(),
+            unstored: Notify::new(),
+        }))
     }
 
     /// Returns every session.
@@ -97,6 +115,25 @@ impl Hub {
     /// Returns counters and sizes.
     pub fn metrics(&self) -> Metrics {
         self.0.inner.lock().broker.metrics()
+    }
+
+    /// Returns what went through the sockets.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// Returns how long the broker has been there.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Publishes messages of the broker itself.
+    pub(crate) fn publish_own(&self, publications: Vec<Publication>) {
+        self.enter(|broker, now| {
+            for publication in publications {
+                broker.handle_own_publication(publication, now);
+            }
+        });
     }
 
     /// Replaces the policy.
@@ -158,6 +195,11 @@ impl Hub {
 
     pub(crate) fn malformed(&self, conn: ConnId, reason: ReasonCode) {
         self.enter(|broker, now| broker.handle_malformed(conn, reason, now));
+    }
+
+    /// Says that a peer has taken nothing of what it is sent for too long.
+    pub(crate) fn stalled(&self, conn: ConnId) {
+        self.enter(|broker, now| broker.handle_stalled(conn, now));
     }
 
     pub(crate) fn flushed(&self, conn: ConnId, bytes: usize) {
@@ -303,6 +345,7 @@ impl Hub {
                     outbox.close(reason);
                 }
             }
+            Effect::Authenticate { conn, request } => self.judge(conn, *request),
             Effect::Audit(event) => self.audit(&event),
             Effect::Store(batch) => {
                 let was_idle = inner.storing.pending.is_idle();
@@ -315,6 +358,18 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Judges beside the core, which waits for nobody.
+    fn judge(&self, conn: ConnId, request: AuthRequest) {
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let outcome = match &hub.0.authenticator {
+                Some(authenticator) => authenticator.judge(request).await,
+                None => AuthOutcome::Failed,
+            };
+            hub.enter(|broker, now| broker.handle_authenticated(conn, outcome, now));
+        });
     }
 
     fn audit(&self, event: &AuditEvent) {

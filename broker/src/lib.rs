@@ -3,9 +3,12 @@
 //! Owns sockets and tasks, and executes what `broker-core` decides. Who a local process is, and
 //! whether an identity is still registered, it asks of its [`Admission`].
 
+mod accept;
 mod admission;
+mod arrivals;
 mod audit;
 mod audit_json;
+mod authenticator;
 mod bulk;
 mod config;
 mod connection;
@@ -16,11 +19,15 @@ mod outbox;
 mod pending;
 mod persister;
 mod server;
+mod sys;
+mod traffic;
+mod websocket;
 
 pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal};
 pub use audit::{AuditError, AuditLog, AuditWriter};
+pub use authenticator::Authenticator;
 pub use config::{DurabilityLevel, MqttConfig};
 pub use hub::Hub;
 pub use limits::LimitsConfig;
 pub use listener::{BindError, Bound};
-pub use server::{Parts, Server};
+pub use server::{Facts, Parts, Server};

@@ -132,6 +132,23 @@ impl MqttConfig {
                 self.response_prefix
             ));
         }
+        for (key, value) in [
+            ("connect-timeout-secs", self.connect_timeout_secs),
+            ("unread-timeout-secs", self.unread_timeout_secs),
+            ("handshakes-max", self.handshakes_max),
+        ] {
+            if value == 0 {
+                problems.push(format!("mqtt.{key} = 0: write 1 or more"));
+            }
+        }
+        for origin in &self.websocket_origins {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            if host.is_none_or(|host| host.is_empty() || host.contains('/')) {
+                problems.push(format!(
+                    "mqtt.websocket-origins: \"{origin}\" is not an origin; write scheme://host or scheme://host:port"
+                ));
+            }
+        }
         let limits = &self.limits;
         if limits.unsent_bytes_hard < limits.unsent_bytes_soft {
             problems.push(format!(
@@ -170,8 +187,10 @@ mod tests {
     fn values_that_cannot_hold_are_told_with_key_and_remedy() {
         let mut config = MqttConfig { response_prefix: "a/#".into(), ..MqttConfig::default() };
         config.limits.unsent_bytes_hard = 1;
+        config.unread_timeout_secs = 0;
+        config.websocket_origins = vec!["hmi.example".into(), "https://hmi.example:8443".into()];
         let problems = config.problems();
-        assert_eq!(problems.len(), 2);
+        assert_eq!(problems.len(), 4, "{problems:?}");
         assert!(problems.iter().any(|text| text.contains("response-prefix") && text.contains("wildcards")));
         assert!(problems.iter().any(|text| text.contains("unsent-bytes-hard = 1")));
     }

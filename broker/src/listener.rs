@@ -24,9 +24,14 @@ pub enum BindError {
     },
     /// Plaintext is for loopback only: elsewhere the kernel cannot name the peer.
     #[error(
-        "mqtt.tcp = \"{0}\" is not a loopback address; plaintext is only served to local processes, use mqtt.tls for others"
+        "mqtt.{key} = \"{address}\" is not a loopback address; plaintext is only served to local processes, use mqtt.tls or mqtt.websocket-tls for others"
     )]
-    NotLoopback(SocketAddr),
+    NotLoopback {
+        /// Configuration key.
+        key: &'static str,
+        /// Address asked for.
+        address: SocketAddr,
+    },
     /// Somebody serves on this socket.
     #[error("{0} (mqtt.unix) is served by another process; stop it or choose another path")]
     SocketInUse(PathBuf),
@@ -38,12 +43,18 @@ pub struct Bound {
     pub(crate) tls: Option<TcpListener>,
     pub(crate) tcp: Option<TcpListener>,
     pub(crate) unix: Option<UnixListener>,
+    pub(crate) websocket_tls: Option<TcpListener>,
+    pub(crate) websocket_loopback: Option<TcpListener>,
     /// Address of the mTLS listener.
     pub tls_address: Option<SocketAddr>,
     /// Address of the loopback listener.
     pub tcp_address: Option<SocketAddr>,
     /// Path of the Unix socket.
     pub unix_path: Option<PathBuf>,
+    /// Address of the WebSocket listener over mTLS.
+    pub websocket_tls_address: Option<SocketAddr>,
+    /// Address of the WebSocket listener on loopback.
+    pub websocket_loopback_address: Option<SocketAddr>,
 }
 
 impl Bound {
@@ -52,21 +63,33 @@ impl Bound {
     /// # Errors
     /// When one cannot be bound.
     pub async fn bind(config: &MqttConfig) -> Result<Self, BindError> {
-        if let Some(address) = config.tcp.filter(|address| !address.ip().is_loopback()) {
-            return Err(BindError::NotLoopback(address));
+        for (key, address) in [("tcp", config.tcp), ("websocket-loopback", config.websocket_loopback)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+                return Err(BindError::NotLoopback { key, address });
+            }
         }
         let tls = bind_tcp("tls", config.tls).await?;
         let tcp = bind_tcp("tcp", config.tcp).await?;
+        let websocket_tls = bind_tcp("websocket-tls", config.websocket_tls).await?;
+        let websocket_loopback = bind_tcp("websocket-loopback", config.websocket_loopback).await?;
         let unix = config.unix.as_deref().map(bind_unix).transpose()?;
         Ok(Self {
-            tls_address: tls.as_ref().and_then(|listener| listener.local_addr().ok()),
-            tcp_address: tcp.as_ref().and_then(|listener| listener.local_addr().ok()),
+            tls_address: address(tls.as_ref()),
+            tcp_address: address(tcp.as_ref()),
+            websocket_tls_address: address(websocket_tls.as_ref()),
+            websocket_loopback_address: address(websocket_loopback.as_ref()),
             unix_path: config.unix.clone(),
             tls,
             tcp,
             unix,
+            websocket_tls,
+            websocket_loopback,
         })
     }
+}
+
+fn address(listener: Option<&TcpListener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.local_addr().ok())
 }
 
 async fn bind_tcp(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, BindError> {

@@ -1,9 +1,9 @@
-//! Accept loops and the tasks around the hub.
+//! The server: its listeners and the tasks around the hub.
 
-use crate::bulk::Bulk;
-use crate::connection::{Entrance, Limits, serve};
-use crate::persister;
-use crate::{Admission, AuditLog, Bound, Hub, LocalOrigin, MqttConfig, Refusal};
+use crate::accept::Way;
+use crate::arrivals::Arrivals;
+use crate::connection::Limits;
+use crate::{Admission, AuditLog, Authenticator, Bound, Hub, MqttConfig, persister, sys};
 use anyhow::Context as _;
 use broker_core::Durability;
 use midge_pki::TrustSource;
@@ -12,10 +12,7 @@ use midge_runtime::Clock;
 use midge_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,16 +32,27 @@ pub struct Parts {
     pub audit: AuditLog,
     /// Where MQTT state is kept; without it nothing is.
     pub store: Option<Store>,
+    /// Methods of enhanced authentication; without it none is offered (0x8C).
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// What is published below `$SYS/midge/` besides what the broker itself knows: topic levels and value.
+    pub facts: Facts,
 }
+
+/// Values of other parts for `$SYS`, asked for at each interval.
+pub type Facts = Arc<dyn Fn() -> Vec<(&'static str, String)> + Send + Sync>;
 
 /// A running MQTT server.
 pub struct Server {
-    hub: Hub,
-    parts: Parts,
-    limits: Limits,
-    handshakes: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
-    tasks: TaskTracker,
+    pub(crate) hub: Hub,
+    pub(crate) parts: Parts,
+    pub(crate) limits: Limits,
+    pub(crate) arrivals: Arc<Arrivals>,
+    /// Sockets that may be open, arrivals and connections together.
+    pub(crate) sockets: Arc<Semaphore>,
+    /// Origins of web pages that may connect over WebSocket.
+    pub(crate) origins: Vec<String>,
+    pub(crate) tasks: TaskTracker,
+    sys_interval: Option<Duration>,
 }
 
 impl Server {
@@ -62,19 +70,27 @@ impl Server {
             }
         };
         let policy = Arc::clone(&parts.policy.borrow());
-        let hub = Hub::new(core, policy, parts.clock.clone(), parts.audit.clone());
+        let sources = (parts.clock.clone(), parts.audit.clone());
+        let hub = Hub::new(core, policy, sources, parts.authenticator.clone());
         let restored = hub.restore(records);
         tracing::info!(?restored, "MQTT state restored");
+        let arrivals_max = usize::try_from(config.arrivals_max).unwrap_or(usize::MAX);
+        let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
+        let turns = usize::from(config.handshakes_max);
+        let connect_timeout = Duration::from_secs(config.connect_timeout_secs.into());
         Ok(Self {
             hub,
             limits: Limits {
-                connect_timeout: Duration::from_secs(config.connect_timeout_secs.into()),
                 codec: config.codec(),
+                unread_timeout: Duration::from_secs(config.unread_timeout_secs.into()),
             },
-            handshakes: Arc::new(Semaphore::new(permits(config.handshakes_max))),
-            connections: Arc::new(Semaphore::new(permits(config.connections_max))),
+            arrivals: Arrivals::new(arrivals_max, connect_timeout, turns),
+            sockets: Arc::new(Semaphore::new(permits(arrivals_max.saturating_add(connections_max)))),
+            origins: config.websocket_origins.clone(),
             parts,
             tasks: TaskTracker::new(),
+            sys_interval: (config.sys_interval_secs > 0)
+                .then(|| Duration::from_secs(config.sys_interval_secs.into())),
         })
     }
 
@@ -96,10 +112,13 @@ impl Server {
             // First: when the process stops, the feeds below may end before this is seen.
             biased;
             () = token.cancelled() => Ok(()),
-            result = this.accept_tls(bound.tls) => result,
-            result = this.accept_tcp(bound.tcp) => result,
+            result = this.accept(bound.tls, Way::Tls) => result,
+            result = this.accept(bound.tcp, Way::Tcp) => result,
+            result = this.accept(bound.websocket_tls, Way::WebsocketTls) => result,
+            result = this.accept(bound.websocket_loopback, Way::WebsocketLoopback) => result,
             result = this.accept_unix(bound.unix) => result,
             () = this.hub.keep_time() => Ok(()),
+            () = sys::publish(&this.hub, &this.parts, this.sys_interval) => Ok(()),
             result = this.follow_policy() => result,
             result = this.follow_admission() => result,
         };
@@ -134,127 +153,8 @@ impl Server {
             self.hub.re_admit(&*self.parts.admission);
         }
     }
-
-    async fn accept_tls(self: &Arc<Self>, listener: Option<TcpListener>) -> anyhow::Result<()> {
-        let Some(listener) = listener else { return std::future::pending().await };
-        loop {
-            let permit = self.room().await?;
-            let Some((stream, remote)) = accepted(listener.accept().await).await else { continue };
-            let this = Arc::clone(self);
-            self.tasks.spawn(async move {
-                this.tls_connection(stream, &remote.to_string()).await;
-                drop(permit);
-            });
-        }
-    }
-
-    async fn tls_connection(&self, stream: TcpStream, remote: &str) {
-        // Small answers must not wait for more (DESIGN: 200 TLS connects take 8.4 s without).
-        stream.set_nodelay(true).unwrap_or_default();
-        let shaken = tokio::time::timeout(self.limits.connect_timeout, async {
-            let _turn = self.handshakes.acquire().await;
-            TlsAcceptor::from(Arc::clone(&self.parts.tls)).accept(Bulk::new(stream)).await
-        });
-        let stream = match shaken.await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                let reason =
-                    midge_pki::rejection_of(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                return self.refuse("tls", remote, Refusal(format!("TLS handshake: {reason}")));
-            }
-            Err(_) => return self.refuse("tls", remote, Refusal("TLS handshake took too long".into())),
-        };
-        match midge_pki::peer_of(stream.get_ref().1, &*self.parts.trust) {
-            Ok(peer) => self.run(stream, Entrance::Verified(peer), "tls", remote).await,
-            Err(rejection) => self.refuse("tls", remote, Refusal(rejection.to_string())),
-        }
-    }
-
-    async fn accept_tcp(self: &Arc<Self>, listener: Option<TcpListener>) -> anyhow::Result<()> {
-        let Some(listener) = listener else { return std::future::pending().await };
-        loop {
-            let permit = self.room().await?;
-            let Some((stream, remote)) = accepted(listener.accept().await).await else { continue };
-            let this = Arc::clone(self);
-            self.tasks.spawn(async move {
-                stream.set_nodelay(true).unwrap_or_default();
-                if let Ok(local) = stream.local_addr() {
-                    let origin = LocalOrigin::Tcp { peer: remote, local };
-                    this.local_connection(stream, origin, "tcp", &remote.to_string()).await;
-                }
-                drop(permit);
-            });
-        }
-    }
-
-    async fn accept_unix(self: &Arc<Self>, listener: Option<UnixListener>) -> anyhow::Result<()> {
-        let Some(listener) = listener else { return std::future::pending().await };
-        loop {
-            let permit = self.room().await?;
-            let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
-            let this = Arc::clone(self);
-            self.tasks.spawn(async move {
-                if let Some((origin, remote)) = unix_origin(&stream) {
-                    this.local_connection(stream, origin, "unix", &remote).await;
-                }
-                drop(permit);
-            });
-        }
-    }
-
-    async fn local_connection<S>(&self, stream: S, origin: LocalOrigin, listener: &str, remote: &str)
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin,
-    {
-        match self.parts.admission.attest(origin).await {
-            Ok(claims) => self.run(stream, Entrance::Local(claims), listener, remote).await,
-            Err(refusal) => self.refuse(listener, remote, refusal),
-        }
-    }
-
-    async fn run<S>(&self, stream: S, entrance: Entrance, listener: &str, remote: &str)
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin,
-    {
-        let served = serve(&self.hub, &*self.parts.admission, stream, entrance, self.limits.clone());
-        if let Err(refused) = served.await {
-            self.hub.refused(listener, remote, refused.client_id.as_deref(), &refused.refusal);
-        }
-    }
-
-    fn refuse(&self, listener: &str, remote: &str, refusal: Refusal) {
-        self.hub.refused(listener, remote, None, &refusal);
-    }
-
-    async fn room(&self) -> anyhow::Result<OwnedSemaphorePermit> {
-        Ok(Arc::clone(&self.connections).acquire_owned().await?)
-    }
 }
 
-fn permits(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
-}
-
-fn unix_origin(stream: &UnixStream) -> Option<(LocalOrigin, String)> {
-    let credentials = stream.peer_cred().ok()?;
-    let pid = u32::try_from(credentials.pid()?).ok()?;
-    let origin = LocalOrigin::Unix { pid, uid: credentials.uid(), gid: credentials.gid() };
-    Some((origin, format!("pid {pid} uid {}", credentials.uid())))
-}
-
-/// Running out of file descriptors must not end the listener nor spin: it passes when clients go.
-async fn accepted<T>(result: std::io::Result<T>) -> Option<T> {
-    match result {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::debug!(%error, "accept failed");
-            if !matches!(
-                error.kind(),
-                std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::Interrupted
-            ) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            None
-        }
-    }
+fn permits(count: usize) -> usize {
+    count.min(Semaphore::MAX_PERMITS)
 }

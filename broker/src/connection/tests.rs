@@ -1,6 +1,7 @@
 //! Bytes in, bytes out and the end of the stream: what MQTT says about the network connection itself.
 
-use super::{Entrance, Limits, Refused, serve};
+use super::{Entrance, Limits, Refused, Visit, serve};
+use crate::arrivals::{Arrivals, Source};
 use crate::{Admission, AuditLog, AuditWriter, Hub, LocalClaims, LocalOrigin, Refusal};
 use async_trait::async_trait;
 use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
@@ -44,7 +45,7 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let (log, writer) = AuditLog::open(&folder.path().join("audit.log")).unwrap();
         let clock = Clock::manual(UnixMillis::from_secs(1_800_000_000));
-        let hub = Hub::new(broker_core::Config::default(), policy, clock, log);
+        let hub = Hub::new(broker_core::Config::default(), policy, (clock, log), None);
         Self { hub, _audit: writer, _folder: folder }
     }
 
@@ -53,9 +54,10 @@ impl Stage {
         let id = SpiffeId::new(format!("spiffe://plant/{name}")).unwrap();
         let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into()));
         let codec = mqtt_proto::Limits { packet_bytes_max: 1024, ..mqtt_proto::Limits::default() };
-        let limits = Limits { connect_timeout: Duration::from_secs(30), codec };
+        let limits = Limits { codec, unread_timeout: Duration::from_secs(30) };
+        let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;
         let (mut near, far) = tokio::io::duplex(64 * 1024);
-        let served = serve(&self.hub, &Door, far, entrance, limits);
+        let served = serve(&self.hub, &Door, far, Visit { entrance, arrival, limits: &limits });
         let talking = async move {
             for piece in pieces {
                 // The broker may close before it has read all.

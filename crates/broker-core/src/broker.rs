@@ -1,5 +1,6 @@
 //! The broker's state and its entry points.
 
+use crate::auth::Candidate;
 use crate::authority::Authority;
 use crate::connection::Connection;
 use crate::effect::{CloseReason, ConnIdHasher};
@@ -26,6 +27,8 @@ pub struct Broker {
     pub(crate) config: Config,
     pub(crate) authority: Authority,
     pub(crate) sessions: Slab<Session>,
+    /// Connections without CONNACK: their authentication exchange is under way.
+    pub(crate) candidates: HashMap<ConnId, Candidate, BuildHasherDefault<ConnIdHasher>>,
     pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<ConnIdHasher>>,
     /// Client ids live in a namespace per identity: nobody can reach another's session by its id.
     pub(crate) by_identity: HashMap<Arc<SpiffeId>, BTreeMap<Arc<str>, Key>>,
@@ -45,6 +48,7 @@ impl Broker {
             config,
             authority: Authority::new(policy),
             sessions: Slab::new(),
+            candidates: HashMap::default(),
             conns: HashMap::default(),
             by_identity: HashMap::new(),
             subscriptions: Subscriptions::new(),
@@ -57,8 +61,12 @@ impl Broker {
 
     /// Takes one packet of a connected client; anything for an unknown connection is ignored.
     pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) {
-        let Some(&key) = self.conns.get(&conn) else { return };
+        self.out.metrics.packets_in += 1;
         self.out.ledger.begin();
+        let Some(&key) = self.conns.get(&conn) else {
+            self.take_from_candidate(conn, &packet, now);
+            return;
+        };
         let Some(connection) = self.connection_mut(key) else { return };
         connection.last_seen = now.mono;
         if connection.peer.expires().is_some_and(|at| at <= now.wall) {
@@ -82,12 +90,7 @@ impl Broker {
             Packet::Unsubscribe(unsubscribe) => self.take_unsubscribe(key, *unsubscribe, now),
             Packet::PingReq => self.send(key, Packet::PingResp),
             Packet::Disconnect(disconnect) => self.take_disconnect(key, &disconnect, now),
-            Packet::Auth(auth) => {
-                // Without a method in CONNECT there is nothing to continue ([MQTT-4.12.0-6]).
-                let code =
-                    auth.method.map_or(ReasonCode::ProtocolError, |_| ReasonCode::BadAuthenticationMethod);
-                self.cut(key, CloseReason::Protocol(code), now);
-            }
+            Packet::Auth(auth) => self.take_auth(key, *auth, now),
             // [MQTT-3.1.0-2], and packets that only a server sends.
             Packet::Connect(_)
             | Packet::ConnAck(_)
@@ -99,8 +102,16 @@ impl Broker {
 
     /// Ends a connection whose bytes are not MQTT or too many: DISCONNECT with this code to 5.0 clients, then close.
     pub fn handle_malformed(&mut self, conn: ConnId, reason: ReasonCode, now: Now) {
+        match self.conns.get(&conn) {
+            Some(&key) => self.cut(key, CloseReason::Protocol(reason), now),
+            None => self.end_candidate(conn, reason, now),
+        }
+    }
+
+    /// Ends a connection whose client has taken nothing of what it is sent for too long; its session stays.
+    pub fn handle_stalled(&mut self, conn: ConnId, now: Now) {
         if let Some(&key) = self.conns.get(&conn) {
-            self.cut(key, CloseReason::Protocol(reason), now);
+            self.cut(key, CloseReason::Slow, now);
         }
     }
 
@@ -118,8 +129,9 @@ impl Broker {
 
     /// Says that the network connection is gone.
     pub fn handle_closed(&mut self, conn: ConnId, cause: CloseCause, now: Now) {
-        if let Some(&key) = self.conns.get(&conn) {
-            self.park(key, CloseReason::Lost(cause), now);
+        match self.conns.get(&conn) {
+            Some(&key) => self.park(key, CloseReason::Lost(cause), now),
+            None => drop(self.forget_candidate(conn)),
         }
     }
 

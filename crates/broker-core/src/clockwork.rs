@@ -6,6 +6,7 @@ use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use crate::timers::Due;
 use midge_policy::{Policy, SubscribeMode};
+use mqtt_proto::ReasonCode;
 use std::sync::Arc;
 
 impl Broker {
@@ -16,7 +17,11 @@ impl Broker {
                 Due::KeepAlive(key) => self.keep_alive_due(key, now),
                 Due::SvidExpiry(key) => self.svid_expiry_due(key, now),
                 Due::Will(key) => self.will_due(key, now),
-                Due::SessionEnd(key) => self.end_session(key, true, now),
+                Due::Exchange(conn) => self.end_candidate(conn, ReasonCode::NotAuthorized, now),
+                Due::SessionEnd(key) => {
+                    self.out.metrics.sessions_expired += 1;
+                    self.end_session(key, true, now);
+                }
             }
         }
         self.out.metrics.dropped.expired += self.retained.expire(now.mono, &mut self.out);

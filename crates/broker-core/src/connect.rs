@@ -2,6 +2,7 @@
 
 use crate::AuditKind;
 use crate::alias::{AliasesIn, AliasesOut};
+use crate::auth::Exchange;
 use crate::authority::facts;
 use crate::broker::Broker;
 use crate::connection::Connection;
@@ -29,14 +30,14 @@ const ASSIGNED_BYTES: usize = 37;
 const NEVER: u32 = u32::MAX;
 
 /// Why a CONNECT is refused.
-struct Refusal {
+pub(crate) struct Refusal {
     reason: ReasonCode,
     text: &'static str,
     denial: Option<Box<Denial>>,
 }
 
 impl Refusal {
-    fn new(reason: ReasonCode, text: &'static str) -> Self {
+    pub(crate) fn new(reason: ReasonCode, text: &'static str) -> Self {
         Self { reason, text, denial: None }
     }
 }
@@ -44,12 +45,24 @@ impl Refusal {
 impl Broker {
     /// Answers a CONNECT of a peer whose identity is proven and registered. A refused one is answered and
     /// closed, and changes nothing else.
-    pub fn handle_connect(&mut self, conn: ConnId, peer: VerifiedPeer, connect: Connect, now: Now) {
+    pub fn handle_connect(&mut self, conn: ConnId, peer: VerifiedPeer, mut connect: Connect, now: Now) {
         if let Some(&key) = self.conns.get(&conn) {
             // [MQTT-3.1.0-2].
             return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
         }
+        self.out.metrics.packets_in += 1;
+        let data = connect.auth_data.take();
         self.out.ledger.begin();
+        match self.admit(&peer, &connect, now) {
+            Ok(_) if connect.auth_method.is_some() => self.begin_exchange(conn, peer, (connect, data), now),
+            Ok(identity) => self.open(conn, identity, peer, connect, now),
+            Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
+        }
+    }
+
+    /// Lets in who has ended its authentication exchange, if that is still to be so. The data of `connect` are
+    /// the last ones for the client.
+    pub(crate) fn let_in(&mut self, conn: ConnId, peer: VerifiedPeer, connect: Connect, now: Now) {
         match self.admit(&peer, &connect, now) {
             Ok(identity) => self.open(conn, identity, peer, connect, now),
             Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
@@ -63,7 +76,8 @@ impl Broker {
         if peer.expires().is_some_and(|at| at <= now.wall) {
             return Err(Refusal::new(ReasonCode::NotAuthorized, "SVID expired"));
         }
-        if connect.auth_method.is_some() {
+        let known = |method: &Arc<str>| self.config.auth_methods.contains(method);
+        if !connect.auth_method.as_ref().is_none_or(known) {
             return Err(Refusal::new(ReasonCode::BadAuthenticationMethod, "no such authentication method"));
         }
         self.check_client_id(connect)?;
@@ -105,7 +119,8 @@ impl Broker {
         let existing =
             own.and_then(|own| own.get(&connect.client_id)).and_then(|key| self.sessions.get(*key));
         let takes_connection = existing.is_none_or(|session| session.connection().is_none());
-        if takes_connection && self.conns.len() >= self.config.connections_max {
+        let connections = self.conns.len() + self.candidates.len();
+        if takes_connection && connections >= self.config.connections_max {
             return Err(Refusal::new(ReasonCode::QuotaExceeded, "too many connections"));
         }
         let own_count = own.map_or(0, |own| own.len());
@@ -125,7 +140,14 @@ impl Broker {
         Ok(())
     }
 
-    fn refuse(&mut self, conn: ConnId, peer: &VerifiedPeer, connect: &Connect, refusal: Refusal, now: Now) {
+    pub(crate) fn refuse(
+        &mut self,
+        conn: ConnId,
+        peer: &VerifiedPeer,
+        connect: &Connect,
+        refusal: Refusal,
+        now: Now,
+    ) {
         let Refusal { reason, text, denial } = refusal;
         let mut ack = ConnAck::new(reason);
         if connect.version == Version::V5 && connect.request_problem_info {
@@ -238,6 +260,7 @@ impl Broker {
             cache: crate::publish::PublishCache::default(),
             gate: Gate::default(),
             will_number: 0,
+            exchange: connect.auth_method.take().map(Exchange::new),
             messages_in: 0,
             messages_out: 0,
         }
@@ -255,6 +278,9 @@ impl Broker {
         ack.packet_size_max = Some(self.config.packet_size_max);
         ack.topic_alias_max = self.config.topic_alias_max;
         let keep_alive = self.keep_alive_of(connect);
+        // [MQTT-4.12.0-5].
+        ack.auth_method = connect.auth_method.clone();
+        ack.auth_data = connect.auth_data.clone();
         ack.server_keep_alive_secs = (keep_alive != connect.keep_alive_secs).then_some(keep_alive);
         ack
     }

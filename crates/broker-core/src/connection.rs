@@ -1,6 +1,7 @@
 //! One network connection: what the client asked for and what it is owed.
 
 use crate::alias::{AliasesIn, AliasesOut, Naming};
+use crate::auth::Exchange;
 use crate::effect::{ConnId, Delivery, Effect, Now};
 use crate::gate::Gate;
 use crate::message::plain;
@@ -42,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) gate: Gate,
     /// Number under which its will is stored; 0 when it is not.
     pub(crate) will_number: u64,
+    /// The method of its enhanced authentication, if it has one.
+    pub(crate) exchange: Option<Exchange>,
     pub(crate) messages_in: u64,
     pub(crate) messages_out: u64,
 }
@@ -59,6 +62,7 @@ impl Connection {
             return self.send_after(self.gate.barrier, packet, out);
         }
         self.unsent = self.unsent.saturating_add(encoded_len(&packet, Version::V5));
+        out.metrics.packets_out += 1;
         out.effects.push_back(Effect::Send { conn: self.id, packet });
     }
 
@@ -133,6 +137,7 @@ impl Connection {
         self.unsent = self.unsent.saturating_add(fit.bytes);
         self.messages_out += 1;
         out.metrics.messages_out += 1;
+        out.metrics.packets_out += 1;
         out.metrics.payload_bytes_out += publication.payload.len() as u64;
         let delivery = Delivery {
             expiry_secs: waiting.message.expiry_left_secs(now),

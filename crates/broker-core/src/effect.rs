@@ -1,6 +1,6 @@
 //! What goes in and out of the core besides packets: connection ids, time, effects.
 
-use crate::{AuditEvent, Message, StoreBatch};
+use crate::{AuditEvent, AuthRequest, Message, StoreBatch};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode, Version, encoded_len};
 use std::hash::Hasher;
@@ -63,6 +63,14 @@ pub enum Effect {
         /// Why, for the log.
         reason: CloseReason,
     },
+    /// Judge this and say so with [`crate::Broker::handle_authenticated`]. A connection has one such effect
+    /// outstanding at most.
+    Authenticate {
+        /// The connection.
+        conn: ConnId,
+        /// The method and what the client sent.
+        request: Box<AuthRequest>,
+    },
     /// Record a decision.
     Audit(Box<AuditEvent>),
     /// Store these changes, after those of every batch before, and call [`crate::Broker::handle_stored`].
@@ -76,7 +84,7 @@ impl Effect {
         match self {
             Self::Send { packet, .. } => encoded_len(packet, Version::V5),
             Self::Deliver { delivery, .. } => delivery.bytes(),
-            Self::Close { .. } | Self::Audit(_) | Self::Store(_) => 0,
+            Self::Close { .. } | Self::Authenticate { .. } | Self::Audit(_) | Self::Store(_) => 0,
         }
     }
 }
@@ -140,6 +148,8 @@ pub enum CloseReason {
     Slow,
     /// A publish was denied and the configuration says to disconnect for it.
     Denied,
+    /// The client asked to be authenticated again, and could not prove who it is.
+    NotAuthenticated,
     /// The SVID expired.
     SvidExpired,
     /// The identity was revoked.

@@ -57,6 +57,7 @@ impl Connection {
 
     pub(crate) fn send_after(&mut self, ticket: u64, packet: Packet, out: &mut Output) {
         self.unsent = self.unsent.saturating_add(encoded_len(&packet, Version::V5));
+        out.metrics.packets_out += 1;
         self.gate(ticket, Gated::Packet(packet), out);
     }
 

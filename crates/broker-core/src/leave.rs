@@ -22,7 +22,7 @@ impl CloseReason {
             Self::KeepAlive => (ReasonCode::KeepAliveTimeout, None),
             Self::Protocol(reason) => (*reason, None),
             Self::Slow => (ReasonCode::QuotaExceeded, Some("too many bytes unread")),
-            Self::Denied => (ReasonCode::NotAuthorized, None),
+            Self::Denied | Self::NotAuthenticated => (ReasonCode::NotAuthorized, None),
             Self::SvidExpired => (ReasonCode::NotAuthorized, Some("SVID expired")),
             // Why is for the audit log: to the client it would tell how the box is administered.
             Self::Revoked(_) => (ReasonCode::NotAuthorized, Some("identity is no longer valid")),
@@ -36,7 +36,12 @@ impl CloseReason {
     fn fires_will(&self) -> bool {
         match self {
             Self::ClientDisconnected(reason) => *reason != ReasonCode::Success,
-            Self::Refused(_) | Self::Denied | Self::SvidExpired | Self::Revoked(_) | Self::Drain => false,
+            Self::Refused(_)
+            | Self::Denied
+            | Self::NotAuthenticated
+            | Self::SvidExpired
+            | Self::Revoked(_)
+            | Self::Drain => false,
             Self::Lost(_)
             | Self::TakenOver
             | Self::KeepAlive
@@ -187,6 +192,7 @@ impl Broker {
     /// Ends every session of these identities, and of no other.
     pub fn handle_revoked(&mut self, revocation: &Revocation, now: Now) {
         for identity in &revocation.identities {
+            self.end_candidates(ReasonCode::NotAuthorized, |peer| peer.id() == identity, now);
             let keys: Vec<Key> =
                 self.by_identity.get(identity).into_iter().flat_map(|own| own.values().copied()).collect();
             for key in keys {
@@ -219,8 +225,9 @@ impl Broker {
 
     /// Ends one connection whose proof no longer stands while its identity does; no will fires.
     pub fn handle_proof_ended(&mut self, conn: ConnId, reason: &Arc<str>, now: Now) {
-        if let Some(&key) = self.conns.get(&conn) {
-            self.cut(key, CloseReason::Revoked(Arc::clone(reason)), now);
+        match self.conns.get(&conn) {
+            Some(&key) => self.cut(key, CloseReason::Revoked(Arc::clone(reason)), now),
+            None => self.end_candidate(conn, ReasonCode::NotAuthorized, now),
         }
     }
 
@@ -240,6 +247,7 @@ impl Broker {
     /// Ends every connection for a planned stop; no will fires, and new connections are refused.
     pub fn handle_drain(&mut self, now: Now) {
         self.draining = true;
+        self.end_candidates(ReasonCode::ServerUnavailable, |_| true, now);
         for key in self.sessions.keys() {
             self.cut(key, CloseReason::Drain, now);
         }

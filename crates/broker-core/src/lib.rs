@@ -8,6 +8,7 @@
 mod ack;
 mod alias;
 mod audit;
+mod auth;
 mod authority;
 mod broker;
 mod clockwork;
@@ -37,11 +38,13 @@ mod snapshot;
 mod standing;
 mod subscribe;
 mod subscription;
+mod sys;
 mod timers;
 mod trie;
 mod will;
 
 pub use audit::{AuditEvent, AuditKind, Stage};
+pub use auth::{AuthOutcome, AuthRequest};
 pub use broker::Broker;
 pub use effect::{CloseCause, CloseReason, ConnId, ConnIdHasher, Delivery, Effect, Now, Revocation};
 pub use ledger::StoreTrouble;
@@ -54,3 +57,4 @@ pub use record::{
 };
 pub use restore::Restored;
 pub use snapshot::{SessionSnapshot, SessionState};
+pub use sys::{SysFacts, SysTopics};

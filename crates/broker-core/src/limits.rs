@@ -12,12 +12,15 @@
 //!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
 //! - **Disk** (see [`crate::StoreTrouble`]): a message that would have to be stored is refused with 0x97 (5.0), or
 //!   its acknowledgement waits (3.1.1); what was acknowledged stays.
+//! - **Authentication exchanges** count as connections; who does not end its own within `auth_timeout` is
+//!   refused (0x87).
 //! - **Subscriptions, sessions, connections**: the request is refused with 0x97, a filter with too many
 //!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
 
 use crate::record::Durability;
 use mqtt_proto::TopicName;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What to do with a denied PUBLISH of a 3.1.1 client, which cannot be told.
@@ -76,6 +79,10 @@ pub struct Config {
     pub retained_bytes_max: usize,
     /// Longest session expiry; longer requests are lowered and the CONNACK says so.
     pub session_expiry_max: Duration,
+    /// Methods of enhanced authentication that the shell's authenticator knows; others are refused (0x8C).
+    pub auth_methods: Vec<Arc<str>>,
+    /// Time from CONNECT to the end of its authentication exchange.
+    pub auth_timeout: Duration,
     /// Session expiry of 3.1.1 clients without clean session.
     pub session_expiry_v311: Duration,
     /// Longest keep alive in seconds (5.0: Server Keep Alive); `None` leaves it to the client.
@@ -114,6 +121,8 @@ impl Default for Config {
             retained_bytes_max: 64 * 1024 * 1024,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
             session_expiry_v311: Duration::from_secs(24 * 3600),
+            auth_methods: Vec::new(),
+            auth_timeout: Duration::from_secs(10),
             keep_alive_max_secs: None,
             denied_publish_v311: DeniedPublish::Drop,
             purge_revoked: true,

@@ -15,6 +15,12 @@ pub struct Metrics {
     pub retained_bytes: u64,
     /// Connections accepted.
     pub connects: u64,
+    /// Sessions that ended because nobody came back to them in time.
+    pub sessions_expired: u64,
+    /// Packets of any kind received from clients.
+    pub packets_in: u64,
+    /// Packets of any kind sent to clients.
+    pub packets_out: u64,
     /// Messages received from clients.
     pub messages_in: u64,
     /// Messages sent to clients.
@@ -48,6 +54,23 @@ pub struct Dropped {
     pub revoked: u64,
     /// The session ended while it waited.
     pub session_ended: u64,
+}
+
+impl Dropped {
+    /// Returns the sum over all reasons.
+    pub fn total(&self) -> u64 {
+        let Self {
+            queue_full,
+            slow_reader,
+            expired,
+            too_large,
+            no_member,
+            retained_full,
+            revoked,
+            session_ended,
+        } = self;
+        queue_full + slow_reader + expired + too_large + no_member + retained_full + revoked + session_ended
+    }
 }
 
 /// Requests denied by policy, by kind.

@@ -300,7 +300,9 @@ impl Broker {
     ) {
         let generation = self.authority.generation();
         let mut message = Message::new(publication, origin, generation, received);
-        if message.qos() != QoS::AtMostOnce || message.publication().retain {
+        // What the broker retains of itself at QoS 0 ($SYS) holds for this run.
+        let is_retained = message.publication().retain && *message.origin() != Origin::Broker;
+        if message.qos() != QoS::AtMostOnce || is_retained {
             self.wake(durability);
             self.out.ledger.prepare(&mut message, durability);
         }

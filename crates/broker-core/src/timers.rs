@@ -1,5 +1,6 @@
 //! What is due when, on the monotonic clock.
 
+use crate::ConnId;
 use crate::slab::Key;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,6 +13,8 @@ pub(crate) enum Due {
     SvidExpiry(Key),
     Will(Key),
     SessionEnd(Key),
+    /// The exchange of a connection without CONNACK.
+    Exchange(ConnId),
 }
 
 #[derive(Debug, Default)]

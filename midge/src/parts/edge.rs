@@ -15,7 +15,7 @@ use crate::exit::{self, WithCode};
 use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
-use midge_broker::{AuditLog, AuditWriter, Bound, Hub, Parts, Server};
+use midge_broker::{AuditLog, AuditWriter, Bound, Facts, Hub, Parts, Server};
 use midge_identity::{SpiffeId, TrustDomain};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{IdentitySource, SvidClientVerifier, TrustSource};
@@ -184,8 +184,28 @@ impl EdgeBox {
         let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&self.path("broker"))?;
         let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);
         let (clock, audit, store) = (self.clock.clone(), self.audit.clone(), Some(self.mqtt_store.clone()));
-        Server::open(&self.config.mqtt, Parts { admission: door, policy, tls, trust, clock, audit, store })
-            .await
+        let (authenticator, facts) = (None, self.facts());
+        Server::open(
+            &self.config.mqtt,
+            Parts { admission: door, policy, tls, trust, clock, audit, store, authenticator, facts },
+        )
+        .await
+    }
+
+    /// Returns what the identity server adds to `$SYS`.
+    fn facts(&self) -> Facts {
+        let issuer = self.issuer.clone();
+        Arc::new(move || {
+            let snapshot = issuer.snapshot();
+            let lease = snapshot.lease;
+            let until = lease.until.map_or_else(|| "never".to_owned(), |until| until.to_string());
+            vec![
+                ("lease/until", until),
+                ("lease/reason", lease.reason.to_string()),
+                ("lease/warning", lease.warning.to_string()),
+                ("entries/count", snapshot.entries.to_string()),
+            ]
+        })
     }
 
     fn path(&self, part: &str) -> String {
@@ -213,6 +233,13 @@ impl EdgeBox {
         listeners.extend(bound.tcp_address.map(|tcp| address("mqtt-tcp", tcp.to_string())));
         listeners
             .extend(bound.unix_path.as_ref().map(|path| address("mqtt-unix", path.display().to_string())));
+        let websocket = [
+            ("mqtt-websocket-tls", bound.websocket_tls_address),
+            ("mqtt-websocket-loopback", bound.websocket_loopback_address),
+        ];
+        listeners.extend(
+            websocket.into_iter().filter_map(|(kind, at)| at.map(|at| address(kind, at.to_string()))),
+        );
         listeners.push(address("workload-api", self.config.workload_socket().display().to_string()));
         let http = endpoints.and_then(|listener| listener.local_addr().ok());
         listeners.extend(http.map(|http| address("http", http.to_string())));

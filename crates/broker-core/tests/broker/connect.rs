@@ -150,7 +150,7 @@ fn enhanced_authentication_is_refused_by_its_method() {
     };
     let conn = world.open("press", v5("c"));
     world.send(conn, auth(Some("SCRAM")));
-    world.expect(conn, ["DISCONNECT 8C", "CLOSE Protocol(BadAuthenticationMethod)"]);
+    world.expect(conn, ["DISCONNECT 82", "CLOSE Protocol(ProtocolError)"]);
     let conn = world.open("press", v5("c"));
     world.send(conn, auth(None));
     world.expect(conn, ["DISCONNECT 82", "CLOSE Protocol(ProtocolError)"]);

@@ -8,6 +8,8 @@ mod acknowledge;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod auth;
+#[cfg(test)]
 mod connect;
 #[cfg(test)]
 mod disconnect;
@@ -49,6 +51,8 @@ mod stall;
 mod subscribe;
 #[cfg(test)]
 mod svid;
+#[cfg(test)]
+mod sys;
 #[cfg(test)]
 mod will;
 #[cfg(test)]

@@ -193,7 +193,7 @@ impl Links {
                 Effect::Send { conn, packet } => (conn, packet),
                 Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(&delivery)))),
                 Effect::Close { reason, .. } => panic!("closed: {reason:?}"),
-                Effect::Audit(_) => continue,
+                Effect::Authenticate { .. } | Effect::Audit(_) => continue,
                 Effect::Store(batch) => {
                     self.world.disk.pending.push(*batch);
                     continue;

@@ -3,8 +3,8 @@
 use crate::disk::Disk;
 use crate::order::Order;
 use broker_core::{
-    AuditEvent, AuditKind, Broker, CloseCause, Config, ConnId, Delivery, Durability, Effect, Now, Restored,
-    Revocation, SessionSnapshot,
+    AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
+    Durability, Effect, Now, Restored, Revocation, SessionSnapshot,
 };
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule};
@@ -33,6 +33,7 @@ pub(crate) struct World {
     audits: Vec<AuditEvent>,
     deliveries: Vec<(ConnId, Delivery)>,
     order: Order,
+    requests: Vec<(ConnId, AuthRequest)>,
     /// Whether clients read what they are sent.
     pub(crate) flushing: bool,
     config: Config,
@@ -78,6 +79,7 @@ impl World {
             audits: Vec::new(),
             deliveries: Vec::new(),
             order: Order::default(),
+            requests: Vec::new(),
             flushing: true,
         }
     }
@@ -207,6 +209,10 @@ impl World {
                     self.deliveries.push((conn, delivery));
                     conn
                 }
+                Effect::Authenticate { conn, request } => {
+                    self.requests.push((conn, *request));
+                    continue;
+                }
                 Effect::Close { conn, reason } => {
                     self.seen.entry(conn).or_default().push(format!("CLOSE {reason:?}"));
                     conn
@@ -223,7 +229,9 @@ impl World {
         let (conn, packet) = match effect {
             Effect::Send { conn, packet } => (conn, packet.clone()),
             Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(delivery)))),
-            Effect::Close { .. } | Effect::Audit(_) | Effect::Store(_) => return,
+            Effect::Close { .. } | Effect::Authenticate { .. } | Effect::Audit(_) | Effect::Store(_) => {
+                return;
+            }
         };
         let (version, packet_size_max) = self.shapes[conn];
         let mut bytes = bytes::BytesMut::new();
@@ -329,6 +337,21 @@ impl World {
 
     pub(crate) fn reason_strings(&mut self, conn: ConnId) -> Vec<String> {
         self.reason_strings.remove(&conn).unwrap_or_default()
+    }
+
+    /// Answers the one step of authentication that is outstanding, and returns it.
+    pub(crate) fn judge(&mut self, conn: ConnId, outcome: AuthOutcome) -> AuthRequest {
+        let requests = std::mem::take(&mut self.requests);
+        let [(of, request)] = requests.as_slice() else { panic!("{requests:?}") };
+        assert_eq!(*of, conn);
+        self.broker.handle_authenticated(conn, outcome, self.now);
+        self.drain();
+        request.clone()
+    }
+
+    /// Asserts that no step of authentication is outstanding.
+    pub(crate) fn nothing_to_judge(&self) {
+        assert_eq!(self.requests, []);
     }
 
     /// Takes every PUBLISH that was sent to anyone since it was last asked.
@@ -538,6 +561,15 @@ fn spell(packet: &Packet) -> String {
         Packet::UnsubAck(it) => reasons("UNSUBACK", it),
         Packet::Disconnect(it) => format!("DISCONNECT {:02X}", it.reason as u8),
         Packet::PingResp => "PINGRESP".to_owned(),
+        Packet::Auth(it) => {
+            let data = it.data.as_deref().map(|data| format!(" {:?}", String::from_utf8_lossy(data)));
+            format!(
+                "AUTH {:02X} {}{}",
+                it.reason as u8,
+                it.method.as_deref().unwrap(),
+                data.unwrap_or_default()
+            )
+        }
         other => panic!("a server never sends {other:?}"),
     }
 }

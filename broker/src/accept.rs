@@ -1,0 +1,193 @@
+//! Accept loops: from a socket to a connection whose peer is proven.
+
+use crate::arrivals::{Arrival, Source};
+use crate::bulk::Bulk;
+use crate::connection::{Entrance, Refused, Visit, serve};
+use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
+use midge_identity::VerifiedPeer;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// A TCP listener by what it asks of its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Tls,
+    Tcp,
+    WebsocketTls,
+    WebsocketLoopback,
+}
+
+impl Way {
+    /// Name in configuration, status and audit log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+            Self::WebsocketTls => "websocket-tls",
+            Self::WebsocketLoopback => "websocket-loopback",
+        }
+    }
+}
+
+impl Server {
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        listener: Option<TcpListener>,
+        way: Way,
+    ) -> anyhow::Result<()> {
+        let Some(listener) = listener else { return std::future::pending().await };
+        loop {
+            let Some((stream, remote)) = accepted(listener.accept().await).await else { continue };
+            self.hub.traffic().accepted();
+            let Some(place) = self.place() else { continue };
+            let arrival = self.arrivals.enter(Source::of(remote.ip())).await;
+            let this = Arc::clone(self);
+            self.tasks.spawn(async move {
+                // Small answers must not wait for more (DESIGN: 200 TLS connects take 8.4 s without).
+                stream.set_nodelay(true).unwrap_or_default();
+                if let Err(refused) = this.welcome(stream, remote, way, arrival).await {
+                    this.refuse(way.name(), &remote.to_string(), &refused);
+                }
+                drop(place);
+            });
+        }
+    }
+
+    pub(crate) async fn accept_unix(self: &Arc<Self>, listener: Option<UnixListener>) -> anyhow::Result<()> {
+        let Some(listener) = listener else { return std::future::pending().await };
+        loop {
+            let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
+            self.hub.traffic().accepted();
+            let Some((pid, uid, gid)) = credentials(&stream) else { continue };
+            let Some(place) = self.place() else { continue };
+            let arrival = self.arrivals.enter(Source::User(uid)).await;
+            let this = Arc::clone(self);
+            self.tasks.spawn(async move {
+                let origin = LocalOrigin::Unix { pid, uid, gid };
+                let served = match this.attest(origin, &arrival).await {
+                    Ok(claims) => this.run(stream, Entrance::Local(claims), arrival).await,
+                    Err(refusal) => Err(refusal.into()),
+                };
+                if let Err(refused) = served {
+                    this.refuse("unix", &format!("pid {pid} uid {uid}"), &refused);
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn welcome(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+        way: Way,
+        arrival: Arrival,
+    ) -> Result<(), Refused> {
+        match way {
+            Way::Tls => {
+                let (stream, peer) = self.shake(stream, &arrival).await?;
+                self.run(stream, Entrance::Verified(peer), arrival).await
+            }
+            Way::Tcp => {
+                let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
+                self.run(stream, Entrance::Local(claims), arrival).await
+            }
+            // Boxed: else every connection would be as large as one over WebSocket.
+            Way::WebsocketTls => {
+                Box::pin(async {
+                    let (stream, peer) = self.shake(stream, &arrival).await?;
+                    let stream = arrival.within(self.upgrade(stream)).await??;
+                    self.run(stream, Entrance::Verified(peer), arrival).await
+                })
+                .await
+            }
+            Way::WebsocketLoopback => {
+                Box::pin(async {
+                    let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
+                    let stream = arrival.within(self.upgrade(stream)).await??;
+                    self.run(stream, Entrance::Local(claims), arrival).await
+                })
+                .await
+            }
+        }
+    }
+
+    /// Shakes hands with a client that has to show its SVID.
+    async fn shake(
+        &self,
+        stream: TcpStream,
+        arrival: &Arrival,
+    ) -> Result<(TlsStream<Bulk<TcpStream>>, VerifiedPeer), Refusal> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.parts.tls));
+        let shaken = arrival.in_turns(acceptor.accept(Bulk::new(stream))).await;
+        let stream = shaken?.map_err(|error| {
+            let reason =
+                midge_pki::rejection_of(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Refusal(format!("TLS handshake: {reason}"))
+        })?;
+        let peer = midge_pki::peer_of(stream.get_ref().1, &*self.parts.trust);
+        Ok((stream, peer.map_err(|rejection| Refusal(rejection.to_string()))?))
+    }
+
+    async fn attest(&self, origin: LocalOrigin, arrival: &Arrival) -> Result<Box<dyn LocalClaims>, Refusal> {
+        arrival.within(self.parts.admission.attest(origin)).await?
+    }
+
+    async fn upgrade<S>(&self, stream: S) -> Result<websocket::Frames<S>, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        websocket::accept(stream, &self.origins, self.limits.codec.packet_bytes_max).await
+    }
+
+    async fn run<S>(&self, stream: S, entrance: Entrance, arrival: Arrival) -> Result<(), Refused>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        serve(&self.hub, &*self.parts.admission, stream, Visit { entrance, arrival, limits: &self.limits })
+            .await
+    }
+
+    fn refuse(&self, listener: &str, remote: &str, refused: &Refused) {
+        self.hub.refused(listener, remote, refused.client_id.as_deref(), &refused.refusal);
+    }
+
+    /// Beyond what connections and arrivals together may be, a socket is closed at once: each costs a
+    /// file descriptor, and the process must keep some for itself.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.sockets).try_acquire_owned().ok()
+    }
+}
+
+fn local_origin(stream: &TcpStream, peer: SocketAddr) -> Result<LocalOrigin, Refusal> {
+    let local = stream.local_addr().map_err(|error| Refusal(error.to_string()))?;
+    Ok(LocalOrigin::Tcp { peer, local })
+}
+
+fn credentials(stream: &UnixStream) -> Option<(u32, u32, u32)> {
+    let credentials = stream.peer_cred().ok()?;
+    Some((u32::try_from(credentials.pid()?).ok()?, credentials.uid(), credentials.gid()))
+}
+
+/// Running out of file descriptors must not end the listener nor spin: it passes when clients go.
+async fn accepted<T>(result: std::io::Result<T>) -> Option<T> {
+    match result {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            tracing::debug!(%error, "accept failed");
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::Interrupted
+            ) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The server on real sockets: every way in, what clients are told, and peers that mean no good.
+
+#[cfg(test)]
+mod auth;
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod house;
+#[cfg(test)]
+mod sys;
+#[cfg(test)]
+mod websocket;
