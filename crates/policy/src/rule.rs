@@ -167,13 +167,18 @@ impl Rule {
     /// Returns the rule that a registration entry's grants make for its identity.
     pub fn grant(entry_id: &str, id: &SpiffeId, publish: &[String], subscribe: &[String]) -> Self {
         Self {
-            name: format!("entry/{entry_id}"),
+            name: Self::grant_name(entry_id),
             id: id.to_string(),
             publish: publish.to_vec(),
             subscribe: subscribe.to_vec(),
             source: RuleSource::Entry,
             ..Self::default()
         }
+    }
+
+    /// Returns the name of the rule that a registration entry's grants make.
+    pub(crate) fn grant_name(entry_id: &str) -> String {
+        format!("entry/{entry_id}")
     }
 
     /// Returns the rule with another source.

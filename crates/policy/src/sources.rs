@@ -1,7 +1,6 @@
 //! Where rules come from: files, the built-in ones, the cloud, and the grants of registration entries.
 
 use crate::{CheckedRule, DEFAULT_POLICY, DEFAULT_POLICY_NAME, Policy, PolicyError, Rule, RuleSource};
-use midge_identity::SpiffeId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use std::sync::Arc;
 pub struct Sources {
     files: Vec<CheckedRule>,
     cloud: Vec<CheckedRule>,
+    /// By the name of the rule.
     grants: HashMap<Arc<str>, CheckedRule>,
     policy: Arc<Policy>,
 }
@@ -67,41 +67,31 @@ impl Sources {
         Ok(())
     }
 
-    /// Adds or replaces what a registration entry grants its identity. Costs that grant alone, however
-    /// many others there are.
-    ///
-    /// # Errors
-    /// Every fault found, when there is one. What the entry granted before holds on.
-    pub fn set_grant(
+    /// Adds or replaces grants, made by [`Rule::grant`], and removes those of the entries that are gone.
+    /// Costs these grants alone, however many others there are. A faulty one is left out and told; what
+    /// its entry granted before holds on.
+    pub fn set_grants<'a>(
         &mut self,
-        entry_id: &str,
-        id: &SpiffeId,
-        publish: &[String],
-        subscribe: &[String],
-    ) -> Result<(), Vec<PolicyError>> {
-        if publish.is_empty() && subscribe.is_empty() {
-            self.remove_grant(entry_id);
-            return Ok(());
+        grants: &[Rule],
+        gone: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<PolicyError> {
+        let (mut before, mut after, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        before.extend(gone.into_iter().filter_map(|entry| self.grants.remove(&*Rule::grant_name(entry))));
+        for grant in grants {
+            let grant = grant.clone().from_source(RuleSource::Entry);
+            match grant.check() {
+                Ok(rule) => {
+                    before.extend(self.grants.insert(Arc::clone(rule.name().text()), rule.clone()));
+                    after.push(rule);
+                }
+                Err(mut found) => errors.append(&mut found),
+            }
         }
-        let known = self.grants.get(entry_id).cloned();
-        let rule = checked(&[Rule::grant(entry_id, id, publish, subscribe)], known.as_slice())?;
-        self.policy = self.with(known.as_slice(), &rule)?;
-        self.grants.extend(rule.into_iter().map(|rule| (entry_id.into(), rule)));
-        Ok(())
-    }
-
-    /// Removes what a registration entry grants; nothing happens when it grants nothing.
-    pub fn remove_grant(&mut self, entry_id: &str) {
-        if let Some(rule) = self.grants.remove(entry_id)
-            && let Ok(policy) = self.with(&[rule], &[])
-        {
-            self.policy = policy;
+        match self.with(&before, &after) {
+            Ok(policy) => self.policy = policy,
+            Err(mut found) => errors.append(&mut found),
         }
-    }
-
-    /// The entries that grant something.
-    pub fn granting(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.grants.keys()
+        errors
     }
 
     /// Returns the policy with some rules in place of others: the same one when these are the same.

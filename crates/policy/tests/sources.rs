@@ -28,6 +28,10 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
+fn grant(entry: &str, publish: &str) -> Rule {
+    Rule::grant(entry, &id(APP), &owned(&[publish]), &[])
+}
+
 const APP: &str = "spiffe://td/edge/n/app/x";
 const ALL: &str = "spiffe://td/**";
 
@@ -35,7 +39,7 @@ const ALL: &str = "spiffe://td/**";
 fn the_rule_that_is_named_is_the_first_by_precedence() {
     let mut sources = Sources::default();
     let cloud = Rule { name: "c".into(), id: ALL.into(), publish: owned(&["t"]), ..Rule::default() };
-    sources.set_grant("e1", &id(APP), &owned(&["t"]), &[]).unwrap();
+    assert_eq!(sources.set_grants(&[grant("e1", "t")], []), []);
     assert_eq!(named(sources.policy(), APP, "t").unwrap(), "`entry/e1` (registration entry)");
     sources.set_cloud(&[cloud]).unwrap();
     assert_eq!(named(sources.policy(), APP, "t").unwrap(), "`c` (from the cloud)");
@@ -68,7 +72,7 @@ fn a_faulty_source_changes_nothing() {
     );
     let bad = Rule { name: "c".into(), id: "td".into(), publish: owned(&["t"]), ..Rule::default() };
     assert!(sources.set_cloud(&[bad]).is_err());
-    assert!(sources.set_grant("e", &id(APP), &owned(&["+x"]), &[]).is_err());
+    assert_eq!(sources.set_grants(&[grant("e", "+x")], []).len(), 1);
     assert!(Arc::ptr_eq(&before, sources.policy()));
     assert!(named(sources.policy(), APP, "t").is_some());
 }
@@ -80,7 +84,7 @@ fn what_did_not_change_touches_nobody() {
     sources.set_files(&[("a.toml", &file)], false).unwrap();
     let first = Arc::clone(sources.policy());
     sources.set_files(&[("a.toml", &file)], false).unwrap();
-    sources.remove_grant("none");
+    assert_eq!(sources.set_grants(&[], ["none"]), []);
     assert!(Arc::ptr_eq(&first, sources.policy()), "the same again is no change");
 
     sources.set_files(&[("a.toml", &format!("# A comment.\n{file}"))], false).unwrap();
@@ -88,14 +92,16 @@ fn what_did_not_change_touches_nobody() {
     assert!(sources.policy().touched_since(&first).is_empty(), "a rule that moved says the same");
 
     let before = Arc::clone(sources.policy());
-    sources.set_grant("e1", &id(APP), &owned(&["u"]), &[]).unwrap();
+    assert_eq!(sources.set_grants(&[grant("e1", "u")], []), []);
     let touched = sources.policy().touched_since(&before);
     assert_eq!(touched.ids().collect::<Vec<_>>(), [&id(APP)]);
     assert!(!touched.has_patterns() && touched.touches(&id(APP)) && !touched.touches(&id("spiffe://td/y")));
     assert!(named(sources.policy(), APP, "u").is_some());
-    sources.set_grant("e1", &id(APP), &[], &[]).unwrap();
+    assert_eq!(sources.set_grants(&[grant("e2", "v"), grant("e1", "#x")], []).len(), 1);
+    assert!(named(sources.policy(), APP, "u").is_some(), "a faulty grant leaves what was granted before");
+    assert!(named(sources.policy(), APP, "v").is_some(), "and the others count");
+    assert_eq!(sources.set_grants(&[], ["e1", "e2"]), []);
     assert!(named(sources.policy(), APP, "u").is_none());
-    assert_eq!(sources.granting().count(), 0);
     assert!(sources.policy().touched_since(&before).is_empty());
 
     sources.set_files(&[("a.toml", &rule("r", "spiffe://td/edge/*/app/*", "t"))], false).unwrap();

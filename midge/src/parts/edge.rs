@@ -47,7 +47,7 @@ pub(crate) struct EdgeBox {
 /// Runs the box until it is asked to stop.
 pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let started = Instant::now();
-    let fixed = file_rules(&config.policy).code(exit::CONFIG)?;
+    let rules = file_rules(&config.policy).code(exit::CONFIG)?;
     limits::raise_open_files();
     let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
     // Bound before anything is made or served: a port in use is an error of the start.
@@ -66,7 +66,7 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     if node.config.open_to_own_uid {
         open::allow_own_uid(&node).await?;
     }
-    node.serve(fixed, admin, bound, endpoints, audit_writer).await
+    node.serve(rules, admin, bound, endpoints, audit_writer).await
 }
 
 fn issuer_config(config: &EdgeConfig) -> anyhow::Result<IssuerConfig> {
@@ -82,7 +82,7 @@ fn issuer_config(config: &EdgeConfig) -> anyhow::Result<IssuerConfig> {
 impl EdgeBox {
     async fn serve(
         self,
-        fixed: Vec<midge_policy::CheckedRule>,
+        files: midge_policy::Sources,
         admin: AdminSocket,
         bound: Bound,
         endpoints: Option<TcpListener>,
@@ -99,7 +99,7 @@ impl EdgeBox {
         let rules = cloud.rules();
         let handed = Arc::clone(&rules.borrow());
         let (policy_task, policy) =
-            PolicyTask::new(fixed, &self.issuer.view(), &handed, self.problems.clone());
+            PolicyTask::new(files, &self.issuer.view(), &handed, self.problems.clone());
         let server = self.server(Arc::new(door), policy.clone()).await.code(exit::IO)?;
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());

@@ -1,13 +1,13 @@
-//! The policy of an edge: built-in rules, files, rules from the cloud, grants of entries. Deny
-//! wins over allow whatever the source, so their order does not matter.
+//! The policy of an edge: built-in rules, files, rules from the cloud, grants of entries. How they
+//! count together is `midge_policy::Sources`.
 
 use super::problems::{Problem, Problems};
 use crate::config::PolicyConfig;
 use anyhow::Context as _;
 use issuer_core::RegistrationEntry;
 use midge_issuer::IssuerView;
-use midge_policy::{CheckedRule, DEFAULT_POLICY, Policy, PolicyError, Rule};
-use std::collections::HashMap;
+use midge_policy::{Policy, PolicyError, Rule, Sources};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -15,16 +15,18 @@ use tokio::sync::watch;
 /// Rules that the cloud handed out, as last synced.
 pub(crate) type CloudRules = Arc<Vec<Rule>>;
 
-/// Reads the rules of the configuration: built-in ones and those of the directory.
-pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<Vec<CheckedRule>> {
-    let mut rules = Vec::new();
-    if config.builtin {
-        rules.extend(parse(DEFAULT_POLICY, "built-in")?);
+/// Reads the rules of the configuration: those of the directory and built-in ones.
+pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<Sources> {
+    let mut files = Vec::new();
+    for file in config.dir.as_deref().map(policy_files).transpose()?.unwrap_or_default() {
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        files.push((file.display().to_string(), text));
     }
-    if let Some(dir) = &config.dir {
-        rules.extend(dir_rules(dir)?);
-    }
-    Ok(rules)
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (&**name, &**text)).collect();
+    let mut sources = Sources::default();
+    sources.set_files(&files, config.builtin).map_err(|errors| anyhow::Error::msg(listed(&errors)))?;
+    Ok(sources)
 }
 
 /// Returns the policy files of a directory in the order in which they are read.
@@ -41,32 +43,17 @@ pub(crate) fn policy_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn dir_rules(dir: &Path) -> anyhow::Result<Vec<CheckedRule>> {
-    let mut rules = Vec::new();
-    for file in policy_files(dir)? {
-        let text =
-            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        rules.extend(parse(&text, &file.display().to_string())?);
-    }
-    Ok(rules)
-}
-
-fn parse(text: &str, file: &str) -> anyhow::Result<Vec<CheckedRule>> {
-    let rules = Rule::from_toml_str(text, file).map_err(|errors| anyhow::Error::msg(listed(&errors)))?;
-    let checked: Result<Vec<_>, _> = rules.iter().map(Rule::check).collect();
-    checked.map_err(|errors| anyhow::Error::msg(listed(&errors)))
-}
-
 fn listed(errors: &[PolicyError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Keeps the policy in step with entries and cloud rules.
 pub(crate) struct PolicyTask {
-    fixed: Vec<CheckedRule>,
-    grants: HashMap<String, (Arc<RegistrationEntry>, CheckedRule)>,
-    current: Vec<CheckedRule>,
-    epoch: u64,
+    sources: Sources,
+    cloud: CloudRules,
+    cloud_faults: Vec<PolicyError>,
+    /// Entries that grant something, as last taken over, with the faults of their grants.
+    entries: HashMap<String, (Arc<RegistrationEntry>, Vec<PolicyError>)>,
     sender: watch::Sender<Arc<Policy>>,
     problems: Problems,
 }
@@ -74,14 +61,14 @@ pub(crate) struct PolicyTask {
 impl PolicyTask {
     /// Returns the task and where its policies appear; the first one is complete already.
     pub(crate) fn new(
-        fixed: Vec<CheckedRule>,
+        sources: Sources,
         view: &IssuerView,
         cloud: &CloudRules,
         problems: Problems,
     ) -> (Self, watch::Receiver<Arc<Policy>>) {
-        let (sender, receiver) = watch::channel(Arc::new(Policy::deny_all()));
-        let (grants, current) = (HashMap::new(), Vec::new());
-        let mut task = Self { fixed, grants, current, epoch: 0, sender, problems };
+        let (sender, receiver) = watch::channel(Arc::clone(sources.policy()));
+        let (entries, none) = (HashMap::new(), CloudRules::default());
+        let mut task = Self { sources, cloud: none, cloud_faults: Vec::new(), entries, sender, problems };
         task.update(view, cloud);
         (task, receiver)
     }
@@ -104,49 +91,44 @@ impl PolicyTask {
         }
     }
 
-    /// A faulty rule is left out, loudly; it never changes what the others say.
+    /// What is faulty changes nothing, loudly: neither the cloud's rules nor a grant.
     fn update(&mut self, view: &IssuerView, cloud: &CloudRules) {
-        let mut faults = Vec::new();
-        let mut rules = self.fixed.clone();
-        for rule in cloud.iter() {
-            match rule.check() {
-                Ok(rule) => rules.push(rule),
-                Err(errors) => faults.extend(errors),
-            }
+        if self.cloud != *cloud {
+            self.cloud_faults = self.sources.set_cloud(cloud).err().unwrap_or_default();
+            self.cloud = Arc::clone(cloud);
         }
-        let mut grants = HashMap::with_capacity(self.grants.len());
-        for entry in view.entries.iter().filter(|entry| has_grants(entry)) {
-            match self.grant(entry) {
-                Ok(rule) => {
-                    rules.push(rule.clone());
-                    grants.insert(entry.id.clone(), (Arc::clone(entry), rule));
-                }
-                Err(errors) => faults.extend(errors),
-            }
+        self.update_grants(view);
+        if !Arc::ptr_eq(&self.sender.borrow(), self.sources.policy()) {
+            let policy = Arc::clone(self.sources.policy());
+            tracing::debug!(epoch = policy.epoch(), rules = policy.rules(), "policy");
+            self.sender.send_replace(policy);
         }
-        self.grants = grants;
-        if rules != self.current || self.epoch == 0 {
-            match Policy::of(rules.iter().cloned(), self.epoch + 1) {
-                Ok(policy) => {
-                    self.epoch += 1;
-                    self.current = rules;
-                    tracing::debug!(epoch = self.epoch, rules = policy.rules(), "policy");
-                    self.sender.send_replace(Arc::new(policy));
-                }
-                Err(errors) => faults.extend(errors),
-            }
-        }
+        let of_entries = self.entries.values().flat_map(|(_, faults)| faults);
+        let faults: Vec<PolicyError> = self.cloud_faults.iter().chain(of_entries).cloned().collect();
         let problem = (!faults.is_empty()).then(|| Problem {
             what: format!("policy: {}", listed(&faults)),
-            remedy: "correct the rule at its source; until then it is left out".into(),
+            remedy: "correct the rule at its source; until then what held before holds on".into(),
         });
         self.problems.set("policy", problem);
     }
 
-    fn grant(&self, entry: &Arc<RegistrationEntry>) -> Result<CheckedRule, Vec<PolicyError>> {
-        match self.grants.get(&entry.id) {
-            Some((known, rule)) if Arc::ptr_eq(known, entry) || known == entry => Ok(rule.clone()),
-            _ => Rule::grant(&entry.id, &entry.spiffe_id, &entry.publish, &entry.subscribe).check(),
+    fn update_grants(&mut self, view: &IssuerView) {
+        let known = |entry: &Arc<RegistrationEntry>| {
+            self.entries.get(&entry.id).is_some_and(|(known, _)| Arc::ptr_eq(known, entry) || known == entry)
+        };
+        let granting = || view.entries.iter().filter(|entry| has_grants(entry));
+        let come: Vec<_> = granting().filter(|entry| !known(entry)).cloned().collect();
+        let there: HashSet<&str> = granting().map(|entry| &*entry.id).collect();
+        let gone: Vec<String> = self.entries.keys().filter(|id| !there.contains(&***id)).cloned().collect();
+        let grant = |e: &Arc<RegistrationEntry>| Rule::grant(&e.id, &e.spiffe_id, &e.publish, &e.subscribe);
+        let grants: Vec<Rule> = come.iter().map(grant).collect();
+        let faults = self.sources.set_grants(&grants, gone.iter().map(String::as_str));
+        for id in &gone {
+            self.entries.remove(id);
+        }
+        for (entry, grant) in come.into_iter().zip(&grants) {
+            let own = faults.iter().filter(|fault| fault.rule.as_deref() == Some(&*grant.name)).cloned();
+            self.entries.insert(entry.id.clone(), (entry, own.collect()));
         }
     }
 }
