@@ -74,7 +74,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
             return CONFIG;
         }
         if let Some(bind) = cause.downcast_ref::<midge_broker::BindError>() {
-            return if matches!(bind, midge_broker::BindError::NotLoopback(_)) {
+            return if matches!(bind, midge_broker::BindError::NotLoopback { .. }) {
                 CONFIG
             } else {
                 UNAVAILABLE
