@@ -105,7 +105,7 @@ impl World {
                     encode_publish(&publish, Version::V311, &mut out[index(conn)]).unwrap();
                 }
                 Effect::Close { .. } => panic!("a client was cut"),
-                Effect::Audit(_) | Effect::Store(_) => {}
+                _ => {}
             }
         }
         for (n, bytes) in out.iter_mut().enumerate() {
