@@ -2,10 +2,12 @@
 //!
 //! rustls asks for 4 KiB at a time, which under load is one system call for a handful of packets.
 
+use bytes::{Buf as _, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// Bytes asked of the socket at once, while it gives as many as rustls asks for.
 const BULK_BYTES: usize = 64 * 1024;
@@ -14,38 +16,14 @@ const BULK_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Bulk<S> {
     socket: S,
-    ahead: Option<Ahead>,
+    ahead: BytesMut,
     /// Whether the last read got all it asked for.
     is_busy: bool,
 }
 
-#[derive(Debug)]
-struct Ahead {
-    bytes: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
-
 impl<S> Bulk<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, ahead: None, is_busy: false }
-    }
-}
-
-impl Ahead {
-    fn new() -> Self {
-        Self { bytes: vec![0; BULK_BYTES].into(), start: 0, end: 0 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    fn give(&mut self, buf: &mut ReadBuf<'_>) {
-        let waiting = self.bytes.get(self.start..self.end).unwrap_or_default();
-        let given = waiting.get(..waiting.len().min(buf.remaining())).unwrap_or_default();
-        buf.put_slice(given);
-        self.start += given.len();
+        Self { socket, ahead: BytesMut::new(), is_busy: false }
     }
 }
 
@@ -56,26 +34,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bulk<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { socket, ahead, is_busy } = &mut *self;
-        if let Some(read) = ahead.as_mut().filter(|ahead| !ahead.is_empty()) {
-            read.give(buf);
-            return Poll::Ready(Ok(()));
+        if ahead.is_empty() {
+            if !*is_busy {
+                ready!(Pin::new(socket).poll_read(cx, buf))?;
+                *is_busy = buf.remaining() == 0;
+                return Poll::Ready(Ok(()));
+            }
+            ahead.reserve(BULK_BYTES);
+            let Poll::Ready(result) = poll_read_buf(Pin::new(socket), cx, ahead) else {
+                *ahead = BytesMut::new();
+                return Poll::Pending;
+            };
+            *is_busy = result? >= buf.remaining();
         }
-        if !*is_busy {
-            *ahead = None;
-            ready!(Pin::new(socket).poll_read(cx, buf))?;
-            *is_busy = buf.remaining() == 0;
-            return Poll::Ready(Ok(()));
+        let count = ahead.len().min(buf.remaining());
+        buf.put_slice(ahead.get(..count).unwrap_or_default());
+        ahead.advance(count);
+        if ahead.is_empty() && !*is_busy {
+            *ahead = BytesMut::new();
         }
-        let read = ahead.get_or_insert_with(Ahead::new);
-        let mut into = ReadBuf::new(&mut read.bytes);
-        let Poll::Ready(result) = Pin::new(socket).poll_read(cx, &mut into) else {
-            *ahead = None;
-            return Poll::Pending;
-        };
-        (read.start, read.end) = (0, into.filled().len());
-        *is_busy = read.end >= buf.remaining();
-        read.give(buf);
-        Poll::Ready(result)
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -127,7 +105,7 @@ mod tests {
             read = near.read(&mut chunk) => read.is_err(),
             () = std::future::ready(()) => true,
         };
-        assert!(idle && near.ahead.is_none());
+        assert!(idle && near.ahead.capacity() == 0);
 
         far.write_all(b"little").await.unwrap();
         assert_eq!(near.read(&mut chunk).await.unwrap(), 6);

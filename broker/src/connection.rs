@@ -18,6 +18,8 @@ const READ_BYTES: usize = 2 * 1024;
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// Encoded bytes gathered before one write.
 const WRITE_BYTES: usize = 64 * 1024;
+/// Pieces that are written as they are; smaller ones are gathered.
+const LARGE_BYTES: usize = 16 * 1024;
 /// Written bytes that are reported to the core at once: far below what it lets a connection wait for.
 const FLUSHED_BYTES: usize = 32 * 1024;
 /// How long a peer may take to accept its last bytes.
@@ -253,26 +255,23 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
     /// Writes packets in few large pieces.
     async fn frames(&mut self, frames: &Frames) -> io::Result<()> {
         let mut gathered = BytesMut::new();
-        let mut start = 0;
-        for (end, payload) in &frames.shared {
-            gathered.extend_from_slice(frames.bytes.get(start..*end).unwrap_or_default());
-            start = *end;
-            if payload.len() < WRITE_BYTES {
-                gathered.extend_from_slice(payload);
+        for piece in &frames.pieces {
+            let is_large = piece.len() >= LARGE_BYTES;
+            if !is_large {
+                gathered.extend_from_slice(piece);
             }
-            if gathered.len() >= WRITE_BYTES || payload.len() >= WRITE_BYTES {
+            if is_large || gathered.len() >= WRITE_BYTES {
                 self.piece(&gathered).await?;
                 gathered.clear();
             }
-            if payload.len() >= WRITE_BYTES {
-                self.piece(payload).await?;
+            if is_large {
+                self.piece(piece).await?;
             }
         }
-        let rest = frames.bytes.get(start..).unwrap_or_default();
         if gathered.is_empty() {
-            return self.piece(rest).await;
+            return self.piece(&frames.last).await;
         }
-        gathered.extend_from_slice(rest);
+        gathered.extend_from_slice(&frames.last);
         self.piece(&gathered).await
     }
 

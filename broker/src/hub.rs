@@ -186,9 +186,13 @@ impl Hub {
     }
 
     pub(crate) fn packets(&self, conn: ConnId, packets: impl Iterator<Item = Packet>) {
-        self.enter(|broker, now| {
+        self.enter_inner(|inner, now| {
             for packet in packets {
-                broker.handle_packet(conn, packet, now);
+                inner.broker.handle_packet(conn, packet, now);
+                // At once, while what they refer to is in the processor's cache.
+                while let Some(effect) = inner.broker.poll_immediate() {
+                    self.execute(inner, effect);
+                }
             }
         });
     }
@@ -308,10 +312,16 @@ impl Hub {
     }
 
     fn enter_storing<R>(&self, act: impl FnOnce(&mut Broker, StoreTrouble, Now) -> R) -> R {
+        self.enter_inner(|inner, now| {
+            let trouble = inner.storing.trouble();
+            act(&mut inner.broker, trouble, now)
+        })
+    }
+
+    fn enter_inner<R>(&self, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
         let now = Now { mono: self.0.started.elapsed(), wall: self.0.clock.now() };
         let mut inner = self.0.inner.lock();
-        let trouble = inner.storing.trouble();
-        let result = act(&mut inner.broker, trouble, now);
+        let result = act(&mut inner, now);
         while let Some(effect) = inner.broker.poll_effect() {
             self.execute(&mut inner, effect);
         }

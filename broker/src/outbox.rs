@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 /// Payloads above this are shared by their receivers until they are written: copying them under the
 /// lock would hold up all others, and slow readers would hold a copy each.
 const COPY_BYTES_MAX: usize = 2 * 1024;
-/// Most bytes reserved at once for packets that may follow.
-const RESERVE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of packets in one piece of memory: growing further would copy them again and again.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// One thing to send.
 #[derive(Debug)]
@@ -24,27 +24,48 @@ pub(crate) enum Outgoing {
 /// Encoded packets in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
-    pub(crate) bytes: BytesMut,
-    /// Payloads, each with the place in `bytes` behind which it follows.
-    pub(crate) shared: Vec<(usize, Bytes)>,
+    /// What comes first: full pieces, and payloads that are shared.
+    pub(crate) pieces: Vec<Bytes>,
+    /// What comes last.
+    pub(crate) last: BytesMut,
 }
 
 impl Frames {
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.last.is_empty() && self.pieces.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.last.len()
+    }
+
+    /// Makes room for one more packet, of about so many bytes.
+    fn make_room(&mut self, bytes: usize) {
+        if self.last.len() + bytes > self.last.capacity() && self.last.capacity() >= PIECE_BYTES / 2 {
+            self.end_piece(PIECE_BYTES);
+        }
+    }
+
+    fn end_piece(&mut self, next: usize) {
+        let full = std::mem::replace(&mut self.last, BytesMut::with_capacity(next));
+        if !full.is_empty() {
+            self.pieces.push(full.freeze());
+        }
     }
 
     fn push(&mut self, item: &Outgoing, version: Version) -> Result<(), EncodeError> {
         let delivery = match item {
-            Outgoing::Packet(packet) => return mqtt_proto::encode(packet, version, &mut self.bytes),
+            Outgoing::Packet(packet) => return mqtt_proto::encode(packet, version, &mut self.last),
             Outgoing::Delivery(delivery) => delivery,
         };
         let publish = publish(delivery);
         if publish.payload.len() <= COPY_BYTES_MAX {
-            return mqtt_proto::encode_publish(&publish, version, &mut self.bytes);
+            self.make_room(delivery.bytes());
+            return mqtt_proto::encode_publish(&publish, version, &mut self.last);
         }
-        mqtt_proto::encode_publish_head(&publish, version, &mut self.bytes)?;
-        self.shared.push((self.bytes.len(), delivery.message.publication().payload.clone()));
+        mqtt_proto::encode_publish_head(&publish, version, &mut self.last)?;
+        self.end_piece(0);
+        self.pieces.push(delivery.message.publication().payload.clone());
         Ok(())
     }
 }
@@ -94,8 +115,8 @@ impl Outbox {
         }
         let was_empty = state.frames.is_empty();
         if was_empty {
-            let usual = state.usual.min(RESERVE_BYTES_MAX);
-            state.frames.bytes.reserve(usual);
+            let usual = state.usual.min(PIECE_BYTES);
+            state.frames.last.reserve(usual);
         }
         match state.frames.push(item, self.version) {
             Ok(()) => state.bytes = state.bytes.saturating_add(bytes),
@@ -128,7 +149,7 @@ impl Outbox {
                 if !state.frames.is_empty() || state.closed.is_some() {
                     let frames = std::mem::take(&mut state.frames);
                     let bytes = std::mem::take(&mut state.bytes);
-                    state.usual = frames.bytes.len().max(state.usual / 2);
+                    state.usual = frames.len().max(state.usual / 2);
                     return Ok(Batch { frames, bytes, closed: state.closed.clone() });
                 }
                 if let Some(error) = state.broken {

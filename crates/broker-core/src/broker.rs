@@ -138,8 +138,14 @@ impl Broker {
     /// Publishes a message of the broker itself (`$SYS`, `$identity`): no publisher's right is asked, receivers' are.
     pub fn handle_own_publication(&mut self, publication: Publication, now: Now) {
         let route = self.subscriptions.route(&publication.topic, &self.sessions);
-        let source = Source { publisher: None, origin: Origin::Broker, durability: None };
+        let source = Source { publisher: None, origin: Arc::new(Origin::Broker), durability: None };
         self.distribute(publication, source, &route, now.mono, now);
+    }
+
+    /// Returns the next effect, but no changes to store: those of several inputs are better stored as one batch,
+    /// which [`Self::poll_effect`] returns.
+    pub fn poll_immediate(&mut self) -> Option<Effect> {
+        self.out.effects.pop_front()
     }
 
     /// Returns the next effect.

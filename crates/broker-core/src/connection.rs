@@ -71,7 +71,9 @@ impl Connection {
         let info = self.info(text).map(Box::new);
         let mut ack = Ack { packet_id, reason, info };
         // [MQTT-3.4.2-2]: the reason string must not take the packet over the client's maximum.
-        if encoded_len(&Packet::PubAck(ack.clone()), self.version) > self.packet_size_max {
+        if ack.info.is_some()
+            && encoded_len(&Packet::PubAck(ack.clone()), self.version) > self.packet_size_max
+        {
             ack.info = None;
         }
         ack

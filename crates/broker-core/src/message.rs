@@ -17,7 +17,7 @@ pub(crate) const UNDECIDED: u64 = u64::MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     publication: Publication,
-    origin: Origin,
+    origin: Arc<Origin>,
     /// Count of policy changes when the publisher's right was last seen.
     pub(crate) generation: u64,
     pub(crate) received: Duration,
@@ -48,7 +48,12 @@ pub enum Origin {
 }
 
 impl Message {
-    pub(crate) fn new(publication: Publication, origin: Origin, generation: u64, received: Duration) -> Self {
+    pub(crate) fn new(
+        publication: Publication,
+        origin: Arc<Origin>,
+        generation: u64,
+        received: Duration,
+    ) -> Self {
         let expiry = publication.properties.as_ref().and_then(|properties| properties.message_expiry_secs);
         Self {
             bytes: Self::cost(&publication),
@@ -64,7 +69,7 @@ impl Message {
 
     /// Returns a message of an earlier run. Whether it may be released is to be asked anew.
     pub(crate) fn restored(publication: Publication, origin: Origin, number: u64, level: Durability) -> Self {
-        Self { number, level, ..Self::new(publication, origin, UNDECIDED, Duration::ZERO) }
+        Self { number, level, ..Self::new(publication, Arc::new(origin), UNDECIDED, Duration::ZERO) }
     }
 
     /// The message itself; its RETAIN flag is the publisher's.
@@ -82,11 +87,12 @@ impl Message {
     }
 
     pub(crate) fn is_from(&self, id: &SpiffeId) -> bool {
-        matches!(&self.origin, Origin::Client { identity, .. } if **identity == *id)
+        matches!(&*self.origin, Origin::Client { identity, .. } if **identity == *id)
     }
 
     pub(crate) fn is_from_client(&self, id: &SpiffeId, client: &str) -> bool {
-        self.is_from(id) && matches!(&self.origin, Origin::Client { client_id, .. } if **client_id == *client)
+        self.is_from(id)
+            && matches!(&*self.origin, Origin::Client { client_id, .. } if **client_id == *client)
     }
 
     pub(crate) fn is_expired(&self, now: Now) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::authority::facts;
 use crate::broker::Broker;
-use crate::effect::{CloseReason, Now};
+use crate::effect::{CloseReason, ConnIdHasher, Now};
 use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
@@ -16,6 +16,7 @@ use crate::{AuditKind, Message, Origin, Stage};
 use midge_policy::{Denial, PublishPermit};
 use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, TopicName, Version};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +27,16 @@ const STORE_REFUSES: &str = "the broker cannot store messages at present";
 const REMEMBERED_MAX: usize = 128;
 
 /// What was decided about the topics of one connection: good while neither policy nor subscriptions change.
+/// Who makes their hashes collide slows down its own few topics and nobody else's.
 #[derive(Debug, Default)]
-pub(crate) struct PublishCache(HashMap<TopicName, Remembered>);
+pub(crate) struct PublishCache(HashMap<TopicName, Remembered, BuildHasherDefault<ConnIdHasher>>);
 
 #[derive(Debug)]
 struct Remembered {
     generation: u64,
     epoch: u64,
     permit: PublishPermit,
+    origin: Arc<Origin>,
     route: Arc<Route>,
 }
 
@@ -43,7 +46,7 @@ type Decision = Result<(Source, Arc<Route>), Denial>;
 /// Where a message comes from, and what its rule says it has to survive.
 pub(crate) struct Source {
     pub(crate) publisher: Option<Key>,
-    pub(crate) origin: Origin,
+    pub(crate) origin: Arc<Origin>,
     pub(crate) durability: Option<Durability>,
 }
 
@@ -215,22 +218,25 @@ impl Broker {
             && (r.generation, r.epoch) == (generation, epoch)
             && r.permit.covers(&facts)
         {
-            let (rule, durability, route) =
-                (Arc::clone(r.permit.rule()), durability(&r.permit), Arc::clone(&r.route));
-            return Some(Ok((self.source(key, rule, durability), route)));
+            let (origin, durability) = (Arc::clone(&r.origin), durability(&r.permit));
+            return Some(Ok((Source { publisher: Some(key), origin, durability }, Arc::clone(&r.route))));
         }
         let permit = match self.sessions.get(key)?.rights.publish(topic, facts) {
             Ok(permit) => permit,
             Err(denial) => return Some(Err(denial)),
         };
-        let source = self.source(key, Arc::clone(permit.rule()), durability(&permit));
+        let session = self.sessions.get(key)?;
+        let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
+        let origin = Origin::Client { identity, client_id, rule: Arc::clone(permit.rule()), will: false };
+        let (origin, durability) = (Arc::new(origin), durability(&permit));
+        let source = Source { publisher: Some(key), origin: Arc::clone(&origin), durability };
         let route = Arc::new(self.subscriptions.route(topic, &self.sessions));
         if let Some(connection) = self.connection_mut(key) {
             let cache = &mut connection.cache.0;
             if cache.len() >= REMEMBERED_MAX {
                 cache.clear();
             }
-            let remembered = Remembered { generation, epoch, permit, route: Arc::clone(&route) };
+            let remembered = Remembered { generation, epoch, permit, origin, route: Arc::clone(&route) };
             cache.insert(topic.clone(), remembered);
         }
         Some(Ok((source, route)))
@@ -256,15 +262,6 @@ impl Broker {
         if is_v311 && self.config.denied_publish_v311 == DeniedPublish::Disconnect {
             self.cut(key, CloseReason::Denied, now);
         }
-    }
-
-    fn source(&self, key: Key, rule: Arc<str>, durability: Option<Durability>) -> Source {
-        let Some(session) = self.sessions.get(key) else {
-            return Source { publisher: None, origin: Origin::Broker, durability };
-        };
-        let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
-        let origin = Origin::Client { identity, client_id, rule, will: false };
-        Source { publisher: Some(key), origin, durability }
     }
 
     /// Tells whether a message is refused because the store could not take it at present.

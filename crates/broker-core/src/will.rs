@@ -46,7 +46,7 @@ impl Broker {
             Ok(permit) => {
                 let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
                 let rule = Arc::clone(permit.rule());
-                let origin = Origin::Client { identity, client_id, rule, will: true };
+                let origin = Arc::new(Origin::Client { identity, client_id, rule, will: true });
                 let route = self.subscriptions.route(topic, &self.sessions);
                 let source = Source { publisher: Some(key), origin, durability: durability(&permit) };
                 self.distribute(publication, source, &route, now.mono, now);

@@ -1,9 +1,20 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP.
 
 use super::sink::{Properties, Sink};
-use crate::packet::{Ack, Info, Version};
+use crate::packet::{Ack, Info, Packet, Version};
 use crate::property::Property;
 use crate::reason::ReasonCode;
+
+/// Returns an acknowledgement that is its packet identifier and no more, as nearly all are.
+#[inline]
+pub(super) fn plain(packet: &Packet, version: Version) -> Option<&Ack> {
+    let (Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack)) = packet
+    else {
+        return None;
+    };
+    let is_success = ack.reason == ReasonCode::Success && ack.info.is_none();
+    (version == Version::V311 || is_success).then_some(ack)
+}
 
 pub(super) fn ack(ack: &Ack, version: Version, sink: &mut impl Sink) {
     sink.u16(ack.packet_id.get());

@@ -23,6 +23,11 @@ use sink::{Count, Sink};
 /// # Errors
 /// When the packet breaks the standard or does not fit it; `out` is as it was then.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+    if let Some(ack) = ack::plain(packet, version) {
+        let [high, low] = ack.packet_id.get().to_be_bytes();
+        out.put_slice(&[first_byte(packet), 2, high, low]);
+        return Ok(());
+    }
     let len = measured(packet, version).checked()?;
     write_header(first_byte(packet), len, out);
     body(packet, version, out);
@@ -31,6 +36,9 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
 
 /// Returns the bytes `encode` appends, fixed header included; for a packet it refuses the number means nothing.
 pub fn encoded_len(packet: &Packet, version: Version) -> usize {
+    if ack::plain(packet, version).is_some() {
+        return 4;
+    }
     framed_len(measured(packet, version).len)
 }
 

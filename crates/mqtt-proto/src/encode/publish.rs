@@ -7,6 +7,7 @@ use crate::packet::{PacketId, Publish, PublishProperties, QoS, Version};
 use crate::packet_type::PacketType;
 use crate::property::Property;
 use crate::topic::TopicName;
+use crate::wire::VARINT_MAX;
 use bytes::{BufMut, BytesMut};
 use std::num::NonZeroU16;
 
@@ -62,6 +63,12 @@ pub fn encode_publish(
     version: Version,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
+    if let Some(plain) = Plain::of(publish, version) {
+        out.reserve(framed_len(plain.len()));
+        plain.write_head(out);
+        out.put_slice(publish.payload);
+        return Ok(());
+    }
     let len = measured(publish, version).checked()?;
     write_header(publish.first_byte(), len, out);
     body(publish, version, out);
@@ -77,6 +84,10 @@ pub fn encode_publish_head(
     version: Version,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
+    if let Some(plain) = Plain::of(publish, version) {
+        plain.write_head(out);
+        return Ok(());
+    }
     let len = measured(publish, version).checked()?;
     out.reserve(framed_len(len) - publish.payload.len());
     out.put_u8(publish.first_byte());
@@ -87,7 +98,64 @@ pub fn encode_publish_head(
 
 /// Returns the bytes `encode_publish` appends, fixed header included.
 pub fn publish_len(publish: &PublishRef<'_>, version: Version) -> usize {
+    if let Some(plain) = Plain::of(publish, version) {
+        return framed_len(plain.len());
+    }
     framed_len(measured(publish, version).len)
+}
+
+/// A PUBLISH with a topic and without properties, as nearly all are: its length is a sum, and there is
+/// nothing to refuse.
+struct Plain<'a> {
+    first_byte: u8,
+    topic: &'a [u8],
+    topic_len: u16,
+    packet_id: Option<PacketId>,
+    has_block: bool,
+    payload_len: usize,
+}
+
+impl<'a> Plain<'a> {
+    #[inline]
+    fn of(publish: &PublishRef<'a>, version: Version) -> Option<Self> {
+        let is_plain = publish.properties.is_none()
+            && publish.subscription_ids.is_empty()
+            && publish.topic_alias.is_none()
+            && publish.message_expiry_secs.is_none()
+            && publish.packet_id.is_some() == (publish.qos != QoS::AtMostOnce)
+            && !(publish.dup && publish.qos == QoS::AtMostOnce);
+        let topic = publish.topic.filter(|_| is_plain)?.as_str().as_bytes();
+        let plain = Self {
+            first_byte: publish.first_byte(),
+            topic,
+            topic_len: u16::try_from(topic.len()).ok()?,
+            packet_id: publish.packet_id,
+            has_block: version == Version::V5,
+            payload_len: publish.payload.len(),
+        };
+        (plain.len() <= VARINT_MAX as usize).then_some(plain)
+    }
+
+    /// Bytes behind the fixed header.
+    #[inline]
+    fn len(&self) -> usize {
+        let id = if self.packet_id.is_some() { 2 } else { 0 };
+        2 + self.topic.len() + id + usize::from(self.has_block) + self.payload_len
+    }
+
+    #[inline]
+    fn write_head(&self, out: &mut BytesMut) {
+        out.put_u8(self.first_byte);
+        out.varint(self.len());
+        out.put_u16(self.topic_len);
+        out.put_slice(self.topic);
+        if let Some(id) = self.packet_id {
+            out.put_u16(id.get());
+        }
+        if self.has_block {
+            out.put_u8(0);
+        }
+    }
 }
 
 fn measured(publish: &PublishRef<'_>, version: Version) -> Count {
