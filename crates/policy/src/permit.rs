@@ -28,6 +28,16 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// Tells whether the rule says something of its own about the publications that it allows.
+    pub(crate) fn states(&self) -> bool {
+        self.durability.is_some() || self.queue_overflow == Some(QueueOverflow::Refuse)
+    }
+
+    /// Tells whether every publication meets them.
+    pub(crate) fn is_open(&self) -> bool {
+        self.qos_max == QoS::ExactlyOnce && self.retain && self.payload_max == usize::MAX
+    }
+
     fn hold(&self, facts: &PublishFacts<'_>) -> bool {
         facts.qos <= self.qos_max && (self.retain || !facts.retain) && facts.payload_len <= self.payload_max
     }
@@ -42,6 +52,8 @@ pub struct PublishPermit {
     pub(crate) durability: Option<Durability>,
     pub(crate) refuses_overflow: bool,
     pub(crate) response_topic: Option<TopicName>,
+    /// What was asked for, when another publication could be allowed on other terms.
+    pub(crate) only: Option<(QoS, bool, usize)>,
 }
 
 impl PublishPermit {
@@ -60,11 +72,13 @@ impl PublishPermit {
         &self.rule.0.name
     }
 
-    /// Tells whether the permit also covers another publication to the same topic. When it does
-    /// not, another rule still may: ask [`crate::Rights::publish`] again.
+    /// Tells whether the permit also covers another publication to the same topic, on the same terms
+    /// (rate, durability, overflow). When it does not, ask [`crate::Rights::publish`] again.
     pub fn covers(&self, facts: &PublishFacts<'_>) -> bool {
+        let same_topic = facts.response_topic == self.response_topic.as_ref();
         self.rule.0.limits.hold(facts)
-            && facts.response_topic.is_none_or(|topic| self.response_topic.as_ref() == Some(topic))
+            && (same_topic || (facts.response_topic.is_none() && self.only.is_none()))
+            && self.only.is_none_or(|only| only == (facts.qos, facts.retain, facts.payload_len))
     }
 
     /// How fast the rule lets publish. Where one of several rules that allow the topic sets no rate,

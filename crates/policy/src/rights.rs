@@ -143,6 +143,10 @@ struct Found {
     blocked: Option<(Mark, DenyReason)>,
     durability: Option<(usize, Durability)>,
     refuses_overflow: bool,
+    /// Whether a rule that says something of its own might not allow every publication to the topic.
+    mixed: bool,
+    /// Whether a rule without a rate would allow another publication.
+    blocked_unrated: bool,
 }
 
 impl Rights {
@@ -246,7 +250,7 @@ impl Rights {
     ) -> Result<PublishPermit, Denial> {
         let mut found = Found::default();
         self.held.writes.visit(topic, &mut |mark| self.weigh(mark, action, &facts, &mut found));
-        let Found { denied, allowed, blocked, durability, refuses_overflow } = found;
+        let Found { denied, allowed, blocked, durability, refuses_overflow, mixed, blocked_unrated } = found;
         let (rule, reason) = match (denied, allowed.and_then(|mark| self.held.rule(mark)), blocked) {
             (Some(mark), _, _) => (Some(mark), DenyReason::Denied),
             (None, Some(held), _) => {
@@ -256,6 +260,11 @@ impl Rights {
                     durability: durability.map(|(_, durability)| durability),
                     refuses_overflow,
                     response_topic: facts.response_topic.cloned(),
+                    only: (mixed || (blocked_unrated && held.limits.rate.is_some())).then_some((
+                        facts.qos,
+                        facts.retain,
+                        facts.payload_len,
+                    )),
                 });
             }
             (None, None, Some((mark, reason))) => (Some(mark), reason),
@@ -272,6 +281,8 @@ impl Rights {
         let Some(held) = self.held.rule(mark) else { return };
         let limits = &held.limits;
         if let Some(reason) = self.obstacle(mark, limits, action, facts) {
+            found.mixed |= limits.states();
+            found.blocked_unrated |= limits.rate.is_none();
             if found.blocked.as_ref().is_none_or(|(known, _)| mark.rule < known.rule) {
                 found.blocked = Some((mark, reason));
             }
@@ -286,6 +297,7 @@ impl Rights {
         {
             found.durability = Some((mark.rule, durability));
         }
+        found.mixed |= limits.states() && !limits.is_open();
         found.refuses_overflow |= limits.queue_overflow == Some(QueueOverflow::Refuse);
     }
 

@@ -247,6 +247,30 @@ queue-overflow = "drop-oldest"
 }
 
 #[test]
+fn a_permit_covers_no_publication_that_other_terms_hold_for() {
+    let rights = app(r#"
+[[rule]]
+name = "long"
+id = "spiffe://td/app/*"
+publish = ["t", "plain"]
+
+[[rule]]
+name = "short"
+id = "spiffe://td/app/*"
+publish = ["t"]
+payload-max = 10
+durability = "power-loss"
+"#);
+    let facts = |payload_len| PublishFacts { payload_len, ..PublishFacts::default() };
+    let permit = |to: &str, len| rights.publish(&topic(to), facts(len)).unwrap();
+    let (short, long) = (permit("t", 5), permit("t", 50));
+    assert_eq!((short.durability(), long.durability()), (Some(Durability::PowerLoss), None));
+    assert!(short.covers(&facts(5)) && !short.covers(&facts(50)));
+    assert!(long.covers(&facts(50)) && !long.covers(&facts(5)));
+    assert!(permit("plain", 5).covers(&facts(50)), "where one rule decides, its limits do");
+}
+
+#[test]
 fn share_groups_limit_which_are_joined() {
     let rights = app(r#"
 [[rule]]

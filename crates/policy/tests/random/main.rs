@@ -13,8 +13,8 @@ mod world;
 use generate::{CLIENTS, GROUPS, LISTENERS, Random};
 use midge_identity::SpiffeId;
 use midge_policy::{
-    CheckedRule, Context, Denial, DenyReason, Extent, Policy, PublishFacts, Rights, Rule, RuleName,
-    SubscribeMode,
+    CheckedRule, Context, Denial, DenyReason, Extent, Policy, PublishFacts, PublishPermit, Rights, Rule,
+    RuleName, SubscribeMode,
 };
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use reference::{Name, Publish, Reference};
@@ -91,9 +91,18 @@ impl Bench<'_> {
                 if will { self.rights.will(&topic, facts) } else { self.rights.publish(&topic, facts) }
             };
             let found = decide(facts);
-            let covered = found.as_ref().is_ok_and(|permit| permit.covers(&others)) && !will;
-            let later = decide(others).is_ok();
-            self.hold(&(&to, facts, others), "what a permit covers is permitted", !covered || later);
+            let terms = |permit: &PublishPermit| {
+                (permit.rate().copied(), permit.durability(), permit.refuses_overflow())
+            };
+            if let Some(permit) = found.as_ref().ok().filter(|permit| permit.covers(&others)) {
+                let later = decide(others);
+                let same = later.as_ref().is_ok_and(|later| terms(later) == terms(permit));
+                self.hold(
+                    &(&to, facts, others),
+                    "what a permit covers is permitted on its terms",
+                    same || will,
+                );
+            }
             let found = found
                 .map(|permit| Publish {
                     rule: key(permit.rule_name()),
