@@ -16,6 +16,7 @@ mod disk;
 mod durable;
 mod enrolment;
 mod interop;
+mod policy;
 mod running;
 mod sessions;
 mod support;

@@ -60,6 +60,12 @@ impl Access {
         )
     }
 
+    /// Tells whether a list bears on the decision. A literal right counts only where rights to topics
+    /// do not decide already.
+    pub(crate) fn weighs(self, effect: Effect) -> bool {
+        self.has(effect) || (self == Self::SubscribeLiteral && Self::Subscribe.has(effect))
+    }
+
     /// Returns what the rule says of this access.
     pub(crate) fn lists(self, held: &Held, cell: &Cell) -> Vec<Listed> {
         let rule = &held.rule;

@@ -8,6 +8,7 @@ use crate::topics::Topics;
 use midge_identity::SpiffeId;
 use midge_policy::Effect;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How much a finding matters.
@@ -43,7 +44,8 @@ pub struct Finding {
 /// When there are too many kinds of identities to look at each.
 pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
     let mut findings = Vec::new();
-    for (index, held) in rules.held().iter().enumerate() {
+    let mut said: HashMap<String, &Arc<Held>> = HashMap::new();
+    for held in rules.held() {
         if speaks_of_nobody(held)? {
             findings.push(finding(
                 held,
@@ -56,8 +58,7 @@ pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
             ));
             continue;
         }
-        let earlier = rules.held().iter().take(index).find(|other| other.meaning() == held.meaning());
-        if let Some(earlier) = earlier {
+        if let Some(earlier) = said.get(&held.meaning()) {
             findings.push(finding(
                 held,
                 Severity::Warning,
@@ -66,7 +67,7 @@ pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
             ));
             continue;
         }
-        captures(held, &mut findings);
+        said.insert(held.meaning(), held);
         client_ids(held, &mut findings);
         patterns(rules, held, &mut findings)?;
     }
@@ -133,28 +134,6 @@ fn speaks_of_nobody(held: &Held) -> Result<bool, TooManyKinds> {
     Ok(!someone || (held.rule.id.len() > 2_000 && too_long()))
 }
 
-/// A capture that nothing uses hides that its segment is not looked at.
-fn captures(held: &Held, findings: &mut Vec<Finding>) {
-    let rule = &held.rule;
-    let mut used: Vec<&String> = rule.topic_lists().into_iter().flat_map(|(_, texts)| texts).collect();
-    used.extend(rule.unless.iter().chain(&rule.client_id).chain(&rule.response_topics));
-    used.extend(rule.share_groups.iter().flatten());
-    for (_, name) in held.captures() {
-        let braced = format!("{{{name}}}");
-        if name != "td" && !used.iter().any(|text| text.contains(&braced)) {
-            findings.push(finding(
-                held,
-                Severity::Note,
-                "unused-capture",
-                (
-                    format!("capture {braced} is used nowhere"),
-                    "write * where any segment will do, or use it in the topics",
-                ),
-            ));
-        }
-    }
-}
-
 /// An open client id ends wherever the client likes: what follows the capture may be empty, or more of a name.
 fn client_ids(held: &Held, findings: &mut Vec<Finding>) {
     for pattern in &held.rule.client_id {
@@ -194,6 +173,14 @@ impl crate::cell::Leaf for Alive {
 }
 
 impl Alive {
+    /// Tells whether nothing can be added.
+    fn is_known(&self, held: &Held) -> bool {
+        let bites = self.bites.len() == held.patterns.len() && self.bites.iter().all(|bit| *bit);
+        let adds =
+            held.patterns.iter().zip(&self.adds).all(|(pattern, adds)| *adds || pattern.effect.is_deny());
+        bites && adds
+    }
+
     fn join(&mut self, other: &Self) {
         for (known, more) in [(&mut self.bites, &other.bites), (&mut self.adds, &other.adds)] {
             known.resize(known.len().max(more.len()), false);
@@ -236,42 +223,46 @@ fn patterns(rules: &Ruleset, held: &Arc<Held>, findings: &mut Vec<Finding>) -> R
 }
 
 fn alive(rules: &Ruleset, held: &Arc<Held>) -> Result<Alive, TooManyKinds> {
-    let mut alive = Alive::default();
-    let mut look = |cell: &Cell, others: &[&Arc<Held>]| {
-        let progress = (0, Vec::new());
-        let tree = explore(cell.clone(), progress, KINDS_MAX, &mut |cell,
-                                                                    (next, found): &mut (
-            usize,
-            Vec<Arc<Held>>,
-        )| {
-            if !held.applies(cell)? {
-                return Ok(Alive::default());
-            }
-            while let Some(other) = others.get(*next) {
-                if !Arc::ptr_eq(other, held) && other.applies(cell)? {
-                    found.push(Arc::clone(other));
-                }
-                *next += 1;
-            }
-            alive_in(held, found, cell)
-        })?;
-        join(&tree, &mut alive);
-        Ok(())
-    };
-    let patterns: Vec<&Arc<Held>> = rules.patterns().iter().collect();
-    match held.checked.id().literal() {
-        Some(id) => {
-            let all: Vec<&Arc<Held>> = rules.own(&id).iter().chain(patterns).collect();
-            look(&Cell::of(&id), &all)?;
+    let with_own = |id| rules.own(id).iter().chain(rules.patterns()).collect::<Vec<_>>();
+    if let Some(id) = held.checked.id().literal() {
+        return look(held, Cell::of(&id), &with_own(&id));
+    }
+    let mut alive = look(held, Cell::all(), &rules.patterns().iter().collect::<Vec<_>>())?;
+    for id in rules.points() {
+        if alive.is_known(held) {
+            break;
         }
-        None => {
-            look(&Cell::all(), &patterns)?;
-            for id in rules.points() {
-                let all: Vec<&Arc<Held>> = rules.own(id).iter().chain(rules.patterns()).collect();
-                look(&Cell::of(id), &all)?;
-            }
+        let cell = Cell::of(id);
+        if held.applies(&cell) == Ok(true) {
+            alive.join(&look(held, cell, &with_own(id))?);
         }
     }
+    Ok(alive)
+}
+
+/// How far other rules have been looked at for a cell.
+#[derive(Clone, Default)]
+struct Progress {
+    next: usize,
+    found: Vec<Arc<Held>>,
+}
+
+/// Looks at the patterns of a rule for the identities of a cell that it speaks of.
+fn look(held: &Arc<Held>, cell: Cell, others: &[&Arc<Held>]) -> Result<Alive, TooManyKinds> {
+    let mut step = |cell: &Cell, progress: &mut Progress| {
+        if !held.applies(cell)? {
+            return Ok(Alive::default());
+        }
+        while let Some(other) = others.get(progress.next) {
+            if !Arc::ptr_eq(other, held) && other.applies(cell)? {
+                progress.found.push(Arc::clone(other));
+            }
+            progress.next += 1;
+        }
+        alive_in(held, &progress.found, cell)
+    };
+    let mut alive = Alive::default();
+    join(&explore(cell, Progress::default(), KINDS_MAX, &mut step)?, &mut alive);
     Ok(alive)
 }
 

@@ -65,10 +65,16 @@ impl fmt::Display for Change {
 /// The difference between two policies.
 #[derive(Clone, Debug)]
 pub struct Diff {
+    /// By access, since what tells identities apart for one need not for another.
+    parts: Vec<Part>,
+    names: Names,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
     tree: Tree<Changes>,
     /// Identities with rules of their own for which something else changes than the tree says.
     points: BTreeMap<SpiffeId, Changes>,
-    names: Names,
 }
 
 impl Diff {
@@ -77,23 +83,64 @@ impl Diff {
     /// # Errors
     /// When there are too many kinds of identities to look at each.
     pub fn between(old: &Ruleset, new: &Ruleset) -> Result<Self, TooManyKinds> {
-        let pairs = Pairs::of(old.patterns(), new.patterns());
+        let parts = Access::ALL.into_iter().map(|access| Part::between(old, new, access));
+        let names = Names::of(new.patterns().iter().chain(old.patterns()));
+        Ok(Self { parts: parts.collect::<Result<_, _>>()?, names })
+    }
+
+    /// Tells whether the policies give the same access to everyone.
+    pub fn is_empty(&self) -> bool {
+        self.parts.iter().all(|part| {
+            part.points.values().all(|changes| changes.0.is_empty())
+                && part.tree.cells().iter().all(|(_, changes)| changes.0.is_empty())
+        })
+    }
+
+    /// Returns what changes, kind by kind of identities. For each access, an identity belongs to one
+    /// kind at most.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: BTreeMap<(String, Vec<String>, String), Vec<Change>> = BTreeMap::new();
+        for kind in self.parts.iter().flat_map(|part| part.kinds(&self.names)) {
+            kinds.entry((kind.id, kind.except, kind.example)).or_default().extend(kind.changes);
+        }
+        let kind = |((id, except, example), changes)| Kind { id, except, example, changes };
+        kinds.into_iter().map(kind).collect()
+    }
+
+    /// Returns what changes for one identity.
+    pub fn of_id(&self, id: &SpiffeId) -> Vec<Change> {
+        let cell = Cell::of(id);
+        let shown = self.names.show(&cell, &BTreeSet::new(), &[]);
+        let changes =
+            self.parts.iter().map(|part| part.points.get(id).cloned().unwrap_or_else(|| part.tree.at(&cell)));
+        changes.flat_map(|changes| changes.shown(&shown)).collect()
+    }
+}
+
+impl Part {
+    fn between(old: &Ruleset, new: &Ruleset, access: Access) -> Result<Self, TooManyKinds> {
+        let is_there = old.held().iter().chain(new.held()).any(|held| held.has(|effect| access.has(effect)));
+        let bears = |rules: &[Arc<Held>]| -> Vec<Arc<Held>> {
+            let bearing = |held: &&Arc<Held>| is_there && held.has(|effect| access.weighs(effect));
+            rules.iter().filter(bearing).cloned().collect()
+        };
+        let pairs = Pairs::of(&bears(old.patterns()), &bears(new.patterns()), access);
         let too_large = Flag::new(false);
         let tree = explore(Cell::all(), Progress::default(), KINDS_MAX, &mut |cell, progress| {
             progress.read(&pairs, cell)?;
-            progress.changes(cell, &too_large)
+            progress.changes(access, cell, &too_large)
         })?;
         let mut points = BTreeMap::new();
         let ids: BTreeSet<&SpiffeId> = old.points().chain(new.points()).collect();
         for id in ids {
             let cell = Cell::of(id);
-            let own = Pairs::of(old.own(id), new.own(id));
+            let own = Pairs::of(&bears(old.own(id)), &bears(new.own(id)), access);
             let mut progress = Progress::default();
             // No question is open about one identity.
             let read = progress.read(&pairs, &cell).and_then(|()| {
                 progress.next = 0;
                 progress.read(&own, &cell)?;
-                progress.changes(&cell, &too_large)
+                progress.changes(access, &cell, &too_large)
             });
             if let Ok(changes) = read
                 && tree.at(&cell) != changes
@@ -101,24 +148,13 @@ impl Diff {
                 points.insert(id.clone(), changes);
             }
         }
-        if too_large.get() {
-            return Err(TooManyKinds(KINDS_MAX));
-        }
-        let names = Names::of(new.patterns().iter().chain(old.patterns()));
-        Ok(Self { tree, points, names })
+        if too_large.get() { Err(TooManyKinds(KINDS_MAX)) } else { Ok(Self { tree, points }) }
     }
 
-    /// Tells whether the policies give the same access to everyone.
-    pub fn is_empty(&self) -> bool {
-        self.points.values().all(|changes| changes.0.is_empty())
-            && self.tree.cells().iter().all(|(_, changes)| changes.0.is_empty())
-    }
-
-    /// Returns what changes, kind by kind of identities: each identity belongs to one kind at most.
-    pub fn kinds(&self) -> Vec<Kind> {
+    fn kinds(&self, names: &Names) -> Vec<Kind> {
         let mut kinds = Vec::new();
         for (id, changes) in self.points.iter().filter(|(_, changes)| !changes.0.is_empty()) {
-            let shown = self.names.show(&Cell::of(id), &BTreeSet::new(), &[]);
+            let shown = names.show(&Cell::of(id), &BTreeSet::new(), &[]);
             kinds.push(Kind {
                 id: id.to_string(),
                 except: Vec::new(),
@@ -126,10 +162,7 @@ impl Diff {
                 changes: changes.shown(&shown),
             });
         }
-        for (cell, changes) in self.tree.cells() {
-            if changes.0.is_empty() {
-                continue;
-            }
+        for (cell, changes) in self.tree.cells().into_iter().filter(|(_, changes)| !changes.0.is_empty()) {
             let parts: BTreeSet<PartIndex> = changes.0.iter().flat_map(RawChange::parts).collect();
             let own: Vec<String> = self
                 .points
@@ -141,7 +174,7 @@ impl Diff {
                 continue;
             }
             let own_texts: Vec<&str> = own.iter().map(String::as_str).collect();
-            let shown = self.names.show(&cell, &parts, &own_texts);
+            let shown = names.show(&cell, &parts, &own_texts);
             kinds.push(Kind {
                 id: shown.id.clone(),
                 except: shown.except.iter().cloned().chain(own).collect(),
@@ -150,13 +183,6 @@ impl Diff {
             });
         }
         kinds
-    }
-
-    /// Returns what changes for one identity.
-    pub fn of_id(&self, id: &SpiffeId) -> Vec<Change> {
-        let cell = Cell::of(id);
-        let changes = self.points.get(id).cloned().unwrap_or_else(|| self.tree.at(&cell));
-        changes.shown(&self.names.show(&cell, &BTreeSet::new(), &[]))
     }
 }
 
@@ -172,9 +198,11 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn of(old: &[Arc<Held>], new: &[Arc<Held>]) -> Self {
-        let old: BTreeMap<String, &Arc<Held>> = old.iter().map(|rule| (rule.meaning(), rule)).collect();
-        let new: BTreeMap<String, &Arc<Held>> = new.iter().map(|rule| (rule.meaning(), rule)).collect();
+    fn of(old: &[Arc<Held>], new: &[Arc<Held>], access: Access) -> Self {
+        let old: BTreeMap<String, &Arc<Held>> =
+            old.iter().map(|rule| (rule.meaning_for(access), rule)).collect();
+        let new: BTreeMap<String, &Arc<Held>> =
+            new.iter().map(|rule| (rule.meaning_for(access), rule)).collect();
         let mut rules = Vec::new();
         rules.extend(
             old.iter()
@@ -221,12 +249,9 @@ impl Progress {
         Ok(())
     }
 
-    fn changes(&self, cell: &Cell, too_large: &Flag) -> Result<Changes, Question> {
+    fn changes(&self, access: Access, cell: &Cell, too_large: &Flag) -> Result<Changes, Question> {
         let mut changes = Vec::new();
-        if !self.differs {
-            return Ok(Changes(changes));
-        }
-        for access in Access::ALL {
+        if self.differs {
             self.compare(access, cell, &mut changes, too_large)?;
         }
         changes.sort();

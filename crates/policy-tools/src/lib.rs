@@ -1,7 +1,9 @@
 //! What a policy grants, to whom and why: for operators, not for the broker.
 //!
 //! Owns the questions that are asked *about* policies. [`Ruleset`] holds the rules of one; [`Diff`]
-//! tells exactly which access one gives and another does not. Decisions for one identity are made by
+//! tells exactly which access one gives and another does not, [`Who`] who can reach a topic,
+//! [`Explanation`] why one decision is as it is, [`check`] what rules do not do, [`learn`] which rules
+//! would do, and [`Shadow`] what a candidate would change. Decisions for one identity are made by
 //! `midge-policy` itself; what is said here of all identities at once is proven against it by tests.
 //! Leaves files, sockets and output to the shell.
 
@@ -11,10 +13,14 @@ mod cell;
 mod check;
 mod diff;
 mod explain;
+mod learn;
 mod marked;
 mod model;
+mod observation;
+mod observer;
 mod request;
 mod setting;
+mod shadow;
 mod shown;
 mod topics;
 mod who;
@@ -25,6 +31,10 @@ pub use cell::TooManyKinds;
 pub use check::{Finding, Severity, check, check_against};
 pub use diff::{Change, Diff, Kind};
 pub use explain::{Considered, Explanation, PRECEDENCE, Said, qos};
+pub use learn::{Generality, Proposal, Report, learn};
 pub use model::Ruleset;
+pub use observation::{Observation, ObservationError};
+pub use observer::Observer;
 pub use request::{Decision, Request, Verb};
+pub use shadow::{Asker, Difference, Sample, Shadow};
 pub use who::{Who, WhoKind};

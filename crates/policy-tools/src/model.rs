@@ -1,10 +1,11 @@
 //! Rules in a form that can be asked about all identities at once.
 
+use crate::access::Access;
 use crate::cell::{Cell, PartIndex, Question, Term};
 use crate::marked;
 use crate::topics::{Filter, text};
 use midge_identity::SpiffeId;
-use midge_policy::{CheckedRule, Effect, Policy, PolicyError, Rule, RuleSource};
+use midge_policy::{CheckedRule, Effect, IdPattern, Policy, PolicyError, Rule, RuleSource};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Ruleset {
     rules: Vec<Arc<Held>>,
-    /// Rules that speak of one identity, by it.
+    /// Rules that speak of one identity, by it. Also has the identities that an `unless` names in full.
     points: BTreeMap<SpiffeId, Vec<Arc<Held>>>,
     patterns: Vec<Arc<Held>>,
     policy: Arc<Policy>,
@@ -42,6 +43,9 @@ impl Ruleset {
             match &rule.only {
                 Some(id) => set.points.entry(id.clone()).or_default().push(Arc::clone(rule)),
                 None => set.patterns.push(Arc::clone(rule)),
+            }
+            for id in rule.checked.unless().iter().filter_map(IdPattern::literal) {
+                set.points.entry(id).or_default();
             }
         }
         Ok(set)
@@ -87,7 +91,7 @@ impl Ruleset {
         &self.patterns
     }
 
-    /// Returns the identities that have rules of their own.
+    /// Returns the identities that have rules of their own, or that an `unless` names in full.
     pub(crate) fn points(&self) -> impl Iterator<Item = &SpiffeId> {
         self.points.keys()
     }
@@ -132,9 +136,34 @@ impl Held {
         Self { rule, checked, whom, unless, only, patterns }
     }
 
+    /// Tells whether the rule has such a list.
+    pub(crate) fn has(&self, wanted: impl Fn(Effect) -> bool) -> bool {
+        self.patterns.iter().any(|pattern| wanted(pattern.effect))
+    }
+
     /// Returns what the rule says, whatever it is called and wherever it comes from.
     pub(crate) fn meaning(&self) -> String {
         let rule = Rule { name: String::new(), source: RuleSource::Built, ..self.rule.clone() };
+        serde_json::to_string(&rule).unwrap_or_default()
+    }
+
+    /// The same for one kind of access: other lists do not matter.
+    pub(crate) fn meaning_for(&self, access: Access) -> String {
+        let keep = |effect, list: &Vec<String>| if access.weighs(effect) { list.clone() } else { Vec::new() };
+        let rule = &self.rule;
+        let rule = Rule {
+            name: String::new(),
+            source: RuleSource::Built,
+            publish: keep(Effect::Publish, &rule.publish),
+            subscribe: keep(Effect::Subscribe, &rule.subscribe),
+            receive: keep(Effect::Receive, &rule.receive),
+            subscribe_literal: keep(Effect::SubscribeLiteral, &rule.subscribe_literal),
+            deny_publish: keep(Effect::DenyPublish, &rule.deny_publish),
+            deny_subscribe: keep(Effect::DenySubscribe, &rule.deny_subscribe),
+            deny_receive: keep(Effect::DenyReceive, &rule.deny_receive),
+            deny_subscribe_literal: keep(Effect::DenySubscribeLiteral, &rule.deny_subscribe_literal),
+            ..rule.clone()
+        };
         serde_json::to_string(&rule).unwrap_or_default()
     }
 
@@ -144,7 +173,11 @@ impl Held {
             return Ok(false);
         }
         let mut open = None;
-        for pattern in &self.unless {
+        for (pattern, checked) in self.unless.iter().zip(self.checked.unless()) {
+            // Single identities are looked at one by one: they would split all cells around them.
+            if cell.is_general() && checked.literal().is_some() {
+                continue;
+            }
             match pattern.matches(cell) {
                 Ok(true) => return Ok(false),
                 Ok(false) => {}

@@ -103,6 +103,7 @@ impl Who {
                 rules: reach.0.clone(),
             });
         }
+        kinds.sort_by(|a, b| a.id.cmp(&b.id));
         kinds
     }
 }

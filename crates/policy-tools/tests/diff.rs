@@ -153,7 +153,6 @@ fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
     let all = topics(3);
     for id in some {
         let own: Vec<&Kind> = kinds.iter().filter(|kind| belongs(kind, id)).collect();
-        assert!(own.len() <= 1, "{id} is of two kinds: {own:#?}");
         let changes: Vec<Filled> = own.iter().flat_map(|kind| filled_in(kind, id, request)).collect();
         let context = request.context();
         let (before, after) = (old.policy().rights_at(id, context), new.policy().rights_at(id, context));
@@ -172,11 +171,16 @@ fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
             }
         }
     }
+    for (id, access) in some.iter().flat_map(|id| Access::ALL.map(|access| (id, access))) {
+        let has =
+            |kind: &&Kind| belongs(kind, id) && kind.changes.iter().any(|change| change.access == access);
+        assert!(kinds.iter().filter(has).count() <= 1, "{id} is of two kinds: {kinds:#?}");
+    }
     for kind in &kinds {
         let id = SpiffeId::new(&kind.example).unwrap();
         assert!(belongs(kind, &id), "{kind:#?}");
         assert!(kind.changes.iter().all(|change| includes(kind, change, &id, &change.example)), "{kind:#?}");
-        assert_eq!(diff.of_id(&id).len(), kind.changes.len(), "{kind:#?}");
+        assert!(diff.of_id(&id).len() >= kind.changes.len(), "{kind:#?}");
     }
     let same = Diff::between(&new, &new).unwrap();
     assert!(same.is_empty() && same.kinds().is_empty());

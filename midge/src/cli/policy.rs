@@ -109,6 +109,22 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         sources: Sources,
     },
+    /// Proposes least-privilege rules for what was seen, as a policy file; exit code 1 when they would
+    /// have refused some of it.
+    Learn {
+        /// Observations: lines of JSON, or the audit log; may be given several times.
+        #[arg(long = "from", value_name = "FILE", required = true)]
+        from: Vec<PathBuf>,
+        /// Counts what the audit log says was denied as wanted.
+        #[arg(long = "denied")]
+        denied: bool,
+        /// Gives each identity rules of its own instead of one rule for its kind.
+        #[arg(long = "exact-ids")]
+        exact_ids: bool,
+        /// Most values of a topic level before `+` stands for all.
+        #[arg(long = "values-max", value_name = "N", default_value_t = 8)]
+        values_max: usize,
+    },
     /// Lists the rules in order of precedence with their sources.
     Rules {
         #[command(flatten)]

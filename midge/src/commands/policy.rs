@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod learn;
 mod source;
 mod table;
 
@@ -11,7 +12,7 @@ use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use anyhow::Context as _;
 use midge_identity::SpiffeId;
-use midge_policy_tools::{Case, Explanation, Request, Ruleset, Verb, Who, qos};
+use midge_policy_tools::{Case, Explanation, Generality, Request, Ruleset, Verb, Who, qos};
 use mqtt_proto::TopicName;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -52,6 +53,9 @@ pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -
             let cases = cases(&file)?;
             let rules = source::ruleset(admin, &sources.policy).await?;
             test(&file, &cases, &rules, output)
+        }
+        PolicyCommand::Learn { from, denied, exact_ids, values_max } => {
+            learn::run(&from, denied, Generality { kinds: !exact_ids, values_max }, output)
         }
         PolicyCommand::Rules { sources } => {
             list(&source::ruleset(admin, &sources.policy).await?, output)?;

@@ -1,0 +1,331 @@
+//! Least-privilege rules from what was seen: as narrow as can be said with captures.
+
+use crate::model::Ruleset;
+use crate::observation::Observation;
+use crate::request::{Request, Verb};
+use midge_identity::SpiffeId;
+use midge_policy::{PolicyError, Rule, RuleSource};
+use mqtt_proto::TopicFilter;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Examples of what is allowed though it was not seen.
+const EXAMPLES_MAX: usize = 10;
+
+/// How far rules go beyond what was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generality {
+    /// Whether identities of the default ID scheme get a rule for their kind; else each has its own.
+    pub kinds: bool,
+    /// A level with more values than this becomes `+`.
+    pub values_max: usize,
+}
+
+impl Default for Generality {
+    fn default() -> Self {
+        Self { kinds: true, values_max: 8 }
+    }
+}
+
+/// Proposed rules, and how they compare with what was seen.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The rules.
+    pub rules: Vec<Rule>,
+    /// How they compare.
+    pub report: Report,
+}
+
+/// How proposed rules compare with what was seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// Different observations: who, what and where.
+    pub seen: usize,
+    /// Identities among them.
+    pub identities: usize,
+    /// Observations that the rules would have refused. There are none unless a deny or a mode of the
+    /// subscription has hidden what was meant.
+    pub refused: Vec<String>,
+    /// What seen identities may do at seen topics: how many such pairs the rules allow.
+    pub allowed_pairs: usize,
+    /// How many of them were seen.
+    pub seen_pairs: usize,
+    /// Some pairs that are allowed though they were not seen.
+    pub beyond: Vec<String>,
+    /// What else is wider than seen: kinds of identities, levels of any value.
+    pub wider: Vec<String>,
+}
+
+/// Proposes rules for what was seen.
+///
+/// # Errors
+/// When an observed filter cannot stand in a rule, such as one with too many levels.
+pub fn learn(observations: &[Observation], generality: Generality) -> Result<Proposal, Vec<PolicyError>> {
+    let mut groups: BTreeMap<Scheme, Vec<&Observation>> = BTreeMap::new();
+    for seen in observations {
+        groups.entry(Scheme::of(&seen.identity, generality.kinds)).or_default().push(seen);
+    }
+    let mut report = Report::default();
+    let mut rules = Vec::new();
+    for (scheme, seen) in groups {
+        let (general, single) = common_and_single(&scheme, &seen);
+        rules.extend(rule(&scheme, &general, generality, &mut report));
+        for (id, seen) in single {
+            let own = Scheme::single(&id);
+            rules.extend(rule(&own, &seen, generality, &mut report));
+        }
+    }
+    name_apart(&mut rules);
+    let set = Ruleset::new(rules.clone())?;
+    compare(observations, &set, &mut report);
+    Ok(Proposal { rules, report })
+}
+
+/// The identities of one rule to come.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Scheme {
+    /// Pattern for `id`.
+    pattern: String,
+    /// Names of captures with their place in the identity: 0 is the trust domain.
+    captures: Vec<(String, usize)>,
+    name: String,
+}
+
+impl Scheme {
+    /// Returns the kind of an identity by the default ID scheme (`spiffe://<td>/edge/<node>/…`).
+    fn of(id: &SpiffeId, kinds: bool) -> Self {
+        let segments: Vec<&str> = id.path().split('/').skip(1).collect();
+        let named: &[&str] = match segments.as_slice() {
+            ["edge", _, "mapper", _] => &["edge", "{node}", "mapper", "{device}"],
+            ["edge", _, "mapper", _, _] => &["edge", "{node}", "mapper", "{namespace}", "{device}"],
+            ["edge", _, "app", _] => &["edge", "{node}", "app", "{app}"],
+            ["edge", _, "agent", _] => &["edge", "{node}", "agent", "{host}"],
+            ["edge", _, "event-bus"] => &["edge", "{node}", "event-bus"],
+            ["edge", _, "broker"] => &["edge", "{node}", "broker"],
+            ["edge", _, kind, _] if kinds => {
+                let pattern = ["edge", "{node}", kind, "{name}"];
+                return Self::named(&pattern);
+            }
+            _ => return Self::single(id),
+        };
+        if kinds { Self::named(named) } else { Self::single(id) }
+    }
+
+    fn named(segments: &[&str]) -> Self {
+        let parts = std::iter::once("{td}").chain(segments.iter().copied());
+        let captures = parts
+            .enumerate()
+            .filter_map(|(at, part)| Some((part.strip_prefix('{')?.strip_suffix('}')?.to_owned(), at)));
+        let literal: Vec<&str> = segments
+            .iter()
+            .copied()
+            .filter(|segment| !segment.starts_with('{') && *segment != "edge")
+            .collect();
+        Self {
+            pattern: format!("spiffe://{{td}}/{}", segments.join("/")),
+            captures: captures.collect(),
+            name: format!("learned-{}", literal.join("-")),
+        }
+    }
+
+    fn single(id: &SpiffeId) -> Self {
+        let name = id.path().split('/').next_back().unwrap_or_default();
+        let name = if name.is_empty() { id.trust_domain_name() } else { name };
+        Self { pattern: id.to_string(), captures: Vec::new(), name: format!("learned-{name}") }
+    }
+
+    /// Puts captures in place of the values that the identity has for them, the last capture first:
+    /// it says most about who it is.
+    fn template(&self, id: &SpiffeId, filter: &str) -> String {
+        let parts: Vec<&str> =
+            std::iter::once(id.trust_domain_name()).chain(id.path().split('/').skip(1)).collect();
+        let level = |level: &str| {
+            let captured = self.captures.iter().rev().find(|(_, at)| parts.get(*at) == Some(&level));
+            captured.map_or_else(|| level.to_owned(), |(name, _)| format!("{{{name}}}"))
+        };
+        filter.split('/').map(level).collect::<Vec<_>>().join("/")
+    }
+}
+
+/// The topics of one rule to come, by key of their list.
+type Templates = BTreeMap<Verb, BTreeSet<String>>;
+
+/// What was seen of one rule's identities.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    templates: Templates,
+    qos: Option<u8>,
+    retain: bool,
+    will: bool,
+    payload: Option<u32>,
+    unknown_payload: bool,
+    identities: BTreeSet<SpiffeId>,
+}
+
+impl Seen {
+    fn add(&mut self, seen: &Observation, template: String) {
+        self.templates.entry(seen.action).or_default().insert(template);
+        self.identities.insert(seen.identity.clone());
+        self.qos = self.qos.max(Some(seen.qos.unwrap_or(2)));
+        if matches!(seen.action, Verb::Publish | Verb::Will) {
+            self.retain |= seen.retain != Some(false);
+            self.will |= seen.action == Verb::Will;
+            self.payload = self.payload.max(seen.payload);
+            self.unknown_payload |= seen.payload.is_none();
+        }
+    }
+}
+
+/// Divides what was seen of a kind: what belongs to the kind, and what one identity of several did alone
+/// at a topic that does not name it.
+fn common_and_single(scheme: &Scheme, seen: &[&Observation]) -> (Seen, BTreeMap<SpiffeId, Seen>) {
+    let identities: BTreeSet<&SpiffeId> = seen.iter().map(|seen| &seen.identity).collect();
+    let mut users: BTreeMap<(Verb, String), BTreeSet<&SpiffeId>> = BTreeMap::new();
+    for seen in seen {
+        let template = scheme.template(&seen.identity, filter_of(seen));
+        users.entry((seen.action, template)).or_default().insert(&seen.identity);
+    }
+    let (mut common, mut single) = (Seen::default(), BTreeMap::<SpiffeId, Seen>::new());
+    for seen in seen {
+        let template = scheme.template(&seen.identity, filter_of(seen));
+        let key = (seen.action, template);
+        let alone = users.get(&key).is_some_and(|users| users.len() == 1) && identities.len() > 1;
+        if alone && !key.1.contains('{') {
+            single.entry(seen.identity.clone()).or_default().add(seen, key.1);
+        } else {
+            common.add(seen, key.1);
+        }
+    }
+    (common, single)
+}
+
+/// Returns the filter without `$share/<group>/`.
+fn filter_of(seen: &Observation) -> &str {
+    let shared = seen.topic.strip_prefix("$share/").filter(|_| seen.action == Verb::Subscribe);
+    shared.and_then(|rest| rest.split_once('/')).map_or(&seen.topic, |(_, filter)| filter)
+}
+
+fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Report) -> Option<Rule> {
+    if seen.templates.is_empty() {
+        return None;
+    }
+    let mut list = |verbs: &[Verb]| -> Vec<String> {
+        let found = verbs.iter().filter_map(|verb| seen.templates.get(verb)).flatten();
+        general(found.cloned().collect(), generality.values_max, report)
+    };
+    let publish = list(&[Verb::Publish, Verb::Will]);
+    let subscribe = list(&[Verb::Subscribe]);
+    let receive = list(&[Verb::Receive]);
+    let receive =
+        receive.into_iter().filter(|topic| !subscribe.iter().any(|filter| covers(filter, topic))).collect();
+    let publishes = !publish.is_empty();
+    if scheme.captures.len() > 1 {
+        report.wider.push(format!(
+            "{} for any identity of the kind; seen: {}",
+            scheme.pattern,
+            seen.identities.len()
+        ));
+    }
+    Some(Rule {
+        name: scheme.name.clone(),
+        id: scheme.pattern.clone(),
+        publish,
+        subscribe,
+        receive,
+        qos_max: seen.qos.filter(|qos| *qos < 2),
+        retain: (publishes && !seen.retain).then_some(false),
+        will: (publishes && !seen.will).then_some(false),
+        payload_max: seen
+            .payload
+            .filter(|_| publishes && !seen.unknown_payload)
+            .map(|max| max.max(1).next_power_of_two()),
+        source: RuleSource::Built,
+        ..Rule::default()
+    })
+}
+
+/// Puts `+` where a level has too many values, and drops what another filter covers.
+fn general(mut templates: BTreeSet<String>, values_max: usize, report: &mut Report) -> Vec<String> {
+    let depth = templates.iter().map(|template| template.split('/').count()).max().unwrap_or_default();
+    for at in 0..depth {
+        // Templates that differ in this level alone.
+        let mut alike: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for template in &templates {
+            let mut levels: Vec<&str> = template.split('/').collect();
+            let is_value = levels.get(at).is_some_and(|level| {
+                !(level.contains(['+', '#', '{']) || (at == 0 && level.starts_with('$')))
+            });
+            if let Some(level) = levels.get_mut(at)
+                && is_value
+            {
+                *level = "+";
+                alike.entry(levels.join("/")).or_default().insert(template.clone());
+            }
+        }
+        for (wider, narrow) in alike.into_iter().filter(|(_, narrow)| narrow.len() > values_max) {
+            report.wider.push(format!("{wider}: any value for a level that had {}", narrow.len()));
+            templates.retain(|template| !narrow.contains(template));
+            templates.insert(wider);
+        }
+    }
+    let all: Vec<String> = templates.into_iter().collect();
+    let needless = |one: &String| all.iter().any(|other| other != one && covers(other, one));
+    all.iter().filter(|one| !needless(one)).cloned().collect()
+}
+
+/// Tells whether a template covers another one whatever the captures are.
+fn covers(outer: &str, inner: &str) -> bool {
+    let both = TopicFilter::new(outer).ok().zip(TopicFilter::new(inner).ok());
+    both.is_some_and(|(outer, inner)| midge_policy::contains(&outer, &inner))
+}
+
+fn name_apart(rules: &mut [Rule]) {
+    let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    for rule in rules {
+        let times = known.entry(rule.name.clone()).or_default();
+        *times += 1;
+        if *times > 1 {
+            rule.name = format!("{}-{times}", rule.name);
+        }
+    }
+}
+
+fn compare(observations: &[Observation], rules: &Ruleset, report: &mut Report) {
+    let identities: BTreeSet<&SpiffeId> = observations.iter().map(|seen| &seen.identity).collect();
+    let subjects: BTreeSet<(Verb, &str)> =
+        observations.iter().map(|seen| (seen.action, &*seen.topic)).collect();
+    let pairs: BTreeSet<(&SpiffeId, Verb, &str)> =
+        observations.iter().map(|seen| (&seen.identity, seen.action, &*seen.topic)).collect();
+    report.seen = pairs.len();
+    report.identities = identities.len();
+    for seen in observations.iter().filter(|seen| !seen.is_allowed(rules)) {
+        report.refused.push(format!("{} {} {}", seen.identity, seen.action.name(), seen.topic));
+    }
+    report.refused.dedup();
+    for id in identities {
+        for (verb, subject) in &subjects {
+            let allowed = Request::new(*verb, subject).is_ok_and(|request| request.decide(rules, id).allowed);
+            if !allowed {
+                continue;
+            }
+            report.allowed_pairs += 1;
+            if pairs.contains(&(id, *verb, *subject)) {
+                report.seen_pairs += 1;
+            } else if report.beyond.len() < EXAMPLES_MAX {
+                report.beyond.push(format!("{id} {} {subject}", verb.name()));
+            }
+        }
+    }
+}
+
+impl Proposal {
+    /// Returns the rules as the text of a policy file.
+    pub fn to_toml(&self) -> String {
+        #[derive(Serialize)]
+        struct File<'a> {
+            rule: &'a [Rule],
+        }
+        toml::to_string_pretty(&File { rule: &self.rules }).unwrap_or_default()
+    }
+}

@@ -1,0 +1,271 @@
+//! Explanations, lint, expected decisions and proposals, on policies as people write them.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use midge_identity::SpiffeId;
+use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, Rule};
+use midge_policy_tools::{
+    Case, Explanation, Finding, Generality, Observation, Request, Ruleset, Severity, Verb, check,
+    check_against, learn,
+};
+use mqtt_proto::QoS;
+
+fn ruleset(text: &str) -> Ruleset {
+    Ruleset::new(Rule::from_toml_str(text, "p.toml").unwrap()).unwrap()
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::new(text).unwrap()
+}
+
+const PRESS: &str = r#"
+[[rule]]
+name = "press"
+id = "spiffe://{td}/edge/{node}/press/{name}"
+publish = ["line/{name}/+"]
+subscribe = ["line/{name}/command/#"]
+qos-max = 1
+client-id = "{name}-*"
+
+[[rule]]
+name = "quiet"
+id = "spiffe://*/**"
+unless = "spiffe://*/ops/{chief}"
+deny-publish = ["line/+/secret"]
+"#;
+
+const QUIET: &str =
+    "[[rule]]\nname = \"quiet\"\nid = \"spiffe://*/**\"\ndeny-publish = [\"line/+/secret\"]\n";
+
+fn press() -> Ruleset {
+    ruleset(&PRESS.replace("unless = \"spiffe://*/ops/{chief}\"\n", "unless = \"spiffe://*/ops/*\"\n"))
+}
+
+fn explain(who: &str, verb: Verb, subject: &str, client_id: Option<&str>) -> Explanation {
+    let request = Request { client_id: client_id.map(str::to_owned), ..Request::new(verb, subject).unwrap() };
+    Explanation::of(&press(), &id(who), &request)
+}
+
+#[test]
+fn explanations_name_every_rule_considered_with_its_place() {
+    let press = "spiffe://td/edge/n/press/left";
+    let allowed = explain(press, Verb::Publish, "line/left/temperature", Some("left-1"));
+    assert!(allowed.allowed);
+    assert_eq!(allowed.rule.as_deref(), Some("press"));
+    assert_eq!(allowed.place.as_deref(), Some("p.toml:2"));
+    assert_eq!(allowed.considered.len(), 2);
+    assert_eq!(allowed.considered[0].captures, ["node = n", "name = left"]);
+    assert_eq!(allowed.considered[0].patterns[0].filter, "line/left/+");
+    assert!(allowed.considered[1].patterns.is_empty());
+
+    let denied = explain(press, Verb::Publish, "line/left/secret", Some("left-1"));
+    assert!(!denied.allowed);
+    assert_eq!(denied.rule.as_deref(), Some("quiet"));
+    assert!(denied.reason.contains("p.toml:10"), "{}", denied.reason);
+
+    let stranger = explain(press, Verb::Publish, "line/left/temperature", Some("right-1"));
+    assert!(!stranger.allowed);
+    assert_eq!(stranger.considered[0].unmet.as_deref(), Some("client-id = [{name}-*]"));
+    let ops = explain("spiffe://td/ops/bob", Verb::Publish, "line/left/secret", None);
+    assert_eq!(ops.considered[0].excepted_by.as_deref(), Some("spiffe://*/ops/*"));
+    assert_eq!(ops.others, 1);
+    let part = explain(press, Verb::Subscribe, "line/left/#", Some("left-1"));
+    assert!(!part.allowed && !part.considered[0].patterns[0].whole);
+}
+
+#[test]
+fn a_publication_to_a_filter_is_one_to_all_its_topics() {
+    let press = "spiffe://td/edge/n/press/left";
+    let all = explain(press, Verb::Publish, "line/left/+", Some("left-1"));
+    assert!(!all.allowed);
+    assert_eq!(all.reason, "a rule denies `line/left/secret`, which publish line/left/+ includes");
+    let other = explain(press, Verb::Receive, "line/left/command/#", Some("left-1"));
+    assert!(other.allowed, "{}", other.reason);
+    let wider = explain(press, Verb::Receive, "line/left/#", Some("left-1"));
+    assert_eq!(wider.reason, "no rule allows `line/left`, which receive line/left/# includes");
+}
+
+fn codes(text: &str) -> Vec<(&'static str, String)> {
+    let findings = check(&ruleset(text)).unwrap();
+    findings
+        .into_iter()
+        .map(|finding: Finding| (finding.code, format!("{} {}", finding.rule, finding.place)))
+        .collect()
+}
+
+#[test]
+fn a_policy_without_fault_has_no_findings() {
+    assert_eq!(codes(&PRESS.replace("unless = \"spiffe://*/ops/{chief}\"\n", "")), []);
+    let own = Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME).unwrap();
+    let findings = check(&Ruleset::new(own).unwrap()).unwrap();
+    assert!(
+        findings.iter().all(|finding| finding.severity == Severity::Note && finding.code == "idle-deny"),
+        "{findings:#?}"
+    );
+}
+
+#[test]
+fn rules_without_effect_are_found_with_their_line() {
+    let rule = |name: &str, rest: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nid = \"spiffe://td/app/{{app}}\"\n{rest}\n")
+    };
+    let dead = rule("a", "publish = [\"line/{app}/secret\", \"{app}/x\"]") + QUIET;
+    assert_eq!(codes(&dead), [("unreachable", "a p.toml:1".into())]);
+    let nobody = rule("a", "unless = \"spiffe://*/**\"\npublish = [\"x\"]");
+    assert_eq!(codes(&nobody), [("no-identity", "a p.toml:1".into())]);
+    let twice = rule("a", "publish = [\"{app}/x\"]") + &rule("b", "publish = [\"{app}/x\"]");
+    assert!(codes(&twice).contains(&("same-as", "b p.toml:5".into())), "{:?}", codes(&twice));
+    let wider = rule("a", "publish = [\"{app}/x\"]") + &rule("b", "publish = [\"{app}/#\"]");
+    assert_eq!(codes(&wider), [("redundant", "a p.toml:1".into())]);
+    let limited = rule("a", "publish = [\"{app}/x\"]") + &rule("b", "publish = [\"{app}/#\"]\nqos-max = 0");
+    assert_eq!(codes(&limited), [], "what is limited makes nothing needless");
+    let guard = rule("a", "publish = [\"{app}/x\"]") + QUIET;
+    assert_eq!(codes(&guard), [("idle-deny", "quiet p.toml:5".into())]);
+    let open = rule("a", "publish = [\"{app}/x\"]\nclient-id = \"{app}*\"");
+    assert_eq!(codes(&open), [("open-client-id", "a p.toml:1".into())]);
+}
+
+#[test]
+fn a_deny_bites_where_only_one_entry_has_the_right() {
+    let grant = Rule::grant("e", &id("spiffe://td/x"), &["line/1/secret".into(), "y".into()], &[]);
+    let mut rules = Rule::from_toml_str(QUIET, "p.toml").unwrap();
+    rules.push(grant);
+    let findings = check(&Ruleset::new(rules).unwrap()).unwrap();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!((findings[0].code, &*findings[0].rule), ("unreachable", "entry/e"));
+    assert!(findings[0].message.contains("\"line/1/secret\""), "{}", findings[0].message);
+}
+
+#[test]
+fn grants_beyond_a_reference_are_blamed_on_their_rule() {
+    let own = "[[rule]]\nname = \"own\"\nid = \"spiffe://td/app/{app}\"\npublish = [\"{app}/#\"]\n";
+    let narrow = own.replace("/#", "/x");
+    let findings = check_against(&ruleset(own), &ruleset(&narrow)).unwrap();
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        (findings[0].code, &*findings[0].rule, &*findings[0].place),
+        ("wider-than-reference", "own", "p.toml:1")
+    );
+    assert!(
+        findings[0].message.starts_with("spiffe://td/app/{app} may publish {app}/# except {app}/x, such as")
+    );
+    assert_eq!(check_against(&ruleset(&narrow), &ruleset(own)).unwrap(), []);
+}
+
+const TABLE: &str = "
+# who may do what
+allow spiffe://td/edge/n/press/left publish line/left/x client-id=left-1 qos=1 rule=press
+deny  spiffe://td/edge/n/press/left publish line/left/x client-id=left-1 qos=2
+deny  spiffe://td/edge/n/press/left publish line/right/x client-id=left-1
+allow spiffe://td/edge/n/press/left publish line/left/secret client-id=left-1
+";
+
+#[test]
+fn expected_decisions_are_read_from_tables_and_toml() {
+    let outcomes: Vec<_> = Case::read(TABLE, false).unwrap().iter().map(|case| case.run(&press())).collect();
+    let seen: Vec<(usize, bool)> = outcomes.iter().map(|outcome| (outcome.line, outcome.ok)).collect();
+    assert_eq!(seen, [(3, true), (4, true), (5, true), (6, false)]);
+    assert_eq!(outcomes[3].mismatch.as_deref(), Some("expected allow, got deny"));
+    assert_eq!(outcomes[3].explanation.rule.as_deref(), Some("quiet"));
+
+    let toml = "[[case]]\nexpect = \"allow\"\nid = \"spiffe://td/edge/n/press/left\"\naction = \"subscribe\"\n\
+                filter = \"line/left/command/#\"\nclient-id = \"left-\"\nrule = \"other\"\n";
+    let outcome = Case::read(toml, true).unwrap()[0].run(&press());
+    assert_eq!((outcome.line, outcome.ok), (1, false));
+    assert_eq!(outcome.mismatch.as_deref(), Some("expected rule other to decide, got press"));
+}
+
+#[test]
+fn lines_that_are_no_cases_are_all_named() {
+    let wrong = "allow spiffe://td/x publish\nmaybe spiffe://td/x publish a\nallow td/x publish a\n\
+                 allow spiffe://td/x dance a\nallow spiffe://td/x publish a/#/b\nallow spiffe://td/x publish a qos=3\n\
+                 allow spiffe://td/x publish a colour=red\n";
+    for (number, line) in (1..).zip(wrong.lines()) {
+        let errors = Case::read(line, false).unwrap_err();
+        assert_eq!((errors.len(), errors[0].line), (1, 1), "line {number}: {errors:?}");
+    }
+    assert_eq!(Case::read("[[case]]\ncolour = \"red\"\n", true).unwrap_err()[0].line, 2);
+}
+
+fn seen(identity: &str, action: Verb, topic: &str) -> Observation {
+    let (qos, retain, payload) = (Some(1), Some(false), Some(100));
+    Observation { identity: id(identity), action, topic: topic.into(), qos, retain, payload, count: 1 }
+}
+
+#[test]
+fn what_was_seen_becomes_rules_for_kinds() {
+    let mut log = Vec::new();
+    for name in ["led", "pump"] {
+        let mapper = format!("spiffe://td/edge/box/mapper/{name}");
+        log.push(seen(&mapper, Verb::Publish, &format!("$hw/events/device/{name}/state/update")));
+        log.push(seen(&mapper, Verb::Subscribe, &format!("$hw/events/device/{name}/twin/+/result")));
+        log.push(seen(&mapper, Verb::Subscribe, "$share/g/news"));
+    }
+    log.push(seen("spiffe://td/edge/box/mapper/led", Verb::Publish, "odd"));
+    for n in 0..20 {
+        log.push(seen("spiffe://td/edge/box/app/shop", Verb::Publish, &format!("orders/{n}/new")));
+    }
+    let proposal = learn(&log, Generality::default()).unwrap();
+    let report = &proposal.report;
+    assert_eq!((report.seen, report.identities), (27, 3));
+    assert_eq!(report.refused, Vec::<String>::new());
+    let by_name = |name: &str| proposal.rules.iter().find(|rule| rule.name == name).unwrap();
+    let mapper = by_name("learned-mapper");
+    assert_eq!(mapper.id, "spiffe://{td}/edge/{node}/mapper/{device}");
+    assert_eq!(mapper.publish, ["$hw/events/device/{device}/state/update"]);
+    assert_eq!(mapper.subscribe, ["$hw/events/device/{device}/twin/+/result", "news"]);
+    assert_eq!(
+        (mapper.qos_max, mapper.retain, mapper.will, mapper.payload_max),
+        (Some(1), Some(false), Some(false), Some(128))
+    );
+    assert_eq!(by_name("learned-led").publish, ["odd"]);
+    assert_eq!(by_name("learned-app").publish, ["orders/+/new"]);
+    assert!(
+        report.wider.contains(&"orders/+/new: any value for a level that had 20".to_owned()),
+        "{report:#?}"
+    );
+    assert_eq!(report.allowed_pairs, report.seen_pairs, "{report:#?}");
+
+    let read = Rule::from_toml_str(&proposal.to_toml(), "learned.toml").unwrap();
+    assert_eq!(read.len(), proposal.rules.len());
+    assert!(check(&Ruleset::new(read).unwrap()).unwrap().is_empty());
+}
+
+#[test]
+fn without_kinds_nobody_gets_more_than_was_seen() {
+    let log = [
+        seen("spiffe://td/edge/box/app/a", Verb::Publish, "a/x"),
+        seen("spiffe://td/edge/box/app/b", Verb::Publish, "b/x"),
+        seen("spiffe://td/edge/box/app/b", Verb::Receive, "c"),
+        seen("spiffe://td/edge/box/app/b", Verb::Will, "w"),
+    ];
+    let exact = Generality { kinds: false, values_max: usize::MAX };
+    let proposal = learn(&log, exact).unwrap();
+    assert!(proposal.rules.iter().all(|rule| !rule.id.contains('{')));
+    assert_eq!((proposal.report.allowed_pairs, proposal.report.seen_pairs), (4, 4));
+    assert_eq!(proposal.report.beyond, Vec::<String>::new());
+    let rights = Ruleset::new(proposal.rules).unwrap().policy().rights(&id("spiffe://td/edge/box/app/a"));
+    let facts = midge_policy::PublishFacts { qos: QoS::ExactlyOnce, ..Default::default() };
+    assert!(rights.publish(&mqtt_proto::TopicName::new("a/x").unwrap(), facts).is_err(), "not seen at QoS 2");
+}
+
+#[test]
+fn logs_are_read_as_observations_or_as_audit() {
+    let log = r#"{"identity":"spiffe://td/x","action":"publish","topic":"a","count":3}
+{"at":1,"event":"connected","identity":"spiffe://td/x","client-id":"c"}
+{"at":1,"event":"subscribed","identity":"spiffe://td/x","client-id":"c","filter":"a/#","qos":1,"rule":"r"}
+{"at":1,"event":"publish-denied","identity":"spiffe://td/x","client-id":"c","topic":"b","reason":"no"}
+"#;
+    let told = |denied| -> Vec<String> {
+        let seen = Observation::read(log, denied).unwrap();
+        seen.iter().map(|seen| format!("{} {} {}", seen.action.name(), seen.topic, seen.count)).collect()
+    };
+    assert_eq!(told(false), ["publish a 3", "subscribe a/# 1"]);
+    assert_eq!(told(true), ["publish a 3", "subscribe a/# 1", "publish b 1"]);
+    for (text, says) in
+        [("x", "not JSON"), ("{\"identity\":\"x\",\"action\":\"publish\",\"topic\":\"a\"}", "identity `x`")]
+    {
+        let error = Observation::read(&format!("\n{text}"), false).unwrap_err();
+        assert!(error.line == 2 && error.fault.contains(says), "{error}");
+    }
+}

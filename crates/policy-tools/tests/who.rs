@@ -1,0 +1,95 @@
+//! Who is said to reach a topic is exactly who may.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, dead_code, reason = "tests; the world is shared")]
+
+mod world;
+
+use midge_identity::SpiffeId;
+use midge_policy::Rule;
+use midge_policy_tools::{Request, Ruleset, Verb, Who, WhoKind};
+use mqtt_proto::QoS;
+use proptest::prelude::*;
+use world::{bind, ids, rules};
+
+fn belongs(kind: &WhoKind, id: &SpiffeId) -> bool {
+    bind(&kind.id, id).is_some() && kind.except.iter().all(|except| bind(except, id).is_none())
+}
+
+fn subject() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec!["a", "a/b", "b/a/t", "a/+", "a/#", "#", "+/b", "$s/a", "$s/#", "/", "t"])
+}
+
+fn asked(verb: Verb, subject: &str, group: Option<&str>) -> Request {
+    let text = match group {
+        Some(group) if verb == Verb::Subscribe => format!("$share/{group}/{subject}"),
+        _ => subject.to_owned(),
+    };
+    Request::new(verb, &text).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn who_can_is_who_may(
+        rules in rules(4),
+        subject in subject(),
+        verb in proptest::sample::select(Verb::ALL.to_vec()),
+        group in proptest::sample::select(vec![None, Some("a"), Some("g"), Some("h")]),
+        qos in proptest::sample::select(vec![QoS::AtMostOnce, QoS::ExactlyOnce]),
+        retain in any::<bool>(),
+        listener in proptest::sample::select(vec!["k", "l"]),
+    ) {
+        let rules = Ruleset::new(rules).unwrap();
+        let request = Request { qos, retain, listener: Some(listener.into()), ..asked(verb, subject, group) };
+        let kinds = Who::can(&rules, &request).unwrap().kinds();
+        for id in ids() {
+            let found = kinds.iter().filter(|kind| belongs(kind, &id)).count();
+            let allowed = request.decide(&rules, &id).allowed;
+            prop_assert_eq!(found, usize::from(allowed), "{} {} {:#?}", id, request, kinds);
+        }
+        for kind in &kinds {
+            let id = SpiffeId::new(&kind.example).unwrap();
+            prop_assert!(belongs(kind, &id) && request.decide(&rules, &id).allowed, "{:#?}", kind);
+        }
+    }
+}
+
+const RULES: &str = r##"
+[[rule]]
+name = "own"
+id = "spiffe://{td}/app/{app}"
+publish = ["{app}/#"]
+
+[[rule]]
+name = "all"
+id = "spiffe://td/ops/**"
+unless = "spiffe://td/ops/guest"
+publish = ["#"]
+listener = "tls"
+
+[[rule]]
+name = "x"
+id = "spiffe://td/app/x"
+publish = ["y"]
+"##;
+
+fn who(subject: &str) -> Vec<String> {
+    let rules = Ruleset::new(Rule::from_toml_str(RULES, "t").unwrap()).unwrap();
+    let kinds = Who::can(&rules, &asked(Verb::Publish, subject, None)).unwrap().kinds();
+    let line = |kind: &WhoKind| {
+        format!("{} except [{}] by {}", kind.id, kind.except.join(" "), kind.rules.join(" "))
+    };
+    kinds.iter().map(line).collect()
+}
+
+#[test]
+fn kinds_are_told_with_their_rules() {
+    let ops = "spiffe://td/ops/** except [spiffe://td/ops/guest] by all (t:7) on listener tls";
+    assert_eq!(who("y/1"), ["spiffe://*/app/y except [] by own (t:2)", ops]);
+    let y = who("y");
+    assert_eq!(y.len(), 3, "{y:#?}");
+    assert!(y.contains(&"spiffe://td/app/x except [] by x (t:14)".to_owned()), "{y:#?}");
+    assert!(who("+").iter().all(|line| line.starts_with("spiffe://td/ops")));
+    assert_eq!(who("$SYS/x"), Vec::<String>::new());
+}

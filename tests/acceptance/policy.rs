@@ -1,0 +1,171 @@
+//! `midge policy`: on files, and against a running edge.
+
+use crate::support::{BOX, Place, Server, own_uid, run_midge};
+use serde_json::Value;
+
+const PRESS: &str = r#"
+[[rule]]
+name = "press"
+id = "spiffe://{td}/edge/{node}/press/{name}"
+publish = ["line/{name}/temperature"]
+subscribe = ["line/{name}/command/#"]
+qos-max = 1
+"#;
+
+const LEFT: &str = "spiffe://plant.example/edge/box-1/press/left";
+
+fn json(arguments: &[&str]) -> Value {
+    run_midge(&[arguments, &["--output", "json"]].concat()).json()
+}
+
+#[test]
+fn decisions_have_exit_codes_and_reasons() {
+    let place = Place::new();
+    let policy = place.write("press.toml", PRESS);
+    let can =
+        |arguments: &[&str]| run_midge(&[&["policy", "can", LEFT], arguments, &["-p", &policy]].concat());
+    let yes = can(&["publish", "line/left/temperature", "-q", "1"]).ok();
+    assert!(yes.stdout.starts_with("yes: rule `press`"), "{}", yes.stdout);
+    for no in [
+        &["publish", "line/right/temperature"][..],
+        &["publish", "line/left/temperature", "-q", "2"],
+        &["subscribe", "line/left/#"],
+        &["receive", "line/left/temperature"],
+    ] {
+        let ended = can(no);
+        assert_eq!(ended.code, Some(1), "{no:?}: {}", ended.stdout);
+        assert!(ended.stdout.starts_with("no: "), "{}", ended.stdout);
+    }
+    can(&["dance", "line/left"]).refused(64, &["dance", "publish, will, subscribe or receive"]);
+    can(&["publish", "a/#/b"]).refused(64, &["a/#/b"]);
+    run_midge(&["policy", "can", "press", "publish", "a", "-p", &policy]).refused(64, &["\"press\""]);
+    run_midge(&["policy", "can", LEFT, "publish", "a", "-p", "nowhere.toml"])
+        .refused(78, &["nowhere.toml", "running, built-in or none"]);
+
+    let explained =
+        json(&["policy", "explain", LEFT, "publish", "line/left/temperature", "-p", &policy, "-q", "2"]);
+    assert_eq!(explained["allowed"], false);
+    assert_eq!(explained["place"], format!("{policy}:2"));
+    assert_eq!(explained["considered"][0]["unmet"], "qos-max = 1");
+    let shown =
+        run_midge(&["policy", "explain", LEFT, "publish", "line/left/x", "-p", &policy, "-p", "built-in"])
+            .ok();
+    assert!(shown.stdout.contains("no rule allows publish to `line/left/x`"), "{}", shown.stdout);
+    assert!(shown.stdout.contains("no-forged-cloud-sync"), "{}", shown.stdout);
+}
+
+#[test]
+fn a_change_is_told_as_access_gained_and_lost() {
+    let place = Place::new();
+    let old = place.write("old.toml", PRESS);
+    let new = place.write("new.toml", &PRESS.replace("command/#", "#"));
+    let diff = run_midge(&["policy", "diff", &old, &new]).ok();
+    for text in [
+        "spiffe://*/edge/*/press/{name}\n",
+        "  + subscribe line/{name}/# except line/{name}/command/# (qos up to 1)\n",
+        "  + receive line/{name}/# except line/{name}/command/# (qos up to 1)\n",
+        "such as line/name-1 by spiffe://example.org/edge/x/press/name-1",
+    ] {
+        assert!(diff.stdout.contains(text), "{text}: {}", diff.stdout);
+    }
+    assert_eq!(run_midge(&["policy", "diff", &old, &new, "--exit-code"]).code, Some(1));
+    assert_eq!(
+        run_midge(&["policy", "diff", &old, &old, "--exit-code"]).ok().stdout,
+        "no access is gained or lost"
+    );
+    let own = json(&["policy", "diff", &new, &old, "--spiffeID", LEFT]);
+    assert_eq!(own["kinds"][0]["changes"][0]["gained"], false);
+    assert_eq!(own["kinds"][0]["changes"][0]["filter"], "line/left/#");
+}
+
+#[test]
+fn check_tells_faults_findings_and_grants_beyond_a_reference() {
+    let place = Place::new();
+    let faulty = place.write("faulty.toml", &PRESS.replace("{name}/command", "{nam}/command"));
+    let ended = run_midge(&["policy", "check", &faulty]);
+    assert_eq!(ended.code, Some(78), "{}", ended.stdout);
+    assert!(
+        ended.stdout.contains(&format!("{faulty}:6")) && ended.stdout.contains("{nam}"),
+        "{}",
+        ended.stdout
+    );
+    let good = place.write("good.toml", PRESS);
+    run_midge(&["policy", "check", &good, "built-in"]).ok();
+    assert_eq!(run_midge(&["policy", "check", &good, "built-in", "--strict"]).code, Some(1), "an idle deny");
+    let wide = place.write("wide.toml", &PRESS.replace("line/{name}/temperature", "line/#"));
+    let ended = run_midge(&["policy", "check", &wide, "--against", &good]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    let told = format!("warning[wider-than-reference] {wide}:2: rule `press`");
+    assert!(ended.stdout.contains(&told), "{}", ended.stdout);
+    run_midge(&["policy", "check", &good, "--against", &wide]).ok();
+    let config = place.edge("data", "", "", "");
+    assert!(json(&["policy", "check", &config])["rules"].as_u64().is_some_and(|rules| rules > 3));
+}
+
+#[test]
+fn expected_decisions_are_tested_line_by_line() {
+    let place = Place::new();
+    let policy = place.write("press.toml", PRESS);
+    let good =
+        format!("allow {LEFT} publish line/left/temperature rule=press\ndeny {LEFT} publish line/right/x\n");
+    let cases = place.write("cases.txt", &good);
+    run_midge(&["policy", "test", &cases, "-p", &policy]).ok();
+    let cases = place.write("cases.txt", &format!("{good}deny {LEFT} subscribe line/left/command/go\n"));
+    let ended = run_midge(&["policy", "test", &cases, "-p", &policy]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    assert!(ended.stdout.contains(&format!("{cases}:3: expected deny, got allow")), "{}", ended.stdout);
+    assert!(ended.stdout.contains(&format!("{policy}:2")), "with its explanation: {}", ended.stdout);
+    let cases = place.write("cases.txt", "allow me publish a\n");
+    run_midge(&["policy", "test", &cases, "-p", &policy]).refused(78, &[&format!("{cases}:1"), "`me`"]);
+}
+
+#[test]
+fn rules_are_learned_from_observations() {
+    let place = Place::new();
+    let line = |name: &str| {
+        format!(
+            "{{\"identity\":\"{BOX}/app/{name}\",\"action\":\"publish\",\"topic\":\"{name}/user/up\",\"qos\":1,\"retain\":false,\"payload\":20}}\n"
+        )
+    };
+    let log = place.write("seen.jsonl", &(line("shop") + &line("till")));
+    let learned = run_midge(&["policy", "learn", "--from", &log]).ok();
+    assert!(learned.stdout.contains("# Refused of them: 0."), "{}", learned.stdout);
+    let policy = place.write("learned.toml", &learned.stdout);
+    run_midge(&["policy", "check", &policy]).ok();
+    let app = format!("{BOX}/app/shop");
+    run_midge(&["policy", "can", &app, "publish", "shop/user/up", "-q", "1", "-p", &policy]).ok();
+    assert_eq!(run_midge(&["policy", "can", &app, "publish", "till/user/up", "-p", &policy]).code, Some(1));
+    let empty = place.write("empty.jsonl", "");
+    run_midge(&["policy", "learn", "--from", &empty]).refused(1, &["nothing was seen"]);
+}
+
+#[test]
+fn a_running_edge_is_asked_for_what_is_in_force() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("policies")).unwrap();
+    place.write("policies/press.toml", PRESS);
+    let config = place.edge("data", "", "", &format!("[policy]\ndir = \"{}\"", place.text("policies")));
+    let server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
+    server.entry("shop", &own_uid(), &["-publish", "shop/#"]);
+    let shop = format!("{BOX}/app/shop");
+    server.run(&["policy", "can", &shop, "publish", "shop/1", "-p", "running"]).ok();
+    assert_eq!(server.run(&["policy", "can", &shop, "publish", "till/1", "-p", "running"]).code, Some(1));
+    let rules = server.run(&["policy", "rules", "-p", "running"]).ok().json();
+    let sources: Vec<&str> =
+        rules["rules"].as_array().unwrap().iter().filter_map(|rule| rule["source"].as_str()).collect();
+    assert!(sources.contains(&"registration entry"), "{sources:?}");
+    assert!(sources.iter().any(|source| source.ends_with("policies/press.toml:2")), "{sources:?}");
+
+    let who = server.run(&["policy", "who", "publish", "shop/1", "-p", "running"]).ok().json();
+    assert_eq!(
+        who["identities"],
+        serde_json::json!([{ "id": shop, "rule": "`entry/shop` (registration entry)" }])
+    );
+    assert_eq!(who["patterns"][0]["id"], shop);
+    let gained = server.run(&["policy", "diff", &config, "running"]).ok().json();
+    assert_eq!(gained["kinds"][0]["id"], shop);
+    assert_eq!(gained["kinds"][0]["changes"][0]["filter"], "shop/#");
+    server
+        .run(&["policy", "rules", "-p", "running", "--socketPath", "/nowhere.sock"])
+        .refused(69, &["/nowhere.sock"]);
+}
