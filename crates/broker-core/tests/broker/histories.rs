@@ -39,6 +39,8 @@ enum Op {
     Acknowledge(Who, usize, bool),
     /// Seconds.
     Wait(u64),
+    /// The broker is killed, and started again after so many seconds.
+    Restart(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +135,14 @@ impl Play {
                     self.world.pass_secs(1);
                     self.look(None);
                 }
+            }
+            Op::Restart(down_secs) => {
+                self.model.restart(down_secs);
+                self.world.crash(down_secs);
+                for (_, conn) in std::mem::take(&mut self.conns) {
+                    assert_eq!(self.world.take(conn), [""; 0]);
+                }
+                self.look(None);
             }
             Op::Lose(who)
             | Op::Disconnect(who, _)
@@ -403,6 +413,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (who, 0..4_usize, prop::bool::weighted(0.1))
             .prop_map(|(who, nth, fails)| Op::Acknowledge(who, nth, fails)),
         2 => (1..6_u64).prop_map(Op::Wait),
+        1 => (0..6_u64).prop_map(Op::Restart),
     ]
     .prop_map(Step)
 }

@@ -30,6 +30,8 @@ pub(crate) struct Owed {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) ids: Vec<u32>,
+    /// A broker that was restarted does not know whether it sent this before.
+    may_be_again: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +100,12 @@ struct Shared {
     due: bool,
     /// Everybody who could keep it may have gone.
     may_be_lost: bool,
+}
+
+impl Shared {
+    fn is_held_by(&self, who: Who) -> bool {
+        self.grants.iter().any(|(holder, _)| *holder == who)
+    }
 }
 
 #[derive(Default)]
@@ -181,6 +189,57 @@ impl Model {
         self.retained.retain(|_, message| message.lasts.is_none_or(|secs| message.received + secs > now));
     }
 
+    /// The broker is killed and starts again: sessions that outlive their connection are as they were, what was
+    /// under way at QoS 1 may come again, and the wills of all who were connected wait from now.
+    pub(crate) fn restart(&mut self, down_secs: u64) {
+        self.now += down_secs;
+        let (now, mut last) = (self.now, Vec::new());
+        for who in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let session = self.sessions.get_mut(&who).unwrap();
+            let conn = session.conn.take();
+            let is_gone = conn.is_some() && session.expiry == 0;
+            if let Some(conn) = conn {
+                session.ends = Some(now + session.expiry);
+                session.will = conn.will.map(|(message, delay)| (now + delay, message));
+            }
+            if is_gone {
+                last.extend(self.sessions.remove(&who).unwrap().will);
+                for shared in self.shared.iter_mut().filter(|shared| shared.is_held_by(who)) {
+                    shared.may_be_lost = true;
+                    shared.grants.retain(|(holder, _)| *holder != who);
+                }
+            } else {
+                self.forget_what_was_sent(who);
+            }
+        }
+        for (_, owed) in self.shared.iter_mut().flat_map(|shared| &mut shared.grants) {
+            owed.may_be_again = true;
+        }
+        for (_, message) in last {
+            self.distribute(Message { received: now, ..message });
+        }
+        self.pass(0);
+    }
+
+    fn forget_what_was_sent(&mut self, who: Who) {
+        let session = self.sessions.get_mut(&who).unwrap();
+        session.replays.clear();
+        let (again, flight) =
+            std::mem::take(&mut session.flight).into_iter().partition(|flight| flight.owed.qos == Q1);
+        session.flight = flight;
+        let (direct, shared): (Vec<Flight>, Vec<Flight>) =
+            again.into_iter().partition(|flight| flight.group.is_none());
+        session.owed.splice(0..0, direct.into_iter().map(|flight| flight.owed));
+        session.owed.iter_mut().for_each(|owed| owed.may_be_again = true);
+        for Flight { owed, group, .. } in shared {
+            let (group, message) = (group.unwrap(), owed.message.clone());
+            let mut grants = self.members(group, &message);
+            grants.retain(|(member, _)| *member != who);
+            grants.push((who, owed));
+            self.shared.push(Shared { group, message, grants, due: false, may_be_lost: false });
+        }
+    }
+
     /// Ends a session: its will goes out, and what it did not acknowledge of a group's goes to the group.
     fn end(&mut self, who: Who) {
         let Some(session) = self.sessions.get_mut(&who) else { return };
@@ -195,7 +254,7 @@ impl Model {
             self.share(group, flight.owed.message, true);
         }
         for at in 0..self.shared.len() {
-            if self.shared[at].grants.iter().any(|(holder, _)| *holder == who) {
+            if self.shared[at].is_held_by(who) {
                 let Shared { group, message, .. } = &self.shared[at];
                 let lost = self
                     .members(group, message)
@@ -248,12 +307,8 @@ impl Model {
             let retain = message.retain && wanted.iter().any(|subscribed| subscribed.retain_as_published);
             let ids: BTreeSet<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
             if qos != Q0 || session.conn.is_some() {
-                session.owed.push(Owed {
-                    message: message.clone(),
-                    qos,
-                    retain,
-                    ids: ids.into_iter().collect(),
-                });
+                let (message, ids) = (message.clone(), ids.into_iter().collect());
+                session.owed.push(Owed { message, qos, retain, ids, may_be_again: false });
             }
         }
         let groups: BTreeSet<&'static str> =
@@ -273,10 +328,8 @@ impl Model {
             .map(|(who, subscribed)| {
                 let qos = subscribed.qos.min(message.qos);
                 let retain = message.retain && subscribed.retain_as_published;
-                (
-                    *who,
-                    Owed { message: message.clone(), qos, retain, ids: subscribed.id.into_iter().collect() },
-                )
+                let (message, ids) = (message.clone(), subscribed.id.into_iter().collect());
+                (*who, Owed { message, qos, retain, ids, may_be_again: false })
             })
             .collect()
     }
@@ -362,7 +415,8 @@ impl Model {
 
     /// A broker sent a PUBLISH.
     pub(crate) fn sent(&mut self, who: Who, seen: &Seen) {
-        if seen.dup {
+        let session = &self.sessions[&who];
+        if session.flight.iter().any(|flight| Some(flight.pid) == seen.pid && !flight.here) {
             return self.sent_again(who, seen);
         }
         let found = self.take_owed(who, seen).map(|owed| (owed, None));
@@ -387,21 +441,21 @@ impl Model {
         let first = first.unwrap_or_else(|| panic!("{seen:?} to {who} is not due again"));
         let flight = &session.flight[first];
         assert_eq!(Some(flight.pid), seen.pid, "{seen:?} to {who}");
-        assert!(self.is_how(&flight.owed, seen), "{seen:?} is not {flight:?}");
+        assert!(seen.dup && self.is_how(&flight.owed, seen), "{seen:?} is not {flight:?}");
         assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
         let flight = &mut self.sessions.get_mut(&who).unwrap().flight[first];
         (flight.here, flight.counted) = (true, true);
     }
 
     fn is_how(&self, owed: &Owed, seen: &Seen) -> bool {
-        let Owed { message, qos, retain, ids } = owed;
+        let Owed { message, qos, retain, ids, .. } = owed;
         (message.topic, &message.payload, qos, retain, ids, self.left(message))
             == (seen.topic.as_str(), &seen.payload, &seen.qos, &seen.retain, &seen.ids, seen.expiry)
     }
 
     fn take_owed(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
         let owed = &self.sessions[&who].owed;
-        let at = owed.iter().position(|owed| self.is_how(owed, seen))?;
+        let at = owed.iter().position(|owed| self.is_how(owed, seen) && (!seen.dup || owed.may_be_again))?;
         // One publisher's messages of one topic and QoS come in its order.
         let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
         let earlier = owed[..at]
@@ -413,7 +467,8 @@ impl Model {
 
     fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<&'static str>)> {
         let owed_to = |shared: &Shared| {
-            let grant = shared.grants.iter().find(|(holder, owed)| *holder == who && self.is_how(owed, seen));
+            let mut grants = shared.grants.iter().filter(|(holder, _)| *holder == who);
+            let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && (!seen.dup || owed.may_be_again));
             grant.map(|(_, owed)| owed.clone())
         };
         let (at, owed) =
@@ -427,7 +482,7 @@ impl Model {
         let by = |filter: &&'static str| {
             let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
-            let owed = Owed { message: message.clone(), qos, retain: true, ids };
+            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again: false };
             let own = subscribed.no_local && message.from == who;
             (!own && self.is_how(&owed, seen)).then_some((*filter, owed))
         };
