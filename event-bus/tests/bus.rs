@@ -146,6 +146,8 @@ impl Box1 {
             clock: Clock::system(),
             audit,
             store: None,
+            authenticator: None,
+            facts: Arc::new(Vec::new),
         };
         // The policy's sender would end the server with it.
         let (policy, receiver) = watch::channel(Arc::clone(&parts.policy.borrow()));
