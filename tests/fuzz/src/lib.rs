@@ -1,0 +1,33 @@
+//! What fuzzing holds against bytes that nobody wrote: one function per target, which panics on a fault.
+//!
+//! `fuzz/` wraps each for cargo-fuzz; `tests/smoke.rs` runs each over its corpus and damaged copies of it, so that no
+//! test needs a fuzzer.
+
+#![expect(clippy::panic, clippy::expect_used, reason = "a fault is shown by a panic, as fuzzers expect it")]
+
+mod audit;
+mod codec;
+mod connection;
+mod filters;
+mod policy;
+mod records;
+
+pub use audit::audit;
+pub use codec::codec;
+pub use connection::connection;
+pub use filters::filters;
+pub use policy::policy;
+pub use records::records;
+
+/// A target: its name, which is also that of its corpus, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 6] = [
+    ("audit", audit),
+    ("codec", codec),
+    ("connection", connection),
+    ("filters", filters),
+    ("policy", policy),
+    ("records", records),
+];
