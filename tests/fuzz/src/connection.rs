@@ -3,7 +3,8 @@
 mod party;
 
 use broker_core::{
-    Broker, Change, CloseCause, Config, ConnId, Durability, Effect, Now, Record, RecordKey, StoreBatch,
+    AuthOutcome, Broker, Change, CloseCause, Config, ConnId, Durability, Effect, Now, Record, RecordKey,
+    StoreBatch,
 };
 use midge_identity::UnixMillis;
 use midge_policy::{Policy, Rule};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 /// Steps: a byte whose upper half says what happens and whose lowest bit says to whom.
 ///
-/// 0 to 9: the party sends bytes, as many as the next byte says. 10: its link breaks. 11: time passes, in seconds. 12: the
+/// 0 to 8: the party sends bytes, as many as the next byte says. 9: its authentication is judged. 10: its link breaks. 11: time passes, in seconds. 12: the
 /// disk stores what waits. 13: the broker is killed and starts again. 14: the party reads what it was sent. 15: the
 /// policy changes.
 ///
@@ -28,6 +29,7 @@ pub fn connection(input: &[u8]) {
         let (argument, after) = after.split_first().map_or((0, after), |(first, after)| (*first, after));
         rest = after;
         match step >> 4 {
+            9 => scene.judge(who, argument),
             10 => scene.lose(who),
             11 => scene.pass(argument),
             12 => scene.store(),
@@ -59,6 +61,7 @@ struct Scene {
 fn config() -> Config {
     Config {
         durability: Durability::ProcessCrash,
+        auth_methods: vec!["M".into()],
         sessions_per_identity_max: 4,
         queue_messages_max: 4,
         retained_messages_max: 4,
@@ -109,6 +112,20 @@ impl Scene {
                 self.conns += 1;
             }
         }
+        self.drain();
+    }
+
+    fn judge(&mut self, who: usize, outcome: u8) {
+        let now = self.now;
+        let party = self.party(who);
+        let Some(conn) = party.conn().filter(|_| party.take_request()) else { return };
+        let outcome = match outcome % 4 {
+            0 => AuthOutcome::Failed,
+            1 => AuthOutcome::Continue(vec![outcome; usize::from(outcome)].into()),
+            2 => AuthOutcome::Proven { peer: party.peer(), data: None },
+            _ => AuthOutcome::Proven { peer: party.peer(), data: Some(vec![outcome].into()) },
+        };
+        self.broker.handle_authenticated(conn, outcome, now);
         self.drain();
     }
 
@@ -201,9 +218,10 @@ impl Scene {
                     self.pending.push((**batch).clone());
                     continue;
                 }
-                Effect::Send { conn, .. } | Effect::Deliver { conn, .. } | Effect::Close { conn, .. } => {
-                    *conn
-                }
+                Effect::Send { conn, .. }
+                | Effect::Deliver { conn, .. }
+                | Effect::Close { conn, .. }
+                | Effect::Authenticate { conn, .. } => *conn,
             };
             let party = self.parties.iter_mut().find(|party| party.conn() == Some(conn));
             // A party that hung up is sent nothing: nobody is left who could tell.

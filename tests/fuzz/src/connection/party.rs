@@ -29,6 +29,8 @@ pub(super) struct Party {
     stage: Stage,
     /// Reads what the broker sends.
     reader: Decoder,
+    /// An authentication waits to be judged.
+    asked: bool,
 }
 
 /// What a party said.
@@ -48,7 +50,17 @@ impl Party {
             packet_size_max: usize::MAX,
             stage: Stage::Silent,
             reader: Decoder::client(Version::V5, Limits::default()),
+            asked: false,
         }
+    }
+
+    pub(super) fn peer(&self) -> VerifiedPeer {
+        VerifiedPeer::attested(self.id.clone(), 1, 2, "entry".into())
+    }
+
+    /// Takes the authentication that waits; false when there is none.
+    pub(super) fn take_request(&mut self) -> bool {
+        std::mem::take(&mut self.asked)
     }
 
     pub(super) fn conn(&self) -> Option<ConnId> {
@@ -59,7 +71,7 @@ impl Party {
     pub(super) fn hang_up(&mut self) -> Option<ConnId> {
         self.decoder = Decoder::server(Limits::default());
         self.buffer.clear();
-        self.stage = Stage::Silent;
+        (self.stage, self.asked) = (Stage::Silent, false);
         self.conn.take()
     }
 
@@ -105,7 +117,12 @@ impl Party {
             }
             Effect::Close { .. } => {
                 assert!(!matches!(self.stage, Stage::Silent | Stage::Closed));
-                (self.stage, self.conn) = (Stage::Closed, None);
+                (self.stage, self.conn, self.asked) = (Stage::Closed, None, false);
+            }
+            Effect::Authenticate { .. } => {
+                assert!(matches!(self.stage, Stage::Connecting | Stage::Connected));
+                assert!(!self.asked, "one at a time");
+                self.asked = true;
             }
             Effect::Audit(_) | Effect::Store(_) => {}
         }
@@ -148,8 +165,7 @@ pub(super) fn open(broker: &mut Broker, party: &mut Party, fresh: ConnId, said: 
             let max = connect.packet_size_max.and_then(|max| usize::try_from(max).ok());
             party.packet_size_max = max.unwrap_or(usize::MAX);
             party.reader = Decoder::client(connect.version, Limits::default());
-            let peer = VerifiedPeer::attested(party.id.clone(), 1, 2, "entry".into());
-            broker.handle_connect(fresh, peer, *connect, now);
+            broker.handle_connect(fresh, party.peer(), *connect, now);
             return true;
         }
         (_, None) => {}
