@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -273,4 +273,53 @@ fn tests_are_told_from_what_they_test() {
     let text = "a\n#[cfg(test)]\nuse b;\nc\n#[cfg(test)]\nmod tests {\n    d\n}\n";
     assert_eq!(before_tests(text), "a\n#[cfg(test)]\nuse b;\nc\n");
     assert_eq!(before_tests("a\n#[cfg(test)]\nmod tests;\nb\n"), "a\n#[cfg(test)]\nmod tests;\nb\n");
+}
+
+/// Names of the tests below a folder.
+fn tests_in(folder: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for path in sources(&root().join(folder)) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {
+                if is_test {
+                    names.insert(rest.split('(').next().unwrap().to_owned());
+                }
+                is_test = false;
+            } else if line == "#[test]" || line.starts_with("#[tokio::test") {
+                is_test = true;
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_flaw_class_of_the_threat_model_has_tests_that_exist() {
+    let mut tests = BTreeSet::new();
+    for folder in ["crates", "pki", "broker", "midge", "tests"] {
+        tests.extend(tests_in(folder));
+    }
+    let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| F"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let numbers: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    let expected: Vec<String> = (1..=34).map(|number| format!("F{number}")).collect();
+    assert_eq!(numbers, expected);
+    for row in &rows {
+        let named: Vec<&str> = row[2].split(", ").map(|name| name.trim_matches('`')).collect();
+        let missing: Vec<_> = named.iter().filter(|name| !tests.contains(**name)).collect();
+        assert!(missing.is_empty(), "{}: no such test: {missing:?}", row[0]);
+    }
+    let listed: BTreeSet<&str> = rows.iter().map(|row| row[2]).collect();
+    let unlisted = tests_in("crates/broker-core/tests/broker/flaws");
+    let unlisted: Vec<_> = unlisted
+        .iter()
+        .filter(|name| !listed.iter().any(|cell| cell.contains(&format!("`{name}`"))))
+        .collect();
+    assert!(unlisted.is_empty(), "not in docs/threat-model.md: {unlisted:?}");
 }

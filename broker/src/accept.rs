@@ -4,6 +4,7 @@ use crate::arrivals::{Arrival, Source};
 use crate::bulk::Bulk;
 use crate::connection::{Entrance, Refused, Visit, serve};
 use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
+use broker_core::Listener;
 use midge_identity::VerifiedPeer;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,7 +72,10 @@ impl Server {
             self.tasks.spawn(async move {
                 let origin = LocalOrigin::Unix { pid, uid, gid };
                 let served = match this.attest(origin, &arrival).await {
-                    Ok(claims) => this.run(stream, Entrance::Local(claims), arrival).await,
+                    Ok(claims) => {
+                        let listener = &this.listeners.unix;
+                        this.run(stream, (listener, Entrance::Local(claims)), arrival).await
+                    }
                     Err(refusal) => Err(refusal.into()),
                 };
                 if let Err(refused) = served {
@@ -89,21 +93,22 @@ impl Server {
         way: Way,
         arrival: Arrival,
     ) -> Result<(), Refused> {
+        let listener = self.listeners.of(way);
         match way {
             Way::Tls => {
                 let (stream, peer) = self.shake(stream, &arrival).await?;
-                self.run(stream, Entrance::Verified(peer), arrival).await
+                self.run(stream, (listener, Entrance::Verified(peer)), arrival).await
             }
             Way::Tcp => {
                 let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
-                self.run(stream, Entrance::Local(claims), arrival).await
+                self.run(stream, (listener, Entrance::Local(claims)), arrival).await
             }
             // Boxed: else every connection would be as large as one over WebSocket.
             Way::WebsocketTls => {
                 Box::pin(async {
                     let (stream, peer) = self.shake(stream, &arrival).await?;
                     let stream = arrival.within(self.upgrade(stream)).await??;
-                    self.run(stream, Entrance::Verified(peer), arrival).await
+                    self.run(stream, (listener, Entrance::Verified(peer)), arrival).await
                 })
                 .await
             }
@@ -111,7 +116,7 @@ impl Server {
                 Box::pin(async {
                     let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
                     let stream = arrival.within(self.upgrade(stream)).await??;
-                    self.run(stream, Entrance::Local(claims), arrival).await
+                    self.run(stream, (listener, Entrance::Local(claims)), arrival).await
                 })
                 .await
             }
@@ -146,12 +151,17 @@ impl Server {
         websocket::accept(stream, &self.origins, self.limits.codec.packet_bytes_max).await
     }
 
-    async fn run<S>(&self, stream: S, entrance: Entrance, arrival: Arrival) -> Result<(), Refused>
+    async fn run<S>(
+        &self,
+        stream: S,
+        (listener, entrance): (&Arc<Listener>, Entrance),
+        arrival: Arrival,
+    ) -> Result<(), Refused>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        serve(&self.hub, &*self.parts.admission, stream, Visit { entrance, arrival, limits: &self.limits })
-            .await
+        let visit = Visit { listener, entrance, arrival, limits: &self.limits };
+        serve(&self.hub, &*self.parts.admission, stream, visit).await
     }
 
     fn refuse(&self, listener: &str, remote: &str, refused: &Refused) {

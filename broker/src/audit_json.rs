@@ -96,7 +96,7 @@ fn rule(denial: &Denial) -> Option<String> {
 
 fn proof_json(proof: &Proof) -> Value {
     match proof {
-        Proof::X509Svid { serial } => json!({ "kind": "x509-svid", "serial": &**serial }),
+        Proof::X509Svid { serial, .. } => json!({ "kind": "x509-svid", "serial": &**serial }),
         Proof::Local { pid, uid, entry_id } => {
             json!({ "kind": "local", "pid": pid, "uid": uid, "entry": &**entry_id })
         }

@@ -1,5 +1,6 @@
 use crate::LimitsConfig;
 use broker_core::Durability;
+use midge_policy::SubscribeMode;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -44,8 +45,62 @@ pub struct MqttConfig {
     pub response_prefix: String,
     /// What sessions, their messages, retained messages and wills survive.
     pub durability: DurabilityLevel,
+    /// What becomes of retained messages whose publisher lost the right to them.
+    pub retained_without_right: LostRetained,
+    /// What becomes of subscriptions that are allowed in part, by listener.
+    pub subscribe_mode: SubscribeModes,
     /// What is kept for clients, and how much of it.
     pub limits: LimitsConfig,
+}
+
+/// What becomes of retained messages whose publisher lost the right to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LostRetained {
+    /// They are kept, and handed out again when the right is given back.
+    #[default]
+    Withhold,
+    /// They are removed.
+    Purge,
+}
+
+/// Section `[mqtt.subscribe-mode]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct SubscribeModes {
+    /// On the mTLS listener.
+    pub tls: SubscribeModeConfig,
+    /// On the loopback listener.
+    pub tcp: SubscribeModeConfig,
+    /// On the WebSocket listener over mTLS.
+    pub websocket_tls: SubscribeModeConfig,
+    /// On the WebSocket listener on loopback.
+    pub websocket_loopback: SubscribeModeConfig,
+    /// On the Unix socket.
+    pub unix: SubscribeModeConfig,
+}
+
+/// What becomes of a subscription that is allowed in part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SubscribeModeConfig {
+    /// It is refused.
+    #[default]
+    Reject,
+    /// It stands for the parts that are allowed.
+    Narrow,
+    /// It stands, and what is not allowed is left out of its deliveries.
+    Filter,
+}
+
+impl From<SubscribeModeConfig> for SubscribeMode {
+    fn from(mode: SubscribeModeConfig) -> Self {
+        match mode {
+            SubscribeModeConfig::Reject => Self::Reject,
+            SubscribeModeConfig::Narrow => Self::Narrow,
+            SubscribeModeConfig::Filter => Self::Filter,
+        }
+    }
 }
 
 impl Default for MqttConfig {
@@ -67,6 +122,8 @@ impl Default for MqttConfig {
             keep_alive_max_secs: 0,
             response_prefix: "response".into(),
             durability: DurabilityLevel::ProcessCrash,
+            retained_without_right: LostRetained::default(),
+            subscribe_mode: SubscribeModes::default(),
             limits: LimitsConfig::default(),
         }
     }

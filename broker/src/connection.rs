@@ -3,10 +3,11 @@
 use crate::arrivals::Arrival;
 use crate::outbox::{Frames, Outbox};
 use crate::{Admission, Hub, LocalClaims, Refusal};
-use broker_core::{CloseCause, CloseReason, ConnId};
+use broker_core::{CloseCause, CloseReason, ConnId, Listener};
 use bytes::BytesMut;
 use midge_identity::VerifiedPeer;
 use mqtt_proto::{ConnAck, Connect, Decoder, Packet, ReasonCode, Version};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub(crate) enum Entrance {
 
 /// A peer that is served.
 pub(crate) struct Visit<'a> {
+    pub(crate) listener: &'a Arc<Listener>,
     pub(crate) entrance: Entrance,
     /// Its place among those that have sent no CONNECT.
     pub(crate) arrival: Arrival,
@@ -67,7 +69,7 @@ pub(crate) async fn serve<S>(
     hub: &Hub,
     admission: &dyn Admission,
     stream: S,
-    Visit { entrance, arrival, limits }: Visit<'_>,
+    Visit { listener, entrance, arrival, limits }: Visit<'_>,
 ) -> Result<(), Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -92,7 +94,8 @@ where
     drop(arrival);
     let version = connect.version;
     let admitted = identify(entrance, connect.username.as_deref()).and_then(|peer| {
-        admission.admits(peer.id(), Some(peer.proof()))?;
+        let admitted = admission.admits(peer.id(), Some(peer.proof()));
+        admitted.map_err(|Refusal(why)| Refusal(format!("{}: {why}", peer.id())))?;
         Ok(peer)
     });
     let peer = match admitted {
@@ -103,7 +106,7 @@ where
         }
     };
     hub.traffic().read(reader.taken);
-    let (conn, outbox) = hub.connect(peer, connect);
+    let (conn, outbox) = hub.connect(listener, peer, connect);
     let unread_timeout = limits.unread_timeout;
     tokio::select! {
         cause = reader.run(hub, conn) => hub.closed(conn, cause),
@@ -182,18 +185,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Reads until the network connection ends. After a violation it waits to be dropped: the
     /// writer still sends what the core says about it.
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
-        let mut packets = Vec::new();
+        let mut packets = VecDeque::new();
         let mut wanted = READ_BYTES;
         loop {
             let violation = loop {
                 match self.decoder.decode(&mut self.buffer) {
-                    Ok(Some(packet)) => packets.push(packet),
+                    Ok(Some(packet)) => packets.push_back(packet),
                     Ok(None) => break None,
                     Err(error) => break Some(error),
                 }
             };
-            if !packets.is_empty() {
-                hub.packets(conn, packets.drain(..));
+            while !packets.is_empty() {
+                // Back-pressure: what is not read here fills the client's own buffers.
+                if let Some(wait) = hub.packets(conn, &mut packets) {
+                    tokio::time::sleep(wait).await;
+                }
             }
             if let Some(error) = violation {
                 tracing::debug!(conn = conn.0, %error, "malformed packet");

@@ -9,19 +9,22 @@ use crate::traffic::Traffic;
 use crate::{Admission, AuditLog, Authenticator, Refusal};
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher,
-    Effect, Metrics, Now, Record, RecordKey, Restored, Revocation, SessionSnapshot, SessionState,
+    Effect, Listener, Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot,
     StoreTrouble,
 };
-use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
 use mqtt_proto::{Connect, Packet, Publication, ReasonCode};
-use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// Sessions dealt with at once when a change concerns many: a fraction of a millisecond.
+const PORTION: usize = 32;
 
 struct Inner {
     broker: Broker,
@@ -69,6 +72,7 @@ struct Shared {
     authenticator: Option<Arc<dyn Authenticator>>,
     rearm: Notify,
     unstored: Notify,
+    backlog: Notify,
 }
 
 impl std::fmt::Debug for Hub {
@@ -104,6 +108,7 @@ impl Hub {
             authenticator,
             rearm: Notify::new(),
             unstored: Notify::new(),
+            backlog: Notify::new(),
         }))
     }
 
@@ -138,7 +143,10 @@ impl Hub {
 
     /// Replaces the policy.
     pub fn set_policy(&self, policy: Arc<Policy>) {
-        self.enter(|broker, now| broker.handle_policy(policy, now));
+        let before = Arc::clone(self.0.inner.lock().broker.policy());
+        let change = PolicyChange::between(before, policy);
+        // What it replaces may be large: it is given back to the memory after the lock.
+        drop(self.enter(|broker, now| broker.handle_policy(change, now)));
     }
 
     /// Ends every connection for a planned stop.
@@ -146,33 +154,56 @@ impl Hub {
         self.enter(Broker::handle_drain);
     }
 
-    /// Ends the sessions whose identity no longer stands.
+    /// Ends what no longer stands: the sessions of identities, and connections by their proof. Nobody is asked
+    /// about under the lock, and what there is to end is ended in portions.
     pub fn re_admit(&self, admission: &dyn Admission) {
-        let sessions = self.sessions();
-        let mut asked = HashSet::new();
-        let mut revoked: Vec<(SpiffeId, Refusal)> = Vec::new();
-        for session in &sessions {
-            if asked.insert(Arc::clone(&session.identity))
-                && let Err(refusal) = admission.admits(&session.identity, None)
-            {
-                revoked.push(((*session.identity).clone(), refusal));
+        let identities = self.0.inner.lock().broker.identities();
+        let mut revoked: BTreeMap<String, Vec<SpiffeId>> = BTreeMap::new();
+        for identity in &identities {
+            if let Err(refusal) = admission.admits(identity, None) {
+                revoked.entry(refusal.0).or_default().push((**identity).clone());
             }
         }
-        for (identity, refusal) in revoked {
-            let revocation = Revocation { identities: vec![identity], reason: refusal.0.into() };
+        for (reason, identities) in revoked {
+            let revocation = Revocation { identities, reason: reason.into() };
             self.enter(|broker, now| broker.handle_revoked(&revocation, now));
         }
-        for session in sessions {
-            let SessionState::Live { conn, proof: proof @ Proof::Local { .. }, .. } = &session.state else {
-                continue;
-            };
-            if let Err(refusal) = admission.admits(&session.identity, Some(proof)) {
-                self.enter(|broker, now| broker.handle_proof_ended(*conn, &refusal.0.as_str().into(), now));
+        let proofs = self.0.inner.lock().broker.proofs();
+        for (conn, identity, proof) in proofs {
+            if let Err(refusal) = admission.admits(&identity, Some(&proof)) {
+                self.enter(|broker, now| broker.handle_proof_ended(conn, &refusal.0.as_str().into(), now));
             }
         }
     }
 
-    pub(crate) fn connect(&self, peer: VerifiedPeer, connect: Connect) -> (ConnId, Arc<Outbox>) {
+    /// Does what changes left to be done, in portions, for ever. Everybody else comes first.
+    pub(crate) async fn clear_backlog(&self) {
+        loop {
+            self.0.backlog.notified().await;
+            while self.portion() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn portion(&self) -> bool {
+        let now = self.now();
+        let mut inner = self.0.inner.lock();
+        let has_more = inner.broker.handle_backlog(PORTION, now);
+        self.carry_out(&mut inner);
+        let mut to_wake = std::mem::take(&mut inner.to_wake);
+        // Whoever waits for the lock gets it now, and not only when the whole backlog is done.
+        MutexGuard::unlock_fair(inner);
+        to_wake.drain(..).for_each(|outbox| outbox.wake());
+        has_more
+    }
+
+    pub(crate) fn connect(
+        &self,
+        listener: &Arc<Listener>,
+        peer: VerifiedPeer,
+        connect: Connect,
+    ) -> (ConnId, Arc<Outbox>) {
         let outbox = Arc::new(Outbox::new(connect.version));
         let conn = {
             let mut inner = self.0.inner.lock();
@@ -181,20 +212,27 @@ impl Hub {
             inner.outboxes.insert(conn, Arc::clone(&outbox));
             conn
         };
-        self.enter(|broker, now| broker.handle_connect(conn, peer, connect, now));
+        self.enter(|broker, now| broker.handle_connect(conn, listener, peer, connect, now));
         (conn, outbox)
     }
 
-    pub(crate) fn packets(&self, conn: ConnId, packets: impl Iterator<Item = Packet>) {
-        self.enter_inner(|inner, now| {
-            for packet in packets {
-                inner.broker.handle_packet(conn, packet, now);
+    /// Hands packets over, up to one that comes too fast. Returns how long the others have to wait then, and
+    /// whatever the client sends after them.
+    pub(crate) fn packets(&self, conn: ConnId, packets: &mut VecDeque<Packet>) -> Option<Duration> {
+        let until = self.enter_inner(|inner, now| {
+            let mut until = None;
+            while until.is_none()
+                && let Some(packet) = packets.pop_front()
+            {
+                until = inner.broker.handle_packet(conn, packet, now);
                 // At once, while what they refer to is in the processor's cache.
                 while let Some(effect) = inner.broker.poll_immediate() {
                     self.execute(inner, effect);
                 }
             }
-        });
+            until
+        })?;
+        Some(until.saturating_sub(self.0.started.elapsed()))
     }
 
     pub(crate) fn malformed(&self, conn: ConnId, reason: ReasonCode) {
@@ -319,26 +357,38 @@ impl Hub {
     }
 
     fn enter_inner<R>(&self, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
-        let now = Now { mono: self.0.started.elapsed(), wall: self.0.clock.now() };
+        let now = self.now();
         let mut inner = self.0.inner.lock();
         let result = act(&mut inner, now);
-        while let Some(effect) = inner.broker.poll_effect() {
-            self.execute(&mut inner, effect);
-        }
+        self.carry_out(&mut inner);
         let earlier = match (inner.broker.poll_timeout(), inner.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
             (Some(_), None) => true,
             (None, _) => false,
         };
+        let has_backlog = inner.broker.has_backlog();
         // After the core was left, each once: else a woken connection waits for the lock, and writes a
         // batch in many small pieces.
         let mut to_wake = std::mem::take(&mut inner.to_wake);
         drop(inner);
         to_wake.drain(..).for_each(|outbox| outbox.wake());
+        if has_backlog {
+            self.0.backlog.notify_one();
+        }
         if earlier {
             self.0.rearm.notify_one();
         }
         result
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.0.started.elapsed(), wall: self.0.clock.now() }
+    }
+
+    fn carry_out(&self, inner: &mut Inner) {
+        while let Some(effect) = inner.broker.poll_effect() {
+            self.execute(inner, effect);
+        }
     }
 
     fn execute(&self, inner: &mut Inner, effect: Effect) {

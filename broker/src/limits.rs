@@ -1,7 +1,7 @@
 //! Section `[mqtt.limits]`: the caps of codec and core as an operator sets them. What happens beyond
 //! each is said where it is enforced: `broker_core::Config` and `mqtt_proto::Limits`.
 
-use crate::MqttConfig;
+use crate::{LostRetained, MqttConfig};
 use broker_core::Config;
 use mqtt_proto::TopicName;
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,7 @@ impl MqttConfig {
             unsent_bytes_soft: to(limits.unsent_bytes_soft),
             unsent_bytes_hard: to(limits.unsent_bytes_hard),
             keep_alive_max_secs: NonZeroU16::new(self.keep_alive_max_secs),
+            purge_lost: self.retained_without_right == LostRetained::Purge,
             response_prefix: TopicName::new(&self.response_prefix).ok(),
             ..Config::default()
         }

@@ -3,6 +3,7 @@
 use crate::accept::Way;
 use crate::arrivals::Arrivals;
 use crate::connection::Limits;
+use crate::listeners::Listeners;
 use crate::{Admission, AuditLog, Authenticator, Bound, Hub, MqttConfig, persister, sys};
 use anyhow::Context as _;
 use broker_core::Durability;
@@ -46,6 +47,7 @@ pub struct Server {
     pub(crate) hub: Hub,
     pub(crate) parts: Parts,
     pub(crate) limits: Limits,
+    pub(crate) listeners: Listeners,
     pub(crate) arrivals: Arc<Arrivals>,
     /// Sockets that may be open, arrivals and connections together.
     pub(crate) sockets: Arc<Semaphore>,
@@ -84,6 +86,7 @@ impl Server {
                 codec: config.codec(),
                 unread_timeout: Duration::from_secs(config.unread_timeout_secs.into()),
             },
+            listeners: Listeners::new(&config.subscribe_mode),
             arrivals: Arrivals::new(arrivals_max, connect_timeout, turns),
             sockets: Arc::new(Semaphore::new(permits(arrivals_max.saturating_add(connections_max)))),
             origins: config.websocket_origins.clone(),
@@ -118,6 +121,7 @@ impl Server {
             result = this.accept(bound.websocket_loopback, Way::WebsocketLoopback) => result,
             result = this.accept_unix(bound.unix) => result,
             () = this.hub.keep_time() => Ok(()),
+            () = this.hub.clear_backlog() => Ok(()),
             () = sys::publish(&this.hub, &this.parts, this.sys_interval) => Ok(()),
             result = this.follow_policy() => result,
             result = this.follow_admission() => result,

@@ -100,6 +100,7 @@ impl Issuer {
             trust_domain: config.trust_domain.clone(),
             entries: Arc::clone(&state.listed),
             bundles: Arc::clone(&state.bundles),
+            banned: Arc::clone(&state.banned),
             lease: Lease::of(&state.journal, config.authority.kind(), clock.now()),
             degraded: Vec::new(),
         };
@@ -173,9 +174,14 @@ impl Issuer {
         }
     }
 
-    /// Tells whether any entry, or the server itself, gives this identity.
+    /// Tells whether an entry gives this identity to a process that holds it by that entry.
+    pub fn entry_stands(&self, entry_id: &str, id: &SpiffeId) -> bool {
+        self.shared.state.read().entry_stands(entry_id, id)
+    }
+
+    /// Tells whether any entry that no ban takes away, or the server itself, gives this identity.
     pub fn is_registered(&self, id: &SpiffeId) -> bool {
-        self.shared.state.read().entries.is_registered(id)
+        self.shared.state.read().stands(id)
             || self.shared.builtin.lock().iter().any(|builtin| builtin.id == *id)
     }
 
@@ -258,6 +264,7 @@ impl Issuer {
             trust_domain: self.shared.config.trust_domain.clone(),
             entries: Arc::clone(&state.listed),
             bundles: Arc::clone(&state.bundles),
+            banned: Arc::clone(&state.banned),
             lease,
             degraded: self.degraded(&lease),
         };

@@ -9,10 +9,10 @@ use crate::{
     },
 };
 use issuer_core::{Bundle, CaJournal, ClockFloor, Enrolment, EntryTable, RegistrationEntry};
-use midge_identity::{BundleSet, TrustDomain, UnixMillis};
+use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use midge_store::Store;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 pub(crate) struct State {
     pub(crate) entries: EntryTable,
@@ -23,6 +23,8 @@ pub(crate) struct State {
     /// The entries and roots as views show them, kept so that a view of one shares the other.
     pub(crate) listed: Arc<Vec<Arc<RegistrationEntry>>>,
     pub(crate) bundles: Arc<BundleSet>,
+    /// Nodes that are banned, likewise.
+    pub(crate) banned: Arc<BTreeSet<SpiffeId>>,
 }
 
 impl State {
@@ -43,7 +45,24 @@ impl State {
         let floor = ClockFloor::new(read::<UnixMillis>(store, FLOOR_KEY).await?);
         let listed = Arc::new(entries.iter().cloned().collect());
         let bundles = Arc::new(bundle_set(&config.trust_domain, &bundle));
-        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles })
+        let banned = Arc::new(banned(&enrolment));
+        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles, banned })
+    }
+
+    /// Tells whether an identity has an entry that no ban takes away: its own, or that of the node which
+    /// serves it.
+    pub(crate) fn stands(&self, id: &SpiffeId) -> bool {
+        if self.banned.is_empty() {
+            return self.entries.is_registered(id);
+        }
+        !self.banned.contains(id)
+            && self.entries.of_identity(id).any(|entry| !self.banned.contains(&entry.parent_id))
+    }
+
+    /// Tells whether an entry gives this identity, and no ban takes it away.
+    pub(crate) fn entry_stands(&self, entry_id: &str, id: &SpiffeId) -> bool {
+        let entry = self.entries.find(entry_id).filter(|entry| entry.spiffe_id == *id);
+        entry.is_some_and(|entry| !self.banned.contains(id) && !self.banned.contains(&entry.parent_id))
     }
 
     pub(crate) fn apply(&mut self, mutations: &[Mutation]) {
@@ -64,6 +83,10 @@ impl State {
                 | Mutation::Node(_)
                 | Mutation::NodeGone(_) => {
                     apply_enrolment(&mut self.enrolment, mutation);
+                    let banned = banned(&self.enrolment);
+                    if banned != *self.banned {
+                        self.banned = Arc::new(banned);
+                    }
                 }
             }
         }
@@ -74,6 +97,10 @@ impl State {
             self.bundles = Arc::new(bundle_set(&self.entries.rules().trust_domain, &self.bundle));
         }
     }
+}
+
+fn banned(enrolment: &Enrolment) -> BTreeSet<SpiffeId> {
+    enrolment.nodes().filter(|node| node.banned).map(|node| node.id.clone()).collect()
 }
 
 fn bundle_set(trust_domain: &TrustDomain, bundle: &Bundle) -> BundleSet {

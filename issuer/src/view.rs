@@ -1,9 +1,9 @@
 //! What others see of the server: one immutable picture after each change.
 
 use issuer_core::{Lease, LeaseWarning, RegistrationEntry, Slot};
-use midge_identity::{BundleSet, TrustDomain, UnixMillis};
+use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use serde::Serialize;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +25,8 @@ pub struct IssuerView {
     pub entries: Arc<Vec<Arc<RegistrationEntry>>>,
     /// Roots by trust domain; their revision is the own bundle's sequence number.
     pub bundles: Arc<BundleSet>,
+    /// Nodes that are banned: what is registered below them alone does not stand.
+    pub banned: Arc<BTreeSet<SpiffeId>>,
     /// Until when the server can act alone, as of the view's making.
     pub lease: Lease,
     /// Empty when all is well.
@@ -36,6 +38,7 @@ impl IssuerView {
     pub(crate) fn differs(&self, other: &Self) -> bool {
         !Arc::ptr_eq(&self.entries, &other.entries)
             || !Arc::ptr_eq(&self.bundles, &other.bundles)
+            || !Arc::ptr_eq(&self.banned, &other.banned)
             || self.lease.until != other.lease.until
             || self.lease.warning != other.lease.warning
             || self.degraded != other.degraded

@@ -15,6 +15,7 @@ mod device;
 mod disk;
 mod durable;
 mod enrolment;
+mod flaws;
 mod interop;
 mod policy;
 mod running;

@@ -4,8 +4,9 @@ use super::{Entrance, Limits, Refused, Visit, serve};
 use crate::arrivals::{Arrivals, Source};
 use crate::{Admission, AuditLog, AuditWriter, Hub, LocalClaims, LocalOrigin, Refusal};
 use async_trait::async_trait;
+use broker_core::Listener;
 use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
-use midge_policy::{Policy, Rule};
+use midge_policy::{Policy, Rate, Rule, SubscribeMode};
 use midge_runtime::Clock;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +39,15 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::limited(None)
+    }
+
+    /// Everybody may do everything, so fast.
+    fn limited(rate: Option<Rate>) -> Self {
         let all = || vec!["#".to_owned()];
         let id = "spiffe://plant/**".to_owned();
-        let rule = Rule { name: "open".into(), id, publish: all(), subscribe: all(), ..Rule::default() };
+        let rule =
+            Rule { name: "open".into(), id, publish: all(), subscribe: all(), rate, ..Rule::default() };
         let policy = Arc::new(Policy::compile(vec![rule], 1).unwrap());
         let folder = tempfile::tempdir().unwrap();
         let (log, writer) = AuditLog::open(&folder.path().join("audit.log")).unwrap();
@@ -57,7 +64,8 @@ impl Stage {
         let limits = Limits { codec, unread_timeout: Duration::from_secs(30) };
         let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;
         let (mut near, far) = tokio::io::duplex(64 * 1024);
-        let served = serve(&self.hub, &Door, far, Visit { entrance, arrival, limits: &limits });
+        let listener = &Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
+        let served = serve(&self.hub, &Door, far, Visit { listener, entrance, arrival, limits: &limits });
         let talking = async move {
             for piece in pieces {
                 // The broker may close before it has read all.
@@ -183,4 +191,17 @@ async fn a_stream_may_be_cut_anywhere_and_sent_ahead() {
         let (first, second) = whole.split_at(at);
         assert_eq!(stage.talk("press", &[first, second], usize::MAX).await.answer, answer, "cut at {at}");
     }
+}
+
+// Back-pressure: what comes too fast is read later, and nothing of it is lost.
+#[tokio::test]
+async fn a_peer_that_publishes_too_fast_is_read_later() {
+    let rate = Rate { messages_per_second: Some(1_000), burst_messages: Some(1), ..Rate::default() };
+    let stage = Stage::limited(Some(rate));
+    let publishes: Vec<u8> = (1..=20).flat_map(|id| [0x32, 0x05, 0, 1, b'a', 0, id]).collect();
+    let acks: Vec<u8> = (1..=20).flat_map(|id| [0x40, 0x02, 0, id]).collect();
+    let expected = sent(CONNACK_311, &acks);
+    let ended = stage.talk("press", &[&sent(CONNECT_311, &publishes)], expected.len()).await;
+    assert_eq!(ended.answer, expected);
+    assert!(stage.hub.metrics().throttled > 0);
 }

@@ -3,6 +3,7 @@
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::inflight::Exchange;
+use crate::queue::Waiting;
 use crate::record::OutgoingState;
 use crate::session::Link;
 use crate::slab::Key;
@@ -17,6 +18,7 @@ impl Broker {
             Some(Exchange::Published(waiting)) if waiting.qos == QoS::AtLeastOnce => {
                 self.finish(key, ack.packet_id, now);
             }
+            Some(Exchange::Withdrawn(QoS::AtLeastOnce)) => self.finish(key, ack.packet_id, now),
             Some(_) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
             // An identifier of before a restart: not an error the client could do anything about.
             None => {}
@@ -28,7 +30,9 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let failed = ack.reason as u8 >= 0x80;
         let reason = match session.inflight.get_mut(ack.packet_id) {
-            Some(Exchange::Published(waiting)) if waiting.qos != QoS::ExactlyOnce => {
+            Some(Exchange::Published(Waiting { qos, .. }) | Exchange::Withdrawn(qos))
+                if *qos != QoS::ExactlyOnce =>
+            {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
             }
             // [MQTT-4.3.3-4]: no PUBREL follows an error.
@@ -69,7 +73,9 @@ impl Broker {
             Exchange::Published(waiting) => {
                 self.out.ledger.end_exchange(session.number, id, Some(waiting));
             }
-            Exchange::Released | Exchange::Withdrawn => {
+            // Nothing is stored of one that was withdrawn at QoS 1.
+            Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
+            Exchange::Released | Exchange::Withdrawn(QoS::ExactlyOnce) => {
                 self.out.ledger.end_exchange(session.number, id, None);
             }
         }

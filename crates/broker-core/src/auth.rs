@@ -2,6 +2,7 @@
 //! live connection. What the data of a method mean, the shell's authenticator knows.
 
 use crate::AuditKind;
+use crate::authority::Listener;
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::effect::{CloseReason, ConnId, Effect, Now};
@@ -69,7 +70,8 @@ pub(crate) struct Exchange {
 /// A connection without CONNACK yet.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    peer: VerifiedPeer,
+    listener: Arc<Listener>,
+    pub(crate) peer: VerifiedPeer,
     connect: Connect,
     exchange: Exchange,
     due: Duration,
@@ -104,7 +106,7 @@ impl Broker {
     /// Begins the exchange of a CONNECT with a method that is offered. CONNACK comes when it has ended.
     pub(crate) fn begin_exchange(
         &mut self,
-        conn: ConnId,
+        (conn, listener): (ConnId, &Arc<Listener>),
         peer: VerifiedPeer,
         (connect, data): (Connect, Option<Bytes>),
         now: Now,
@@ -112,7 +114,8 @@ impl Broker {
         let Some(method) = connect.auth_method.clone() else { return };
         let due = now.mono.saturating_add(self.config.auth_timeout);
         let exchange = Exchange { method: Arc::clone(&method), turn: Turn::Judged };
-        self.candidates.insert(conn, Candidate { peer, connect, exchange, due });
+        let listener = Arc::clone(listener);
+        self.candidates.insert(conn, Candidate { listener, peer, connect, exchange, due });
         self.timers.set(due, Due::Exchange(conn));
         let request = AuthRequest { method, data, challenge: None };
         self.out.effects.push_back(Effect::Authenticate { conn, request: Box::new(request) });
@@ -133,7 +136,7 @@ impl Broker {
             AuthOutcome::Continue(data) => self.ask_candidate(conn, candidate, data),
             AuthOutcome::Proven { peer, data } if peer.id() == candidate.peer.id() => {
                 let connect = Connect { auth_data: data, ..candidate.connect };
-                self.let_in(conn, peer, connect, now);
+                self.let_in((conn, &candidate.listener), peer, connect, now);
             }
             // An identity that was proven on the way in is not changed by what comes after.
             AuthOutcome::Proven { .. } | AuthOutcome::Failed => {

@@ -1,64 +1,173 @@
-//! The policy in force and the rights it gives, by identity.
+//! The policy in force, the rights it gives by identity, and who has been revoked.
 
+use crate::message::{Message, Origin};
 use midge_identity::SpiffeId;
-use midge_policy::{Denial, Policy, PublishFacts, Rights};
+use midge_policy::{Context, Denial, Policy, Principal, PublishFacts, Rights, SubscribeMode, Touched};
 use mqtt_proto::Publication;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::message::{Message, Origin};
-
-/// Identities whose rights are remembered; beyond it all are forgotten and asked again.
+/// Identities whose rules are remembered; beyond it all are forgotten and asked for again.
 const REMEMBERED_MAX: usize = 16_384;
 
-/// The policy in force.
+/// What a connection owes to the listener that took it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Name that rules know it by, such as `tls`.
+    pub name: Arc<str>,
+    /// What becomes of a SUBSCRIBE that is allowed in part.
+    pub subscribe_mode: SubscribeMode,
+}
+
+/// A policy to be put in force, and whose rights it changes: worked out by whoever brings it, as it may cost
+/// more than others should have to wait for.
+#[derive(Debug)]
+pub struct PolicyChange {
+    from: Arc<Policy>,
+    to: Arc<Policy>,
+    touched: Touched,
+}
+
+impl PolicyChange {
+    /// Compares a policy with the one in force.
+    pub fn between(from: Arc<Policy>, to: Arc<Policy>) -> Self {
+        let touched = to.touched_since(&from);
+        Self { from, to, touched }
+    }
+}
+
+/// Who may do what, now.
 #[derive(Debug)]
 pub(crate) struct Authority {
     policy: Arc<Policy>,
-    /// Counts policy changes: what was decided under another count is decided again.
+    /// Counts policies: what was decided under another is decided again.
     generation: u64,
-    rights: HashMap<Arc<SpiffeId>, Arc<Rights>>,
+    /// Counts policies and revocations: what was accepted under another count is asked for again before it
+    /// is released.
+    revision: u64,
+    /// Whom the policy in force touched.
+    touched: Touched,
+    /// Identities with their rules, and under which count these were looked at last.
+    principals: HashMap<Arc<SpiffeId>, (u64, Principal)>,
+    /// Identities whose messages of before this revision are dead.
+    revoked: HashMap<Arc<SpiffeId>, u64>,
+}
+
+/// Why a message must not be released.
+#[derive(Debug)]
+pub(crate) enum Obstacle {
+    /// Its receiver may not read it.
+    Receiver(Denial),
+    /// Its publisher may not publish it.
+    Publisher(Denial),
+    /// Its publisher was revoked since.
+    Revoked,
 }
 
 impl Authority {
     pub(crate) fn new(policy: Arc<Policy>) -> Self {
-        Self { policy, generation: 0, rights: HashMap::new() }
+        Self {
+            touched: policy.touched_since(&policy),
+            policy,
+            generation: 0,
+            revision: 1,
+            principals: HashMap::new(),
+            revoked: HashMap::new(),
+        }
     }
 
-    pub(crate) fn replace(&mut self, policy: Arc<Policy>) {
-        self.policy = policy;
+    pub(crate) fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    pub(crate) fn touched(&self) -> &Touched {
+        &self.touched
+    }
+
+    /// Puts a policy in force and returns the one before.
+    pub(crate) fn replace(&mut self, change: PolicyChange) -> Arc<Policy> {
+        let PolicyChange { from, to, touched } = change;
         self.generation += 1;
-        self.rights.clear();
+        self.revision += 1;
+        let is_of_this = Arc::ptr_eq(&from, &self.policy);
+        self.touched = if is_of_this { touched } else { to.touched_since(&self.policy) };
+        std::mem::replace(&mut self.policy, to)
+    }
+
+    /// Declares dead what the identity has published so far.
+    pub(crate) fn revoke(&mut self, identity: Arc<SpiffeId>) {
+        self.revision += 1;
+        self.revoked.insert(identity, self.revision);
+    }
+
+    /// Forgets revocations up to a revision: nothing is left of what they concern.
+    pub(crate) fn forget_revoked(&mut self, revision: u64) {
+        self.revoked.retain(|_, at| *at > revision);
+    }
+
+    pub(crate) fn has_revoked(&self) -> bool {
+        !self.revoked.is_empty()
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    pub(crate) fn rights(&mut self, identity: &Arc<SpiffeId>) -> Arc<Rights> {
-        if let Some(rights) = self.rights.get(identity) {
-            return Arc::clone(rights);
-        }
-        if self.rights.len() >= REMEMBERED_MAX {
-            self.rights.clear();
-        }
-        let rights = self.policy.rights(identity);
-        self.rights.insert(Arc::clone(identity), Arc::clone(&rights));
-        rights
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 
-    /// Asks whether the publisher of a message still has the right to it.
+    /// Tells whether an identity may have other rights than under an earlier count.
+    pub(crate) fn is_touched(&self, identity: &SpiffeId, since: u64) -> bool {
+        since != self.generation && (since + 1 != self.generation || self.touched.touches(identity))
+    }
+
+    pub(crate) fn rights(&mut self, identity: &Arc<SpiffeId>, context: Context<'_>) -> Arc<Rights> {
+        let generation = self.generation;
+        let known = self.principals.get(identity).map(|(of, _)| *of);
+        let is_stale = known.is_none_or(|of| self.is_touched(identity, of));
+        if is_stale {
+            if known.is_none() && self.principals.len() >= REMEMBERED_MAX {
+                self.principals.clear();
+            }
+            let principal = self.policy.principal(identity);
+            self.principals.insert(Arc::clone(identity), (generation, principal));
+        }
+        match self.principals.get_mut(identity) {
+            Some((of, principal)) => {
+                *of = generation;
+                principal.rights(context)
+            }
+            None => self.policy.rights_at(identity, context),
+        }
+    }
+
+    /// Tells whether a message was published by an identity that was revoked since.
+    pub(crate) fn is_dead(&self, message: &Message) -> bool {
+        let Origin::Client { identity, .. } = message.origin() else { return false };
+        message.revision != self.revision
+            && self.revoked.get(identity).is_some_and(|at| message.revision < *at)
+    }
+
+    /// Asks whether the publisher of a message still has the right to it, as the client and on the listener
+    /// that it came by.
     ///
     /// # Errors
     /// When it lost it.
-    pub(crate) fn recheck_origin(&mut self, message: &Message) -> Result<(), Denial> {
-        let Origin::Client { identity, will, .. } = message.origin() else { return Ok(()) };
-        if message.generation == self.generation {
+    pub(crate) fn recheck_origin(&mut self, message: &Message) -> Result<(), Obstacle> {
+        let Origin::Client { identity, client_id, listener, will, .. } = message.origin() else {
+            return Ok(());
+        };
+        if message.revision == self.revision {
             return Ok(());
         }
-        let (rights, publication) = (self.rights(identity), message.publication());
+        if self.is_dead(message) {
+            return Err(Obstacle::Revoked);
+        }
+        let context = Context { client_id: Some(client_id), listener: listener.as_deref() };
+        let (rights, publication) = (self.rights(identity, context), message.publication());
         let decide = if *will { Rights::will } else { Rights::publish };
-        decide(&rights, &publication.topic, facts(publication)).map(|_| ())
+        decide(&rights, &publication.topic, facts(publication)).map(|_| ()).map_err(Obstacle::Publisher)
     }
 }
 

@@ -6,17 +6,19 @@ use crate::connection::Connection;
 use crate::effect::{CloseReason, ConnIdHasher};
 use crate::output::Output;
 use crate::publish::Source;
+use crate::rates::Rates;
 use crate::release::Release;
 use crate::retained::Retained;
-use crate::route::Subscriptions;
+use crate::review::Backlog;
+use crate::route::{Route, Subscriptions};
 use crate::session::Session;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
 use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin, SessionSnapshot};
-use midge_identity::SpiffeId;
+use midge_identity::{Proof, SpiffeId};
 use midge_policy::Policy;
-use mqtt_proto::{Packet, Publication, ReasonCode, Version};
-use std::collections::{BTreeMap, HashMap};
+use mqtt_proto::{Packet, Publication, ReasonCode, TopicName, Version};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +34,15 @@ pub struct Broker {
     pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<ConnIdHasher>>,
     /// Client ids live in a namespace per identity: nobody can reach another's session by its id.
     pub(crate) by_identity: HashMap<Arc<SpiffeId>, BTreeMap<Arc<str>, Key>>,
+    /// Identities that have been here and were not revoked since: what they left behind is theirs still.
+    pub(crate) known: HashSet<Arc<SpiffeId>>,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) retained: Retained,
     pub(crate) timers: Timers,
+    pub(crate) backlog: Backlog,
+    pub(crate) rates: Rates,
+    /// Set while a packet is taken that is one too many for now.
+    pub(crate) paused_until: Option<Duration>,
     pub(crate) out: Output,
     pub(crate) assigned: u64,
     pub(crate) draining: bool,
@@ -51,32 +59,42 @@ impl Broker {
             candidates: HashMap::default(),
             conns: HashMap::default(),
             by_identity: HashMap::new(),
+            known: HashSet::new(),
             subscriptions: Subscriptions::new(),
             retained: Retained::default(),
             timers: Timers::default(),
+            backlog: Backlog::default(),
+            rates: Rates::default(),
+            paused_until: None,
             assigned: 0,
             draining: false,
         }
     }
 
     /// Takes one packet of a connected client; anything for an unknown connection is ignored.
-    pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) {
+    /// Returns until when (monotonic) the shell must leave what follows on this connection unread.
+    pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) -> Option<Duration> {
         self.out.metrics.packets_in += 1;
         self.out.ledger.begin();
         let Some(&key) = self.conns.get(&conn) else {
             self.take_from_candidate(conn, &packet, now);
-            return;
+            return None;
         };
-        let Some(connection) = self.connection_mut(key) else { return };
+        if self.end_condemned(key, now) {
+            return None;
+        }
+        let connection = self.connection_mut(key)?;
         connection.last_seen = now.mono;
         if connection.peer.expires().is_some_and(|at| at <= now.wall) {
-            return self.cut(key, CloseReason::SvidExpired, now);
+            self.cut(key, CloseReason::SvidExpired, now);
+            return None;
         }
         self.dispatch(key, packet, now);
         let hard = self.config.unsent_bytes_hard;
         if self.connection_mut(key).is_some_and(|connection| connection.unsent > hard) {
             self.cut(key, CloseReason::Slow, now);
         }
+        self.paused_until.take()
     }
 
     fn dispatch(&mut self, key: Key, packet: Packet, now: Now) {
@@ -137,7 +155,7 @@ impl Broker {
 
     /// Publishes a message of the broker itself (`$SYS`, `$identity`): no publisher's right is asked, receivers' are.
     pub fn handle_own_publication(&mut self, publication: Publication, now: Now) {
-        let route = self.subscriptions.route(&publication.topic, &self.sessions);
+        let route = self.route(&publication.topic);
         let source = Source { publisher: None, origin: Arc::new(Origin::Broker), durability: None };
         self.distribute(publication, source, &route, now.mono, now);
     }
@@ -163,6 +181,25 @@ impl Broker {
         let mut snapshots: Vec<_> = self.sessions.iter().map(|(_, session)| session.snapshot()).collect();
         snapshots.sort_by(|a, b| (&a.identity, &a.client_id).cmp(&(&b.identity, &b.client_id)));
         snapshots
+    }
+
+    /// Returns the identities whose sessions or messages there are, or may be. Costs little beside
+    /// [`Self::sessions`].
+    pub fn identities(&self) -> Vec<Arc<SpiffeId>> {
+        self.known.iter().cloned().collect()
+    }
+
+    /// Returns every connection with what proved its identity.
+    pub fn proofs(&self) -> Vec<(ConnId, Arc<SpiffeId>, Proof)> {
+        let live = self.sessions.iter().filter_map(|(_, session)| {
+            let connection = session.connection()?;
+            Some((connection.id, Arc::clone(&session.identity), connection.peer.proof().clone()))
+        });
+        let candidates = self.candidates.iter().map(|(conn, candidate)| {
+            let peer = &candidate.peer;
+            (*conn, Arc::new(peer.id().clone()), peer.proof().clone())
+        });
+        live.chain(candidates).collect()
     }
 
     /// Returns counters and sizes.
@@ -202,6 +239,11 @@ impl Broker {
 
     pub(crate) fn is_v311(&self, key: Key) -> bool {
         self.sessions.get(key).is_some_and(|session| session.version == Version::V311)
+    }
+
+    /// Returns whom a topic reaches.
+    pub(crate) fn route(&mut self, topic: &TopicName) -> Route {
+        self.subscriptions.route(topic, &mut self.sessions, &mut self.authority)
     }
 
     /// Lends out what handing messages to a session needs.

@@ -1,13 +1,10 @@
-//! What happens by time alone, and when the policy changes.
+//! What happens by time alone.
 
-use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use crate::timers::Due;
-use midge_policy::{Policy, SubscribeMode};
 use mqtt_proto::ReasonCode;
-use std::sync::Arc;
 
 impl Broker {
     /// Does what is due.
@@ -30,7 +27,9 @@ impl Broker {
     fn keep_alive_due(&mut self, key: Key, now: Now) {
         let Some(connection) = self.connection_mut(key) else { return };
         connection.keep_alive_at = None;
-        let due = connection.keep_alive.map(|interval| connection.last_seen.saturating_add(interval));
+        // Who is not read from cannot be heard.
+        let seen = connection.last_seen.max(connection.paused_until);
+        let due = connection.keep_alive.map(|interval| seen.saturating_add(interval));
         if due.is_some_and(|at| at <= now.mono) {
             self.cut(key, CloseReason::KeepAlive, now);
         } else {
@@ -45,42 +44,6 @@ impl Broker {
             self.cut(key, CloseReason::SvidExpired, now);
         } else {
             self.arm_svid_expiry(key, now);
-        }
-    }
-
-    /// Replaces the policy. Subscriptions that it does not permit are removed at once, connected or not; what
-    /// waits, is in flight or retained is asked for again when it is released.
-    pub fn handle_policy(&mut self, policy: Arc<Policy>, now: Now) {
-        self.authority.replace(policy);
-        for key in self.sessions.keys() {
-            let Some(session) = self.sessions.get_mut(key) else { continue };
-            let rights = self.authority.rights(&session.identity);
-            let is_same = rights.is_same_as(&session.rights);
-            session.rights = rights;
-            if !is_same {
-                self.review_subscriptions(key, now);
-            }
-        }
-    }
-
-    fn review_subscriptions(&mut self, key: Key, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let mut lost = Vec::new();
-        for (spelled, subscribed) in &mut session.subscriptions {
-            match session.rights.subscribe(&subscribed.filter, subscribed.requested, SubscribeMode::Reject) {
-                Err(denial) => lost.push((Arc::clone(spelled), denial)),
-                Ok(permit) => {
-                    if subscribed.review(&permit) {
-                        self.subscriptions.add(key, subscribed);
-                    }
-                }
-            }
-        }
-        for (filter, denial) in lost {
-            let Some(session) = self.sessions.get_mut(key) else { return };
-            let Some(subscribed) = session.remove_subscription(&filter) else { continue };
-            self.audit(key, AuditKind::SubscriptionRevoked { filter, denial }, now);
-            self.forget_subscription(key, &subscribed, now);
         }
     }
 }

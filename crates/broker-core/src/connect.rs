@@ -3,7 +3,7 @@
 use crate::AuditKind;
 use crate::alias::{AliasesIn, AliasesOut};
 use crate::auth::Exchange;
-use crate::authority::facts;
+use crate::authority::{Listener, facts};
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::effect::{CloseReason, ConnId, Effect, Now};
@@ -14,7 +14,7 @@ use crate::session::{Link, Session};
 use crate::slab::Key;
 use crate::timers::Due;
 use midge_identity::{SpiffeId, VerifiedPeer};
-use midge_policy::{Denial, SubscribeMode};
+use midge_policy::{Context, Denial, SubscribeMode};
 use mqtt_proto::{ConnAck, Connect, Info, Packet, QoS, ReasonCode, SharedFilter, Version, encoded_len};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,14 @@ impl Refusal {
 impl Broker {
     /// Answers a CONNECT of a peer whose identity is proven and registered. A refused one is answered and
     /// closed, and changes nothing else.
-    pub fn handle_connect(&mut self, conn: ConnId, peer: VerifiedPeer, mut connect: Connect, now: Now) {
+    pub fn handle_connect(
+        &mut self,
+        conn: ConnId,
+        listener: &Arc<Listener>,
+        peer: VerifiedPeer,
+        mut connect: Connect,
+        now: Now,
+    ) {
         if let Some(&key) = self.conns.get(&conn) {
             // [MQTT-3.1.0-2].
             return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
@@ -53,23 +60,36 @@ impl Broker {
         self.out.metrics.packets_in += 1;
         let data = connect.auth_data.take();
         self.out.ledger.begin();
-        match self.admit(&peer, &connect, now) {
-            Ok(_) if connect.auth_method.is_some() => self.begin_exchange(conn, peer, (connect, data), now),
-            Ok(identity) => self.open(conn, identity, peer, connect, now),
+        let way = (conn, listener);
+        match self.admit(listener, &peer, &connect, now) {
+            Ok(_) if connect.auth_method.is_some() => self.begin_exchange(way, peer, (connect, data), now),
+            Ok(identity) => self.open(way, identity, peer, connect, now),
             Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
         }
     }
 
     /// Lets in who has ended its authentication exchange, if that is still to be so. The data of `connect` are
     /// the last ones for the client.
-    pub(crate) fn let_in(&mut self, conn: ConnId, peer: VerifiedPeer, connect: Connect, now: Now) {
-        match self.admit(&peer, &connect, now) {
-            Ok(identity) => self.open(conn, identity, peer, connect, now),
+    pub(crate) fn let_in(
+        &mut self,
+        (conn, listener): (ConnId, &Arc<Listener>),
+        peer: VerifiedPeer,
+        connect: Connect,
+        now: Now,
+    ) {
+        match self.admit(listener, &peer, &connect, now) {
+            Ok(identity) => self.open((conn, listener), identity, peer, connect, now),
             Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
         }
     }
 
-    fn admit(&mut self, peer: &VerifiedPeer, connect: &Connect, now: Now) -> Result<Arc<SpiffeId>, Refusal> {
+    fn admit(
+        &mut self,
+        listener: &Listener,
+        peer: &VerifiedPeer,
+        connect: &Connect,
+        now: Now,
+    ) -> Result<Arc<SpiffeId>, Refusal> {
         if self.draining {
             return Err(Refusal::new(ReasonCode::ServerUnavailable, "server is stopping"));
         }
@@ -86,12 +106,12 @@ impl Broker {
         if packet_size_max(connect) < connack_bytes(&self.announcement(connect)) + assigned {
             return Err(Refusal::new(ReasonCode::PacketTooLarge, "maximum packet size is too small"));
         }
-        let known = self.by_identity.get_key_value(peer.id());
-        let identity =
-            known.map_or_else(|| Arc::new(peer.id().clone()), |(identity, _)| Arc::clone(identity));
+        let known = self.known.get(peer.id());
+        let identity = known.map_or_else(|| Arc::new(peer.id().clone()), Arc::clone);
         self.check_room(&identity, connect)?;
         if let Some(will) = &connect.will {
-            let rights = self.authority.rights(&identity);
+            let context = Context { client_id: Some(&connect.client_id), listener: Some(&listener.name) };
+            let rights = self.authority.rights(&identity, context);
             rights.will(&will.message.topic, facts(&will.message)).map_err(|denial| Refusal {
                 reason: ReasonCode::NotAuthorized,
                 text: "not authorized to leave this will",
@@ -173,7 +193,7 @@ impl Broker {
 
     fn open(
         &mut self,
-        conn: ConnId,
+        (conn, listener): (ConnId, &Arc<Listener>),
         identity: Arc<SpiffeId>,
         peer: VerifiedPeer,
         mut connect: Connect,
@@ -185,7 +205,7 @@ impl Broker {
             ack.assigned_client_id = (connect.version == Version::V5).then(|| Arc::clone(&connect.client_id));
         }
         // A hint must not be what makes the CONNACK too large ([MQTT-3.1.2-24]).
-        ack.response_info = self.response_info(&identity, &connect);
+        ack.response_info = self.response_info(&identity, listener, &connect);
         if connack_bytes(&ack) > packet_size_max(&connect) {
             ack.response_info = None;
         }
@@ -195,8 +215,9 @@ impl Broker {
         let connection = self.connection(conn, peer, &mut connect, now);
         let key = match earlier {
             Some(key) => key,
-            None => self.create(identity, &connect, now),
+            None => self.create(identity, listener, &connect, now),
         };
+        self.enter_by(key, listener, now);
         self.attach(key, connection, &connect, now);
         self.answer_connect(key, ack);
         self.out.metrics.connects += 1;
@@ -209,6 +230,10 @@ impl Broker {
     /// resumed ([MQTT-3.1.4-3], [MQTT-3.1.2-4]). Returns the session to resume.
     fn take_over(&mut self, identity: &SpiffeId, connect: &Connect, now: Now) -> Option<Key> {
         let key = self.lookup(identity, &connect.client_id)?;
+        // The identity was revoked and is registered anew: it starts from nothing.
+        if self.end_condemned(key, now) {
+            return None;
+        }
         if connect.clean_start {
             // The will goes out even if it was to be delayed: with the session ends the reason to wait.
             self.cut(key, CloseReason::TakenOver, now);
@@ -223,9 +248,17 @@ impl Broker {
         self.by_identity.get(identity)?.get(client_id).copied()
     }
 
-    fn create(&mut self, identity: Arc<SpiffeId>, connect: &Connect, now: Now) -> Key {
-        let session = Session::new(Arc::clone(&identity), connect, self.authority.rights(&identity), now);
+    fn create(
+        &mut self,
+        identity: Arc<SpiffeId>,
+        listener: &Arc<Listener>,
+        connect: &Connect,
+        now: Now,
+    ) -> Key {
+        let session =
+            Session::new(Arc::clone(&identity), connect, Arc::clone(listener), &mut self.authority, now);
         let key = self.sessions.insert(session);
+        self.known.insert(Arc::clone(&identity));
         self.by_identity.entry(identity).or_default().insert(Arc::clone(&connect.client_id), key);
         key
     }
@@ -252,6 +285,7 @@ impl Broker {
             svid_at: None,
             last_seen: now.mono,
             unsent: 0,
+            paused_until: Duration::ZERO,
             quota,
             quota_max: quota,
             aliases_in: AliasesIn::default(),
@@ -287,15 +321,18 @@ impl Broker {
 
     /// Returns the topic below which answers may be asked for ([MQTT-3.1.2-28]): it is this identity's alone,
     /// and told only where policy lets it be used.
-    fn response_info(&mut self, identity: &Arc<SpiffeId>, connect: &Connect) -> Option<Arc<str>> {
+    fn response_info(
+        &mut self,
+        identity: &Arc<SpiffeId>,
+        listener: &Listener,
+        connect: &Connect,
+    ) -> Option<Arc<str>> {
         let prefix = self.config.response_prefix.as_ref().filter(|_| connect.request_response_info)?;
         let topic = format!("{prefix}{}", identity.path());
         let filter = SharedFilter::new(&format!("{topic}/#")).ok()?;
-        let permit = self
-            .authority
-            .rights(identity)
-            .subscribe(&filter, QoS::AtMostOnce, SubscribeMode::Reject)
-            .ok()?;
+        let context = Context { client_id: Some(&connect.client_id), listener: Some(&listener.name) };
+        let rights = self.authority.rights(identity, context);
+        let permit = rights.subscribe(&filter, QoS::AtMostOnce, SubscribeMode::Reject).ok()?;
         (!permit.is_filtered()).then(|| topic.into())
     }
 
@@ -352,7 +389,8 @@ impl Broker {
     pub(crate) fn arm_keep_alive(&mut self, key: Key, now: Now) {
         let Some(connection) = self.sessions.get_mut(key).and_then(Session::connection_mut) else { return };
         let Some(keep_alive) = connection.keep_alive else { return };
-        let at = connection.last_seen.saturating_add(keep_alive).max(now.mono);
+        let seen = connection.last_seen.max(connection.paused_until);
+        let at = seen.saturating_add(keep_alive).max(now.mono);
         self.timers.clear(connection.keep_alive_at, Due::KeepAlive(key));
         self.timers.set(at, Due::KeepAlive(key));
         connection.keep_alive_at = Some(at);

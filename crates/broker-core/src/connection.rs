@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) svid_at: Option<Duration>,
     pub(crate) last_seen: Duration,
     pub(crate) unsent: usize,
+    /// When the shell reads from it again; in the past unless it publishes too fast.
+    pub(crate) paused_until: Duration,
     /// Messages that may still be sent before one is acknowledged ([MQTT-4.9.0-1]).
     pub(crate) quota: u16,
     pub(crate) quota_max: u16,

@@ -11,8 +11,9 @@ pub(crate) enum Exchange {
     /// PUBREL was sent; PUBCOMP is due.
     Released,
     /// The message was withdrawn before it was sent again. The identifier stays taken: the client may
-    /// still hold it as received, and would drop another message under it as a duplicate.
-    Withdrawn,
+    /// still hold it as received, and would drop another message under it as a duplicate, or may still
+    /// acknowledge it.
+    Withdrawn(QoS),
 }
 
 #[derive(Debug)]
@@ -118,6 +119,31 @@ impl Inflight {
             .collect();
         order.sort_unstable();
         order.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Has the receiver's right to each message asked for again.
+    pub(crate) fn distrust(&mut self) {
+        for exchange in self.slots.iter_mut().filter_map(|slot| slot.exchange.as_mut()) {
+            if let Exchange::Published(waiting) = exchange {
+                waiting.distrust();
+            }
+        }
+    }
+
+    /// Withdraws the messages that satisfy the condition and returns them.
+    pub(crate) fn withdraw(&mut self, mut wanted: impl FnMut(&Waiting) -> bool) -> Vec<(PacketId, Waiting)> {
+        let mut withdrawn = Vec::new();
+        for (raw, slot) in (1_u16..).zip(&mut self.slots) {
+            if let Some(Exchange::Published(waiting)) = &slot.exchange
+                && wanted(waiting)
+            {
+                let qos = waiting.qos;
+                if let Some(Exchange::Published(waiting)) = slot.exchange.replace(Exchange::Withdrawn(qos)) {
+                    withdrawn.extend(PacketId::new(raw).map(|id| (id, waiting)));
+                }
+            }
+        }
+        withdrawn
     }
 
     /// Takes out, in order, the QoS 1 messages that satisfy the condition.

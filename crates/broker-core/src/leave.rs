@@ -2,7 +2,7 @@
 
 use crate::AuditKind;
 use crate::broker::Broker;
-use crate::effect::{CloseReason, ConnId, Effect, Now, Revocation};
+use crate::effect::{CloseReason, ConnId, Effect, Now};
 use crate::queue::Waiting;
 use crate::session::{Link, Parked};
 use crate::shared::{GroupId, Member};
@@ -10,7 +10,6 @@ use crate::slab::Key;
 use crate::timers::Due;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use mqtt_proto::{Disconnect, ReasonCode};
-use std::sync::Arc;
 use std::time::Duration;
 
 impl CloseReason {
@@ -122,9 +121,10 @@ impl Broker {
         let Link::Parked(parked) = &mut session.link else { return };
         let will = parked.will.take();
         self.timers.clear(parked.ends.map(|(at, _)| at), Due::SessionEnd(key));
+        let is_condemned = session.condemned.is_some();
         if let Some(late) = will {
             self.timers.clear(Some(late.at), Due::Will(key));
-            if will_fires {
+            if will_fires && !is_condemned {
                 self.fire_will(key, late.will, now);
             }
             self.forget_will(late.number);
@@ -176,59 +176,19 @@ impl Broker {
         }
     }
 
-    fn other_members(&self, group: GroupId, from: Key, waiting: &Waiting) -> Vec<Member> {
+    fn other_members(&mut self, group: GroupId, from: Key, waiting: &Waiting) -> Vec<Member> {
+        let Self { authority, sessions, subscriptions, .. } = self;
         let topic = &waiting.message.publication().topic;
-        let members = self.subscriptions.groups.members(group);
+        let members = subscriptions.groups.members(group);
         let is_member = members.iter().any(|member| member.session == from);
         let others = members.iter().filter(|member| {
             member.session != from
-                && self.sessions.get(member.session).is_some_and(|session| {
-                    (session.connection().is_some() || !is_member) && session.rights.receive(topic).is_ok()
+                && sessions.get_mut(member.session).is_some_and(|session| {
+                    (session.connection().is_some() || !is_member)
+                        && session.rights(authority).receive(topic).is_ok()
                 })
         });
         others.cloned().collect()
-    }
-
-    /// Ends every session of these identities, and of no other.
-    pub fn handle_revoked(&mut self, revocation: &Revocation, now: Now) {
-        for identity in &revocation.identities {
-            self.end_candidates(ReasonCode::NotAuthorized, |peer| peer.id() == identity, now);
-            let keys: Vec<Key> =
-                self.by_identity.get(identity).into_iter().flat_map(|own| own.values().copied()).collect();
-            for key in keys {
-                self.cut(key, CloseReason::Revoked(Arc::clone(&revocation.reason)), now);
-                self.end_session(key, false, now);
-            }
-            if self.config.purge_revoked {
-                self.purge(identity, now);
-            }
-        }
-    }
-
-    /// Removes what was accepted from an identity and has not been delivered yet.
-    fn purge(&mut self, identity: &SpiffeId, now: Now) {
-        let shared = Arc::new(identity.clone());
-        for topic in self.retained.purge(|message| message.is_from(identity), &mut self.out) {
-            let subject =
-                crate::output::Subject { identity: Arc::clone(&shared), client_id: "".into(), conn: None };
-            let topic = topic.as_str().into();
-            self.out.audit(subject, AuditKind::RetainedPurged { topic }, now);
-        }
-        for key in self.sessions.keys() {
-            if let Some(session) = self.sessions.get_mut(key) {
-                let purged = session.queue.extract(|waiting| waiting.message.is_from(identity));
-                self.out.metrics.dropped.revoked += purged.len() as u64;
-                purged.iter().for_each(|waiting| self.out.ledger.dequeue(session.number, waiting));
-            }
-        }
-    }
-
-    /// Ends one connection whose proof no longer stands while its identity does; no will fires.
-    pub fn handle_proof_ended(&mut self, conn: ConnId, reason: &Arc<str>, now: Now) {
-        match self.conns.get(&conn) {
-            Some(&key) => self.cut(key, CloseReason::Revoked(Arc::clone(reason)), now),
-            None => self.end_candidate(conn, ReasonCode::NotAuthorized, now),
-        }
     }
 
     /// Extends a connection by a newer proof of the same identity; another identity ends it.

@@ -6,6 +6,9 @@
 //! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and
 //!   counted, QoS 1 and 2 wait in the queue. Above `unsent_bytes_hard` (only answers to the client's
 //!   own packets still get there) the connection is cut with 0x97; its session stays.
+//! - **Rates** of rules (messages and bytes a second): what was read is taken, and the connection is not
+//!   read from until its bucket is no longer overdrawn. Beyond `rate_debt_max` it is cut: 0x96 for messages,
+//!   0x97 for bytes.
 //! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` of a 5.0 client
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
@@ -89,11 +92,17 @@ pub struct Config {
     pub keep_alive_max_secs: Option<NonZeroU16>,
     /// What a denied PUBLISH of a 3.1.1 client leads to.
     pub denied_publish_v311: DeniedPublish,
+    /// How long a client may have to be left unread for having published faster than its rule allows; one
+    /// that is further ahead is cut.
+    pub rate_debt_max: Duration,
     /// Whether messages accepted from an identity die with it: retained and waiting ones.
     pub purge_revoked: bool,
     /// First levels of the Response Information: `<prefix>/<path of the SPIFFE ID>` is told to clients that
     /// ask for it and may subscribe to all below it; `None` tells nobody.
     pub response_prefix: Option<TopicName>,
+    /// Whether a retained message whose publisher lost the right to it is removed when a subscription comes
+    /// upon it. Otherwise it is withheld while the right is gone.
+    pub purge_lost: bool,
 }
 
 impl Default for Config {
@@ -125,8 +134,10 @@ impl Default for Config {
             auth_timeout: Duration::from_secs(10),
             keep_alive_max_secs: None,
             denied_publish_v311: DeniedPublish::Drop,
+            rate_debt_max: Duration::from_secs(30),
             purge_revoked: true,
             response_prefix: TopicName::new("response").ok(),
+            purge_lost: false,
         }
     }
 }

@@ -10,16 +10,16 @@ use std::time::Duration;
 /// Bytes that one kept message costs besides its own.
 const OVERHEAD: usize = 128;
 
-/// Count of policy changes of what no policy of this run has decided.
-pub(crate) const UNDECIDED: u64 = u64::MAX;
+/// Count of changes of what nobody has decided in this run: before the first.
+pub(crate) const UNDECIDED: u64 = 0;
 
 /// A message that was accepted, shared by all its receivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     publication: Publication,
     origin: Arc<Origin>,
-    /// Count of policy changes when the publisher's right was last seen.
-    pub(crate) generation: u64,
+    /// Count of changes when the publisher's right was last seen.
+    pub(crate) revision: u64,
     pub(crate) received: Duration,
     pub(crate) expires: Option<Duration>,
     /// Its number on disk; 0 when it is not stored.
@@ -38,6 +38,8 @@ pub enum Origin {
         identity: Arc<SpiffeId>,
         /// Its client id.
         client_id: Arc<str>,
+        /// The listener it came by, where that is known.
+        listener: Option<Arc<str>>,
         /// The rule that allowed the message.
         rule: Arc<str>,
         /// Whether it was the client's will, which is asked for as such.
@@ -51,7 +53,7 @@ impl Message {
     pub(crate) fn new(
         publication: Publication,
         origin: Arc<Origin>,
-        generation: u64,
+        revision: u64,
         received: Duration,
     ) -> Self {
         let expiry = publication.properties.as_ref().and_then(|properties| properties.message_expiry_secs);
@@ -59,7 +61,7 @@ impl Message {
             bytes: Self::cost(&publication),
             publication,
             origin,
-            generation,
+            revision,
             received,
             expires: expiry.map(|secs| received.saturating_add(Duration::from_secs(secs.into()))),
             number: 0,

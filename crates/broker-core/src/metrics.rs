@@ -29,6 +29,8 @@ pub struct Metrics {
     pub payload_bytes_in: u64,
     /// Payload bytes sent to clients.
     pub payload_bytes_out: u64,
+    /// Times a client was left unread for a while because it publishes faster than its rule allows.
+    pub throttled: u64,
     /// Messages that did not reach a receiver.
     pub dropped: Dropped,
     /// Requests denied by policy.

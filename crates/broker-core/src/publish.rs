@@ -7,6 +7,7 @@ use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
+use crate::rates::Limited;
 use crate::record::{Durability, durability};
 use crate::route::Route;
 use crate::session::Session;
@@ -50,6 +51,10 @@ pub(crate) struct Source {
     pub(crate) durability: Option<Durability>,
 }
 
+fn limited(permit: &PublishPermit) -> Option<Limited> {
+    permit.rate().map(|rate| (permit.rule_name().clone(), *rate))
+}
+
 impl Broker {
     pub(crate) fn take_publish(&mut self, key: Key, publish: Publish, now: Now) {
         let alias_max = self.config.topic_alias_max;
@@ -78,7 +83,7 @@ impl Broker {
     }
 
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
-        let Some(decision) = self.decide(key, &publication) else { return };
+        let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         match decision {
             Ok((source, route)) if self.has_room(&publication) => {
                 self.distribute(publication, source, &route, now.mono, now);
@@ -89,7 +94,7 @@ impl Broker {
     }
 
     fn take_qos1(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
-        let Some(decision) = self.decide(key, &publication) else { return };
+        let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         let (reason, text) = match decision {
             Ok((source, route)) if self.store_refuses(key, &publication, source.durability, &route) => {
                 if self.is_v311(key) {
@@ -132,7 +137,7 @@ impl Broker {
             let text = Some("too much waits for PUBREL");
             return self.acknowledge(key, id, ReasonCode::QuotaExceeded, text, Packet::PubRec);
         }
-        let Some(decision) = self.decide(key, &publication) else { return };
+        let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         let (reason, text) = match decision {
             Err(denial) => {
                 self.deny(key, &publication, denial, now);
@@ -180,7 +185,7 @@ impl Broker {
         if let Some(HeldMessage::Accepted(publication, received)) = held
             && ack.reason == ReasonCode::Success
         {
-            match self.decide(key, &publication) {
+            match self.decide(key, &publication, None) {
                 None => {}
                 Some(Ok((source, route))) => {
                     self.distribute(*publication, source, &route, received, now);
@@ -209,8 +214,9 @@ impl Broker {
         connection.answer(packet(ack), &mut self.out);
     }
 
-    /// Decides a publication of a connected client, and says whom it reaches.
-    fn decide(&mut self, key: Key, publication: &Publication) -> Option<Decision> {
+    /// Decides a publication of a connected client, and says whom it reaches. One that arrives, and is not
+    /// only released, counts against the rate of its rule; none is decided for a client that is cut for it.
+    fn decide(&mut self, key: Key, publication: &Publication, arrives: Option<Now>) -> Option<Decision> {
         let (generation, epoch) = (self.authority.generation(), self.subscriptions.epoch());
         let (facts, topic) = (facts(publication), &publication.topic);
         let remembered = self.connection_mut(key).and_then(|connection| connection.cache.0.get(topic));
@@ -219,18 +225,24 @@ impl Broker {
             && r.permit.covers(&facts)
         {
             let (origin, durability) = (Arc::clone(&r.origin), durability(&r.permit));
-            return Some(Ok((Source { publisher: Some(key), origin, durability }, Arc::clone(&r.route))));
+            let (limited, route) = (limited(&r.permit), Arc::clone(&r.route));
+            let source = Source { publisher: Some(key), origin, durability };
+            return self.counted(key, limited, publication, arrives).map(|()| Ok((source, route)));
         }
-        let permit = match self.sessions.get(key)?.rights.publish(topic, facts) {
+        let rights = self.sessions.get_mut(key)?.rights(&mut self.authority);
+        let permit = match rights.publish(topic, facts) {
             Ok(permit) => permit,
             Err(denial) => return Some(Err(denial)),
         };
+        let limited = limited(&permit);
         let session = self.sessions.get(key)?;
         let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
-        let origin = Origin::Client { identity, client_id, rule: Arc::clone(permit.rule()), will: false };
-        let (origin, durability) = (Arc::new(origin), durability(&permit));
+        let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
+        let rule = Arc::clone(permit.rule());
+        let origin = Arc::new(Origin::Client { identity, client_id, listener, rule, will: false });
+        let durability = durability(&permit);
         let source = Source { publisher: Some(key), origin: Arc::clone(&origin), durability };
-        let route = Arc::new(self.subscriptions.route(topic, &self.sessions));
+        let route = Arc::new(self.route(topic));
         if let Some(connection) = self.connection_mut(key) {
             let cache = &mut connection.cache.0;
             if cache.len() >= REMEMBERED_MAX {
@@ -239,7 +251,20 @@ impl Broker {
             let remembered = Remembered { generation, epoch, permit, origin, route: Arc::clone(&route) };
             cache.insert(topic.clone(), remembered);
         }
-        Some(Ok((source, route)))
+        self.counted(key, limited, publication, arrives).map(|()| Ok((source, route)))
+    }
+
+    /// Counts a publication that is limited; none when its client was cut for it.
+    fn counted(
+        &mut self,
+        key: Key,
+        limited: Option<Limited>,
+        publication: &Publication,
+        arrives: Option<Now>,
+    ) -> Option<()> {
+        let (Some(limited), Some(now)) = (limited, arrives) else { return Some(()) };
+        self.count_rate(key, &limited, publication.payload.len(), now);
+        self.sessions.get(key)?.connection().map(|_| ())
     }
 
     /// Tells whether a retained message fits; one that does not is counted as dropped.
@@ -295,8 +320,8 @@ impl Broker {
         received: Duration,
         now: Now,
     ) {
-        let generation = self.authority.generation();
-        let mut message = Message::new(publication, origin, generation, received);
+        let revision = self.authority.revision();
+        let mut message = Message::new(publication, origin, revision, received);
         // What the broker retains of itself at QoS 0 ($SYS) holds for this run.
         let is_retained = message.publication().retain && *message.origin() != Origin::Broker;
         if message.qos() != QoS::AtMostOnce || is_retained {
@@ -320,7 +345,7 @@ impl Broker {
                 retain: grant.retain_as_published && message.publication().retain,
                 subscription_ids: grant.ids.clone(),
                 group: None,
-                generation,
+                revision,
                 number: 0,
                 resent: false,
                 message: Arc::clone(&message),
@@ -361,7 +386,7 @@ impl Broker {
             retain: member.grant.retain_as_published && message.publication().retain,
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
-            generation: self.authority.generation(),
+            revision: self.authority.revision(),
             number: 0,
             resent: false,
             message: Arc::clone(message),

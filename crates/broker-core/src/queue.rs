@@ -1,7 +1,7 @@
 //! Messages that wait for one session.
 
 use crate::limits::Config;
-use crate::message::Message;
+use crate::message::{Message, UNDECIDED};
 use crate::shared::GroupId;
 use mqtt_proto::QoS;
 use std::collections::VecDeque;
@@ -16,12 +16,19 @@ pub(crate) struct Waiting {
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
     /// The share group it came through, which may give it to another member.
     pub(crate) group: Option<GroupId>,
-    /// Count of policy changes when the receiver's right was last seen.
-    pub(crate) generation: u64,
+    /// Count of changes when the receiver's right was last seen.
+    pub(crate) revision: u64,
     /// Number under which it is stored that the message waits; 0 when it is not.
     pub(crate) number: u64,
     /// Whether it may have been sent before, in an earlier run.
     pub(crate) resent: bool,
+}
+
+impl Waiting {
+    /// Has the receiver's right to it asked for again before it is released.
+    pub(crate) fn distrust(&mut self) {
+        self.revision = UNDECIDED;
+    }
 }
 
 /// Messages that wait for one session, oldest first.
@@ -77,6 +84,11 @@ impl Queue {
         let waiting = self.waiting.pop_front()?;
         self.bytes = self.bytes.saturating_sub(waiting.message.bytes());
         Some(waiting)
+    }
+
+    /// Has the receiver's right to each message asked for again.
+    pub(crate) fn distrust(&mut self) {
+        self.waiting.iter_mut().for_each(Waiting::distrust);
     }
 
     /// Takes out the messages that satisfy the condition, in order.

@@ -9,6 +9,7 @@ mod key;
 pub use codec::{FORMAT, RecordError};
 pub use key::{RecordKey, RecordKind};
 
+use crate::authority::Listener;
 use crate::message::Message;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::PublishPermit;
@@ -87,6 +88,8 @@ pub struct SessionRecord {
     pub identity: Arc<SpiffeId>,
     /// The client id.
     pub client_id: Arc<str>,
+    /// The listener of its newest connection.
+    pub listener: Option<Arc<Listener>>,
     /// Protocol version of its newest connection.
     pub version: Version,
     /// How long it outlives its connection; `None` is for ever.
@@ -170,6 +173,8 @@ pub struct WillRecord {
     pub identity: Arc<SpiffeId>,
     /// The client id.
     pub client_id: Arc<str>,
+    /// The listener of the connection that left it.
+    pub listener: Option<Arc<Listener>>,
     /// Protocol version of the connection that left it.
     pub version: Version,
     /// The will.

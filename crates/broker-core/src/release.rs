@@ -1,7 +1,7 @@
 //! Handing messages to one client: at once, from its queue, again after a reconnect, or from the
 //! retained ones. Every release asks for the rights of receiver and publisher as they are now.
 
-use crate::authority::Authority;
+use crate::authority::{Authority, Obstacle};
 use crate::connection::Sending;
 use crate::effect::Now;
 use crate::inflight::Exchange;
@@ -13,7 +13,6 @@ use crate::retained::Retained;
 use crate::session::{Link, Replay, Session};
 use crate::shared::Groups;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::Denial;
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode};
 use std::sync::Arc;
 
@@ -61,7 +60,10 @@ impl Session {
     /// Sends or discards one message; false when there is nothing to do or no room.
     fn step(&mut self, release: &mut Release<'_>) -> bool {
         let Link::Live(connection) = &mut self.link else { return false };
-        if connection.gate.starting || connection.unsent > release.config.unsent_bytes_soft {
+        if connection.gate.starting
+            || connection.unsent > release.config.unsent_bytes_soft
+            || self.condemned.is_some()
+        {
             return false;
         }
         if let Some(id) = connection.resend.front().copied() {
@@ -116,9 +118,14 @@ impl Session {
     /// Takes up one exchange of an earlier connection ([MQTT-4.4.0-1]).
     fn resend(&mut self, id: PacketId, release: &mut Release<'_>) -> bool {
         let subject = self.subject();
+        let rights = Arc::clone(self.rights(release.authority));
         let Link::Live(connection) = &mut self.link else { return false };
         let waiting = match self.inflight.get(id) {
-            None | Some(Exchange::Withdrawn) => None,
+            None | Some(Exchange::Withdrawn(QoS::AtMostOnce | QoS::ExactlyOnce)) => None,
+            Some(Exchange::Withdrawn(QoS::AtLeastOnce)) => {
+                self.inflight.remove(id);
+                None
+            }
             Some(Exchange::Released) => {
                 let ack = connection.ack(id, ReasonCode::Success, None);
                 connection.send_in_turn(Packet::PubRel(ack), release.out);
@@ -129,8 +136,8 @@ impl Session {
         };
         connection.resend.pop_front();
         let Some(waiting) = waiting else { return true };
-        let permitted = authorize(&self.rights, waiting, release)
-            .map_err(|(denial, of_receiver)| withhold(denial, of_receiver, waiting, subject, release));
+        let permitted = authorize(&rights, waiting, release)
+            .map_err(|obstacle| withhold(obstacle, waiting, subject, release));
         let is_stored = waiting.qos == QoS::ExactlyOnce && waiting.number != 0;
         let after = if is_stored {
             connection.gate.barrier
@@ -148,7 +155,7 @@ impl Session {
             None if waiting.qos == QoS::ExactlyOnce => {
                 release.out.ledger.settle(self.number, id, waiting, OutgoingState::Withdrawn);
                 if let Some(exchange) = self.inflight.get_mut(id) {
-                    *exchange = Exchange::Withdrawn;
+                    *exchange = Exchange::Withdrawn(QoS::ExactlyOnce);
                 }
             }
             None => {
@@ -160,13 +167,14 @@ impl Session {
     }
 
     /// Tells whether a message that waited may still be delivered.
-    fn may_release(&self, waiting: &Waiting, release: &mut Release<'_>) -> bool {
+    fn may_release(&mut self, waiting: &Waiting, release: &mut Release<'_>) -> bool {
         if waiting.message.is_expired(release.now) {
             release.out.metrics.dropped.expired += 1;
             return false;
         }
-        let Err((denial, of_receiver)) = authorize(&self.rights, waiting, release) else { return true };
-        withhold(denial, of_receiver, waiting, self.subject(), release);
+        let rights = Arc::clone(self.rights(release.authority));
+        let Err(obstacle) = authorize(&rights, waiting, release) else { return true };
+        withhold(obstacle, waiting, self.subject(), release);
         false
     }
 
@@ -183,46 +191,58 @@ impl Session {
             self.replays.pop_front();
             return true;
         };
-        let qos = message.qos().min(subscribed.granted);
+        let topic = &message.publication().topic;
+        let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);
+        // Not every topic under a narrowed filter is one of the subscription's.
+        let Some(granted) = subscribed.granted_for(topic).filter(|_| !is_own) else {
+            replay.cursor = Some(topic.clone());
+            return true;
+        };
+        let qos = message.qos().min(granted);
         if !connection.has_room_for(qos) {
             return false;
         }
-        replay.cursor = Some(message.publication().topic.clone());
-        if subscribed.no_local && message.is_from_client(&self.identity, &self.client_id) {
-            return true;
-        }
-        let waiting = Waiting {
+        replay.cursor = Some(topic.clone());
+        let mut waiting = Waiting {
             qos,
             retain: true,
             subscription_ids: subscribed.grant().ids,
             group: None,
-            generation: release.authority.generation(),
+            revision: release.authority.revision(),
             number: 0,
             resent: false,
             message,
         };
-        if self.may_replay(&waiting, release) {
+        if let Some(qos) = self.may_replay(&waiting, release) {
+            waiting.qos = waiting.qos.min(qos);
             self.send(waiting, release);
         }
         true
     }
 
-    fn may_replay(&self, waiting: &Waiting, release: &mut Release<'_>) -> bool {
+    /// Returns the highest QoS at which a retained message may be delivered, if it may.
+    fn may_replay(&mut self, waiting: &Waiting, release: &mut Release<'_>) -> Option<QoS> {
         let topic = &waiting.message.publication().topic;
         if waiting.message.is_expired(release.now) {
-            return false;
+            return None;
         }
         // A subscription may cover topics that its owner must not read.
-        if self.rights.receive(topic).is_err() {
+        let rights = Arc::clone(self.rights(release.authority));
+        let Ok(permit) = rights.receive(topic) else {
             release.out.metrics.denials.receive += 1;
-            return false;
-        }
-        if release.authority.recheck_origin(&waiting.message).is_err() {
+            return None;
+        };
+        let Err(obstacle) = release.authority.recheck_origin(&waiting.message) else {
+            return Some(permit.qos());
+        };
+        let is_purged = matches!(obstacle, Obstacle::Revoked) || release.config.purge_lost;
+        if is_purged {
             release.retained.remove(topic, release.out);
             purged(&waiting.message, release);
-            return false;
+        } else {
+            withhold(obstacle, waiting, self.subject(), release);
         }
-        true
+        None
     }
 
     /// Lets the retained messages of a subscription follow, from the start.
@@ -234,32 +254,30 @@ impl Session {
     }
 }
 
-/// Asks for the rights of receiver and publisher where policy changed since they were last seen. The
-/// flag of the error says whether it is the receiver who lacks it.
+/// Asks for the rights of receiver and publisher where policy changed since they were last seen.
 fn authorize(
     rights: &midge_policy::Rights,
     waiting: &Waiting,
     release: &mut Release<'_>,
-) -> Result<(), (Denial, bool)> {
-    if waiting.generation != release.authority.generation() {
-        rights.receive(&waiting.message.publication().topic).map_err(|denial| (denial, true))?;
+) -> Result<(), Obstacle> {
+    if waiting.revision != release.authority.revision() {
+        rights.receive(&waiting.message.publication().topic).map_err(Obstacle::Receiver)?;
     }
-    release.authority.recheck_origin(&waiting.message).map_err(|denial| (denial, false))
+    release.authority.recheck_origin(&waiting.message)
 }
 
-fn withhold(
-    denial: Denial,
-    of_receiver: bool,
-    waiting: &Waiting,
-    receiver: Subject,
-    release: &mut Release<'_>,
-) {
+fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject, release: &mut Release<'_>) {
     let topic: Arc<str> = waiting.message.publication().topic.as_str().into();
-    if of_receiver {
-        release.out.audit(receiver, AuditKind::ReceiveDenied { topic, denial }, release.now);
-    } else if let Some(origin) = origin(&waiting.message) {
-        let kind = AuditKind::PublishDenied { topic, stage: Stage::Release, denial };
-        release.out.audit(origin, kind, release.now);
+    match (obstacle, origin(&waiting.message)) {
+        (Obstacle::Receiver(denial), _) => {
+            release.out.audit(receiver, AuditKind::ReceiveDenied { topic, denial }, release.now);
+        }
+        (Obstacle::Publisher(denial), Some(origin)) => {
+            let kind = AuditKind::PublishDenied { topic, stage: Stage::Release, denial };
+            release.out.audit(origin, kind, release.now);
+        }
+        (Obstacle::Revoked, _) => release.out.metrics.dropped.revoked += 1,
+        (Obstacle::Publisher(_), None) => {}
     }
 }
 

@@ -3,7 +3,7 @@
 //! Times on disk are those of the wall clock. The time that the broker was down counts; a clock that went back
 //! meanwhile makes nothing live longer than it was to live from the start.
 
-use crate::AuditKind;
+use crate::authority::Listener;
 use crate::broker::Broker;
 use crate::effect::Now;
 use crate::held::HeldMessage;
@@ -14,12 +14,12 @@ use crate::record::{
     HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind, SessionRecord,
     StoredMessage, SubscriptionRecord, WillRecord,
 };
-use crate::session::{LateWill, Link, Parked, Session};
+use crate::session::{LateWill, Link, Parked, Session, mode_of};
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled};
 use crate::timers::Due;
+use crate::{AuditKind, Origin};
 use midge_identity::{SpiffeId, UnixMillis};
-use midge_policy::SubscribeMode;
 use mqtt_proto::{PacketId, QoS, RetainHandling, Subscription, Version};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -108,8 +108,8 @@ impl Restoration<'_> {
         if self.broker.lookup(&record.identity, &record.client_id).is_some() {
             return None;
         }
-        let SessionRecord { identity, client_id, version, expiry, parked } = record;
-        let key = self.insert(identity, client_id, version, expiry, parked);
+        let SessionRecord { identity, client_id, listener, version, expiry, parked } = record;
+        let key = self.insert((identity, client_id, listener), version, expiry, parked);
         let session = self.broker.sessions.get_mut(key)?;
         session.number = number;
         self.sessions.insert(number, key);
@@ -123,8 +123,7 @@ impl Restoration<'_> {
 
     fn insert(
         &mut self,
-        identity: Arc<SpiffeId>,
-        client_id: Arc<str>,
+        (identity, client_id, listener): (Arc<SpiffeId>, Arc<str>, Option<Arc<Listener>>),
         version: Version,
         expiry: Option<Duration>,
         parked: Option<(UnixMillis, Option<UnixMillis>)>,
@@ -136,9 +135,10 @@ impl Restoration<'_> {
         });
         let ends = left.map(|left| (now.mono.saturating_add(left), now.wall.after(left)));
         let since = parked.map_or(now.wall, |(since, _)| since);
-        let rights = self.broker.authority.rights(&identity);
-        let link = Link::Parked(Parked { since, ends, will: None });
-        let session = Session::restored(Arc::clone(&identity), client_id, rights, (version, expiry, link));
+        let kept = (version, expiry, Link::Parked(Parked { since, ends, will: None }));
+        let authority = &mut self.broker.authority;
+        let session = Session::restored(Arc::clone(&identity), client_id, listener, authority, kept);
+        self.broker.known.insert(Arc::clone(&identity));
         let client_id = Arc::clone(&session.client_id);
         let key = self.broker.sessions.insert(session);
         self.broker.by_identity.entry(identity).or_default().insert(client_id, key);
@@ -155,7 +155,8 @@ impl Restoration<'_> {
         if session.subscriptions.contains_key(&spelled) {
             return None;
         }
-        match session.rights.subscribe(&record.filter, record.requested, SubscribeMode::Reject) {
+        let mode = mode_of(session.listener.as_deref(), &record.filter);
+        match session.rights.subscribe(&record.filter, record.requested, mode) {
             Ok(permit) => {
                 let asked = Subscription {
                     filter: record.filter.clone(),
@@ -166,7 +167,9 @@ impl Restoration<'_> {
                 };
                 let mut subscribed = Subscribed::new(&asked, &permit, record.id);
                 subscribed.number = key.number;
-                self.broker.subscriptions.add(session_key, &subscribed);
+                subscribed.ordinal = session.ordinals;
+                session.ordinals = session.ordinals.wrapping_add(1);
+                self.broker.subscriptions.add(session_key, &subscribed, None);
                 session.subscriptions.insert(spelled, subscribed);
                 self.found.subscriptions += 1;
             }
@@ -187,6 +190,10 @@ impl Restoration<'_> {
         message.expires =
             message.expires.map(|expiry| self.now.mono.saturating_add(expiry.saturating_sub(waited)));
         message.received = self.now.mono;
+        // What its publisher left is asked about even where that has no session.
+        if let Origin::Client { identity, .. } = message.origin() {
+            self.broker.known.insert(Arc::clone(identity));
+        }
         self.messages.insert(number, Arc::new(message));
         Some(())
     }
@@ -199,7 +206,7 @@ impl Restoration<'_> {
             retain: record.retain,
             subscription_ids: record.subscription_ids.clone(),
             group,
-            generation: UNDECIDED,
+            revision: UNDECIDED,
             number,
             resent: true,
         })
@@ -220,7 +227,7 @@ impl Restoration<'_> {
         self.broker.out.ledger.used(record.order);
         let exchange = match &record.state {
             OutgoingState::Released => Exchange::Released,
-            OutgoingState::Withdrawn => Exchange::Withdrawn,
+            OutgoingState::Withdrawn => Exchange::Withdrawn(QoS::ExactlyOnce),
             OutgoingState::Published(queued) => {
                 let waiting = self.waiting(queued, record.order).filter(|w| w.qos == QoS::ExactlyOnce)?;
                 self.broker.out.ledger.relink(&waiting.message);
@@ -261,13 +268,13 @@ impl Restoration<'_> {
     /// Takes a will. One without a session gets one that ends at once, which is when a will goes out
     /// ([MQTT-3.1.2-8]).
     fn will(&mut self, number: u64, record: WillRecord) -> Option<()> {
-        let WillRecord { identity, client_id, version, will, due } = record;
+        let WillRecord { identity, client_id, listener, version, will, due } = record;
         let delay = Duration::from_secs(will.delay_secs.into());
         let left = due.map_or(delay, |due| due.since(self.now.wall).min(delay));
         let at = self.now.mono.saturating_add(left);
         let key = match self.broker.lookup(&identity, &client_id) {
             Some(key) => key,
-            None => self.insert(identity, client_id, version, Some(Duration::ZERO), None),
+            None => self.insert((identity, client_id, listener), version, Some(Duration::ZERO), None),
         };
         let Link::Parked(parked) = &mut self.broker.sessions.get_mut(key)?.link else { return None };
         if parked.will.is_some() {

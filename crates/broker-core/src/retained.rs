@@ -101,14 +101,22 @@ impl Retained {
             .map(|(_, message)| message)
     }
 
-    /// Removes every message that satisfies the condition and returns their topics.
-    pub(crate) fn purge(&mut self, condition: impl Fn(&Message) -> bool, out: &mut Output) -> Vec<TopicName> {
-        let topics = self.messages.iter().filter(|(_, message)| condition(message));
-        let topics: Vec<_> = topics.map(|(topic, _)| topic.clone()).collect();
-        for topic in &topics {
-            self.remove(topic, out);
-        }
-        topics
+    /// Looks at so many messages after `cursor`, in the order of topics, removes those that satisfy the
+    /// condition and returns them. The cursor is empty again once all have been looked at.
+    pub(crate) fn purge_after(
+        &mut self,
+        cursor: &mut Option<TopicName>,
+        count: usize,
+        mut condition: impl FnMut(&Message) -> bool,
+        out: &mut Output,
+    ) -> Vec<Arc<Message>> {
+        let from = cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let looked: Vec<_> = self.messages.range((from, Bound::Unbounded)).take(count).collect();
+        let last = looked.last().filter(|_| looked.len() == count).map(|(topic, _)| (*topic).clone());
+        let found = looked.into_iter().filter(|(_, message)| condition(message));
+        let topics: Vec<_> = found.map(|(topic, _)| topic.clone()).collect();
+        *cursor = last;
+        topics.iter().filter_map(|topic| self.remove(topic, out)).collect()
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Duration> {

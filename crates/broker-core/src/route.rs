@@ -1,23 +1,25 @@
 //! Which sessions a topic reaches: matched and authorized once, then remembered per publisher.
 
+use crate::authority::Authority;
 use crate::session::Session;
 use crate::shared::{GroupId, Groups, Joined, Member};
 use crate::slab::{Key, Slab};
-use crate::subscription::{Grant, Subscribed, merge};
+use crate::subscription::{Grant, Leaf, Subscribed, merge};
 use crate::trie::Trie;
-use mqtt_proto::TopicName;
+use mqtt_proto::{QoS, TopicName};
 
 /// Who stands under a filter of the subscription tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
-    Session(Key),
+    /// One part of one of its subscriptions, by the number of that.
+    Session(Key, u32),
     Group(GroupId),
 }
 
 /// All subscriptions.
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
-    trie: Trie<Subscriber, Option<Subscribed>>,
+    trie: Trie<Subscriber, Option<Leaf>>,
     pub(crate) groups: Groups,
     count: usize,
     /// Changes with every subscription, so that a remembered route is known to be old.
@@ -78,20 +80,25 @@ impl Subscriptions {
         self.count
     }
 
-    pub(crate) fn add(&mut self, session: Key, subscribed: &Subscribed) {
+    /// Puts a subscription in place of the one it replaces.
+    pub(crate) fn add(&mut self, session: Key, subscribed: &Subscribed, replaced: Option<&Subscribed>) {
         self.epoch += 1;
+        self.count += usize::from(replaced.is_none());
         let filter = &subscribed.filter;
-        let is_new = if filter.group.is_none() {
-            let subscriber = Subscriber::Session(session);
-            self.trie.insert(&filter.filter, subscriber, Some(subscribed.clone())).is_none()
-        } else {
+        if filter.group.is_some() {
             let joined = self.groups.join(filter, Member::new(session, subscribed));
             if let Some(Joined::New(id)) = joined {
                 self.trie.insert(&filter.filter, Subscriber::Group(id), None);
             }
-            joined != Some(Joined::Again)
-        };
-        self.count += usize::from(is_new);
+            return;
+        }
+        for part in replaced.into_iter().flat_map(|replaced| &replaced.parts) {
+            self.trie.remove(part.filter(), Subscriber::Session(session, subscribed.ordinal));
+        }
+        for part in &subscribed.parts {
+            let subscriber = Subscriber::Session(session, subscribed.ordinal);
+            self.trie.insert(part.filter(), subscriber, Some(subscribed.leaf(part)));
+        }
     }
 
     /// Removes a subscription and returns its group, if it was shared.
@@ -100,7 +107,9 @@ impl Subscriptions {
         self.count = self.count.saturating_sub(1);
         let filter = &subscribed.filter;
         if filter.group.is_none() {
-            self.trie.remove(&filter.filter, Subscriber::Session(session));
+            for part in &subscribed.parts {
+                self.trie.remove(part.filter(), Subscriber::Session(session, subscribed.ordinal));
+            }
             return None;
         }
         let (id, is_gone) = self.groups.leave(filter, session)?;
@@ -110,43 +119,81 @@ impl Subscriptions {
         Some(id)
     }
 
+    /// Makes every remembered route old.
+    pub(crate) fn touch(&mut self) {
+        self.epoch += 1;
+    }
+
     /// Matches a topic and leaves out who may not receive it.
-    pub(crate) fn route(&self, topic: &TopicName, sessions: &Slab<Session>) -> Route {
+    pub(crate) fn route(
+        &self,
+        topic: &TopicName,
+        sessions: &mut Slab<Session>,
+        authority: &mut Authority,
+    ) -> Route {
         let (mut direct, mut groups, mut denied) = (Vec::new(), Vec::new(), 0);
-        let may_receive =
-            |session: Key| sessions.get(session).is_some_and(|s| s.rights.receive(topic).is_ok());
-        self.trie.for_each_match(topic, &mut |subscriber, subscribed| match subscriber {
-            Subscriber::Session(session) => direct.extend(subscribed.as_ref().map(|s| (session, s))),
+        let mut reader = Reader { topic, sessions, authority };
+        self.trie.for_each_match(topic, &mut |subscriber, leaf| match subscriber {
+            Subscriber::Session(session, _) => direct.extend(leaf.as_ref().map(|leaf| (session, leaf))),
             Subscriber::Group(id) => {
-                let members = self.groups.members(id).iter();
-                let members: Box<[_]> = members
-                    .filter(|member| !member.filtered || may_receive(member.session))
-                    .cloned()
-                    .collect();
-                groups.push((id, members));
+                let name = self.groups.name(id);
+                let members = self.groups.members(id).iter().filter_map(|member| {
+                    let qos = reader.may_receive(member.session, !member.filtered, name.map(|n| &**n))?;
+                    let grant = Grant { qos: member.grant.qos.min(qos), ..member.grant.clone() };
+                    Some(Member { grant, ..member.clone() })
+                });
+                groups.push((id, members.collect()));
             }
         });
         direct.sort_by_key(|(session, _)| *session);
         let targets = direct.chunk_by(|a, b| a.0 == b.0).filter_map(|same| {
             let session = same.first()?.0;
-            // A permit that is not filtered covers every topic under its filter: nothing more to ask.
-            if same.iter().all(|(_, subscribed)| subscribed.filtered) && !may_receive(session) {
+            let trusted = same.iter().any(|(_, leaf)| !leaf.filtered);
+            let Some(qos) = reader.may_receive(session, trusted, None) else {
                 denied += 1;
                 return None;
-            }
-            target(session, same)
+            };
+            target(session, same, qos)
         });
         let targets = targets.collect();
         Route { targets, groups: groups.into(), denied }
     }
 }
 
-fn target(session: Key, same: &[(Key, &Subscribed)]) -> Option<Target> {
-    let all = || same.iter().map(|(_, subscribed)| *subscribed);
-    let own = if all().any(|subscribed| subscribed.no_local) {
-        Own::Only(merge(all().filter(|subscribed| !subscribed.no_local)))
+/// Who may receive one topic.
+struct Reader<'a> {
+    topic: &'a TopicName,
+    sessions: &'a mut Slab<Session>,
+    authority: &'a mut Authority,
+}
+
+impl Reader<'_> {
+    /// Returns the highest QoS at which a session may receive the topic, if it may. A permit that is not
+    /// filtered covers every topic under its filter while it is of the policy in force; else there is
+    /// nothing to go by but the rights themselves.
+    fn may_receive(&mut self, session: Key, covered: bool, group: Option<&str>) -> Option<QoS> {
+        let session = self.sessions.get_mut(session)?;
+        session.rights(self.authority);
+        if covered && session.reviewed == self.authority.generation() {
+            return Some(QoS::ExactlyOnce);
+        }
+        let permit = match group {
+            Some(group) => session.rights.receive_shared(self.topic, group),
+            None => session.rights.receive(self.topic),
+        };
+        permit.ok().map(|permit| permit.qos())
+    }
+}
+
+fn target(session: Key, same: &[(Key, &Leaf)], qos_max: QoS) -> Option<Target> {
+    let merged = |leaves: &mut dyn Iterator<Item = &Leaf>| {
+        merge(leaves).map(|grant| Grant { qos: grant.qos.min(qos_max), ..grant })
+    };
+    let mut all = same.iter().map(|(_, leaf)| *leaf);
+    let own = if same.iter().any(|(_, leaf)| leaf.no_local) {
+        Own::Only(merged(&mut same.iter().map(|(_, leaf)| *leaf).filter(|leaf| !leaf.no_local)))
     } else {
         Own::Same
     };
-    Some(Target { session, grant: merge(all())?, own })
+    Some(Target { session, grant: merged(&mut all)?, own })
 }

@@ -1,5 +1,6 @@
 //! One session: a client of one identity, connected or not, and everything that waits for it.
 
+use crate::authority::{Authority, Listener};
 use crate::connection::Connection;
 use crate::effect::{ConnId, Now};
 use crate::held::Held;
@@ -10,8 +11,8 @@ use crate::record::Durability;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use midge_identity::{SpiffeId, UnixMillis};
-use midge_policy::Rights;
-use mqtt_proto::{Connect, QoS, TopicFilter, TopicName, Version, Will};
+use midge_policy::{Context, Rights, SubscribeMode};
+use mqtt_proto::{Connect, QoS, SharedFilter, TopicFilter, TopicName, Version, Will};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,17 @@ use std::time::Duration;
 pub(crate) struct Session {
     pub(crate) identity: Arc<SpiffeId>,
     pub(crate) client_id: Arc<str>,
+    /// Ask [`Session::rights`] instead: these are of the policy `rights_of` counts.
     pub(crate) rights: Arc<Rights>,
+    pub(crate) rights_of: u64,
+    /// Count of the policy that its subscriptions were last held against.
+    pub(crate) reviewed: u64,
+    /// Of its newest connection.
+    pub(crate) listener: Option<Arc<Listener>>,
+    /// Numbers given to its subscriptions.
+    pub(crate) ordinals: u32,
+    /// Why it must end, where its identity was revoked and it still waits to be taken away.
+    pub(crate) condemned: Option<Arc<str>>,
     pub(crate) version: Version,
     /// How long it outlives its connection; `None` is for ever.
     pub(crate) expiry: Option<Duration>,
@@ -75,25 +86,49 @@ pub(crate) struct Replay {
     pub(crate) after: u64,
 }
 
+/// Returns what becomes of a subscription that is allowed in part. A share group has one filter for all its
+/// members: theirs are not narrowed but filtered.
+pub(crate) fn mode_of(listener: Option<&Listener>, filter: &SharedFilter) -> SubscribeMode {
+    match listener.map(|listener| listener.subscribe_mode).unwrap_or_default() {
+        SubscribeMode::Narrow if filter.group.is_some() => SubscribeMode::Filter,
+        mode => mode,
+    }
+}
+
 impl Session {
     /// Returns a session that has no connection yet.
-    pub(crate) fn new(identity: Arc<SpiffeId>, connect: &Connect, rights: Arc<Rights>, now: Now) -> Self {
+    pub(crate) fn new(
+        identity: Arc<SpiffeId>,
+        connect: &Connect,
+        listener: Arc<Listener>,
+        authority: &mut Authority,
+        now: Now,
+    ) -> Self {
         let link = Link::Parked(Parked { since: now.wall, ends: None, will: None });
         let kept = (connect.version, Some(Duration::ZERO), link);
-        Self::restored(identity, Arc::clone(&connect.client_id), rights, kept)
+        Self::restored(identity, Arc::clone(&connect.client_id), Some(listener), authority, kept)
     }
 
     /// Returns a session of an earlier run.
     pub(crate) fn restored(
         identity: Arc<SpiffeId>,
         client_id: Arc<str>,
-        rights: Arc<Rights>,
+        listener: Option<Arc<Listener>>,
+        authority: &mut Authority,
         (version, expiry, link): (Version, Option<Duration>, Link),
     ) -> Self {
+        let name = listener.as_ref().map(|listener| &*listener.name);
+        let context = Context { client_id: Some(&client_id), listener: name };
+        let (rights, generation) = (authority.rights(&identity, context), authority.generation());
         Self {
             identity,
             client_id,
             rights,
+            rights_of: generation,
+            reviewed: generation,
+            listener,
+            ordinals: 0,
+            condemned: None,
             version,
             expiry,
             link,
@@ -119,6 +154,12 @@ impl Session {
         waiting.qos == QoS::ExactlyOnce
             && waiting.message.level != Durability::None
             && (self.is_stored() || waiting.number != 0)
+    }
+
+    /// What rules may ask about it.
+    pub(crate) fn context(&self) -> Context<'_> {
+        let listener = self.listener.as_ref().map(|listener| &*listener.name);
+        Context { client_id: Some(&self.client_id), listener }
     }
 
     pub(crate) fn connection(&self) -> Option<&Connection> {
@@ -159,7 +200,7 @@ impl Session {
 
     /// Tells whether a message would be sent at once.
     pub(crate) fn is_ready(&self, qos: QoS, unsent_max: usize) -> bool {
-        self.connection().is_some_and(|connection| {
+        self.connection().filter(|_| self.condemned.is_none()).is_some_and(|connection| {
             connection.unsent <= unsent_max
                 && !connection.gate.starting
                 && (qos == QoS::AtMostOnce || (self.is_clear() && connection.has_room_for(qos)))
@@ -184,7 +225,7 @@ impl Session {
             client_id: Arc::clone(&self.client_id),
             version: self.version,
             state,
-            subscriptions: subscriptions.map(|(text, s)| (Arc::clone(text), s.granted)).collect(),
+            subscriptions: subscriptions.map(|(text, s)| (Arc::clone(text), s.granted())).collect(),
             queued: self.queue.len(),
             queued_bytes: self.queue.bytes(),
             inflight: self.inflight.len(),

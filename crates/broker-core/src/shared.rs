@@ -21,7 +21,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new(session: Key, subscribed: &Subscribed) -> Self {
-        Self { session, grant: subscribed.grant(), filtered: subscribed.filtered }
+        Self { session, grant: subscribed.grant(), filtered: subscribed.is_filtered() }
     }
 }
 
@@ -100,6 +100,11 @@ impl Groups {
 
     pub(crate) fn members(&self, id: GroupId) -> &[Member] {
         self.groups.get(&id).map_or(&[], |group| &group.members)
+    }
+
+    /// Returns the name its members share it by.
+    pub(crate) fn name(&self, id: GroupId) -> Option<&Arc<str>> {
+        self.groups.get(&id).map(|group| &group.name.0)
     }
 
     /// Returns whose turn it is among `count` members, and passes the turn on.

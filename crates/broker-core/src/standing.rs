@@ -104,6 +104,7 @@ impl Broker {
         let record = WillRecord {
             identity: Arc::clone(&session.identity),
             client_id: Arc::clone(&session.client_id),
+            listener: session.listener.clone(),
             version: session.version,
             will: will.clone(),
             due,
@@ -132,6 +133,7 @@ impl Session {
         Record::Session(Box::new(SessionRecord {
             identity: Arc::clone(&self.identity),
             client_id: Arc::clone(&self.client_id),
+            listener: self.listener.clone(),
             version: self.version,
             expiry: self.expiry,
             parked: match &self.link {
@@ -190,7 +192,10 @@ impl Ledger {
                     self.dequeue(session.number, waiting);
                 }
                 Exchange::Published(waiting) => self.end_exchange(session.number, id, Some(waiting)),
-                Exchange::Released | Exchange::Withdrawn => self.end_exchange(session.number, id, None),
+                Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
+                Exchange::Released | Exchange::Withdrawn(QoS::ExactlyOnce) => {
+                    self.end_exchange(session.number, id, None);
+                }
             }
         }
         for id in session.held.ids() {

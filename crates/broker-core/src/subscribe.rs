@@ -4,9 +4,9 @@ use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::ledger::StoreTrouble;
+use crate::session::mode_of;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
-use midge_policy::SubscribeMode;
 use mqtt_proto::{
     Info, Packet, PacketId, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe,
     Version, encoded_len,
@@ -58,31 +58,34 @@ impl Broker {
         now: Now,
     ) -> Result<(QoS, bool), ReasonCode> {
         let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
-        let permit =
-            match session.rights.subscribe(&subscription.filter, subscription.qos, SubscribeMode::Reject) {
-                Ok(permit) => permit,
-                Err(denial) => {
-                    self.audit(key, AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial }, now);
-                    return Err(ReasonCode::NotAuthorized);
-                }
-            };
+        session.rights(&mut self.authority);
+        let mode = mode_of(session.listener.as_deref(), &subscription.filter);
+        let permit = match session.rights.subscribe(&subscription.filter, subscription.qos, mode) {
+            Ok(permit) => permit,
+            Err(denial) => {
+                self.audit(key, AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial }, now);
+                return Err(ReasonCode::NotAuthorized);
+            }
+        };
         if subscription.filter.filter.levels().count() > self.config.topic_levels_max {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        let existed = session.subscriptions.contains_key(spelled);
+        let replaced = session.subscriptions.get(spelled);
+        let existed = replaced.is_some();
         if !existed && session.subscriptions.len() >= self.config.subscriptions_per_session_max {
             return Err(ReasonCode::QuotaExceeded);
         }
         let mut subscribed = Subscribed::new(subscription, &permit, id);
-        let earlier = session.subscriptions.get(spelled);
+        subscribed.ordinal = replaced.map_or(session.ordinals, |replaced| replaced.ordinal);
         if self.out.ledger.trouble != StoreTrouble::None
             && session.is_stored()
-            && !earlier.is_some_and(|earlier| earlier.asks_the_same(&subscribed))
+            && !replaced.is_some_and(|replaced| replaced.asks_the_same(&subscribed))
         {
             return Err(ReasonCode::QuotaExceeded);
         }
         self.out.ledger.subscribe(session, spelled, &mut subscribed);
-        self.subscriptions.add(key, &subscribed);
+        self.subscriptions.add(key, &subscribed, replaced);
+        session.ordinals = session.ordinals.wrapping_add(u32::from(!existed));
         session.subscriptions.insert(Arc::clone(spelled), subscribed);
         let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));
         self.audit(key, AuditKind::Subscribed { filter, qos: permit.qos(), rule }, now);

@@ -1,7 +1,7 @@
 //! What a subscription asks for, and what several of one session amount to.
 
-use midge_policy::SubscribePermit;
-use mqtt_proto::{QoS, RetainHandling, SharedFilter, Subscription};
+use midge_policy::{SubscribePart, SubscribePermit};
+use mqtt_proto::{QoS, RetainHandling, SharedFilter, Subscription, TopicName};
 use std::sync::Arc;
 
 /// One subscription of one session.
@@ -10,14 +10,26 @@ pub(crate) struct Subscribed {
     pub(crate) filter: SharedFilter,
     /// As requested; policy may grant less today and more tomorrow.
     pub(crate) requested: QoS,
+    /// What it is delivered by: the filter itself, or those parts of it that are permitted.
+    pub(crate) parts: Box<[SubscribePart]>,
+    /// Tells it from the session's others: parts of two may be the same filter.
+    pub(crate) ordinal: u32,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) id: Option<u32>,
+    /// Number under which it is stored; 0 when it is not.
+    pub(crate) number: u64,
+}
+
+/// What the tree keeps of one part of a subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
     pub(crate) granted: QoS,
     /// Whether it covers topics that its owner must not receive, so that each has to be asked for.
     pub(crate) filtered: bool,
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
     pub(crate) id: Option<u32>,
-    /// Number under which it is stored; 0 when it is not.
-    pub(crate) number: u64,
 }
 
 /// How a matching message is delivered to one session.
@@ -33,8 +45,8 @@ impl Subscribed {
         Self {
             filter: subscription.filter.clone(),
             requested: subscription.qos,
-            granted: permit.qos(),
-            filtered: permit.is_filtered(),
+            parts: permit.parts().into(),
+            ordinal: 0,
             no_local: subscription.no_local,
             retain_as_published: subscription.retain_as_published,
             id,
@@ -42,11 +54,34 @@ impl Subscribed {
         }
     }
 
-    /// Takes over what policy permits now. Tells whether that is something else than before.
-    pub(crate) fn review(&mut self, permit: &SubscribePermit) -> bool {
-        let before = (self.granted, self.filtered);
-        (self.granted, self.filtered) = (permit.qos(), permit.is_filtered());
-        before != (self.granted, self.filtered)
+    /// Returns the subscription as policy permits it now, where that is something else than before.
+    pub(crate) fn reviewed(&self, permit: &SubscribePermit) -> Option<Self> {
+        let is_same = *permit.parts() == *self.parts;
+        (!is_same).then(|| Self { parts: permit.parts().into(), ..self.clone() })
+    }
+
+    /// QoS that the client was told.
+    pub(crate) fn granted(&self) -> QoS {
+        self.parts.iter().map(SubscribePart::qos).max().unwrap_or_default()
+    }
+
+    /// QoS at which a topic under its filter is delivered; none when that part of it is not permitted.
+    pub(crate) fn granted_for(&self, topic: &TopicName) -> Option<QoS> {
+        self.parts.iter().filter(|part| part.filter().matches(topic)).map(SubscribePart::qos).max()
+    }
+
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.parts.iter().any(SubscribePart::is_filtered)
+    }
+
+    pub(crate) fn leaf(&self, part: &SubscribePart) -> Leaf {
+        Leaf {
+            granted: part.qos(),
+            filtered: part.is_filtered(),
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            id: self.id,
+        }
     }
 
     /// Tells whether another subscription on the same filter asks for the same.
@@ -57,7 +92,7 @@ impl Subscribed {
 
     pub(crate) fn grant(&self) -> Grant {
         Grant {
-            qos: self.granted,
+            qos: self.granted(),
             retain_as_published: self.retain_as_published,
             ids: self.id.map(|id| [id].into()),
         }
@@ -66,7 +101,7 @@ impl Subscribed {
 
 /// Merges overlapping subscriptions: one copy with the highest QoS ([MQTT-3.3.4-2]) and every
 /// subscription identifier ([MQTT-3.3.4-4]).
-pub(crate) fn merge<'a>(subscriptions: impl Iterator<Item = &'a Subscribed>) -> Option<Grant> {
+pub(crate) fn merge<'a>(subscriptions: impl Iterator<Item = &'a Leaf>) -> Option<Grant> {
     let mut merged: Option<(QoS, bool, Vec<u32>)> = None;
     for subscribed in subscriptions {
         let (qos, retain, ids) = merged.get_or_insert_with(|| (QoS::AtMostOnce, false, Vec::new()));

@@ -29,7 +29,9 @@ impl Broker {
     }
 
     pub(crate) fn will_due(&mut self, key: Key, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.condemned.is_none()) else {
+            return;
+        };
         let Link::Parked(parked) = &mut session.link else { return };
         if let Some(late) = parked.will.take() {
             self.fire_will(key, late.will, now);
@@ -39,15 +41,16 @@ impl Broker {
 
     /// Publishes a will, if its owner may do so now: CONNECT may be long ago.
     pub(crate) fn fire_will(&mut self, key: Key, will: Will, now: Now) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let publication = will.message;
         let topic = &publication.topic;
-        match session.rights.will(topic, facts(&publication)) {
+        match session.rights(&mut self.authority).will(topic, facts(&publication)) {
             Ok(permit) => {
                 let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
                 let rule = Arc::clone(permit.rule());
-                let origin = Arc::new(Origin::Client { identity, client_id, rule, will: true });
-                let route = self.subscriptions.route(topic, &self.sessions);
+                let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
+                let origin = Arc::new(Origin::Client { identity, client_id, listener, rule, will: true });
+                let route = self.route(topic);
                 let source = Source { publisher: Some(key), origin, durability: durability(&permit) };
                 self.distribute(publication, source, &route, now.mono, now);
             }

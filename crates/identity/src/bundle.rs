@@ -1,6 +1,6 @@
 //! Trust bundles: the roots of each trust domain, kept apart.
 
-use crate::{Authority, SvidRejection, TrustDomain};
+use crate::{Anchor, Authority, SvidRejection, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ pub(crate) struct Bundle {
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
     // Parallel to `anchors`: what webpki's anchors leave out.
     pub(crate) authorities: Vec<Authority>,
+    // Likewise: what peers keep of the root that vouches for them.
+    pub(crate) shared: Vec<Anchor>,
     pub(crate) unusable: Vec<SvidRejection>,
 }
 
@@ -50,6 +52,12 @@ impl BundleSet {
     /// Roots (DER) of a trust domain.
     pub fn roots(&self, trust_domain: &TrustDomain) -> Option<&[Vec<u8>]> {
         self.bundles.get(trust_domain).map(|bundle| bundle.roots.as_slice())
+    }
+
+    /// Tells whether a root is still trusted for a trust domain: a chain that led to one that is not proves
+    /// nothing any more.
+    pub fn trusts(&self, trust_domain: &TrustDomain, anchor: &Anchor) -> bool {
+        self.bundles.get(trust_domain).is_some_and(|bundle| bundle.shared.contains(anchor))
     }
 
     /// Why roots of a trust domain are not trusted, one line per such root.
@@ -93,13 +101,19 @@ impl Eq for BundleSet {}
 
 impl Bundle {
     fn new(trust_domain: &TrustDomain, roots: Vec<Vec<u8>>) -> Self {
-        let mut bundle =
-            Self { anchors: Vec::new(), authorities: Vec::new(), unusable: Vec::new(), roots: Vec::new() };
+        let mut bundle = Self {
+            anchors: Vec::new(),
+            authorities: Vec::new(),
+            shared: Vec::new(),
+            unusable: Vec::new(),
+            roots: Vec::new(),
+        };
         for root in &roots {
             match usable_root(root, trust_domain) {
                 Ok((anchor, authority)) => {
                     bundle.anchors.push(anchor);
                     bundle.authorities.push(authority);
+                    bundle.shared.push(Anchor::new(root));
                 }
                 Err(rejection) => bundle.unusable.push(rejection),
             }

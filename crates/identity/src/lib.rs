@@ -15,7 +15,7 @@ mod time;
 pub use bundle::BundleSet;
 pub use certificate::{Authority, CertificateFacts, ExtendedKeyUsage, KeyUsage};
 pub use id::{IdError, SPIFFE_ID_BYTES_MAX, parse_spiffe_id, trust_domain_id};
-pub use peer::{Proof, VerifiedPeer};
+pub use peer::{Anchor, Proof, VerifiedPeer};
 pub use rejection::SvidRejection;
 pub use scope::{ISSUER_SCOPE_OID, IssuerScope, ScopeError};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};

@@ -1,7 +1,29 @@
 //! The proof of an identity: what everything that decides about a peer takes.
 
 use crate::{SpiffeId, UnixMillis};
+use std::fmt;
 use std::sync::Arc;
+
+/// A root as it stands in a bundle; DER, shared by all whose chains lead to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Anchor(Arc<[u8]>);
+
+impl Anchor {
+    pub(crate) fn new(der: &[u8]) -> Self {
+        Self(der.into())
+    }
+
+    /// The root's certificate; DER.
+    pub fn der(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Anchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Anchor({} bytes)", self.0.len())
+    }
+}
 
 /// How a peer proved its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +32,8 @@ pub enum Proof {
     X509Svid {
         /// Serial number of the leaf, lower-case hex.
         serial: Arc<str>,
+        /// The root that its chain leads to.
+        anchor: Anchor,
     },
     /// The kernel named the process at the other end, and its selectors chose a registration entry.
     Local {
@@ -32,8 +56,13 @@ pub struct VerifiedPeer {
 }
 
 impl VerifiedPeer {
-    pub(crate) fn from_x509_svid(id: SpiffeId, expires: UnixMillis, serial: Arc<str>) -> Self {
-        Self { id, expires: Some(expires), proof: Proof::X509Svid { serial } }
+    pub(crate) fn from_x509_svid(
+        id: SpiffeId,
+        expires: UnixMillis,
+        serial: Arc<str>,
+        anchor: Anchor,
+    ) -> Self {
+        Self { id, expires: Some(expires), proof: Proof::X509Svid { serial, anchor } }
     }
 
     /// Returns the identity of an attested local process, as its registration entry says.

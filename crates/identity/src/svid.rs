@@ -2,11 +2,11 @@
 
 use crate::bundle::Bundle;
 use crate::{
-    Authority, BundleSet, CertificateFacts, SpiffeId, SvidRejection, UnixMillis, VerifiedPeer,
+    Anchor, Authority, BundleSet, CertificateFacts, SpiffeId, SvidRejection, UnixMillis, VerifiedPeer,
     parse_spiffe_id,
 };
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::time::Duration;
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
@@ -44,9 +44,9 @@ pub fn verify_x509_svid(
         let reason = bundle.unusable.first().map_or_else(|| "it is empty".to_owned(), ToString::to_string);
         return Err(SvidRejection::NoUsableRoot { trust_domain: trust_domain.clone(), reason });
     }
-    let authorities_end = Path { id: &id, bundle, now }.verify(leaf, intermediates, algorithms)?;
+    let (authorities_end, anchor) = Path { id: &id, bundle, now }.verify(leaf, intermediates, algorithms)?;
     let expires = facts.not_after.min(authorities_end);
-    Ok(VerifiedPeer::from_x509_svid(id, expires, facts.serial.into()))
+    Ok(VerifiedPeer::from_x509_svid(id, expires, facts.serial.into(), anchor))
 }
 
 fn leaf_id(facts: &CertificateFacts) -> Result<SpiffeId, SvidRejection> {
@@ -111,21 +111,21 @@ struct Path<'a> {
 }
 
 impl Path<'_> {
-    /// Returns when the first CA of the path ends.
+    /// Returns when the first CA of the path ends, and the root it leads to.
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         algorithms: &[&dyn SignatureVerificationAlgorithm],
-    ) -> Result<UnixMillis, SvidRejection> {
+    ) -> Result<(UnixMillis, Anchor), SvidRejection> {
         let malformed = |error: webpki::Error| SvidRejection::Malformed(error.to_string());
         let leaf = EndEntityCert::try_from(leaf).map_err(malformed)?;
         // What the rules for CAs said of the last path that webpki accepted.
         let refused: RefCell<Option<SvidRejection>> = RefCell::new(None);
-        let end = Cell::new(UnixMillis::default());
+        let found: RefCell<Option<(UnixMillis, Anchor)>> = RefCell::new(None);
         let check = |path: &VerifiedPath<'_>| match self.check_authorities(path) {
-            Ok(authorities_end) => {
-                end.set(authorities_end);
+            Ok(path) => {
+                *found.borrow_mut() = Some(path);
                 Ok(())
             }
             Err(rejection) => {
@@ -144,25 +144,26 @@ impl Path<'_> {
             Some(&check),
         );
         match verified {
-            Ok(_) => Ok(end.get()),
+            Ok(_) => found.into_inner().ok_or_else(|| SvidRejection::UnknownIssuer(self.id.clone())),
             Err(error) => Err(refused.into_inner().unwrap_or_else(|| self.rejection(error, intermediates))),
         }
     }
 
-    fn check_authorities(&self, path: &VerifiedPath<'_>) -> Result<UnixMillis, SvidRejection> {
-        let anchor = self
+    fn check_authorities(&self, path: &VerifiedPath<'_>) -> Result<(UnixMillis, Anchor), SvidRejection> {
+        let known = self.bundle.authorities.iter().zip(&self.bundle.shared);
+        let (_, (authority, anchor)) = self
             .bundle
             .anchors
             .iter()
-            .zip(&self.bundle.authorities)
-            .find_map(|(anchor, authority)| std::ptr::eq(anchor, path.anchor()).then_some(authority))
+            .zip(known)
+            .find(|(anchor, _)| std::ptr::eq(*anchor, path.anchor()))
             .ok_or_else(|| SvidRejection::UnknownIssuer(self.id.clone()))?;
-        let mut end = self.check_authority(anchor)?;
+        let mut end = self.check_authority(authority)?;
         for certificate in path.intermediate_certificates() {
             let authority = Authority::parse(&certificate.der(), self.id.trust_domain())?;
             end = end.min(self.check_authority(&authority)?);
         }
-        Ok(end)
+        Ok((end, anchor.clone()))
     }
 
     fn check_authority(&self, authority: &Authority) -> Result<UnixMillis, SvidRejection> {

@@ -69,6 +69,12 @@ impl EntryTable {
         self.by_id.values()
     }
 
+    /// Returns the entries that give an identity.
+    pub fn of_identity(&self, spiffe_id: &SpiffeId) -> impl Iterator<Item = &Arc<RegistrationEntry>> {
+        let ids = self.by_spiffe_id.get(spiffe_id).into_iter().flatten();
+        ids.filter_map(|id| self.by_id.get(id))
+    }
+
     /// Tells whether any entry gives this identity.
     pub fn is_registered(&self, spiffe_id: &SpiffeId) -> bool {
         self.by_spiffe_id.contains_key(spiffe_id)

@@ -7,6 +7,7 @@ use midge_agent::{AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owne
 use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal};
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_issuer::Issuer;
+use midge_pki::TrustSource as _;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -50,16 +51,18 @@ impl DoorTask {
 impl Admission for Door {
     fn admits(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<(), Refusal> {
         if !self.issuer.is_registered(id) {
-            return Err(Refusal(format!("{id} has no registration entry")));
+            return Err(Refusal("no registration entry".into()));
         }
         match proof {
             Some(Proof::Local { entry_id, .. }) => {
-                let view = Arc::clone(&self.views.borrow());
-                let stands =
-                    view.entries().iter().any(|entry| entry.id == **entry_id && entry.spiffe_id == *id);
-                if stands { Ok(()) } else { Err(Refusal(format!("entry {entry_id} of {id} is gone"))) }
+                let stands = self.issuer.entry_stands(entry_id, id);
+                if stands { Ok(()) } else { Err(Refusal("registration entry is gone".into())) }
             }
-            _ => Ok(()),
+            Some(Proof::X509Svid { anchor, .. }) => {
+                let trusted = self.issuer.bundles().trusts(id.trust_domain(), anchor);
+                if trusted { Ok(()) } else { Err(Refusal("root is no longer trusted".into())) }
+            }
+            None => Ok(()),
         }
     }
 

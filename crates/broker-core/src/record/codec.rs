@@ -5,9 +5,11 @@ use super::{
     Durability, HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind,
     SessionRecord, StoredMessage, SubscriptionRecord, WillRecord,
 };
+use crate::authority::Listener;
 use crate::message::{Message, Origin, plain};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use midge_identity::{SpiffeId, UnixMillis};
+use midge_policy::SubscribeMode;
 use mqtt_proto::{
     Decoder, EncodeError, Limits, Packet, Publication, QoS, SharedFilter, Version, Will, encode_publish,
 };
@@ -72,6 +74,7 @@ impl Record {
             Self::Will(record) => {
                 put_text(&record.identity.to_string(), &mut out);
                 put_text(&record.client_id, &mut out);
+                put_listener(record.listener.as_deref(), &mut out);
                 out.put_u8(level_of(record.version));
                 put_option(record.due.map(|due| due.0), &mut out);
                 out.put_u32_le(record.will.delay_secs);
@@ -128,6 +131,7 @@ fn put_option(value: Option<u64>, out: &mut BytesMut) {
 fn put_session(record: &SessionRecord, out: &mut BytesMut) {
     put_text(&record.identity.to_string(), out);
     put_text(&record.client_id, out);
+    put_listener(record.listener.as_deref(), out);
     out.put_u8(level_of(record.version));
     put_option(record.expiry.map(|expiry| expiry.as_secs()), out);
     out.put_u8(u8::from(record.parked.is_some()));
@@ -135,6 +139,16 @@ fn put_session(record: &SessionRecord, out: &mut BytesMut) {
         out.put_u64_le(since.0);
         put_option(ends.map(|ends| ends.0), out);
     }
+}
+
+fn put_listener(listener: Option<&Listener>, out: &mut BytesMut) {
+    let Some(listener) = listener else { return out.put_u8(0) };
+    out.put_u8(match listener.subscribe_mode {
+        SubscribeMode::Reject => 1,
+        SubscribeMode::Narrow => 2,
+        SubscribeMode::Filter => 3,
+    });
+    put_text(&listener.name, out);
 }
 
 fn put_subscription(record: &SubscriptionRecord, out: &mut BytesMut) {
@@ -148,10 +162,11 @@ fn put_subscription(record: &SubscriptionRecord, out: &mut BytesMut) {
 fn put_origin(origin: &Origin, out: &mut BytesMut) {
     match origin {
         Origin::Broker => out.put_u8(0),
-        Origin::Client { identity, client_id, rule, will } => {
+        Origin::Client { identity, client_id, listener, rule, will } => {
             out.put_u8(1 + u8::from(*will));
             put_text(&identity.to_string(), out);
             put_text(client_id, out);
+            put_text(listener.as_deref().unwrap_or_default(), out);
             put_text(rule, out);
         }
     }
@@ -240,6 +255,17 @@ impl Reader {
         SharedFilter::new(&self.text()?).map_err(|_| RecordError::Damaged)
     }
 
+    fn listener(&mut self) -> Read<Option<Arc<Listener>>> {
+        let subscribe_mode = match self.u8()? {
+            0 => return Ok(None),
+            1 => SubscribeMode::Reject,
+            2 => SubscribeMode::Narrow,
+            3 => SubscribeMode::Filter,
+            _ => return Err(RecordError::Damaged),
+        };
+        Ok(Some(Arc::new(Listener { name: self.text()?.into(), subscribe_mode })))
+    }
+
     fn version(&mut self) -> Read<Version> {
         match self.u8()? {
             4 => Ok(Version::V311),
@@ -261,6 +287,7 @@ impl Reader {
         Ok(SessionRecord {
             identity: self.identity()?,
             client_id: self.text()?.into(),
+            listener: self.listener()?,
             version: self.version()?,
             expiry: self.option()?.map(Duration::from_secs),
             parked: if self.flag()? {
@@ -303,6 +330,7 @@ impl Reader {
         Ok(Origin::Client {
             identity: self.identity()?,
             client_id: self.text()?.into(),
+            listener: Some(self.text()?).filter(|name| !name.is_empty()).map(Into::into),
             rule: self.text()?.into(),
             will,
         })
@@ -372,10 +400,10 @@ impl Reader {
     }
 
     fn will(&mut self) -> Read<WillRecord> {
-        let (identity, client_id) = (self.identity()?, self.text()?.into());
+        let (identity, client_id, listener) = (self.identity()?, self.text()?.into(), self.listener()?);
         let (version, due) = (self.version()?, self.option()?.map(UnixMillis));
         let delay_secs = self.u32()?;
         let will = Will { message: self.publication()?, delay_secs };
-        Ok(WillRecord { identity, client_id, version, will, due })
+        Ok(WillRecord { identity, client_id, listener, version, will, due })
     }
 }

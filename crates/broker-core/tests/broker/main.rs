@@ -16,6 +16,8 @@ mod disconnect;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod flaws;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod identity;
@@ -25,6 +27,8 @@ mod information;
 mod limits;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod modes;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
@@ -36,11 +40,15 @@ mod publish;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod rates;
+#[cfg(test)]
 mod record;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
 mod retained;
+#[cfg(test)]
+mod review;
 #[cfg(test)]
 mod session;
 #[cfg(test)]

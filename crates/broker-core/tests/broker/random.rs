@@ -189,6 +189,7 @@ impl Links {
 
     fn collect(&mut self) {
         while let Some(effect) = self.world.broker.poll_effect() {
+            self.world.check_rights(&effect);
             let (conn, packet) = match effect {
                 Effect::Send { conn, packet } => (conn, packet),
                 Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(&delivery)))),

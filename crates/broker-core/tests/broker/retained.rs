@@ -1,6 +1,7 @@
 //! Retained messages.
 
 use crate::world::*;
+use broker_core::Config;
 use midge_policy::Rule;
 use mqtt_proto::{Packet, Publish, ReasonCode, RetainHandling, Subscription};
 
@@ -129,9 +130,11 @@ fn a_retained_message_under_a_deny_is_not_handed_out() {
 
 // F6
 #[test]
-fn a_retained_message_dies_with_its_publishers_right() {
-    for revoked in [true, false] {
-        let mut world = World::ruled(vec![allow("press", &["a", "b"], &[]), allow("ops", &[], &["#"])]);
+fn a_retained_message_is_withheld_or_purged_when_its_publisher_loses_the_right() {
+    for (revoked, purges) in [(true, true), (true, false), (false, true), (false, false)] {
+        let config = Config { purge_lost: purges, ..Config::default() };
+        let rules = vec![allow("press", &["a", "b"], &[]), allow("ops", &[], &["#"])];
+        let mut world = World::with(config, rules.clone());
         let (press, ops) = (world.client("press"), world.client("ops"));
         world.send(press, retained("a", "x"));
         let publish: &[&str] = if revoked { &["b"] } else { &["a", "c"] };
@@ -139,11 +142,17 @@ fn a_retained_message_dies_with_its_publishers_right() {
         world.subscribe(ops, "a", Q0);
         if revoked {
             world.quiet(ops);
-            assert_eq!(world.denials(), ["press/press retained purged a"]);
+            let denial =
+                if purges { "press/ retained purged a" } else { "press/press publish denied a Release" };
+            assert_eq!(world.denials(), [denial]);
         } else {
             world.expect(ops, ["PUBLISH a \"x\" q0 retain"]);
         }
-        assert_eq!(world.broker.metrics().retained_messages, u64::from(!revoked));
+        assert_eq!(world.broker.metrics().retained_messages, u64::from(!(revoked && purges)));
+        // What was withheld is there again when the right is.
+        world.set_rules(rules);
+        world.subscribe(ops, "a", Q0);
+        assert_eq!(world.take(ops).len(), usize::from(!(revoked && purges)));
     }
 }
 

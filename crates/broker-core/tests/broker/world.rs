@@ -4,12 +4,12 @@ use crate::disk::Disk;
 use crate::order::Order;
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
-    Durability, Effect, Now, Restored, Revocation, SessionSnapshot,
+    Durability, Effect, Listener, Now, Origin, PolicyChange, Restored, Revocation, SessionSnapshot,
 };
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
-use midge_policy::{Policy, Rule};
+use midge_policy::{Context, Policy, PublishFacts, Rights, Rule, SubscribeMode};
 use mqtt_proto::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,16 @@ pub(crate) struct World {
     deliveries: Vec<(ConnId, Delivery)>,
     order: Order,
     requests: Vec<(ConnId, AuthRequest)>,
+    /// What the oracle goes by: the policy in force, who is revoked, and whose each connection is.
+    revoked: BTreeSet<SpiffeId>,
+    owners: BTreeMap<ConnId, (SpiffeId, Arc<str>, Arc<Listener>)>,
+    /// By which the next connections come in.
+    pub(crate) listener: Arc<Listener>,
+    keeps_revoked: bool,
+    /// What the broker said last about leaving a client unread.
+    pub(crate) paused_until: Option<Duration>,
+    /// Whether what a change leaves to be done is done at once.
+    pub(crate) settling: bool,
     /// Whether clients read what they are sent.
     pub(crate) flushing: bool,
     config: Config,
@@ -66,9 +76,13 @@ impl World {
         let policy = Arc::new(Policy::compile(rules, 1).unwrap());
         Self {
             broker: Broker::new(config.clone(), Arc::clone(&policy)),
+            keeps_revoked: !config.purge_revoked,
             config,
             policy,
             disk: Disk::default(),
+            revoked: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            listener: listener("tls", SubscribeMode::Reject),
             now: Now { mono: Duration::ZERO, wall: START },
             conns: 0,
             epoch: 1,
@@ -81,6 +95,8 @@ impl World {
             order: Order::default(),
             requests: Vec::new(),
             flushing: true,
+            settling: true,
+            paused_until: None,
         }
     }
 
@@ -106,7 +122,8 @@ impl World {
     pub(crate) fn connect_silently(&mut self, id: &str, connect: Connect) -> ConnId {
         self.conns += 1;
         let conn = ConnId(self.conns);
-        self.broker.handle_connect(conn, peer(id), connect, self.now);
+        self.owners.insert(conn, (spiffe(id), Arc::clone(&connect.client_id), Arc::clone(&self.listener)));
+        self.broker.handle_connect(conn, &self.listener, peer(id), connect, self.now);
         conn
     }
 
@@ -115,13 +132,16 @@ impl World {
         let conn = ConnId(self.conns);
         let packet_size_max = connect.packet_size_max.map_or(usize::MAX, |max| max as usize);
         self.shapes.insert(conn, (connect.version, packet_size_max));
-        self.broker.handle_connect(conn, peer, connect, self.now);
+        let owner = (peer.id().clone(), Arc::clone(&connect.client_id), Arc::clone(&self.listener));
+        self.owners.insert(conn, owner);
+        self.revoked.remove(peer.id());
+        self.broker.handle_connect(conn, &self.listener, peer, connect, self.now);
         self.drain();
         conn
     }
 
     pub(crate) fn send(&mut self, conn: ConnId, packet: Packet) {
-        self.broker.handle_packet(conn, packet, self.now);
+        self.paused_until = self.broker.handle_packet(conn, packet, self.now).or(self.paused_until);
         self.drain();
     }
 
@@ -149,16 +169,26 @@ impl World {
 
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         self.epoch += 1;
-        let policy = Policy::compile(rules, self.epoch).unwrap();
-        self.policy = Arc::new(policy);
-        self.broker.handle_policy(Arc::clone(&self.policy), self.now);
-        self.drain();
+        let policy = Arc::new(Policy::compile(rules, self.epoch).unwrap());
+        let before = std::mem::replace(&mut self.policy, Arc::clone(&policy));
+        drop(self.broker.handle_policy(PolicyChange::between(before, policy), self.now));
+        self.settle();
     }
 
     pub(crate) fn revoke(&mut self, id: &str) {
         let revocation = Revocation { identities: vec![spiffe(id)], reason: "entry deleted".into() };
+        self.revoked.insert(spiffe(id));
         self.broker.handle_revoked(&revocation, self.now);
+        self.settle();
+    }
+
+    /// Lets the broker do what a change left to be done, in portions of one session.
+    fn settle(&mut self) {
         self.drain();
+        while self.settling && self.broker.has_backlog() {
+            self.broker.handle_backlog(1, self.now);
+            self.drain();
+        }
     }
 
     /// Lets time pass, waking the broker whenever it asks for it.
@@ -188,6 +218,7 @@ impl World {
             let bytes = effect.bytes();
             self.check_wire(&effect);
             self.order.check(&effect);
+            self.check_rights(&effect);
             let conn = match effect {
                 Effect::Audit(event) => {
                     self.audits.push(*event);
@@ -241,6 +272,30 @@ impl World {
         assert_eq!(effect.bytes(), counted, "{packet:?}");
         // [MQTT-3.1.2-24]
         assert!(bytes.len() <= packet_size_max, "{packet:?}");
+    }
+
+    /// The oracle: at every delivery its publisher may publish it now and its receiver may read it now.
+    pub(crate) fn check_rights(&self, effect: &Effect) {
+        let Effect::Deliver { conn, delivery } = effect else { return };
+        let ((receiver, client_id, listener), publication) =
+            (&self.owners[conn], delivery.message.publication());
+        assert!(!self.revoked.contains(receiver), "to a revoked identity: {effect:?}");
+        let context = Context { client_id: Some(client_id), listener: Some(&listener.name) };
+        self.policy.rights_at(receiver, context).receive(&publication.topic).unwrap();
+        let Origin::Client { identity, client_id, listener, will, .. } = delivery.message.origin() else {
+            return;
+        };
+        assert!(self.keeps_revoked || !self.revoked.contains(identity), "of a revoked identity: {effect:?}");
+        let context = Context { client_id: Some(client_id), listener: listener.as_deref() };
+        let rights = self.policy.rights_at(identity, context);
+        let facts = PublishFacts {
+            qos: publication.qos,
+            retain: publication.retain,
+            payload_len: publication.payload.len(),
+            response_topic: publication.properties.as_ref().and_then(|p| p.response_topic.as_ref()),
+        };
+        let decide = if *will { Rights::will } else { Rights::publish };
+        decide(&rights, &publication.topic, facts).unwrap();
     }
 
     fn note(&mut self, conn: ConnId, packet: &Packet) {
@@ -377,6 +432,10 @@ impl World {
         let mut sessions = self.broker.sessions().into_iter();
         sessions.find(|session| *session.identity == spiffe(id) && &*session.client_id == client_id)
     }
+}
+
+pub(crate) fn listener(name: &str, subscribe_mode: SubscribeMode) -> Arc<Listener> {
+    Arc::new(Listener { name: name.into(), subscribe_mode })
 }
 
 /// Everybody may do everything outside `$`.

@@ -1,0 +1,42 @@
+//! What rules and subscriptions know of each listener.
+
+use crate::accept::Way;
+use crate::{SubscribeModeConfig, SubscribeModes};
+use broker_core::Listener;
+use std::sync::Arc;
+
+/// The listeners as the core knows them.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    tls: Arc<Listener>,
+    tcp: Arc<Listener>,
+    websocket_tls: Arc<Listener>,
+    websocket_loopback: Arc<Listener>,
+    pub(crate) unix: Arc<Listener>,
+}
+
+impl Listeners {
+    pub(crate) fn new(modes: &SubscribeModes) -> Self {
+        let of = |way: Way, mode| listener(way.name(), mode);
+        Self {
+            tls: of(Way::Tls, modes.tls),
+            tcp: of(Way::Tcp, modes.tcp),
+            websocket_tls: of(Way::WebsocketTls, modes.websocket_tls),
+            websocket_loopback: of(Way::WebsocketLoopback, modes.websocket_loopback),
+            unix: listener("unix", modes.unix),
+        }
+    }
+
+    pub(crate) fn of(&self, way: Way) -> &Arc<Listener> {
+        match way {
+            Way::Tls => &self.tls,
+            Way::Tcp => &self.tcp,
+            Way::WebsocketTls => &self.websocket_tls,
+            Way::WebsocketLoopback => &self.websocket_loopback,
+        }
+    }
+}
+
+fn listener(name: &str, mode: SubscribeModeConfig) -> Arc<Listener> {
+    Arc::new(Listener { name: name.into(), subscribe_mode: mode.into() })
+}

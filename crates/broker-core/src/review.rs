@@ -1,0 +1,275 @@
+//! What a change of policy or a revocation leaves to be done, in portions: removing subscriptions and
+//! sessions that no longer stand, and messages of publishers that are gone.
+//!
+//! None of it is what keeps a message from being released: that is asked for at each release, whether the
+//! work here is done or not. So it may take its time, and nobody else has to wait for it.
+
+use crate::authority::{Authority, Listener, PolicyChange};
+use crate::broker::Broker;
+use crate::effect::{CloseReason, Now, Revocation};
+use crate::output::Subject;
+use crate::record::OutgoingState;
+use crate::session::{Session, mode_of};
+use crate::slab::Key;
+use crate::{AuditKind, ConnId, Message};
+use midge_identity::{SpiffeId, VerifiedPeer};
+use midge_policy::{Policy, Rights};
+use mqtt_proto::{QoS, ReasonCode, TopicName};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Sessions that a revocation ends at once; more are ended in portions.
+const AT_ONCE_MAX: usize = 16;
+
+/// Retained messages that cost as much to look at as one session.
+const RETAINED_PER_SESSION: usize = 8;
+
+/// What is left to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    ends: VecDeque<Key>,
+    reviews: VecDeque<Key>,
+    purge: Option<Purge>,
+}
+
+/// One pass over everything that is kept, for messages of revoked publishers.
+#[derive(Debug)]
+struct Purge {
+    /// Revocations up to here are dealt with by it.
+    revision: u64,
+    sessions: VecDeque<Key>,
+    /// The retained topic looked at last; `None` before the first.
+    cursor: Option<TopicName>,
+    retained_done: bool,
+}
+
+impl Session {
+    /// Returns the rights under the policy in force.
+    pub(crate) fn rights(&mut self, authority: &mut Authority) -> &Arc<Rights> {
+        let generation = authority.generation();
+        if self.rights_of != generation {
+            let was_reviewed = self.reviewed == self.rights_of;
+            let mut is_same = true;
+            if authority.is_touched(&self.identity, self.rights_of) {
+                let rights = authority.rights(&self.identity, self.context());
+                is_same = rights.is_same_as(&self.rights);
+                self.rights = rights;
+            }
+            self.rights_of = generation;
+            // Where the same rules hold for it there is nothing to look at again.
+            if was_reviewed && is_same {
+                self.reviewed = generation;
+            }
+        }
+        &self.rights
+    }
+
+    /// Takes the rights of a connection by this listener. Tells whether its subscriptions have to be looked
+    /// at again for that.
+    fn enter_by(&mut self, listener: &Arc<Listener>, authority: &mut Authority) -> bool {
+        let is_same_listener = self.listener.as_deref() == Some(listener);
+        self.listener = Some(Arc::clone(listener));
+        if is_same_listener {
+            return false;
+        }
+        self.rights = authority.rights(&self.identity, self.context());
+        self.rights_of = authority.generation();
+        true
+    }
+}
+
+impl Broker {
+    /// Returns the policy in force.
+    pub fn policy(&self) -> &Arc<Policy> {
+        self.authority.policy()
+    }
+
+    /// Replaces the policy and returns the one before. From here on every decision is by the new one;
+    /// [`Self::handle_backlog`] removes the subscriptions that it does not permit.
+    pub fn handle_policy(&mut self, change: PolicyChange, _now: Now) -> Arc<Policy> {
+        let before = self.authority.replace(change);
+        let touched = self.authority.touched();
+        if touched.has_patterns() {
+            self.backlog.reviews = self.sessions.keys().into();
+        } else {
+            let own = touched.ids().filter_map(|id| self.by_identity.get(id));
+            self.backlog.reviews.extend(own.flat_map(|own| own.values().copied()));
+        }
+        if self.config.purge_lost {
+            self.start_purge();
+        }
+        before
+    }
+
+    /// Tells whether there is work left for [`Self::handle_backlog`].
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.ends.is_empty() || !self.backlog.reviews.is_empty() || self.backlog.purge.is_some()
+    }
+
+    /// Does what changes of policy and identities left to be done, for so many sessions at most. Tells
+    /// whether there is more.
+    pub fn handle_backlog(&mut self, sessions_max: usize, now: Now) -> bool {
+        self.out.ledger.begin();
+        for _ in 0..sessions_max {
+            if let Some(key) = self.backlog.ends.pop_front() {
+                self.end_condemned(key, now);
+            } else if let Some(key) = self.backlog.reviews.pop_front() {
+                self.review(key, now);
+            } else if !self.purge_step(now) {
+                return false;
+            }
+        }
+        self.has_backlog()
+    }
+
+    /// Lets a session go on by another connection: what it may do may depend on where that came in.
+    pub(crate) fn enter_by(&mut self, key: Key, listener: &Arc<Listener>, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.enter_by(listener, &mut self.authority) {
+            session.queue.distrust();
+            session.inflight.distrust();
+            session.reviewed = self.authority.generation();
+            self.review_subscriptions(key, now);
+        }
+    }
+
+    fn review(&mut self, key: Key, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.rights(&mut self.authority);
+        let generation = self.authority.generation();
+        if session.reviewed != generation {
+            session.reviewed = generation;
+            self.review_subscriptions(key, now);
+        }
+    }
+
+    fn review_subscriptions(&mut self, key: Key, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let mut lost = Vec::new();
+        for (spelled, subscribed) in &mut session.subscriptions {
+            let mode = mode_of(session.listener.as_deref(), &subscribed.filter);
+            match session.rights.subscribe(&subscribed.filter, subscribed.requested, mode) {
+                Err(denial) => lost.push((Arc::clone(spelled), denial)),
+                Ok(permit) => {
+                    if let Some(reviewed) = subscribed.reviewed(&permit) {
+                        self.subscriptions.add(key, &reviewed, Some(subscribed));
+                        *subscribed = reviewed;
+                    }
+                }
+            }
+        }
+        // What was routed while this session had not been looked at is routed anew.
+        self.subscriptions.touch();
+        for (filter, denial) in lost {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let Some(subscribed) = session.remove_subscription(&filter) else { continue };
+            self.audit(key, AuditKind::SubscriptionRevoked { filter, denial }, now);
+            self.forget_subscription(key, &subscribed, now);
+        }
+    }
+
+    /// Ends every session of these identities, and of no other. Nothing is released to or from them any
+    /// more; where they have many sessions, [`Self::handle_backlog`] ends them.
+    pub fn handle_revoked(&mut self, revocation: &Revocation, now: Now) {
+        let is_revoked = |peer: &VerifiedPeer| revocation.identities.contains(peer.id());
+        self.end_candidates(ReasonCode::NotAuthorized, is_revoked, now);
+        for identity in &revocation.identities {
+            let keys: Vec<Key> =
+                self.by_identity.get(identity).into_iter().flat_map(|own| own.values().copied()).collect();
+            for key in keys {
+                let Some(session) = self.sessions.get_mut(key) else { continue };
+                session.condemned = Some(Arc::clone(&revocation.reason));
+                self.backlog.ends.push_back(key);
+            }
+            self.known.remove(identity);
+            if self.config.purge_revoked {
+                self.revoke_messages(identity);
+            }
+        }
+        if self.backlog.ends.len() <= AT_ONCE_MAX {
+            while let Some(key) = self.backlog.ends.pop_front() {
+                self.end_condemned(key, now);
+            }
+        }
+    }
+
+    /// Ends connections whose proof no longer stands while their identity does; no will fires, and the
+    /// sessions wait for a better proof.
+    pub fn handle_proof_ended(&mut self, conn: ConnId, reason: &Arc<str>, now: Now) {
+        match self.conns.get(&conn) {
+            Some(&key) => self.cut(key, CloseReason::Revoked(Arc::clone(reason)), now),
+            None => self.end_candidate(conn, ReasonCode::NotAuthorized, now),
+        }
+    }
+
+    /// Ends a session whose identity was revoked, if it is one.
+    pub(crate) fn end_condemned(&mut self, key: Key, now: Now) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Some(reason) = session.condemned.clone() else { return false };
+        self.cut(key, CloseReason::Revoked(reason), now);
+        self.end_session(key, false, now);
+        true
+    }
+
+    fn revoke_messages(&mut self, identity: &SpiffeId) {
+        self.authority.revoke(Arc::new(identity.clone()));
+        if self.backlog.purge.is_none() {
+            self.start_purge();
+        }
+    }
+
+    fn start_purge(&mut self) {
+        self.backlog.purge = Some(Purge {
+            revision: self.authority.revision(),
+            sessions: self.sessions.keys().into(),
+            cursor: None,
+            retained_done: false,
+        });
+    }
+
+    /// Looks at one more session or a few retained messages; false when there is nothing left.
+    fn purge_step(&mut self, now: Now) -> bool {
+        let Some(purge) = &mut self.backlog.purge else { return false };
+        if let Some(key) = purge.sessions.pop_front() {
+            if let Some(session) = self.sessions.get_mut(key) {
+                let authority = &self.authority;
+                let (number, ledger) = (session.number, &mut self.out.ledger);
+                let purged = session.queue.extract(|waiting| authority.is_dead(&waiting.message));
+                purged.iter().for_each(|waiting| ledger.dequeue(number, waiting));
+                let withdrawn = session.inflight.withdraw(|waiting| authority.is_dead(&waiting.message));
+                for (id, waiting) in &withdrawn {
+                    match waiting.qos {
+                        QoS::ExactlyOnce => ledger.settle(number, *id, waiting, OutgoingState::Withdrawn),
+                        QoS::AtMostOnce | QoS::AtLeastOnce => ledger.dequeue(number, waiting),
+                    }
+                }
+                self.out.metrics.dropped.revoked += (purged.len() + withdrawn.len()) as u64;
+            }
+            return true;
+        }
+        if !purge.retained_done {
+            let (authority, purges_lost) = (&mut self.authority, self.config.purge_lost);
+            let is_lost = |message: &Message| {
+                authority.is_dead(message) || (purges_lost && authority.recheck_origin(message).is_err())
+            };
+            let (cursor, out) = (&mut purge.cursor, &mut self.out);
+            let dead = self.retained.purge_after(cursor, RETAINED_PER_SESSION, is_lost, out);
+            purge.retained_done = purge.cursor.is_none();
+            for message in dead {
+                let topic = message.publication().topic.as_str().into();
+                if let Some(subject) = crate::release::origin(&message) {
+                    let subject = Subject { client_id: "".into(), ..subject };
+                    self.out.audit(subject, AuditKind::RetainedPurged { topic }, now);
+                }
+            }
+            return true;
+        }
+        self.authority.forget_revoked(purge.revision);
+        self.backlog.purge = None;
+        // Who was revoked meanwhile may have left something where this pass had been already.
+        if self.authority.has_revoked() {
+            self.start_purge();
+        }
+        true
+    }
+}

@@ -1,0 +1,118 @@
+//! How fast identities may publish: back-pressure first, then the end.
+
+use crate::world::*;
+use broker_core::{Config, ConnId};
+use midge_policy::{Rate, RateScope, Rule};
+use mqtt_proto::{Connect, Packet};
+use std::time::Duration;
+
+fn limited(rate: Rate) -> Vec<Rule> {
+    let rule = Rule { rate: Some(rate), ..allow("*", &["a"], &[]) };
+    vec![rule, Rule { name: "free".into(), ..allow("*", &["free"], &[]) }, allow("ops", &[], &["#"])]
+}
+
+fn messages(per_second: u32, burst: u32) -> Rate {
+    Rate { messages_per_second: Some(per_second), burst_messages: Some(burst), ..Rate::default() }
+}
+
+fn bytes(per_second: u32, burst: u32) -> Rate {
+    Rate { bytes_per_second: Some(per_second), burst_bytes: Some(burst), ..Rate::default() }
+}
+
+/// Publishes and returns how many milliseconds the client is left unread for it.
+fn wait(world: &mut World, conn: ConnId, topic: &str, len: usize) -> u128 {
+    world.paused_until = None;
+    world.publish(conn, topic, &"x".repeat(len), Q0);
+    world.paused_until.map_or(0, |until| (until - world.now.mono).as_millis())
+}
+
+#[test]
+fn a_client_beyond_its_rate_is_left_unread_until_it_is_not() {
+    let mut world = World::ruled(limited(messages(10, 3)));
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.subscribe(ops, "a", Q0);
+    let waits: Vec<_> = (0..5).map(|_| wait(&mut world, press, "a", 1)).collect();
+    assert_eq!(waits, [0, 0, 0, 100, 200]);
+    // What was read is taken: nothing is lost by it.
+    assert_eq!(world.take(ops).len(), 5);
+    assert_eq!(world.broker.metrics().throttled, 2);
+    world.pass(Duration::from_millis(200));
+    assert_eq!(wait(&mut world, press, "a", 1), 100);
+    world.pass_secs(10);
+    let waits: Vec<_> = (0..4).map(|_| wait(&mut world, press, "a", 1)).collect();
+    assert_eq!(waits, [0, 0, 0, 100]);
+    // The twin: what another rule allows without a rate has none.
+    for _ in 0..100 {
+        assert_eq!(wait(&mut world, press, "free", 1), 0);
+    }
+}
+
+#[test]
+fn bytes_count_as_messages_do() {
+    let mut world = World::ruled(limited(bytes(1000, 2000)));
+    let press = world.client("press");
+    assert_eq!([1500, 500, 100, 0].map(|len| wait(&mut world, press, "a", len)), [0, 0, 100, 100]);
+    // One that is larger than the burst passes, and is paid for.
+    world.pass_secs(100);
+    assert_eq!(wait(&mut world, press, "a", 5000), 3000);
+}
+
+#[test]
+fn identities_have_their_own_rate_unless_they_share_the_rules() {
+    for scope in [RateScope::Identity, RateScope::Rule] {
+        let mut world = World::ruled(limited(Rate { per: scope, ..messages(1, 1) }));
+        let (one, two) = (world.client("one"), world.client("two"));
+        let again = world.open("one", v5("again"));
+        assert_eq!(wait(&mut world, one, "a", 1), 0);
+        // By another connection of the same identity nothing is won.
+        assert_eq!(wait(&mut world, again, "a", 1), 1000);
+        let shared = scope == RateScope::Rule;
+        assert_eq!(wait(&mut world, two, "a", 1), if shared { 2000 } else { 0 });
+    }
+}
+
+#[test]
+fn what_is_not_accepted_or_only_released_does_not_count() {
+    let mut world = World::ruled(limited(messages(1, 2)));
+    let press = world.client("press");
+    for _ in 0..10 {
+        assert_eq!(wait(&mut world, press, "denied", 1), 0);
+    }
+    world.publish(press, "a", "x", Q2);
+    world.publish(press, "a", "x", Q2);
+    world.send(press, Packet::PubRel(ack(1)));
+    assert_eq!(world.paused_until, None);
+    assert_eq!(wait(&mut world, press, "a", 1), 0);
+    assert_eq!(wait(&mut world, press, "a", 1), 1000);
+}
+
+#[test]
+fn a_client_too_far_beyond_its_rate_is_cut() {
+    for (rate, len, code) in [(messages(1, 1), 1, "96"), (bytes(10, 10), 10, "97")] {
+        let config = Config { rate_debt_max: Duration::from_secs(5), ..Config::default() };
+        let mut world = World::with(config, limited(rate));
+        let (press, ops) = (world.client("press"), world.client("ops"));
+        world.subscribe(ops, "a", Q0);
+        for number in 0..6 {
+            assert_eq!(wait(&mut world, press, "a", len), number * 1000);
+        }
+        world.quiet(press);
+        world.publish(press, "a", &"x".repeat(len), Q0);
+        let seen = world.take(press);
+        assert_eq!(seen[0], format!("DISCONNECT {code}"), "{seen:?}");
+        assert_eq!(world.take(ops).len(), 6);
+    }
+}
+
+// Who is not read from cannot keep the connection alive.
+#[test]
+fn a_client_that_is_left_unread_is_not_taken_for_dead() {
+    let mut world = World::ruled(limited(messages(1, 1)));
+    let press = world.open("press", Connect { keep_alive_secs: 10, ..v5("c") });
+    let waits: Vec<_> = (0..25).map(|_| wait(&mut world, press, "a", 1)).collect();
+    assert_eq!(waits[24], 24_000);
+    world.pass_secs(38);
+    world.quiet(press);
+    world.pass_secs(1);
+    world.expect(press, ["DISCONNECT 8D", "CLOSE KeepAlive"]);
+}
