@@ -3,6 +3,7 @@
 use crate::arrivals::{Arrival, Source};
 use crate::bulk::Bulk;
 use crate::connection::{Entrance, Refused, Visit, serve};
+use crate::websocket::Pages;
 use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
 use broker_core::Listener;
 use midge_identity::VerifiedPeer;
@@ -107,7 +108,7 @@ impl Server {
             Way::WebsocketTls => {
                 Box::pin(async {
                     let (stream, peer) = self.shake(stream, &arrival).await?;
-                    let stream = arrival.within(self.upgrade(stream)).await??;
+                    let stream = arrival.within(self.upgrade(stream, true)).await??;
                     self.run(stream, (listener, Entrance::Verified(peer)), arrival).await
                 })
                 .await
@@ -115,7 +116,7 @@ impl Server {
             Way::WebsocketLoopback => {
                 Box::pin(async {
                     let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
-                    let stream = arrival.within(self.upgrade(stream)).await??;
+                    let stream = arrival.within(self.upgrade(stream, false)).await??;
                     self.run(stream, (listener, Entrance::Local(claims)), arrival).await
                 })
                 .await
@@ -144,11 +145,12 @@ impl Server {
         arrival.within(self.parts.admission.attest(origin)).await?
     }
 
-    async fn upgrade<S>(&self, stream: S) -> Result<websocket::Frames<S>, Refusal>
+    async fn upgrade<S>(&self, stream: S, is_tls: bool) -> Result<websocket::Frames<S>, Refusal>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        websocket::accept(stream, &self.origins, self.limits.codec.packet_bytes_max).await
+        let pages = Pages { origins: &self.origins, is_tls };
+        websocket::accept(stream, pages, self.limits.codec.packet_bytes_max).await
     }
 
     async fn run<S>(

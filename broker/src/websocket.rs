@@ -5,9 +5,10 @@
 use crate::Refusal;
 use bytes::{Buf as _, Bytes};
 use futures_util::{Sink as _, Stream as _};
-use http::header::{ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,14 +29,23 @@ const READ_BYTES: usize = 4 * 1024;
 /// Control frames taken in one go: the sender of a flood of pings must not keep a thread to itself.
 const CONTROL_FRAMES_MAX: usize = 32;
 
+/// Who may open a WebSocket besides programs that are no browsers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pages<'a> {
+    /// Origins of web pages that may.
+    pub(crate) origins: &'a [String],
+    /// Whether the connection is over TLS.
+    pub(crate) is_tls: bool,
+}
+
 /// Answers the upgrade request of a client and returns the byte stream inside. A page of a browser is
-/// let in only if `origins` names its origin: the page's owner is not the user whose rights it would have.
+/// let in only if its origin is named: the page's owner is not the user whose rights it would have.
 ///
 /// # Errors
 /// When this is no upgrade to MQTT, or comes from a page that is not named. The client is answered.
 pub(crate) async fn accept<S>(
     stream: S,
-    origins: &[String],
+    pages: Pages<'_>,
     packet_bytes_max: usize,
 ) -> Result<Frames<S>, Refusal>
 where
@@ -50,7 +60,7 @@ where
         .max_message_size(Some(message_max));
     let mut refusal = None;
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
-    let check = |request: &Request, mut response: Response| match check_upgrade(request.headers(), origins) {
+    let check = |request: &Request, mut response: Response| match check_upgrade(request.headers(), pages) {
         Ok(()) => {
             response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
             Ok(response)
@@ -69,10 +79,13 @@ where
     Ok(Frames { socket, rest: Bytes::new() })
 }
 
-fn check_upgrade(headers: &HeaderMap, origins: &[String]) -> Result<(), (StatusCode, String)> {
+fn check_upgrade(headers: &HeaderMap, pages: Pages<'_>) -> Result<(), (StatusCode, String)> {
     for origin in headers.get_all(ORIGIN) {
-        let is_named = origin.to_str().is_ok_and(|origin| origins.iter().any(|named| named == origin));
-        if !is_named {
+        let may = origin.to_str().is_ok_and(|origin| {
+            pages.origins.iter().any(|named| named == origin)
+                || is_this_listener(origin, headers, pages.is_tls)
+        });
+        if !may {
             let reason = format!("web pages of origin {origin:?} are not allowed (mqtt.websocket-origins)");
             return Err((StatusCode::FORBIDDEN, reason));
         }
@@ -84,6 +97,21 @@ fn check_upgrade(headers: &HeaderMap, origins: &[String]) -> Result<(), (StatusC
     } else {
         Err((StatusCode::BAD_REQUEST, format!("subprotocol \"{SUBPROTOCOL}\" is not offered")))
     }
+}
+
+/// Tells whether an origin is this listener itself, which serves no pages: libraries that are no browsers
+/// (paho) name it by habit. Without TLS a host name is not enough: its owner can let it point to loopback
+/// at any time, and so make its page one of this origin (DNS rebinding).
+fn is_this_listener(origin: &str, headers: &HeaderMap, is_tls: bool) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
+        return false;
+    };
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    let is_fixed =
+        host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() || name == "localhost";
+    let scheme = if is_tls { "https://" } else { "http://" };
+    origin.strip_prefix(scheme) == Some(host) && (is_tls || is_fixed)
 }
 
 /// The bytes inside the binary frames of one WebSocket connection.
@@ -185,7 +213,33 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let origins: Vec<String> = origins.iter().map(|origin| (*origin).to_owned()).collect();
-        check_upgrade(&map, &origins).map_err(|(status, _)| status.as_u16())
+        let is_tls = headers.iter().any(|(name, value)| *name == "host" && value.ends_with(":8884"));
+        check_upgrade(&map, Pages { origins: &origins, is_tls }).map_err(|(status, _)| status.as_u16())
+    }
+
+    // paho names the listener as its origin. A page of the same name that points here is another matter.
+    #[test]
+    fn the_listener_itself_is_no_foreign_origin_but_a_name_that_points_to_it_may_be() {
+        let same = |host: &'static str, origin: &'static str| {
+            upgrade(&[("sec-websocket-protocol", "mqtt"), ("host", host), ("origin", origin)], &[])
+        };
+        for (host, origin) in [
+            ("127.0.0.1:8083", "http://127.0.0.1:8083"),
+            ("[::1]:8083", "http://[::1]:8083"),
+            ("localhost:8083", "http://localhost:8083"),
+            ("box.plant:8884", "https://box.plant:8884"),
+        ] {
+            assert_eq!(same(host, origin), Ok(()), "{origin}");
+        }
+        for (host, origin) in [
+            ("rebound.example:8083", "http://rebound.example:8083"),
+            ("127.0.0.1:8083", "http://127.0.0.1:3000"),
+            ("127.0.0.1:8083", "https://127.0.0.1:8083"),
+            ("127.0.0.1:8083", "http://127.0.0.1"),
+            ("box.plant:8884", "http://box.plant:8884"),
+        ] {
+            assert_eq!(same(host, origin), Err(403), "{origin}");
+        }
     }
 
     // [MQTT-6.0.0-3]

@@ -11,7 +11,9 @@ use std::process::Command;
 /// A standalone edge whose own user may use `demo/#`, and that user's SVID in files.
 fn stage() -> (Place, Server, String) {
     let place = Place::new();
-    let config = place.edge("data", "", "", "");
+    let any =
+        ["tls", "tcp", "websocket-tls", "websocket-loopback"].map(|key| format!("{key} = \"127.0.0.1:0\""));
+    let config = place.edge("data", "", &any.join("\n"), "");
     let server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
     server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
     let svid = place.text("svid");
@@ -98,10 +100,17 @@ fn mosquitto_pub_without_an_svid_is_refused_at_the_door() {
 }
 
 #[test]
-fn paho_speaks_over_mtls_and_loopback_in_both_versions() {
+fn paho_speaks_over_mtls_loopback_and_websocket_in_both_versions() {
     let Some(python) = python() else { return };
     let (_place, server, svid) = stage();
-    for (way, port) in [("tls", port(&server, "mqtt-tls")), ("tcp", port(&server, "mqtt-tcp"))] {
+    let ways = [
+        ("tls", "mqtt-tls"),
+        ("tcp", "mqtt-tcp"),
+        ("wss", "mqtt-websocket-tls"),
+        ("ws", "mqtt-websocket-loopback"),
+    ];
+    for (way, kind) in ways {
+        let port = port(&server, kind);
         for version in ["3", "5"] {
             let exchange =
                 |topic| script(&python, "paho_client.py", &[way, "127.0.0.1", &port, version, topic, &svid]);

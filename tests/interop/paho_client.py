@@ -1,6 +1,6 @@
 """Publishes and receives one message with paho-mqtt, on every way into the broker.
 
-usage: paho_client.py {tcp|tls} HOST PORT VERSION TOPIC [SVID_DIR]
+usage: paho_client.py {tcp|tls|ws|wss} HOST PORT VERSION TOPIC [SVID_DIR]
 prints "received <payload>", or "refused <reason>"; exits 0 only when the message came back.
 """
 
@@ -12,8 +12,8 @@ import paho.mqtt.client as mqtt
 
 way, host, port, version, topic = sys.argv[1:6]
 protocol = mqtt.MQTTv5 if version == "5" else mqtt.MQTTv311
-client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho", protocol=protocol)
-if way == "tls":
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho", protocol=protocol, transport="websockets" if way.startswith("ws") else "tcp")
+if way in ("tls", "wss"):
     directory = sys.argv[6]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # The server's name is a SPIFFE ID, which Python's ssl cannot compare.
