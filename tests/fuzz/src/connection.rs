@@ -3,8 +3,8 @@
 mod party;
 
 use broker_core::{
-    AuthOutcome, Broker, Change, CloseCause, Config, ConnId, Durability, Effect, Now, Record, RecordKey,
-    StoreBatch,
+    AuthOutcome, Broker, Change, CloseCause, Config, ConnId, Durability, Effect, Now, PolicyChange, Record,
+    RecordKey, StoreBatch,
 };
 use midge_identity::UnixMillis;
 use midge_policy::{Policy, Rule};
@@ -163,8 +163,9 @@ impl Scene {
     }
 
     fn change_policy(&mut self, wide: bool) {
-        self.policy = policy(wide, self.policy.epoch() + 1);
-        self.broker.handle_policy(Arc::clone(&self.policy), self.now);
+        let next = policy(wide, self.policy.epoch() + 1);
+        let change = PolicyChange::between(std::mem::replace(&mut self.policy, Arc::clone(&next)), next);
+        self.broker.handle_policy(change, self.now);
         self.drain();
     }
 

@@ -8,10 +8,10 @@
     reason = "a benchmark that cannot set up has nothing to measure"
 )]
 
-use broker_core::{Broker, Config, ConnId, Effect, Now};
+use broker_core::{Broker, Config, ConnId, Effect, Listener, Now};
 use bytes::BytesMut;
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
-use midge_policy::Policy;
+use midge_policy::{Policy, SubscribeMode};
 use mqtt_proto::{Decoder, Limits, Packet, PublishRef, Version, encode, encode_publish};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +59,8 @@ impl World {
         };
         let identity = SpiffeId::new(format!("spiffe://bench.example/app/a{}", n % 16)).unwrap();
         let peer = VerifiedPeer::attested(identity, 1, 2, "entry".into());
-        self.broker.handle_connect(conn(n), peer, *connect, NOW);
+        let listener = Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
+        self.broker.handle_connect(conn(n), &listener, peer, *connect, NOW);
         self.clients.push((decoder, BytesMut::new()));
         if let Some((filter, qos)) = filter {
             let mut bytes = vec![0x82, u8::try_from(filter.len() + 5).unwrap(), 0, 1, 0];

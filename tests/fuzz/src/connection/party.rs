@@ -1,11 +1,13 @@
 //! One end of a connection: what it says, and what it may be told.
 
-use broker_core::{Broker, ConnId, Delivery, Effect, Now};
+use broker_core::{Broker, ConnId, Delivery, Effect, Listener, Now};
 use bytes::BytesMut;
 use midge_identity::{SpiffeId, VerifiedPeer};
+use midge_policy::SubscribeMode;
 use mqtt_proto::{
     Decoder, Limits, Packet, PublishRef, ReasonCode, Version, encode, encode_publish, encoded_len,
 };
+use std::sync::Arc;
 
 /// How far its connection is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -157,7 +159,9 @@ impl Party {
 /// Gives a party's packet to the broker. Tells whether it opened the connection.
 pub(super) fn open(broker: &mut Broker, party: &mut Party, fresh: ConnId, said: Said, now: Now) -> bool {
     match (said, party.conn) {
-        (Said::Packet(packet), Some(conn)) => broker.handle_packet(conn, *packet, now),
+        (Said::Packet(packet), Some(conn)) => {
+            broker.handle_packet(conn, *packet, now);
+        }
         (Said::Nonsense(reason), Some(conn)) => broker.handle_malformed(conn, reason, now),
         (Said::Packet(packet), None) if party.stage == Stage::Silent => {
             let Packet::Connect(connect) = *packet else { panic!("{packet:?} before CONNECT") };
@@ -165,7 +169,8 @@ pub(super) fn open(broker: &mut Broker, party: &mut Party, fresh: ConnId, said: 
             let max = connect.packet_size_max.and_then(|max| usize::try_from(max).ok());
             party.packet_size_max = max.unwrap_or(usize::MAX);
             party.reader = Decoder::client(connect.version, Limits::default());
-            broker.handle_connect(fresh, party.peer(), *connect, now);
+            let listener = Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Filter });
+            broker.handle_connect(fresh, &listener, party.peer(), *connect, now);
             return true;
         }
         (_, None) => {}
