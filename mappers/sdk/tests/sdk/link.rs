@@ -56,7 +56,7 @@ async fn a_renewed_svid_means_disconnect_and_a_new_connection_with_it_at_once() 
 
     let mut second = bench.broker.accept().await;
     assert!(
-        matches!((&serial, second.peer.proof()), (Proof::X509Svid { serial: old }, Proof::X509Svid { serial: new }) if old != new)
+        matches!((&serial, second.peer.proof()), (Proof::X509Svid { serial: old, .. }, Proof::X509Svid { serial: new, .. }) if old != new)
     );
     assert!(!second.connect.clean_start);
     second.connack(true, None).await;
