@@ -193,15 +193,26 @@ impl Policy {
         let ids = self.literal.changed(&earlier.literal, alike).into_iter().cloned().collect();
         let mut rules = Vec::new();
         if !Arc::ptr_eq(&self.patterns, &earlier.patterns) {
-            for (of, other) in [(self, earlier), (earlier, self)] {
+            let (ours, theirs) = differing(self.patterns.rules(), earlier.patterns.rules());
+            for (of, other) in [(ours, earlier), (theirs, self)] {
                 let same = |rule: &CheckedRule| {
                     other.names.get(&RuleKey::of(rule.name())).is_some_and(|known| known.means_same_as(rule))
                 };
-                rules.extend(of.patterns.rules().iter().filter(|rule| !same(rule)).cloned());
+                rules.extend(of.iter().filter(|rule| !same(rule)).cloned());
             }
         }
         Touched::new(ids, rules)
     }
+}
+
+/// Leaves out the same rules at the beginning and at the end.
+fn differing<'a>(one: &'a [CheckedRule], two: &'a [CheckedRule]) -> (&'a [CheckedRule], &'a [CheckedRule]) {
+    let same = |(a, b): &(&CheckedRule, &CheckedRule)| Arc::ptr_eq(&a.0, &b.0);
+    let start = one.iter().zip(two).take_while(same).count();
+    let (one, two) = (one.get(start..).unwrap_or_default(), two.get(start..).unwrap_or_default());
+    let end = one.iter().rev().zip(two.iter().rev()).take_while(same).count();
+    let kept = |rules: &'a [CheckedRule]| rules.get(..rules.len() - end).unwrap_or_default();
+    (kept(one), kept(two))
 }
 
 /// Returns the rules that hold on a connection, each with what its captures stand for.

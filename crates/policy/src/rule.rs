@@ -59,14 +59,14 @@ impl RuleSource {
 impl RuleName {
     /// Compares by precedence: source, then file and line, then name.
     pub fn cmp_precedence(&self, other: &Self) -> Ordering {
-        let place = |source: &RuleSource| match source {
-            RuleSource::File { file, line } => Some((Arc::clone(file), *line)),
-            RuleSource::Entry | RuleSource::Cloud | RuleSource::Built => None,
-        };
+        fn place(name: &RuleName) -> Option<(&str, usize)> {
+            match &name.source {
+                RuleSource::File { file, line } => Some((file, *line)),
+                RuleSource::Entry | RuleSource::Cloud | RuleSource::Built => None,
+            }
+        }
         let by_source = self.source.rank().cmp(&other.source.rank());
-        by_source
-            .then_with(|| place(&self.source).cmp(&place(&other.source)))
-            .then_with(|| self.text.cmp(&other.text))
+        by_source.then_with(|| place(self).cmp(&place(other))).then_with(|| self.text.cmp(&other.text))
     }
 
     /// Returns the name as the policy spells it.
