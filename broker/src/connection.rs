@@ -1,12 +1,12 @@
 //! One network connection: bytes to packets, packets to the hub, and back.
 
 use crate::arrivals::Arrival;
-use crate::outbox::{Frames, Outbox};
+use crate::outbox::{Frames, Outbox, Woken};
 use crate::{Admission, Hub, LocalClaims, Refusal};
 use broker_core::{CloseCause, CloseReason, ConnId, Listener};
 use bytes::BytesMut;
 use midge_identity::VerifiedPeer;
-use mqtt_proto::{ConnAck, Connect, Decoder, Packet, ReasonCode, Version};
+use mqtt_proto::{ConnAck, Connect, DecodeError, Decoder, Packet, ReasonCode, Version};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// First size of the read buffer: an idle connection costs no more.
-const READ_BYTES: usize = 2 * 1024;
+const READ_BYTES: usize = 512;
+/// Packets decoded before the core is entered: as many as stay in the processor's nearest cache.
+const PACKETS_MAX: usize = 16;
 /// Largest size of the read buffer, which doubles while reads fill it.
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// Encoded bytes gathered before one write.
@@ -182,26 +184,34 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
+    /// Decodes the next packets of what was read, and tells whether more may follow.
+    fn decode_some(&mut self, packets: &mut VecDeque<Packet>) -> Result<bool, DecodeError> {
+        while packets.len() < PACKETS_MAX {
+            let Some(packet) = self.decoder.decode(&mut self.buffer)? else { return Ok(false) };
+            packets.push_back(packet);
+        }
+        Ok(true)
+    }
+
     /// Reads until the network connection ends. After a violation it waits to be dropped: the
     /// writer still sends what the core says about it.
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
-        let mut packets = VecDeque::new();
+        let (mut packets, mut woken) = (VecDeque::new(), Woken::default());
         let mut wanted = READ_BYTES;
         loop {
-            let violation = loop {
-                match self.decoder.decode(&mut self.buffer) {
-                    Ok(Some(packet)) => packets.push_back(packet),
-                    Ok(None) => break None,
-                    Err(error) => break Some(error),
-                }
-            };
+            let decoded = self.decode_some(&mut packets);
             while !packets.is_empty() {
                 // Back-pressure: what is not read here fills the client's own buffers.
-                if let Some(wait) = hub.packets(conn, &mut packets) {
+                if let Some(wait) = hub.packets(conn, &mut packets, &mut woken) {
+                    woken.wake();
                     tokio::time::sleep(wait).await;
                 }
             }
-            if let Some(error) = violation {
+            if let Ok(true) = decoded {
+                continue;
+            }
+            woken.wake();
+            if let Err(error) = decoded {
                 tracing::debug!(conn = conn.0, %error, "malformed packet");
                 hub.malformed(conn, error.reason());
                 std::future::pending::<()>().await;

@@ -3,7 +3,7 @@
 
 use crate::audit_json::{event_record, refusal_record};
 use crate::limits::PENDING_BYTES_MAX;
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::{Outbox, Outgoing, Woken};
 use crate::pending::Pending;
 use crate::traffic::Traffic;
 use crate::{Admission, AuditLog, Authenticator, Refusal};
@@ -218,8 +218,14 @@ impl Hub {
 
     /// Hands packets over, up to one that comes too fast. Returns how long the others have to wait then, and
     /// whatever the client sends after them.
-    pub(crate) fn packets(&self, conn: ConnId, packets: &mut VecDeque<Packet>) -> Option<Duration> {
-        let until = self.enter_inner(|inner, now| {
+    /// Whoever has something to send for it is added to `woken`, to be woken after the last packet of a read.
+    pub(crate) fn packets(
+        &self,
+        conn: ConnId,
+        packets: &mut VecDeque<Packet>,
+        woken: &mut Woken,
+    ) -> Option<Duration> {
+        let until = self.enter_waking(woken, |inner, now| {
             let mut until = None;
             while until.is_none()
                 && let Some(packet) = packets.pop_front()
@@ -357,6 +363,13 @@ impl Hub {
     }
 
     fn enter_inner<R>(&self, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
+        let mut woken = Woken::default();
+        let result = self.enter_waking(&mut woken, act);
+        woken.wake();
+        result
+    }
+
+    fn enter_waking<R>(&self, woken: &mut Woken, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
         let now = self.now();
         let mut inner = self.0.inner.lock();
         let result = act(&mut inner, now);
@@ -367,11 +380,8 @@ impl Hub {
             (None, _) => false,
         };
         let has_backlog = inner.broker.has_backlog();
-        // After the core was left, each once: else a woken connection waits for the lock, and writes a
-        // batch in many small pieces.
-        let mut to_wake = std::mem::take(&mut inner.to_wake);
+        woken.add(&mut inner.to_wake);
         drop(inner);
-        to_wake.drain(..).for_each(|outbox| outbox.wake());
         if has_backlog {
             self.0.backlog.notify_one();
         }

@@ -5,6 +5,7 @@ use broker_core::{CloseReason, Delivery};
 use bytes::{Bytes, BytesMut};
 use mqtt_proto::{EncodeError, Packet, PublishRef, Version};
 use parking_lot::Mutex;
+use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +90,22 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     filled: Notify,
     closing: CancellationToken,
+}
+
+/// Connections that have something to send once the input at hand has been taken.
+#[derive(Debug, Default)]
+pub(crate) struct Woken(Vec<Arc<Outbox>>);
+
+impl Woken {
+    pub(crate) fn add(&mut self, outboxes: &mut Vec<Arc<Outbox>>) {
+        self.0.append(outboxes);
+    }
+
+    /// Wakes them: after the core was left, each once. Else a woken connection waits for the lock, and
+    /// writes a batch in many small pieces.
+    pub(crate) fn wake(&mut self) {
+        self.0.drain(..).for_each(|outbox| outbox.wake());
+    }
 }
 
 /// What [`Outbox::next`] found.
