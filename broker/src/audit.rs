@@ -1,156 +1,185 @@
-//! The audit log: one JSON object a line, written by one thread so that no connection waits for
-//! the disk.
+//! What the audit log says of connections and decisions: the same key for the same thing in all records.
+//!
+//! Nothing here looks into a payload, a password or a user property; none of them is ever handed to it.
 
-use serde_json::{Map, Value};
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use crate::Refusal;
+use broker_core::{AuditEvent, AuditKind, CloseReason, RuleTally};
+use midge_audit::{Alike, AuditLog, Record, topic_class};
+use midge_identity::{Proof, UnixMillis};
+use midge_policy::Denial;
+use mqtt_proto::Version;
+use serde_json::{Map, Value, json};
 
-/// Records waiting for the disk; beyond it they are counted and the count is logged.
-const BACKLOG: usize = 8_192;
-/// Bytes of one file before it is moved to `<name>.1` and a new one begun.
-const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Denials of one identity below the same topic that are written in a minute, before the others are counted.
+const DENIALS: u32 = 5;
+/// Peers are turned away at this rate before the others are counted.
+const REFUSALS: u32 = 20;
+/// What one identity may do in a minute, of each kind, before it is counted: a client that connects or subscribes
+/// in a loop must not wash the others out of the log.
+const ROUTINE: u32 = 600;
 
-/// The audit log could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write the audit log {path}: {source}")]
-pub struct AuditError {
-    path: PathBuf,
-    source: std::io::Error,
-}
-
-/// Where decisions are recorded. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct AuditLog {
-    sender: SyncSender<Job>,
-    lost: Arc<AtomicU64>,
-}
-
-/// What the writer is told.
-#[derive(Debug)]
-enum Job {
-    Write(Map<String, Value>),
-    /// Sent once, by the [`AuditWriter`]: logs may live on in tasks that were not joined.
-    End,
-}
-
-/// Writes the log; when dropped, every record taken before is on disk.
-#[derive(Debug)]
-pub struct AuditWriter {
-    sender: SyncSender<Job>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl AuditLog {
-    /// Opens `path` for appending, 0600, and starts the writer.
-    ///
-    /// # Errors
-    /// When the file cannot be opened.
-    pub fn open(path: &Path) -> Result<(Self, AuditWriter), AuditError> {
-        let file = append(path).map_err(|source| AuditError { path: path.to_owned(), source })?;
-        let (sender, jobs) = sync_channel(BACKLOG);
-        let lost = Arc::new(AtomicU64::new(0));
-        let (path, counter) = (path.to_owned(), Arc::clone(&lost));
-        let thread = std::thread::Builder::new().name("audit".into());
-        let handle = thread.spawn(move || write_all(&jobs, file, &path, &counter));
-        let handle = handle.map_err(|source| AuditError { path: PathBuf::from("audit thread"), source })?;
-        let writer = AuditWriter { sender: sender.clone(), thread: Some(handle) };
-        Ok((Self { sender, lost }, writer))
+/// Records that a peer was turned away before the core heard of it.
+pub(crate) fn record_refusal(
+    log: &AuditLog,
+    at: UnixMillis,
+    (listener, remote): (&str, &str),
+    client_id: Option<&str>,
+    refusal: &Refusal,
+) {
+    let event = "connection-refused";
+    // The port and the process differ each time.
+    let host = remote.rsplit_once(':').map_or(remote, |(host, _)| host);
+    let host = host.split_once(" uid ").map_or(host, |(_, uid)| uid);
+    let alike = Alike { identity: host, event, class: listener, burst: REFUSALS, at, is_denial: true };
+    if !log.admits(&alike) {
+        return;
     }
-
-    /// Records one event. Never blocks: records beyond the backlog are counted as lost.
-    pub fn record(&self, event: Map<String, Value>) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(Job::Write(event)) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Returns how many records were lost since the start.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
-    }
+    let (listener, remote) = (listener.to_owned(), remote.to_owned());
+    let (client_id, reason) = (client_id.map(str::to_owned), refusal.0.clone());
+    log.put(move || {
+        tracing::debug!(listener, remote, client_id, reason, "connection refused");
+        Record::new(at, event)
+            .with("listener", listener)
+            .with("remote", remote)
+            .with("client-id", client_id)
+            .with("reason", reason)
+    });
 }
 
-impl Drop for AuditWriter {
-    fn drop(&mut self) {
-        // A thread that is gone takes no word; then there is nothing to wait for either.
-        let told = self.sender.send(Job::End).is_ok();
-        let ended = self.thread.take().map(std::thread::JoinHandle::join);
-        if !told || matches!(ended, Some(Err(_))) {
-            tracing::error!("the audit writer ended before its time");
-        }
+/// Records an event of the core. Called under its lock: the record itself is made by the writer.
+pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>) {
+    let (name, identity) = (name(&event.kind), event.identity.to_string());
+    let (class, burst, is_denial) = likeness(&event.kind);
+    let alike = Alike { identity: &identity, event: name, class, burst, at: event.at, is_denial };
+    if !log.admits(&alike) {
+        return;
     }
-}
-
-fn append(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
-}
-
-fn write_all(jobs: &Receiver<Job>, file: File, path: &Path, lost: &AtomicU64) {
-    let mut written = file.metadata().map_or(0, |metadata| metadata.len());
-    let mut out = BufWriter::new(file);
-    let mut failing = false;
-    let mut ended = false;
-    while !ended {
-        let Ok(first) = jobs.recv() else { return };
-        let mut result = Ok(());
-        for job in std::iter::once(first).chain(jobs.try_iter().take(BACKLOG)) {
-            let Job::Write(record) = job else {
-                ended = true;
-                break;
-            };
-            let mut line = Value::Object(record).to_string();
-            line.push('\n');
-            written = written.saturating_add(line.len() as u64);
-            result = result.and(out.write_all(line.as_bytes()));
-        }
-        result = result.and_then(|()| out.flush());
-        if written > FILE_BYTES_MAX {
-            result = result.and_then(|()| rotate(path, &mut out));
-            written = 0;
-        }
-        if let Err(error) = &result {
-            lost.fetch_add(1, Ordering::Relaxed);
-            if !failing {
-                tracing::error!(%error, path = %path.display(), "audit log cannot be written; free disk space");
+    log.put(move || {
+        // INFO for what an operator changed or must see; what a peer can cause at will is DEBUG.
+        match &event.kind {
+            AuditKind::Connected { .. } | AuditKind::Disconnected { .. } => {
+                tracing::info!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "client");
+            }
+            _ => {
+                tracing::debug!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "decision");
             }
         }
-        failing = result.is_err();
+        event_record(&event)
+    });
+}
+
+/// What makes events of one identity alike, how many are written in a minute, and whether they are denials.
+fn likeness(kind: &AuditKind) -> (&str, u32, bool) {
+    match kind {
+        AuditKind::PublishDenied { topic, .. }
+        | AuditKind::WillDenied { topic, .. }
+        | AuditKind::ReceiveDenied { topic, .. } => (topic_class(topic), DENIALS, true),
+        AuditKind::SubscribeDenied { filter, .. } | AuditKind::SubscriptionRevoked { filter, .. } => {
+            (topic_class(filter), DENIALS, true)
+        }
+        AuditKind::RetainedPurged { topic } => (topic_class(topic), DENIALS, false),
+        AuditKind::ConnectRefused { .. } => ("", REFUSALS, true),
+        AuditKind::Connected { .. }
+        | AuditKind::Disconnected { .. }
+        | AuditKind::SessionEnded
+        | AuditKind::Reauthenticated { .. }
+        | AuditKind::Subscribed { .. }
+        | AuditKind::Unsubscribed { .. } => ("", ROUTINE, false),
     }
 }
 
-fn rotate(path: &Path, out: &mut BufWriter<File>) -> std::io::Result<()> {
-    let mut old = path.as_os_str().to_owned();
-    old.push(".1");
-    std::fs::rename(path, old)?;
-    *out = BufWriter::new(append(path)?);
-    Ok(())
+fn name(kind: &AuditKind) -> &'static str {
+    match kind {
+        AuditKind::Connected { .. } => "connected",
+        AuditKind::ConnectRefused { .. } => "connect-refused",
+        AuditKind::Disconnected { .. } => "disconnected",
+        AuditKind::SessionEnded => "session-ended",
+        AuditKind::Reauthenticated { .. } => "reauthenticated",
+        AuditKind::Subscribed { .. } => "subscribed",
+        AuditKind::SubscribeDenied { .. } => "subscribe-denied",
+        AuditKind::SubscriptionRevoked { .. } => "subscription-revoked",
+        AuditKind::Unsubscribed { .. } => "unsubscribed",
+        AuditKind::PublishDenied { .. } => "publish-denied",
+        AuditKind::WillDenied { .. } => "will-denied",
+        AuditKind::ReceiveDenied { .. } => "receive-denied",
+        AuditKind::RetainedPurged { .. } => "retained-purged",
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_record_taken_is_a_line_of_json_after_the_writer_is_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.jsonl");
-        let (log, writer) = AuditLog::open(&path).unwrap();
-        for n in 0..100 {
-            log.record(Map::from_iter([("n".to_owned(), Value::from(n))]));
+fn event_record(event: &AuditEvent) -> Record {
+    let record = Record::new(event.at, name(&event.kind))
+        .with("identity", event.identity.to_string())
+        .with("client-id", Some(&*event.client_id).filter(|id| !id.is_empty()))
+        .with("connection", event.conn.map(|conn| conn.0));
+    match &event.kind {
+        AuditKind::Connected { version, proof, session_present } => record
+            .with("protocol", if *version == Version::V5 { "5.0" } else { "3.1.1" })
+            .with("proof", proof_json(proof))
+            .with("session-present", *session_present),
+        AuditKind::ConnectRefused { reason, denial } => {
+            let code = *reason as u8;
+            let text = denial.as_ref().map_or_else(|| reason.to_string(), Denial::to_string);
+            record.with("code", code).with("reason", text).with("rule", denial.as_ref().and_then(rule))
         }
-        drop(writer);
-        log.record(Map::new());
+        AuditKind::Disconnected { cause, messages_in, messages_out, published, denied } => record
+            .with("reason", close_reason(cause))
+            .with("messages-in", *messages_in)
+            .with("messages-out", *messages_out)
+            .with("published", tally_json(published))
+            .with("denied", tally_json(denied)),
+        AuditKind::SessionEnded => record,
+        AuditKind::Reauthenticated { expires } => record.with("expires", expires.map(|time| time.0)),
+        AuditKind::Subscribed { filter, qos, rule } => {
+            record.with("filter", &**filter).with("qos", *qos as u8).with("rule", &**rule)
+        }
+        AuditKind::SubscribeDenied { filter, denial } | AuditKind::SubscriptionRevoked { filter, denial } => {
+            denied(record.with("filter", &**filter), denial)
+        }
+        AuditKind::Unsubscribed { filter } => record.with("filter", &**filter),
+        AuditKind::PublishDenied { topic, denial, .. }
+        | AuditKind::WillDenied { topic, denial, .. }
+        | AuditKind::ReceiveDenied { topic, denial } => denied(record.with("topic", &**topic), denial),
+        AuditKind::RetainedPurged { topic } => record.with("topic", &**topic),
+    }
+}
 
-        let text = std::fs::read_to_string(&path).unwrap();
-        let numbers: Vec<u64> = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].as_u64().unwrap())
-            .collect();
-        assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+fn denied(record: Record, denial: &Denial) -> Record {
+    record.with("reason", denial.to_string()).with("rule", rule(denial))
+}
+
+fn rule(denial: &Denial) -> Option<String> {
+    denial.rule.as_ref().map(ToString::to_string)
+}
+
+fn tally_json(tally: &RuleTally) -> Option<Value> {
+    let counts: Map<String, Value> =
+        tally.iter().map(|(rule, count)| (rule.to_owned(), count.into())).collect();
+    (!counts.is_empty()).then_some(Value::Object(counts))
+}
+
+fn proof_json(proof: &Proof) -> Value {
+    match proof {
+        Proof::X509Svid { serial, .. } => json!({ "kind": "x509-svid", "serial": &**serial }),
+        Proof::Local { pid, uid, entry_id } => {
+            json!({ "kind": "local", "pid": pid, "uid": uid, "entry": &**entry_id })
+        }
+    }
+}
+
+fn close_reason(reason: &CloseReason) -> String {
+    match reason {
+        CloseReason::Refused(code) => format!("CONNECT refused: {code}"),
+        CloseReason::ClientDisconnected(code) => format!("client sent DISCONNECT: {code}"),
+        CloseReason::Lost(_) => "network connection lost".into(),
+        CloseReason::TakenOver => "taken over by a new connection of the same identity and client id".into(),
+        CloseReason::KeepAlive => "keep alive timeout".into(),
+        CloseReason::Protocol(code) => format!("protocol violation: {code}"),
+        CloseReason::Slow => "client does not read what it is sent".into(),
+        CloseReason::Denied => "publish denied".into(),
+        CloseReason::NotAuthenticated => "re-authentication failed".into(),
+        CloseReason::SvidExpired => "SVID expired".into(),
+        CloseReason::Revoked(why) => format!("identity revoked: {why}"),
+        CloseReason::Administrative => "ended by the operator or by a changed entry".into(),
+        CloseReason::Drain => "broker stops".into(),
     }
 }

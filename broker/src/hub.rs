@@ -1,17 +1,17 @@
 //! The one place where the core is entered: under a lock, by whoever has input for it. Effects
 //! are carried out before the lock is released, so that their order is the core's.
 
-use crate::audit_json::{event_record, refusal_record};
+use crate::audit::{record_event, record_refusal};
 use crate::limits::PENDING_BYTES_MAX;
 use crate::outbox::{Outbox, Outgoing, Woken};
 use crate::pending::Pending;
 use crate::traffic::Traffic;
-use crate::{Admission, AuditLog, Authenticator, Refusal};
+use crate::{Admission, Authenticator, Refusal};
 use broker_core::{
-    AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher,
-    Effect, Listener, Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot,
-    StoreTrouble,
+    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher, Effect, Listener, Metrics,
+    Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, StoreTrouble,
 };
+use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
@@ -328,8 +328,7 @@ impl Hub {
 
     /// Records that a peer was turned away before the core heard of it.
     pub(crate) fn refused(&self, listener: &str, remote: &str, client_id: Option<&str>, refusal: &Refusal) {
-        tracing::debug!(listener, remote, client_id, %refusal, "connection refused");
-        self.0.audit.record(refusal_record(self.0.clock.now(), listener, remote, client_id, refusal));
+        record_refusal(&self.0.audit, self.0.clock.now(), (listener, remote), client_id, refusal);
     }
 
     /// Wakes the core when it asks for it, for ever.
@@ -416,7 +415,7 @@ impl Hub {
                 }
             }
             Effect::Authenticate { conn, request } => self.judge(conn, *request),
-            Effect::Audit(event) => self.audit(&event),
+            Effect::Audit(event) => record_event(&self.0.audit, event),
             Effect::Store(batch) => {
                 let was_idle = inner.storing.pending.is_idle();
                 inner.storing.pending.add(*batch);
@@ -440,19 +439,6 @@ impl Hub {
             };
             hub.enter(|broker, now| broker.handle_authenticated(conn, outcome, now));
         });
-    }
-
-    fn audit(&self, event: &AuditEvent) {
-        // INFO for what an operator changed or must see; what a peer can cause at will is DEBUG.
-        match &event.kind {
-            AuditKind::Connected { .. } | AuditKind::Disconnected { .. } => {
-                tracing::info!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "client");
-            }
-            _ => {
-                tracing::debug!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "decision");
-            }
-        }
-        self.0.audit.record(event_record(event));
     }
 }
 

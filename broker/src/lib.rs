@@ -1,4 +1,4 @@
-//! The MQTT server of the box: listeners, TLS, connections and the audit log.
+//! The MQTT server of the box: listeners, TLS, connections, and what of them is recorded.
 //!
 //! Owns sockets and tasks, and executes what `broker-core` decides. Who a local process is, and
 //! whether an identity is still registered, it asks of its [`Admission`].
@@ -7,7 +7,6 @@ mod accept;
 mod admission;
 mod arrivals;
 mod audit;
-mod audit_json;
 mod authenticator;
 mod bulk;
 mod config;
@@ -25,10 +24,10 @@ mod traffic;
 mod websocket;
 
 pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal};
-pub use audit::{AuditError, AuditLog, AuditWriter};
 pub use authenticator::Authenticator;
 pub use config::{DurabilityLevel, LostRetained, MqttConfig, SubscribeModeConfig, SubscribeModes};
 pub use hub::Hub;
 pub use limits::LimitsConfig;
 pub use listener::{BindError, Bound};
+pub use midge_audit::{AuditLog, AuditWriter};
 pub use server::{Facts, Parts, Server};

@@ -4,9 +4,8 @@
 use async_trait::async_trait;
 use bridge_core::{Change, DeviceId, Operation, UpwardItem};
 use event_bus::{EventBus, EventBusConfig, EventBusHandle, EventBusParts, UpwardSink};
-use midge_broker::{
-    Admission, AuditLog, Bound, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server,
-};
+use midge_audit::AuditLog;
+use midge_broker::{Admission, Bound, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server};
 use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{

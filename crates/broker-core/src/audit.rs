@@ -1,6 +1,6 @@
 //! Decisions as data, for the audit log.
 
-use crate::{CloseReason, ConnId};
+use crate::{CloseReason, ConnId, RuleTally};
 use midge_identity::{Proof, SpiffeId, UnixMillis};
 use midge_policy::Denial;
 use mqtt_proto::{QoS, ReasonCode, Version};
@@ -57,6 +57,10 @@ pub enum AuditKind {
         messages_in: u64,
         /// Messages sent to the client.
         messages_out: u64,
+        /// Publications accepted from the client, by the rule that allowed them; wills are not among them.
+        published: RuleTally,
+        /// Publications denied, by the rule that denied them; `(none)` where no rule allows them.
+        denied: RuleTally,
     },
     /// A session ended for good, with all it held.
     SessionEnded,

@@ -12,6 +12,7 @@ use crate::ledger::StoreTrouble;
 use crate::output::Subject;
 use crate::session::{Link, Session};
 use crate::slab::Key;
+use crate::tally::RuleTally;
 use crate::timers::Due;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::{Context, Denial, SubscribeMode};
@@ -296,6 +297,8 @@ impl Broker {
             will_number: 0,
             exchange: connect.auth_method.take().map(Exchange::new),
             messages_in: 0,
+            published: RuleTally::default(),
+            denied: RuleTally::default(),
             messages_out: 0,
         }
     }

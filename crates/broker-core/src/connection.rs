@@ -8,6 +8,7 @@ use crate::message::plain;
 use crate::output::Output;
 use crate::publish::PublishCache;
 use crate::queue::Waiting;
+use crate::tally::RuleTally;
 use midge_identity::{UnixMillis, VerifiedPeer};
 use mqtt_proto::{
     Ack, Disconnect, Info, Packet, PacketId, PublishRef, QoS, ReasonCode, Version, Will, encoded_len,
@@ -49,6 +50,8 @@ pub(crate) struct Connection {
     pub(crate) exchange: Option<Exchange>,
     pub(crate) messages_in: u64,
     pub(crate) messages_out: u64,
+    pub(crate) published: RuleTally,
+    pub(crate) denied: RuleTally,
 }
 
 /// How a message was named and how long that makes it.

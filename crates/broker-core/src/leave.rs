@@ -95,7 +95,12 @@ impl Broker {
         let (messages_in, messages_out) = (connection.messages_in, connection.messages_out);
         let (will, will_number) = (connection.will.filter(|_| cause.fires_will()), connection.will_number);
         let is_over = session.expiry == Some(Duration::ZERO);
-        self.out.audit(subject, AuditKind::Disconnected { cause, messages_in, messages_out }, now);
+        let (published, denied) = (connection.published, connection.denied);
+        self.out.audit(
+            subject,
+            AuditKind::Disconnected { cause, messages_in, messages_out, published, denied },
+            now,
+        );
         match will {
             Some(will) => self.schedule_will(key, will, will_number, now),
             None => self.forget_will(will_number),

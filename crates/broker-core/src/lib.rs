@@ -41,6 +41,7 @@ mod standing;
 mod subscribe;
 mod subscription;
 mod sys;
+mod tally;
 mod timers;
 mod trie;
 mod will;
@@ -61,3 +62,4 @@ pub use record::{
 pub use restore::Restored;
 pub use snapshot::{SessionSnapshot, SessionState};
 pub use sys::{SysFacts, SysTopics};
+pub use tally::RuleTally;

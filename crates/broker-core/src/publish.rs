@@ -191,6 +191,7 @@ impl Broker {
                     self.distribute(*publication, source, &route, received, now);
                 }
                 Some(Err(denial)) => {
+                    self.count_denied(key, &denial);
                     let topic = publication.topic.as_str().into();
                     self.audit(key, AuditKind::PublishDenied { topic, stage: Stage::Release, denial }, now);
                 }
@@ -280,7 +281,14 @@ impl Broker {
         has_room
     }
 
+    fn count_denied(&mut self, key: Key, denial: &Denial) {
+        if let Some(connection) = self.connection_mut(key) {
+            connection.denied.count_text(denial.rule.as_ref().map_or("(none)", |rule| rule.text()));
+        }
+    }
+
     fn deny(&mut self, key: Key, publication: &Publication, denial: Denial, now: Now) {
+        self.count_denied(key, &denial);
         let topic = publication.topic.as_str().into();
         self.audit(key, AuditKind::PublishDenied { topic, stage: Stage::Arrival, denial }, now);
         let is_v311 = self.sessions.get(key).is_some_and(|session| session.version == Version::V311);

@@ -1,4 +1,4 @@
-use super::{HttpConfig, IssuerSection, LogConfig, run_dir};
+use super::{AuditSection, HttpConfig, IssuerSection, LogConfig, run_dir};
 use midge_broker::MqttConfig;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ pub(crate) struct EdgeConfig {
     /// The box's own MQTT client.
     #[serde(default)]
     pub event_bus: EventBusSection,
+    /// Audit log.
+    #[serde(default)]
+    pub audit: AuditSection,
     /// Health and metrics.
     #[serde(default)]
     pub http: HttpConfig,

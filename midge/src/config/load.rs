@@ -80,6 +80,7 @@ impl Checked for EdgeConfig {
         }
         problems.extend(issuer_problems(&self.issuer));
         problems.extend(self.mqtt.problems());
+        problems.extend(self.audit.problems());
         if let Some(cloud) = &self.cloud {
             for (key, value, scheme) in [
                 ("cloud.bootstrap", &cloud.bootstrap, "https://"),

@@ -138,6 +138,7 @@ fn the_full_edge_file_names_every_key_at_its_default() {
         ("mqtt.limits", keys::<LimitsConfig>()),
         ("issuer", keys::<IssuerSection>()),
         ("policy", keys::<PolicyConfig>()),
+        ("audit", keys::<AuditSection>()),
         ("event-bus", keys::<EventBusSection>()),
         ("http", keys::<HttpConfig>()),
         ("log", keys::<LogConfig>()),

@@ -41,10 +41,6 @@ impl DataDir {
         self.path.join("keys")
     }
 
-    pub(crate) fn audit_log(&self) -> PathBuf {
-        self.path.join("audit.jsonl")
-    }
-
     /// Opens the store of a role; refuses one of another role or trust domain.
     pub(crate) fn store(&self, role: &str, trust_domain: &str) -> anyhow::Result<Store> {
         self.open("midge.db", role, trust_domain)
@@ -70,6 +66,16 @@ impl DataDir {
             failure(code, error.to_string())
         })
     }
+}
+
+/// The audit log's newest file.
+pub(crate) fn audit_log(data_dir: &Path) -> PathBuf {
+    data_dir.join("audit.jsonl")
+}
+
+/// The key that signs the audit log.
+pub(crate) fn audit_key(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys/audit.key")
 }
 
 /// Makes a directory with this mode, whatever the umask; one that exists keeps its own.

@@ -2,7 +2,7 @@
 
 use super::admin::AdminSocket;
 use super::admission::Door;
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, audit_key, audit_log};
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
 use super::policy::{PolicyTask, file_rules};
@@ -15,7 +15,8 @@ use crate::exit::{self, WithCode};
 use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
-use midge_broker::{AuditLog, AuditWriter, Bound, Facts, Hub, Parts, Server};
+use midge_audit::{AuditConfig, AuditLog, AuditWriter};
+use midge_broker::{Bound, Facts, Hub, Parts, Server};
 use midge_identity::{SpiffeId, TrustDomain};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{IdentitySource, SvidClientVerifier, TrustSource};
@@ -57,8 +58,8 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let store = dir.store(role, &config.trust_domain)?;
     let mqtt_store = dir.mqtt_store(&config.trust_domain)?;
     let admin = AdminSocket::bind(&config.admin_socket())?;
-    let (audit, audit_writer) = AuditLog::open(&dir.audit_log()).code(exit::IO)?;
     let clock = Clock::system();
+    let (audit, audit_writer) = AuditLog::open_with(audit_config(&config, &clock)).code(exit::IO)?;
     let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
     let id = SpiffeId::new(format!("spiffe://{}/edge/{}", config.trust_domain, config.node))?;
     let problems = Problems::default();
@@ -77,6 +78,15 @@ fn issuer_config(config: &EdgeConfig) -> anyhow::Result<IssuerConfig> {
         svid_ttl: Duration::from_secs(config.issuer.x509_svid_ttl_secs.into()),
         ..IssuerConfig::new(trust_domain, authority, Some(config.node.clone()))
     })
+}
+
+fn audit_config(config: &EdgeConfig, clock: &Clock) -> AuditConfig {
+    AuditConfig {
+        path: audit_log(&config.data_dir),
+        key: audit_key(&config.data_dir),
+        bounds: config.audit.bounds(),
+        clock: clock.clone(),
+    }
 }
 
 impl EdgeBox {

@@ -12,13 +12,12 @@ use cloud_bridge::edgehub::{
     EnrolmentToken, LinkStatus, NodeIdentity, enrol, split_changes,
 };
 use event_bus::{EventBusHandle, UpwardSink};
-use midge_broker::AuditLog;
+use midge_audit::{AuditLog, Record};
 use midge_identity::SpiffeId;
 use midge_issuer::{CaRequest, Issuer};
 use midge_policy::{Rule, RuleSource};
 use midge_runtime::{Backoff, CancellationToken, Clock};
 use midge_store::{Batch, Store};
-use serde_json::json;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -293,12 +292,8 @@ impl EdgeHost for Host {
     async fn install_ca(&self, chain: Vec<Vec<u8>>, roots: Vec<Vec<u8>>) -> Result<(), String> {
         self.issuer.install_upstream(chain, roots).await.map_err(|error| error.to_string())?;
         let serial = self.issuer.snapshot().ca.map(|ca| ca.serial);
-        let record = json!({
-            "at": self.clock.now().0, "event": "ca-installed", "source": "cloud-channel", "active-serial": serial,
-        });
-        if let serde_json::Value::Object(record) = record {
-            self.audit.record(record);
-        }
+        let record = Record::new(self.clock.now(), "ca-installed").with("source", "cloud-channel");
+        self.audit.record(record.with("active-serial", serial));
         Ok(())
     }
 }

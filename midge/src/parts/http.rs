@@ -3,7 +3,8 @@
 use super::problems::Problems;
 use crate::exit::{self, WithCode};
 use anyhow::Context as _;
-use midge_broker::{AuditLog, Hub};
+use midge_audit::AuditLog;
+use midge_broker::Hub;
 use midge_issuer::Issuer;
 use midge_runtime::{CheckKind, Health, MetricKind, Metrics, Sample};
 use std::net::SocketAddr;

@@ -666,7 +666,7 @@ fn spell_audit(event: &AuditEvent) -> String {
         AuditKind::ConnectRefused { reason, denial: None } => {
             format!("connect refused {:02X}", *reason as u8)
         }
-        AuditKind::Disconnected { cause, messages_in, messages_out } => {
+        AuditKind::Disconnected { cause, messages_in, messages_out, .. } => {
             format!("disconnected {cause:?} in={messages_in} out={messages_out}")
         }
         AuditKind::SessionEnded => "session ended".to_owned(),
