@@ -143,10 +143,11 @@ impl Writer {
             };
             let (makes, ended) = self.take(first, jobs);
             let now = self.clock.now();
-            let mut records: Vec<Record> = makes.into_iter().map(|make| make()).collect();
             let due =
                 if ended { self.shared.limiter.lock().finish() } else { self.shared.limiter.lock().due(now) };
-            records.extend(due.into_iter().map(|summary| summary.record(now)));
+            // The counts are of what happened before.
+            let mut records: Vec<Record> = due.into_iter().map(|summary| summary.record(now)).collect();
+            records.extend(makes.into_iter().map(|make| make()));
             let result = self.step(records, ended);
             self.tell(&result);
             if ended {

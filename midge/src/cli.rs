@@ -83,6 +83,9 @@ pub(crate) enum Command {
     /// Manages rules that the cloud hands to its edges.
     #[command(subcommand)]
     Rule(RuleCommand),
+    /// Shows, follows, verifies and exports the audit log, from its files.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Shows the state of an edge or cloud; exit code 1 when it is degraded.
     Status,
     /// Publishes a message with the identity of this process.
@@ -327,6 +330,73 @@ pub(crate) enum RuleCommand {
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Shows records, oldest first.
+    Show {
+        #[command(flatten)]
+        place: AuditPlace,
+        #[command(flatten)]
+        filter: AuditFilter,
+        /// Only the last so many.
+        #[arg(short = 'n', long = "last", value_name = "N")]
+        last: Option<usize>,
+    },
+    /// Shows records as they are written, until it is stopped; with --since also those before.
+    Follow {
+        #[command(flatten)]
+        place: AuditPlace,
+        #[command(flatten)]
+        filter: AuditFilter,
+    },
+    /// Verifies chain and signatures and says where something is wrong; exit code 1 then.
+    Verify {
+        #[command(flatten)]
+        place: AuditPlace,
+        /// Fingerprint of the key that must have signed, as `midge status` shows it; may be given several times.
+        /// Default: the key in the data directory, where it can be read.
+        #[arg(long = "key", value_name = "SHA256")]
+        keys: Vec<String>,
+        /// Files of a log, in order, or an export; default: the whole log of the data directory.
+        #[arg(value_name = "FILE", conflicts_with = "dir")]
+        files: Vec<PathBuf>,
+    },
+    /// Writes a part of the log that can be verified elsewhere.
+    Export {
+        #[command(flatten)]
+        place: AuditPlace,
+        /// Begins with the file of this time: 10m, 2h, 1d (ago), or 2026-01-31T23:59:59Z.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Ends with the first checkpoint after this time.
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        /// New file; default: standard output.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditPlace {
+    /// Data directory; default: that of the edge or cloud on the admin socket, else /var/lib/midge.
+    #[arg(long = "dir", value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditFilter {
+    /// Only since: 10m, 2h, 1d (ago), or a time such as 2026-01-31T23:59:59Z.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only this identity, or those that end so.
+    #[arg(long, value_name = "ID")]
+    pub(crate) identity: Option<String>,
+    /// Only this kind of event, such as connected or `*-denied`; may be given several times.
+    #[arg(long = "kind", value_name = "EVENT")]
+    pub(crate) kinds: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! One function per command. Commands talk to a running edge or cloud through its admin socket.
 
 mod admin;
+mod audit;
 mod bundle;
 mod check;
 mod device;
@@ -39,6 +40,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Device(command) => device::run(&admin, command, output).await?,
         Command::Policy(command) => return policy::run(&admin, command, output).await,
         Command::Rule(command) => rule::run(&admin, command, output).await?,
+        Command::Audit(command) => return audit::run(&admin, command, output).await,
         Command::Status => return status::run(&admin, output).await,
         Command::Pub(arguments) => mqtt::publish(arguments, output).await?,
         Command::Sub(arguments) => mqtt::subscribe(arguments, output).await?,

@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod audit;
 mod client;
 mod demo;
 mod device;

@@ -328,6 +328,11 @@ impl Broker {
         received: Duration,
         now: Now,
     ) {
+        if let (Some(key), Origin::Client { rule, will: false, .. }) = (publisher, &*origin)
+            && let Some(connection) = self.connection_mut(key)
+        {
+            connection.published.count(rule);
+        }
         let revision = self.authority.revision();
         let mut message = Message::new(publication, origin, revision, received);
         // What the broker retains of itself at QoS 0 ($SYS) holds for this run.

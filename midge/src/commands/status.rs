@@ -48,6 +48,11 @@ fn print(status: &StatusResponse) {
             .iter()
             .map(|listener| ("Listener", format!("{} {}", listener.kind, listener.address))),
     );
+    if let Some(audit) = &status.audit {
+        let lost = if audit.lost == 0 { String::new() } else { format!(", {} events lost", audit.lost) };
+        fields.push(("Audit", format!("{}, signed to line {}{lost}", audit.path, audit.signed_seq)));
+        fields.push(("Audit key", audit.key.clone()));
+    }
     for problem in &status.degraded {
         fields.push(("Degraded", format!("{}; {}", problem.what, problem.remedy)));
     }

@@ -1,4 +1,4 @@
-use super::{HttpConfig, IssuerSection, LogConfig, run_dir};
+use super::{AuditSection, HttpConfig, IssuerSection, LogConfig, run_dir};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +30,9 @@ pub(crate) struct CloudConfig {
     /// Lifetimes.
     #[serde(default = "issuer")]
     pub issuer: IssuerSection,
+    /// Audit log.
+    #[serde(default)]
+    pub audit: AuditSection,
     /// Health and metrics.
     #[serde(default)]
     pub http: HttpConfig,

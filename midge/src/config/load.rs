@@ -104,6 +104,7 @@ impl Checked for CloudConfig {
     fn problems(&self) -> Vec<String> {
         let mut problems = trust_domain_problems(&self.trust_domain);
         problems.extend(issuer_problems(&self.issuer));
+        problems.extend(self.audit.problems());
         if self.edge_ca_ttl_secs > self.issuer.ca_ttl_secs {
             problems.push(format!(
                 "edge-ca-ttl-secs = {}: longer than issuer.ca-ttl-secs = {}; an intermediate cannot outlive its root",

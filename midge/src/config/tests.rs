@@ -149,8 +149,12 @@ fn the_full_edge_file_names_every_key_at_its_default() {
 
 #[test]
 fn the_full_cloud_file_names_every_key_at_its_default() {
-    let sections =
-        [("issuer", keys::<IssuerSection>()), ("http", keys::<HttpConfig>()), ("log", keys::<LogConfig>())];
+    let sections = [
+        ("issuer", keys::<IssuerSection>()),
+        ("audit", keys::<AuditSection>()),
+        ("http", keys::<HttpConfig>()),
+        ("log", keys::<LogConfig>()),
+    ];
     names_every_key::<CloudConfig>("cloud.full.toml", &sections);
     is_all_defaults::<CloudConfig>("cloud.full.toml", &["trust-domain"]);
 }

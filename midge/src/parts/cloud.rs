@@ -1,11 +1,11 @@
 //! `midge cloud`: root CA, nodes, entries, devices, and the channel's cloud end.
 
 use super::admin::AdminSocket;
-use super::data_dir::DataDir;
+use super::data_dir::{DataDir, audit_log};
 use super::desk::CloudDesk;
 use super::problems::Problems;
 use super::service::Service;
-use super::{http, limits};
+use super::{audit, http, limits};
 use crate::config::CloudConfig;
 use crate::exit::{self, WithCode, failure};
 use cloud_bridge::cloudhub::{CloudHub, CloudHubConfig, CloudHubParts, HubError, SyncLogs};
@@ -28,6 +28,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     let store = dir.store("cloud", &config.trust_domain)?;
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let clock = Clock::system();
+    let (log, audit_writer) = audit::open(&config.data_dir, &config.audit, &clock)?;
     let logs = SyncLogs::open(store.clone()).await.code(exit::IO)?;
     let issuer_config = issuer_config(&config, logs.clone())?;
     let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
@@ -36,7 +37,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         bootstrap: config.bootstrap,
         ..CloudHubConfig::default()
     };
-    let parts = CloudHubParts { issuer: issuer.clone(), logs, store: store.clone(), clock };
+    let parts = CloudHubParts { issuer: issuer.clone(), logs, store: store.clone(), clock: clock.clone() };
     let hub = CloudHub::open(hub_config, parts).await.map_err(|error| {
         let code = if matches!(error, HubError::Bind { .. }) { exit::UNAVAILABLE } else { exit::INTERNAL };
         failure(code, error.to_string())
@@ -70,6 +71,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         hub: None,
         desk: Box::new(CloudDesk { hub, issuer: issuer.clone() }),
         problems,
+        audit: (log.clone(), audit_log(&config.data_dir)),
         listeners,
         started,
     };
@@ -78,6 +80,8 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     tracing::info!(trust_domain = config.trust_domain, ms = started.elapsed().as_millis(), "serving");
     let ended = tasks.run_until_shutdown(GRACE).await;
     store.close().await.code(exit::IO)?;
+    audit::stopped(&log, &clock);
+    drop(audit_writer);
     ended
 }
 

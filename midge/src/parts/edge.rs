@@ -2,20 +2,20 @@
 
 use super::admin::AdminSocket;
 use super::admission::Door;
-use super::data_dir::{DataDir, audit_key, audit_log};
+use super::data_dir::{DataDir, audit_log};
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
 use super::policy::{PolicyTask, file_rules};
 use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
 use super::upstream::LocalUpstream;
-use super::{http, limits, open};
+use super::{audit, http, limits, open};
 use crate::config::EdgeConfig;
 use crate::exit::{self, WithCode};
 use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
-use midge_audit::{AuditConfig, AuditLog, AuditWriter};
+use midge_audit::{AuditLog, AuditWriter};
 use midge_broker::{Bound, Facts, Hub, Parts, Server};
 use midge_identity::{SpiffeId, TrustDomain};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
@@ -59,7 +59,7 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let mqtt_store = dir.mqtt_store(&config.trust_domain)?;
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let clock = Clock::system();
-    let (audit, audit_writer) = AuditLog::open_with(audit_config(&config, &clock)).code(exit::IO)?;
+    let (audit, audit_writer) = audit::open(&config.data_dir, &config.audit, &clock)?;
     let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
     let id = SpiffeId::new(format!("spiffe://{}/edge/{}", config.trust_domain, config.node))?;
     let problems = Problems::default();
@@ -78,15 +78,6 @@ fn issuer_config(config: &EdgeConfig) -> anyhow::Result<IssuerConfig> {
         svid_ttl: Duration::from_secs(config.issuer.x509_svid_ttl_secs.into()),
         ..IssuerConfig::new(trust_domain, authority, Some(config.node.clone()))
     })
-}
-
-fn audit_config(config: &EdgeConfig, clock: &Clock) -> AuditConfig {
-    AuditConfig {
-        path: audit_log(&config.data_dir),
-        key: audit_key(&config.data_dir),
-        bounds: config.audit.bounds(),
-        clock: clock.clone(),
-    }
 }
 
 impl EdgeBox {
@@ -139,6 +130,7 @@ impl EdgeBox {
         let ended = tasks.run_until_shutdown(GRACE).await;
         self.mqtt_store.close().await.code(exit::IO)?;
         self.store.close().await.code(exit::IO)?;
+        audit::stopped(&self.audit, &self.clock);
         drop(self);
         drop(audit_writer);
         ended
@@ -231,6 +223,7 @@ impl EdgeBox {
             hub: Some(hub),
             desk,
             problems: self.problems.clone(),
+            audit: (self.audit.clone(), audit_log(&self.config.data_dir)),
             listeners,
             started: self.started,
         }

@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
 use futures_util::{Stream, StreamExt as _};
 use midge_api::midge::v1::{
-    AgentView, ApplyRulesRequest, CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded,
-    DeleteRuleRequest, Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest,
-    ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest, ListSessionsResponse,
-    Listener, Node, PolicyPage, Session, SetDeviceRequest, ShowDeviceRequest, ShowPolicyRequest,
-    SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse, WatchEntriesRequest,
-    midge_server::Midge,
+    AgentView, ApplyRulesRequest, AuditLog as AuditStatus, CertificateAuthority, CloudLink,
+    CreateDeviceRequest, Degraded, DeleteRuleRequest, Device, Lease, ListDevicesRequest, ListDevicesResponse,
+    ListNodesRequest, ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest,
+    ListSessionsResponse, Listener, Node, PolicyPage, Session, SetDeviceRequest, ShowDeviceRequest,
+    ShowPolicyRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse,
+    WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
+use midge_audit::AuditLog;
 use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
@@ -21,6 +22,7 @@ use midge_policy::Policy;
 use midge_store::Store;
 use mqtt_proto::Version;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -66,6 +68,8 @@ pub(crate) struct Service {
     pub(crate) hub: Option<Hub>,
     pub(crate) desk: Box<dyn Desk>,
     pub(crate) problems: Problems,
+    /// The audit log and its newest file.
+    pub(crate) audit: (AuditLog, PathBuf),
     pub(crate) listeners: Vec<Listener>,
     pub(crate) started: Instant,
 }
@@ -89,10 +93,33 @@ impl Service {
             remedy: "messages that would have to be stored are refused meanwhile; make room on the disk"
                 .into(),
         });
+        let audit = self.audit.0.status();
+        let unwritten = audit.failing.map(|error| Degraded {
+            what: format!("nothing can be audited: {error}"),
+            remedy: "make room on the disk, or see to the data directory; what is lost is counted".into(),
+        });
+        let found = audit.found.map(|what| Degraded {
+            what,
+            remedy: "find out who did it, with `midge audit verify`; a restart ends this message".into(),
+        });
         own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy }))
             .chain(store)
             .chain(mqtt_store)
+            .chain(unwritten)
+            .chain(found)
             .collect()
+    }
+
+    fn audit_status(&self) -> AuditStatus {
+        let (log, path) = &self.audit;
+        let status = log.status();
+        AuditStatus {
+            path: path.display().to_string(),
+            key: status.key,
+            signed_seq: status.signed.seq,
+            signed_hash: status.signed.hash.to_string(),
+            lost: log.lost(),
+        }
     }
 }
 
@@ -127,6 +154,7 @@ impl Midge for Service {
             nodes: count(issuer.nodes),
             listeners: self.listeners.clone(),
             pid: std::process::id(),
+            audit: Some(self.audit_status()),
         }))
     }
 

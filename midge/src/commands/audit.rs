@@ -1,0 +1,186 @@
+//! The audit log, read from its files: the edge need not run.
+
+mod export;
+mod filter;
+mod verify;
+
+use super::admin::Admin;
+use super::signals::stop_on_signal;
+use crate::cli::{AuditCommand, AuditFilter, AuditPlace};
+use crate::exit::{self, WithCode as _, failure};
+use crate::output::{self, Output};
+use crate::parts::data_dir::{audit_key, audit_log};
+use filter::Filter;
+use midge_api::midge::v1::StatusRequest;
+use midge_audit::{Follower, Line, each_line, files};
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often a log that is followed is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Where an edge keeps its log unless told otherwise.
+const DATA_DIR: &str = "/var/lib/midge";
+
+pub(crate) async fn run(admin: &Admin, command: AuditCommand, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        AuditCommand::Show { place, filter, last } => {
+            let place = Place::find(admin, place).await;
+            show(&place, &Filter::new(&filter)?, last, output)?;
+        }
+        AuditCommand::Follow { place, filter } => {
+            let place = Place::find(admin, place).await;
+            follow(&place, &filter, output).await?;
+        }
+        AuditCommand::Verify { place, keys, files } => {
+            let place = Place::find(admin, place).await;
+            return verify::run(&place, keys, &files, output);
+        }
+        AuditCommand::Export { place, since, until, to } => {
+            let place = Place::find(admin, place).await;
+            export::run(&place, since.as_deref(), until.as_deref(), to.as_deref())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The log of one edge or cloud.
+struct Place {
+    log: PathBuf,
+    key: PathBuf,
+}
+
+impl Place {
+    /// The directory that was named, else that of the process on the admin socket, else an edge's own.
+    async fn find(admin: &Admin, place: AuditPlace) -> Self {
+        let dir = match place.dir {
+            Some(dir) => dir,
+            None => running(admin).await.unwrap_or_else(|| DATA_DIR.into()),
+        };
+        Self { log: audit_log(&dir), key: audit_key(&dir) }
+    }
+
+    /// Returns the files, oldest first.
+    fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let dir = self.log.parent().unwrap_or(Path::new("."));
+        let unreadable = |why: String| {
+            failure(
+                exit::IO,
+                format!("no audit log in {}: {why}; name a data directory with --dir", dir.display()),
+            )
+        };
+        let list = files(&self.log).map_err(|error| unreadable(error.to_string()))?;
+        if list.is_empty() {
+            return Err(unreadable("there is no audit.jsonl".into()));
+        }
+        Ok(list)
+    }
+}
+
+async fn running(admin: &Admin) -> Option<PathBuf> {
+    let status = admin.midge().await.ok()?.status(StatusRequest {}).await.ok()?;
+    let path = PathBuf::from(status.into_inner().audit?.path);
+    path.parent().map(Path::to_owned)
+}
+
+fn show(place: &Place, filter: &Filter, last: Option<usize>, output: Output) -> anyhow::Result<()> {
+    let mut kept = VecDeque::new();
+    each_line(&place.files()?, |bytes| {
+        let Some(text) = shown(bytes, filter, output) else { return };
+        match last {
+            Some(last) => {
+                kept.push_back(text);
+                while kept.len() > last {
+                    kept.pop_front();
+                }
+            }
+            None => output::line(text),
+        }
+    })
+    .code(exit::IO)?;
+    kept.into_iter().for_each(output::line);
+    Ok(())
+}
+
+async fn follow(place: &Place, filter: &AuditFilter, output: Output) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let is_older_wanted = filter.since.is_some();
+    let filter = Filter::new(filter)?;
+    place.files()?;
+    let mut follower = Follower::from_end(&place.log).code(exit::IO)?;
+    if is_older_wanted {
+        show(place, &filter, None, output)?;
+    }
+    loop {
+        for bytes in follower.poll().code(exit::IO)? {
+            if let Some(text) = shown(&bytes, &filter, output) {
+                output::line(text);
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes a line for people, or leaves it as it is for programs; `None` when it is not wanted.
+fn shown(bytes: &[u8], filter: &Filter, output: Output) -> Option<String> {
+    let Ok(line) = Line::parse(bytes) else {
+        return filter
+            .is_everything()
+            .then(|| format!("(unreadable) {}", plain(&String::from_utf8_lossy(bytes))));
+    };
+    if !filter.wants(&line) {
+        return None;
+    }
+    Some(match output {
+        Output::Json => String::from_utf8_lossy(bytes).into_owned(),
+        Output::Pretty => pretty(&line),
+    })
+}
+
+fn pretty(line: &Line) -> String {
+    let mut text = format!("{} {:>6} {}", line.at, line.seq, plain(&line.event));
+    // Who comes first, whatever the order of the keys.
+    if let Some(identity) = line.text("identity") {
+        text.push(' ');
+        text.push_str(&plain(identity));
+    }
+    for (key, value) in line.details.iter().filter(|(key, _)| *key != "identity") {
+        let value = match value {
+            Value::String(value) if is_word(value) => value.clone(),
+            Value::String(value) => format!("\"{}\"", plain(value)),
+            other => plain(&other.to_string()),
+        };
+        text.push_str(&format!(" {}={value}", plain(key)));
+    }
+    text
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
+}
+
+/// Keeps what a peer chose from controlling the terminal.
+fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| if c == '"' || c == '\'' { vec![c] } else { c.escape_debug().collect() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_as_one_line_and_cannot_control_a_terminal() {
+        let bytes = br#"{"seq":7,"prev":"0000000000000000000000000000000000000000000000000000000000000000","at":0,"event":"publish-denied","identity":"spiffe://td/a","topic":"a\u001b[31m b","qos":1,"proof":{"kind":"local"}}"#;
+        let line = Line::parse(bytes).unwrap();
+        assert_eq!(
+            pretty(&line),
+            "1970-01-01T00:00:00Z      7 publish-denied spiffe://td/a proof={\"kind\":\"local\"} qos=1 topic=\"a\\u{1b}[31m b\""
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! Which records are wanted.
+
+use crate::cli::AuditFilter;
+use crate::exit::{self, failure};
+use midge_audit::{Line, event};
+use midge_identity::UnixMillis;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What `--since`, `--identity` and `--kind` say.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    since: Option<UnixMillis>,
+    identity: Option<String>,
+    kinds: Vec<String>,
+}
+
+impl Filter {
+    pub(super) fn new(filter: &AuditFilter) -> anyhow::Result<Self> {
+        Ok(Self {
+            since: filter.since.as_deref().map(point_in_time).transpose()?,
+            identity: filter.identity.clone(),
+            kinds: filter.kinds.clone(),
+        })
+    }
+
+    pub(super) fn is_everything(&self) -> bool {
+        self.since.is_none() && self.identity.is_none() && self.kinds.is_empty()
+    }
+
+    pub(super) fn wants(&self, line: &Line) -> bool {
+        let is_kind = match self.kinds.as_slice() {
+            // They say nothing to somebody who wants to know what happened.
+            [] => line.event != event::CHECKPOINT,
+            kinds => kinds.iter().any(|kind| matches(kind, &line.event)),
+        };
+        is_kind
+            && self.since.is_none_or(|since| line.at >= since)
+            && self.identity.as_ref().is_none_or(|wanted| {
+                let identity = line.text("identity").or_else(|| line.text("spiffe-id"));
+                identity.is_some_and(|identity| matches(wanted, identity) || identity.ends_with(&**wanted))
+            })
+    }
+}
+
+/// A text, or its start or end where `*` stands for the rest.
+fn matches(wanted: &str, text: &str) -> bool {
+    match (wanted.strip_prefix('*'), wanted.strip_suffix('*')) {
+        (Some(end), _) => text.ends_with(end),
+        (None, Some(start)) => text.starts_with(start),
+        (None, None) => text == wanted,
+    }
+}
+
+/// Reads `10m`, `2h`, `1d` (ago), a time such as `2026-01-31T23:59:59Z`, or milliseconds since the epoch.
+pub(super) fn point_in_time(text: &str) -> anyhow::Result<UnixMillis> {
+    let wrong = || {
+        let what = "write 10m, 2h or 1d for so long ago, or a time such as 2026-01-31T23:59:59Z";
+        failure(exit::USAGE, format!("\"{text}\" is no time: {what}"))
+    };
+    if let Ok(millis) = text.parse() {
+        return Ok(UnixMillis(millis));
+    }
+    let unit = |unit: char| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3_600),
+        'd' => Some(86_400),
+        _ => None,
+    };
+    let mut rest = text.chars();
+    if let Some(unit) = rest.next_back().and_then(unit)
+        && let Ok(count) = rest.as_str().parse::<u64>()
+    {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = UnixMillis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+        return Ok(now.before(Duration::from_secs(count.saturating_mul(unit))));
+    }
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong())?;
+    let millis = time.unix_timestamp_nanos() / 1_000_000;
+    u64::try_from(millis).map(UnixMillis).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(point_in_time("1970-01-01T00:00:01.5Z").unwrap(), UnixMillis(1_500));
+        assert_eq!(point_in_time("1970-01-01T01:00:00+01:00").unwrap(), UnixMillis(0));
+        assert_eq!(point_in_time("123").unwrap(), UnixMillis(123));
+        let (hour, day) = (point_in_time("1h").unwrap(), point_in_time("1d").unwrap());
+        let between = hour.since(day);
+        assert!(between > Duration::from_secs(22 * 3_600) && between < Duration::from_secs(24 * 3_600));
+        for wrong in ["", "yesterday", "5x", "-1m", "1960-01-01T00:00:00Z", "ä"] {
+            assert!(point_in_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn kinds_and_identities_may_end_in_anything() {
+        assert!(matches("*-denied", "publish-denied") && matches("svid*", "svid-issued"));
+        assert!(!matches("*-denied", "connected") && !matches("connect", "connected"));
+    }
+}

@@ -1,0 +1,168 @@
+//! The audit log of a running edge: what is in it, and what becomes of whoever changes it.
+
+use crate::client::{Client, Who};
+use crate::support::{BOX, Ended, Place, Program, Server, eventually, midge, own_uid, run_midge};
+use mqtt_proto::ReasonCode;
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn started(place: &Place) -> Server {
+    let config = place.edge("data", "", "", "[audit]\ncheckpoint-secs = 1");
+    Server::start("edge", &config, &place.path("data/run/admin.sock"))
+}
+
+fn audit(place: &Place, arguments: &[&str]) -> Ended {
+    let dir = place.text("data");
+    run_midge(&[&["audit"], arguments, &["--dir", &dir, "--output", "json"]].concat())
+}
+
+fn records(place: &Place, arguments: &[&str]) -> Vec<Value> {
+    let shown = audit(place, &[&["show"], arguments].concat()).ok();
+    shown.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn files(place: &Place) -> Vec<PathBuf> {
+    midge_audit::files(&place.path("data/audit.jsonl")).unwrap()
+}
+
+/// Connects, subscribes, publishes, is denied, and leaves.
+fn use_it(server: &Server) {
+    server.entry("app", &own_uid(), &["-publish", "a/b", "-subscribe", "a/#"]);
+    let tcp = server.address("mqtt-tcp");
+    let mut client = Client::tcp(&tcp, &Who { id: "one", ..Who::default() }).ok().unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.publish("a/b", "secret-payload"), ReasonCode::NoMatchingSubscribers);
+    }
+    for _ in 0..20 {
+        assert_eq!(client.publish("a/c", "secret-payload"), ReasonCode::NotAuthorized);
+    }
+}
+
+#[test]
+fn what_happened_is_told_verified_and_not_to_be_changed() {
+    let place = Place::new();
+    let mut server = started(&place);
+    use_it(&server);
+    let status = server.status();
+    let key = status["audit"]["key"].as_str().unwrap().to_owned();
+    eventually("signed while it runs", || {
+        let verified = audit(&place, &["verify", "--key", &key]).ok().json();
+        if verified["unsigned"] == 0 { Ok(()) } else { Err(verified.to_string()) }
+    });
+    server.stop();
+
+    let id = format!("{BOX}/app/app");
+    let kinds = |records: &[Value]| -> Vec<String> {
+        records.iter().map(|record| record["event"].as_str().unwrap().to_owned()).collect()
+    };
+    let own = records(&place, &["--identity", "/app/app", "--kind", "*connected", "--kind", "*-denied"]);
+    let expected = ["connected", "publish-denied", "publish-denied", "publish-denied", "publish-denied"];
+    assert_eq!(kinds(&own)[..5], expected);
+    assert_eq!(own[0]["identity"], id.as_str());
+    let left = records(&place, &["--kind", "disconnected", "--identity", &id]);
+    let grant = left[0]["published"].as_object().unwrap();
+    assert_eq!(grant.values().map(|count| count.as_u64().unwrap()).sum::<u64>(), 3);
+    assert_eq!(left[0]["denied"]["(none)"], 20);
+    let repeated = records(&place, &["--kind", "repeated"]);
+    assert_eq!((&repeated[0]["of"], &repeated[0]["count"]), (&"publish-denied".into(), &15.into()));
+    assert!(kinds(&records(&place, &["-n", "2"])).contains(&"stopped".to_owned()));
+    assert!(records(&place, &["--since", "2999-01-01T00:00:00Z"]).is_empty());
+
+    let intact = audit(&place, &["verify"]).ok().json();
+    assert_eq!(
+        (&intact["intact"], &intact["key"], &intact["unsigned"]),
+        (&true.into(), &key.as_str().into(), &0.into())
+    );
+    tampered(&place, &key);
+}
+
+/// Every way to change the log is found, and where.
+fn tampered(place: &Place, key: &str) {
+    let path = place.path("data/audit.jsonl");
+    let original = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = original.lines().collect();
+    let denied = lines.iter().position(|line| line.contains("publish-denied")).unwrap();
+    let joined = |lines: &[&str]| lines.join("\n") + "\n";
+    let removed = [&lines[..denied], &lines[denied + 1..]].concat();
+    let swapped = [&lines[..denied], &[lines[denied + 1], lines[denied]], &lines[denied + 2..]].concat();
+    let (cut, torn) = (&lines[..lines.len() - 1], original.trim_end_matches(['}', '\n']));
+    for (what, text, says) in [
+        ("changed", original.replacen("a/c", "a/d", 1), "changed"),
+        ("removed", joined(&removed), "missing"),
+        ("swapped", joined(&swapped), "missing"),
+        ("cut", joined(cut), "truncated"),
+        ("torn", torn.to_owned(), "truncated"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let ended = audit(place, &["verify"]);
+        assert_eq!(ended.code, Some(1), "{what}: {}{}", ended.stdout, ended.stderr);
+        let found = ended.json();
+        assert_eq!(
+            (&found["intact"], &found["findings"][0]["kind"]),
+            (&false.into(), &says.into()),
+            "{what}: {found}"
+        );
+        if what == "changed" {
+            assert_eq!(found["findings"][0]["line"], denied + 1);
+        }
+    }
+    fs::write(&path, original).unwrap();
+    audit(place, &["verify", "--key", key]).ok();
+    assert_eq!(audit(place, &["verify", "--key", &"0".repeat(64)]).code, Some(1));
+    audit(place, &["verify", "--key", "nonsense"]).refused(64, &["fingerprint"]);
+    run_midge(&["audit", "show", "--dir", &place.text("nowhere")]).refused(74, &["no audit log in"]);
+}
+
+#[test]
+fn a_killed_edge_goes_on_with_its_log_and_a_part_can_be_verified_elsewhere() {
+    let place = Place::new();
+    let mut server = started(&place);
+    use_it(&server);
+    server.program.kill();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(place.path("data/audit.jsonl"))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"{\"seq\":"))
+        .unwrap();
+    assert_eq!(audit(&place, &["verify"]).code, Some(1), "a torn line");
+
+    let server = started(&place);
+    let key = server.status()["audit"]["key"].as_str().unwrap().to_owned();
+    let verified = audit(&place, &["verify"]).ok().json();
+    let notes = verified["notes"].to_string();
+    assert!(notes.contains("a torn last line of 7 bytes"), "{verified}");
+
+    let part = place.text("part.jsonl");
+    audit(&place, &["export", "--since", "1h", "--to", &part]).ok();
+    let elsewhere = run_midge(&["audit", "verify", &part, "--key", &key, "--output", "json"]).ok().json();
+    assert_eq!(elsewhere["intact"], true);
+    audit(&place, &["export", "--to", &part]).refused(74, &["is not replaced"]);
+    assert_eq!(files(&place).len(), 1);
+}
+
+#[test]
+fn a_log_is_followed_while_it_grows() {
+    let place = Place::new();
+    let server = started(&place);
+    let dir = place.text("data");
+    let arguments = ["audit", "follow", "--dir", &dir, "--kind", "connected", "--output", "json"];
+    let mut follower = Program::start(Command::new(midge()).args(arguments));
+    // It tells nothing of its start: whatever it shows was connected after that.
+    eventually("followed", || {
+        let tcp = server.address("mqtt-tcp");
+        if server.entries() == 0 {
+            server.entry("app", &own_uid(), &[]);
+        }
+        Client::tcp(&tcp, &Who { id: "seen", ..Who::default() }).ok().unwrap();
+        let lines = follower.printed();
+        if lines.iter().any(|line| line.contains("\"client-id\":\"seen\"")) {
+            Ok(())
+        } else {
+            Err(lines.join("\n"))
+        }
+    });
+    follower.terminate();
+    assert!(follower.ended().success());
+}
