@@ -49,6 +49,12 @@ impl Names {
         self.dir.join(format!("{}-{first:012}{}", self.stem, self.extension))
     }
 
+    /// Returns a free name for a file that is none of this log.
+    pub(crate) fn aside(&self) -> PathBuf {
+        let name = |n: u32| self.dir.join(format!("{}.aside-{n}{}", self.stem, self.extension));
+        (1..u32::MAX).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0))
+    }
+
     /// Returns the older files, oldest first.
     pub(crate) fn list(&self) -> io::Result<Vec<Rotated>> {
         let mut found = Vec::new();

@@ -18,6 +18,8 @@ pub(crate) struct Found {
     pub(crate) head: Head,
     /// Bytes that were cut off behind it.
     pub(crate) removed: u64,
+    /// Name under which a file was kept that is none of an audit log.
+    pub(crate) set_aside: Option<String>,
     /// The file that is written has lines.
     pub(crate) active: Option<Active>,
 }
@@ -35,7 +37,12 @@ pub(crate) struct Active {
 pub(crate) fn find(names: &Names) -> Result<Option<Found>, AuditError> {
     let rotated = names.list().map_err(AuditError::io(names.dir()))?;
     let path = names.active();
-    let mut removed = 0;
+    let (mut removed, mut set_aside) = (0, None);
+    if path.exists() && is_foreign(path).map_err(AuditError::io(path))? {
+        let kept = names.aside();
+        std::fs::rename(path, &kept).map_err(AuditError::io(path))?;
+        set_aside = kept.file_name().map(|name| name.to_string_lossy().into_owned());
+    }
     if path.exists() {
         let (end, cut) = repair(path).map_err(AuditError::io(path))?;
         removed = cut;
@@ -45,23 +52,35 @@ pub(crate) fn find(names: &Names) -> Result<Option<Found>, AuditError> {
             let bytes = std::fs::metadata(path).map_err(AuditError::io(path))?.len();
             let key = header.text("public-key").unwrap_or_default().to_owned();
             let active = Active { first: header.seq, opened: header.at, bytes, key };
-            return Ok(Some(Found { head: Head { log, seq, hash }, removed, active: Some(active) }));
+            let head = Head { log, seq, hash };
+            return Ok(Some(Found { head, removed, set_aside, active: Some(active) }));
         }
         if let Some((seq, hash)) = end {
             // Its first line is none of ours: the file is kept as it is, and the log goes on in another.
             std::fs::rename(path, names.rotated(seq)).map_err(AuditError::io(path))?;
             let head = Head { log: String::new(), seq, hash };
-            return Ok(Some(Found { head, removed, active: None }));
+            return Ok(Some(Found { head, removed, set_aside, active: None }));
         }
     }
     let Some(Rotated { path, .. }) = rotated.last() else {
-        return Ok((removed > 0).then(|| Found { head: Head::default(), removed, active: None }));
+        let is_worth_telling = removed > 0 || set_aside.is_some();
+        let found = Found { head: Head::default(), removed, set_aside, active: None };
+        return Ok(is_worth_telling.then_some(found));
     };
     let (end, cut) = repair(path).map_err(AuditError::io(path))?;
     let header = first_line(path).map_err(AuditError::io(path))?;
     let log = header.and_then(|header| header.text("log").map(str::to_owned)).unwrap_or_default();
     let (seq, hash) = end.unwrap_or_default();
-    Ok(Some(Found { head: Head { log, seq, hash }, removed: removed + cut, active: None }))
+    Ok(Some(Found { head: Head { log, seq, hash }, removed: removed + cut, set_aside, active: None }))
+}
+
+/// Tells whether a file has JSON in it that is none of an audit log, such as the plain lines that an earlier version
+/// wrote: it is not ours to cut.
+fn is_foreign(path: &Path) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    BufReader::new(File::open(path)?).take(crate::LINE_BYTES_MAX).read_until(b'\n', &mut bytes)?;
+    let is_json = serde_json::from_slice::<serde_json::Map<_, _>>(&bytes).is_ok();
+    Ok(is_json && bytes.ends_with(b"\n") && Line::parse(&bytes).is_err())
 }
 
 /// Returns the first line of a file, if it is one of a log.

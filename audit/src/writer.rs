@@ -101,8 +101,11 @@ impl Writer {
                 self.first = on_disk + 1;
             }
         }
-        if let Some(found) = found.filter(|found| found.removed > 0) {
-            records.push(Record::new(now, event::REPAIRED).with("removed-bytes", found.removed));
+        if let Some(Found { removed, set_aside, .. }) = found
+            && (*removed > 0 || set_aside.is_some())
+        {
+            let repaired = Record::new(now, event::REPAIRED).with("removed-bytes", *removed);
+            records.push(repaired.with("set-aside", set_aside.as_deref()));
         }
         let signed = known.map_or(0, |known| known.head.seq);
         if signed > on_disk {

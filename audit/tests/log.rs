@@ -232,6 +232,18 @@ fn a_file_whose_first_line_was_damaged_is_kept_as_evidence() {
 }
 
 #[test]
+fn the_plain_log_of_an_earlier_version_is_kept() {
+    let place = Place::new();
+    fs::write(place.path(), "{\"at\":1,\"event\":\"connected\"}\n").unwrap();
+    place.write(2);
+    let kept = fs::read_to_string(place.dir.path().join("audit.aside-1.jsonl")).unwrap();
+    assert!(kept.contains("connected"));
+    assert_eq!(place.numbers(), [0, 1]);
+    let report = place.verify();
+    assert_eq!((report.findings.len(), report.notes.len()), (0, 1), "{report:?}");
+}
+
+#[test]
 fn a_new_key_is_found_unless_it_is_vouched_for() {
     let place = Place::new();
     place.write(2);

@@ -132,8 +132,8 @@ impl Hub {
         self.0.started.elapsed()
     }
 
-    /// Publishes messages of the broker itself.
-    pub(crate) fn publish_own(&self, publications: Vec<Publication>) {
+    /// Publishes messages of the broker itself; who gets them is decided by the rights of the receivers.
+    pub fn publish_own(&self, publications: impl IntoIterator<Item = Publication>) {
         self.enter(|broker, now| {
             for publication in publications {
                 broker.handle_own_publication(publication, now);

@@ -1,6 +1,6 @@
 //! Identities of the server's own parts, such as the MQTT broker: issued and rotated without entries.
 
-use crate::{error::IssueError, issuer::Issuer, sign::SvidOrder};
+use crate::{error::IssueError, issuer::Issuer, sign::SvidOrder, witness::Cause};
 use issuer_core::template::Subject;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_pki::{CurrentIdentity, PrivateKey, SvidIdentity};
@@ -55,6 +55,7 @@ impl Issuer {
                 dns_names: Vec::new(),
                 subject: Subject::svid(&[]),
                 ttl: self.shared.config.svid_ttl,
+                cause: Cause::Builtin,
             };
             let svid = self.sign_order(order, &key.public_key_der())?;
             let chain = svid.chain.into_iter().map(Into::into).collect();

@@ -1,6 +1,6 @@
 //! What an identity server is told at start.
 
-use crate::MutationLog;
+use crate::{MutationLog, Witness};
 use issuer_core::{AuthorityKind, EntryRules};
 use midge_identity::{SpiffeId, SpiffeIdError, TrustDomain};
 use mqtt_proto::TopicFilter;
@@ -43,6 +43,8 @@ pub struct IssuerConfig {
     pub intermediate_ttl: Duration,
     /// Takes part in every commit of a change.
     pub mutation_log: Option<Arc<dyn MutationLog>>,
+    /// Is told what has happened.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl IssuerConfig {
@@ -58,6 +60,7 @@ impl IssuerConfig {
             node_svid_ttl: day,
             intermediate_ttl: day,
             mutation_log: None,
+            witness: None,
         }
     }
 

@@ -9,11 +9,12 @@ use crate::{
     state::State,
     upstream::CaRequest,
     view::{CaSnapshot, Degraded, IssuerSnapshot, IssuerView, clock_trouble, lease_trouble},
+    witness::Changed,
 };
 use issuer_core::{Lease, Slot};
 use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use midge_pki::{PrivateKey, TrustSource};
-use midge_runtime::Clock;
+use midge_runtime::{Actor, Clock};
 use midge_store::{Batch, Durability, Store};
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -195,9 +196,9 @@ impl Issuer {
         P: FnOnce(&State) -> Result<(Vec<Mutation>, T), IssueError> + Send + 'static,
         T: Send + 'static,
     {
-        let issuer = self.clone();
+        let (issuer, actor) = (self.clone(), Actor::current());
         // A caller that goes away must not leave the disk ahead of the memory.
-        let task = tokio::spawn(async move { issuer.commit_now(extra, plan).await });
+        let task = tokio::spawn(async move { issuer.commit_now(extra, plan, actor).await });
         match task.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -205,7 +206,7 @@ impl Issuer {
         }
     }
 
-    async fn commit_now<P, T>(&self, batch: Batch, plan: P) -> Result<T, IssueError>
+    async fn commit_now<P, T>(&self, batch: Batch, plan: P, actor: Option<Actor>) -> Result<T, IssueError>
     where
         P: FnOnce(&State) -> Result<(Vec<Mutation>, T), IssueError> + Send,
     {
@@ -217,8 +218,18 @@ impl Issuer {
             log.aborted();
         }
         durable?;
-        shared.state.write().apply(&mutations);
+        let journal_before = {
+            let mut state = shared.state.write();
+            let is_changed = mutations.iter().any(|mutation| matches!(mutation, Mutation::Journal(_)));
+            let before = is_changed.then(|| state.journal.clone());
+            state.apply(&mutations);
+            before
+        };
         self.publish();
+        if let Some(witness) = shared.config.witness.as_ref().filter(|_| !mutations.is_empty()) {
+            let (journal_before, actor) = (journal_before.as_ref(), actor.as_ref());
+            witness.changed(&Changed { mutations: &mutations, journal_before, actor });
+        }
         if let Some(log) = shared.config.mutation_log.as_ref().filter(|_| !mutations.is_empty()) {
             log.committed();
         }

@@ -17,6 +17,7 @@ mod sign;
 mod state;
 mod upstream;
 mod view;
+mod witness;
 
 pub use admin::{admin_services, bundles_to_api, entry_from_api, entry_to_api};
 pub use config::{Authority, IssuerConfig, node_id};
@@ -29,3 +30,4 @@ pub use rotation::run;
 pub use sign::{SignedCa, SignedSvid};
 pub use upstream::CaRequest;
 pub use view::{CaSnapshot, Degraded, IssuerSnapshot, IssuerView};
+pub use witness::{Cause, Changed, Issued, Witness};

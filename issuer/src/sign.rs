@@ -1,5 +1,6 @@
 //! Signing: SVIDs for entries, by hand, for nodes; intermediates for boxes.
 
+use crate::witness::{Cause, Issued};
 use crate::{config::node_id, error::IssueError, issuer::Issuer, mutation::Mutation};
 use issuer_core::{
     LeaseReason, check_dns_name, check_workload, limits, node_of, scope_of_path,
@@ -7,6 +8,7 @@ use issuer_core::{
 };
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_pki::{CaSigner, Csr, CsrSubject, provider};
+use midge_runtime::Actor;
 use midge_store::Batch;
 use std::{sync::Arc, time::Duration};
 
@@ -49,6 +51,7 @@ pub(crate) struct SvidOrder {
     pub(crate) dns_names: Vec<String>,
     pub(crate) subject: Subject,
     pub(crate) ttl: Duration,
+    pub(crate) cause: Cause,
 }
 
 impl Issuer {
@@ -68,6 +71,7 @@ impl Issuer {
             dns_names: entry.dns_names.clone(),
             subject: Subject::svid(&entry.dns_names),
             ttl,
+            cause: Cause::Entry(entry_id.to_owned()),
         };
         self.sign_order(order, csr.public_key_spki())
     }
@@ -92,6 +96,7 @@ impl Issuer {
             dns_names: csr.dns_names().to_vec(),
             subject: minted_subject(csr.subject(), csr.dns_names()),
             ttl,
+            cause: Cause::Minted,
         };
         self.sign_order(order, csr.public_key_spki())
     }
@@ -164,6 +169,12 @@ impl Issuer {
             scope,
         );
         let mut chain = vec![ca.signer.sign_ca(&template, csr.public_key_spki())?];
+        if let Some(witness) = &self.shared.config.witness {
+            let (serial, cause, actor) =
+                (serial_text(template.serial), Cause::Intermediate, Actor::current());
+            let expires = template.not_after;
+            witness.issued(&Issued { id, serial: &serial, expires, cause: &cause, actor });
+        }
         chain.extend(ca.chain.iter().cloned());
         let roots =
             self.shared.state.read().bundle.roots().iter().map(|root| root.certificate.clone()).collect();
@@ -175,12 +186,18 @@ impl Issuer {
             Some(name) if is_box(id) => Subject::node(name),
             Some(_) | None => Subject::svid(&[]),
         };
-        SvidOrder { id: id.clone(), dns_names: Vec::new(), subject, ttl: self.shared.config.node_svid_ttl }
+        let ttl = self.shared.config.node_svid_ttl;
+        SvidOrder { id: id.clone(), dns_names: Vec::new(), subject, ttl, cause: Cause::Node }
     }
 
     pub(crate) fn sign_order(&self, order: SvidOrder, spki: &[u8]) -> Result<SignedSvid, IssueError> {
         let ca = self.signing_ca()?;
-        sign_with(&ca, order, spki, self.now())
+        let cause = order.cause.clone();
+        let svid = sign_with(&ca, order, spki, self.now())?;
+        if let Some(witness) = &self.shared.config.witness {
+            witness.issued(&Issued::svid(&svid, &cause));
+        }
+        Ok(svid)
     }
 
     fn signing_ca(&self) -> Result<Arc<SigningCa>, IssueError> {

@@ -7,6 +7,7 @@ use crate::{
     mutation::Mutation,
     sign::{SigningCa, SvidOrder, sign_with},
     state::State,
+    witness::Cause,
 };
 use issuer_core::{
     BundleError, CaRecord, EntryError, EntryTable, Origin, Root, Slot, fingerprint,
@@ -119,6 +120,7 @@ impl Issuer {
             dns_names: Vec::new(),
             subject: Subject::svid(&[]),
             ttl: Duration::from_secs(60),
+            cause: Cause::Builtin,
         };
         let svid =
             sign_with(&ca, order, &key.public_key_der(), now).map_err(|error| refused(&error.to_string()))?;

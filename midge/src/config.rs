@@ -52,11 +52,13 @@ pub(crate) struct AuditSection {
     pub total_bytes_max: u64,
     /// Longest time in seconds that a line waits for a signature and stable storage.
     pub checkpoint_secs: u32,
+    /// Whether a box publishes the lines at `$identity/audit/#`, to those who may subscribe there.
+    pub stream: bool,
 }
 
 impl AuditSection {
     pub(crate) fn bounds(&self) -> Bounds {
-        let Self { file_bytes_max, file_age_max_secs, total_bytes_max, checkpoint_secs } = *self;
+        let Self { file_bytes_max, file_age_max_secs, total_bytes_max, checkpoint_secs, stream: _ } = *self;
         Bounds { file_bytes_max, file_age_max_secs, total_bytes_max, checkpoint_secs }
     }
 
@@ -86,7 +88,7 @@ impl Default for AuditSection {
     fn default() -> Self {
         let Bounds { file_bytes_max, file_age_max_secs, total_bytes_max, checkpoint_secs } =
             Bounds::default();
-        Self { file_bytes_max, file_age_max_secs, total_bytes_max, checkpoint_secs }
+        Self { file_bytes_max, file_age_max_secs, total_bytes_max, checkpoint_secs, stream: false }
     }
 }
 

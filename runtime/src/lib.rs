@@ -4,6 +4,7 @@
 //! written, and how the service manager, probes and Prometheus are answered. Leaves every decision
 //! about identities and messages to its users.
 
+mod actor;
 mod backoff;
 mod clock;
 pub mod endpoints;
@@ -15,6 +16,7 @@ mod sd_notify;
 mod supervisor;
 mod warnings;
 
+pub use actor::Actor;
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use health::{Check, CheckKind, Health, HealthReport};

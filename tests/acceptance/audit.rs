@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 fn started(place: &Place) -> Server {
-    let config = place.edge("data", "", "", "[audit]\ncheckpoint-secs = 1");
+    let config = place.edge("data", "", "", "[audit]\ncheckpoint-secs = 1\nstream = true");
     Server::start("edge", &config, &place.path("data/run/admin.sock"))
 }
 
@@ -165,4 +165,103 @@ fn a_log_is_followed_while_it_grows() {
     });
     follower.terminate();
     assert!(follower.ended().success());
+}
+
+#[test]
+fn operators_and_certificates_are_told_and_secrets_are_not() {
+    let place = Place::new();
+    let mut server = started(&place);
+    let uid = rustix::process::getuid().as_raw();
+    let sly = Who { id: "sly", password: Some("secret-password"), will: Some("a/c"), ..Who::default() };
+    use_it(&server);
+    let tcp = server.address("mqtt-tcp");
+    assert!(Client::tcp(&tcp, &sly).is_err(), "its will is denied");
+    assert!(Client::tcp(&tcp, &Who { will: Some("a/b"), ..sly }).is_ok());
+    let id = format!("{BOX}/app/app");
+    let update =
+        ["entry", "update", "-entryID", "app", "-spiffeID", &id, "-selector", &own_uid(), "-publish", "x/y"];
+    server.run(&update).ok();
+    let minted = server.run(&["svid", "mint", "-spiffeID", &id]).ok().stdout;
+    let token = server.run(&["token", "generate", "-spiffeID", &format!("{BOX}/agent/b")]).ok().json();
+    server.run(&["entry", "delete", "-entryID", "app"]).ok();
+    server.run(&["entry", "delete", "-entryID", "none"]).refused(1, &[]);
+    server.stop();
+
+    let one = |kind: &str, identity: &str| -> Value {
+        let found = records(&place, &["--kind", kind, "--identity", identity]);
+        found.first().cloned().unwrap_or_else(|| panic!("no {kind} of {identity}"))
+    };
+    let created = one("entry-created", &id);
+    assert_eq!((&created["by"]["uid"], &created["publish"]), (&uid.into(), &serde_json::json!(["a/b"])));
+    let updated = one("entry-updated", &id);
+    assert_eq!((&updated["publish"], &updated["selectors"]), (&serde_json::json!(["x/y"]), &Value::Null));
+    assert_eq!(one("entry-deleted", &id)["by"]["uid"], uid);
+    assert_eq!(
+        (&one("svid-issued", &id)["for"], &one("svid-issued", &id)["by"]["uid"]),
+        (&"operator".into(), &uid.into())
+    );
+    assert_eq!(one("svid-issued", "/broker")["for"], "own part");
+    let kinds = |kind: &str| records(&place, &["--kind", kind]);
+    let (calls, changes) = (kinds("admin"), kinds("policy-changed"));
+    assert!(
+        calls.iter().any(|call| call["by"]["method"].as_str().unwrap().ends_with("Entry/BatchCreateEntry"))
+    );
+    assert!(
+        !calls.iter().any(|call| call["by"]["method"].as_str().unwrap().ends_with("Status")),
+        "{calls:?}"
+    );
+    assert_eq!(changes.len(), 3, "the entry came, changed and went: {changes:?}");
+    let lengths =
+        |change: &Value| ["added", "changed", "removed"].map(|key| change[key].as_array().unwrap().len());
+    assert_eq!(lengths(&changes[0]), [1, 0, 0]);
+    assert_eq!(lengths(&changes[2]), [0, 0, 1]);
+    assert_eq!(
+        (kinds("token-made").len(), kinds("ca-prepared").len(), kinds("ca-activated").len()),
+        (1, 1, 1)
+    );
+
+    let token =
+        token["value"].as_str().or_else(|| token["token"].as_str()).unwrap_or_else(|| panic!("{token}"));
+    assert!(minted.contains("PRIVATE KEY"));
+    let key_line =
+        minted.split("PRIVATE KEY").nth(1).unwrap().split(['\n', '\\']).find(|line| line.len() > 60);
+    let log: String = files(&place).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for secret in [
+        "secret-payload",
+        "secret-password",
+        "gone",
+        "PRIVATE",
+        token,
+        key_line.unwrap().trim_start_matches('n'),
+    ] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+    audit(&place, &["verify"]).ok();
+}
+
+#[test]
+fn the_log_is_streamed_to_who_may_have_it_and_to_nobody_else() {
+    let place = Place::new();
+    let server = started(&place);
+    server.entry("desk", &own_uid(), &["-subscribe", "$identity/audit/#", "-publish", "$identity/#"]);
+    let broker = format!("mqtt://{}", server.address("mqtt-tcp"));
+    let sub = ["sub", "--broker", &broker, "-t", "$identity/audit/#", "--output", "json"];
+    let desk = Program::start(Command::new(midge()).args(sub));
+    desk.event("subscribed", |event| event["event"] == "subscribed");
+    let own = ["pub", "--broker", &broker, "-t", "$identity/audit/connected", "-m", "forged"];
+    run_midge(&own).refused(1, &["$identity/audit/connected"]);
+    let told = desk.event("told", |event| event["topic"] == "$identity/audit/publish-denied");
+    let line: Value = serde_json::from_str(told["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&line["event"], &line["topic"]),
+        (&"publish-denied".into(), &"$identity/audit/connected".into())
+    );
+    assert!(
+        !desk.printed().iter().any(|line| line.contains("forged\"") && line.contains("\"payload\":\"forged"))
+    );
+
+    server.run(&["entry", "delete", "-entryID", "desk"]).ok();
+    server.entry("other", &own_uid(), &["-subscribe", "a/b"]);
+    run_midge(&sub).refused(1, &[]);
+    assert!(audit(&place, &["verify"]).code == Some(0));
 }

@@ -27,6 +27,7 @@ pub(crate) struct Who<'a> {
     pub(crate) id: &'a str,
     pub(crate) user_name: Option<&'a str>,
     pub(crate) will: Option<&'a str>,
+    pub(crate) password: Option<&'a str>,
 }
 
 pub(crate) fn publication(topic: &str, payload: &str) -> Publication {
@@ -57,7 +58,7 @@ impl Client {
             client_id: who.id.into(),
             will: who.will.map(|topic| Will { message: publication(topic, "gone"), delay_secs: 0 }),
             username: who.user_name.map(Into::into),
-            password: None,
+            password: who.password.map(|password| Bytes::copy_from_slice(password.as_bytes())),
             session_expiry_secs: Some(0),
             receive_max: None,
             packet_size_max: None,

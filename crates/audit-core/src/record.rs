@@ -4,7 +4,7 @@ use midge_identity::UnixMillis;
 use serde_json::Value;
 
 /// Longest text in a record, in bytes: a peer chooses client ids, topics and filters.
-const TEXT_BYTES_MAX: usize = 1_024;
+const TEXT_BYTES_MAX: usize = 2_048;
 /// Most items of a list in a record.
 const LIST_MAX: usize = 64;
 /// Keys that the chain gives to every line itself.
@@ -106,7 +106,7 @@ mod tests {
         let record = Record::new(UnixMillis(1), "x")
             .with("topic", "ä".repeat(40_000))
             .with("list", (0..1_000).collect::<Vec<_>>());
-        assert_eq!(record.detail("topic").unwrap().as_str().unwrap().len(), 1_024 + "… (80000 bytes)".len());
+        assert_eq!(record.detail("topic").unwrap().as_str().unwrap().len(), 2_048 + "… (80000 bytes)".len());
         let list = record.detail("list").unwrap().as_array().unwrap();
         assert_eq!((list.len(), &list[64]), (65, &json!("… 936 more")));
     }

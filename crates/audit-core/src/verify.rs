@@ -181,7 +181,15 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
             }
             event::REPAIRED => {
                 let removed = line.number("removed-bytes").unwrap_or_default();
-                self.note(line.seq, format!("a torn last line of {removed} bytes was removed after a crash"));
+                if removed > 0 {
+                    self.note(
+                        line.seq,
+                        format!("a torn last line of {removed} bytes was removed after a crash"),
+                    );
+                }
+                if let Some(name) = line.text("set-aside") {
+                    self.note(line.seq, format!("a file that was no audit log was kept as {name}"));
+                }
             }
             event::GAP => {
                 let lost = line.number("lost").unwrap_or_default();

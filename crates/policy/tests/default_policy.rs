@@ -148,6 +148,18 @@ fn nobody_forges_a_message_from_the_cloud_whatever_is_granted() {
 }
 
 #[test]
+fn nobody_forges_the_audit_stream_and_who_is_granted_it_reads_it() {
+    let app = SpiffeId::new("spiffe://plant.example/edge/box-1/app/desk").unwrap();
+    let mut rules = Rule::from_toml_str(DEFAULT_POLICY, "default.toml").unwrap();
+    let everything = ["$identity/#".to_owned()];
+    rules.push(Rule::grant("e1", &app, &everything, &["$identity/audit/#".to_owned()]));
+    let granted = Policy::compile(rules, 1).unwrap().rights(&app);
+    assert!(subscribes(&granted, "$identity/audit/#") && publishes(&granted, "$identity/other"));
+    assert!(!publishes(&granted, "$identity/audit/connected"));
+    assert!(!subscribes(&rights("/app/desk"), "$identity/audit/#"));
+}
+
+#[test]
 fn app_broker_and_box_have_nothing_of_their_own() {
     for path in ["", "/broker", "/app/pump", "/agent/host", "/event-bus/x"] {
         let rights = rights(path);

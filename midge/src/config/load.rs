@@ -105,6 +105,9 @@ impl Checked for CloudConfig {
         let mut problems = trust_domain_problems(&self.trust_domain);
         problems.extend(issuer_problems(&self.issuer));
         problems.extend(self.audit.problems());
+        if self.audit.stream {
+            problems.push("audit.stream = true: a cloud has no MQTT broker; stream at the boxes".into());
+        }
         if self.edge_ca_ttl_secs > self.issuer.ca_ttl_secs {
             problems.push(format!(
                 "edge-ca-ttl-secs = {}: longer than issuer.ca-ttl-secs = {}; an intermediate cannot outlive its root",

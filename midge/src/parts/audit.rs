@@ -4,7 +4,8 @@ use super::data_dir::{audit_key, audit_log};
 use crate::config::AuditSection;
 use crate::exit::{self, WithCode as _};
 use midge_audit::{AuditConfig, AuditError, AuditLog, AuditWriter, Record};
-use midge_runtime::Clock;
+use midge_runtime::{Actor, Clock};
+use serde_json::json;
 use std::path::Path;
 
 /// Opens the log of a data directory and records the start.
@@ -31,4 +32,10 @@ pub(crate) fn open(
 /// Records a planned end: a log without it ended by a crash or a kill.
 pub(crate) fn stopped(log: &AuditLog, clock: &Clock) {
     log.record(Record::new(clock.now(), "stopped").with("lost", log.lost()));
+}
+
+/// Adds who asked for it, if somebody did.
+pub(crate) fn by(record: Record, actor: Option<&Actor>) -> Record {
+    let Some(actor) = actor else { return record };
+    record.with("by", json!({ "uid": actor.uid, "pid": actor.pid, "method": &*actor.method }))
 }

@@ -5,6 +5,7 @@ use super::data_dir::{DataDir, audit_log};
 use super::desk::CloudDesk;
 use super::problems::Problems;
 use super::service::Service;
+use super::trail::Trail;
 use super::{audit, http, limits};
 use crate::config::CloudConfig;
 use crate::exit::{self, WithCode, failure};
@@ -30,7 +31,8 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     let clock = Clock::system();
     let (log, audit_writer) = audit::open(&config.data_dir, &config.audit, &clock)?;
     let logs = SyncLogs::open(store.clone()).await.code(exit::IO)?;
-    let issuer_config = issuer_config(&config, logs.clone())?;
+    let trail = Arc::new(Trail::new(log.clone(), clock.clone()));
+    let issuer_config = issuer_config(&config, logs.clone(), Arc::clone(&trail))?;
     let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
     let hub_config = CloudHubConfig {
         websocket: config.channel,
@@ -72,10 +74,11 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         desk: Box::new(CloudDesk { hub, issuer: issuer.clone() }),
         problems,
         audit: (log.clone(), audit_log(&config.data_dir)),
+        trail: Arc::clone(&trail),
         listeners,
         started,
     };
-    tasks.spawn("admin", admin.serve(issuer, service, token));
+    tasks.spawn("admin", admin.serve(issuer, service, trail, token));
     ServiceNotifier::from_env().ready();
     tracing::info!(trust_domain = config.trust_domain, ms = started.elapsed().as_millis(), "serving");
     let ended = tasks.run_until_shutdown(GRACE).await;
@@ -85,7 +88,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     ended
 }
 
-fn issuer_config(config: &CloudConfig, logs: SyncLogs) -> anyhow::Result<IssuerConfig> {
+fn issuer_config(config: &CloudConfig, logs: SyncLogs, trail: Arc<Trail>) -> anyhow::Result<IssuerConfig> {
     let secs = |secs: u32| Duration::from_secs(secs.into());
     let trust_domain = TrustDomain::new(&config.trust_domain).code(exit::CONFIG)?;
     Ok(IssuerConfig {
@@ -94,6 +97,7 @@ fn issuer_config(config: &CloudConfig, logs: SyncLogs) -> anyhow::Result<IssuerC
         node_svid_ttl: secs(config.node_svid_ttl_secs),
         intermediate_ttl: secs(config.edge_ca_ttl_secs),
         mutation_log: Some(Arc::new(logs)),
+        witness: Some(trail),
         ..IssuerConfig::new(trust_domain, Authority::SelfSigned, None)
     })
 }

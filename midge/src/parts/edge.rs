@@ -2,12 +2,14 @@
 
 use super::admin::AdminSocket;
 use super::admission::Door;
+use super::audit_stream::stream;
 use super::data_dir::{DataDir, audit_log};
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
 use super::policy::{PolicyTask, file_rules};
 use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
+use super::trail::Trail;
 use super::upstream::LocalUpstream;
 use super::{audit, http, limits, open};
 use crate::config::EdgeConfig;
@@ -41,6 +43,7 @@ pub(crate) struct EdgeBox {
     pub(crate) issuer: Issuer,
     pub(crate) clock: Clock,
     pub(crate) audit: AuditLog,
+    pub(crate) trail: Arc<Trail>,
     pub(crate) problems: Problems,
     pub(crate) started: Instant,
 }
@@ -60,22 +63,25 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let clock = Clock::system();
     let (audit, audit_writer) = audit::open(&config.data_dir, &config.audit, &clock)?;
-    let issuer = Issuer::open(issuer_config(&config)?, store.clone(), clock.clone(), dir.keys()).await?;
+    let trail = Arc::new(Trail::new(audit.clone(), clock.clone()));
+    let issuer_config = issuer_config(&config, Arc::clone(&trail))?;
+    let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
     let id = SpiffeId::new(format!("spiffe://{}/edge/{}", config.trust_domain, config.node))?;
     let problems = Problems::default();
-    let node = EdgeBox { config, id, store, mqtt_store, issuer, clock, audit, problems, started };
+    let node = EdgeBox { config, id, store, mqtt_store, issuer, clock, audit, trail, problems, started };
     if node.config.open_to_own_uid {
         open::allow_own_uid(&node).await?;
     }
     node.serve(rules, admin, bound, endpoints, audit_writer).await
 }
 
-fn issuer_config(config: &EdgeConfig) -> anyhow::Result<IssuerConfig> {
+fn issuer_config(config: &EdgeConfig, trail: Arc<Trail>) -> anyhow::Result<IssuerConfig> {
     let authority = if config.cloud.is_some() { Authority::Upstream } else { Authority::SelfSigned };
     let trust_domain = TrustDomain::new(&config.trust_domain).code(exit::CONFIG)?;
     Ok(IssuerConfig {
         ca_ttl: Duration::from_secs(config.issuer.ca_ttl_secs.into()),
         svid_ttl: Duration::from_secs(config.issuer.x509_svid_ttl_secs.into()),
+        witness: Some(trail),
         ..IssuerConfig::new(trust_domain, authority, Some(config.node.clone()))
     })
 }
@@ -101,6 +107,7 @@ impl EdgeBox {
         let handed = Arc::clone(&rules.borrow());
         let (policy_task, policy) =
             PolicyTask::new(files, &self.issuer.view(), &handed, self.problems.clone());
+        let policy_task = policy_task.recorded(Arc::clone(&self.trail));
         let server = self.server(Arc::new(door), policy.clone()).await.code(exit::IO)?;
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
@@ -121,7 +128,13 @@ impl EdgeBox {
         let managed = self.config.cloud.is_some();
         let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed, policy });
         let service = self.service(server.hub(), desk, listeners);
-        tasks.spawn("admin", admin.serve(self.issuer.clone(), service, token.clone()));
+        tasks.spawn(
+            "admin",
+            admin.serve(self.issuer.clone(), service, Arc::clone(&self.trail), token.clone()),
+        );
+        if self.config.audit.stream {
+            tasks.spawn("audit-stream", until(token.clone(), stream(&self.audit, server.hub())));
+        }
         tasks.spawn("mqtt", server.serve(bound, token.clone()));
         tasks.spawn("cloud", cloud.run(token));
 
@@ -224,6 +237,7 @@ impl EdgeBox {
             desk,
             problems: self.problems.clone(),
             audit: (self.audit.clone(), audit_log(&self.config.data_dir)),
+            trail: Arc::clone(&self.trail),
             listeners,
             started: self.started,
         }

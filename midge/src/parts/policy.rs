@@ -2,6 +2,7 @@
 //! count together is `midge_policy::Sources`.
 
 use super::problems::{Problem, Problems};
+use super::trail::Trail;
 use crate::config::PolicyConfig;
 use anyhow::Context as _;
 use issuer_core::RegistrationEntry;
@@ -56,6 +57,7 @@ pub(crate) struct PolicyTask {
     entries: HashMap<String, (Arc<RegistrationEntry>, Vec<PolicyError>)>,
     sender: watch::Sender<Arc<Policy>>,
     problems: Problems,
+    trail: Option<Arc<Trail>>,
 }
 
 impl PolicyTask {
@@ -68,9 +70,16 @@ impl PolicyTask {
     ) -> (Self, watch::Receiver<Arc<Policy>>) {
         let (sender, receiver) = watch::channel(Arc::clone(sources.policy()));
         let (entries, none) = (HashMap::new(), CloudRules::default());
-        let mut task = Self { sources, cloud: none, cloud_faults: Vec::new(), entries, sender, problems };
+        let mut task =
+            Self { sources, cloud: none, cloud_faults: Vec::new(), entries, sender, problems, trail: None };
         task.update(view, cloud);
         (task, receiver)
+    }
+
+    /// Records what is in force, and each change of it.
+    pub(crate) fn recorded(self, trail: Arc<Trail>) -> Self {
+        trail.policy_loaded(self.sources.policy());
+        Self { trail: Some(trail), ..self }
     }
 
     /// Follows its sources until one of them ends.
@@ -101,7 +110,10 @@ impl PolicyTask {
         if !Arc::ptr_eq(&self.sender.borrow(), self.sources.policy()) {
             let policy = Arc::clone(self.sources.policy());
             tracing::debug!(epoch = policy.epoch(), rules = policy.rules(), "policy");
-            self.sender.send_replace(policy);
+            let before = self.sender.send_replace(Arc::clone(&policy));
+            if let Some(trail) = &self.trail {
+                trail.policy_changed(&before, &policy);
+            }
         }
         let of_entries = self.entries.values().flat_map(|(_, faults)| faults);
         let faults: Vec<PolicyError> = self.cloud_faults.iter().chain(of_entries).cloned().collect();

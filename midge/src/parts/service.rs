@@ -2,6 +2,7 @@
 
 use super::active_policy;
 use super::problems::Problems;
+use super::trail::Trail;
 use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
 use futures_util::{Stream, StreamExt as _};
@@ -70,6 +71,7 @@ pub(crate) struct Service {
     pub(crate) problems: Problems,
     /// The audit log and its newest file.
     pub(crate) audit: (AuditLog, PathBuf),
+    pub(crate) trail: Arc<Trail>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) started: Instant,
 }
@@ -212,7 +214,16 @@ impl Midge for Service {
     async fn create_device(&self, request: Request<CreateDeviceRequest>) -> Result<Response<Device>, Status> {
         let device =
             request.into_inner().device.ok_or_else(|| Status::invalid_argument("no device given"))?;
-        self.desk.create_device(device).await.map(Response::new)
+        let created = self.desk.create_device(device).await?;
+        let mut properties: Vec<String> = created.twin.keys().cloned().collect();
+        properties.sort();
+        self.trail.act("device-created", |record| {
+            record
+                .with("device", created.id.as_str())
+                .with("node", created.node.as_str())
+                .with("properties", properties)
+        });
+        Ok(Response::new(created))
     }
 
     async fn list_devices(
@@ -225,7 +236,17 @@ impl Midge for Service {
 
     async fn set_device(&self, request: Request<SetDeviceRequest>) -> Result<Response<Device>, Status> {
         let SetDeviceRequest { id, desired, node } = request.into_inner();
-        self.desk.set_device(&node, &id, desired).await.map(Response::new)
+        // The names only: a desired value is a payload.
+        let mut properties: Vec<String> = desired.keys().cloned().collect();
+        properties.sort();
+        let device = self.desk.set_device(&node, &id, desired).await?;
+        self.trail.act("device-set", |record| {
+            record
+                .with("device", device.id.as_str())
+                .with("node", device.node.as_str())
+                .with("properties", properties)
+        });
+        Ok(Response::new(device))
     }
 
     async fn show_device(&self, request: Request<ShowDeviceRequest>) -> Result<Response<Device>, Status> {
@@ -237,7 +258,13 @@ impl Midge for Service {
         &self,
         request: Request<ApplyRulesRequest>,
     ) -> Result<Response<ListRulesResponse>, Status> {
-        self.desk.apply_rules(request.into_inner()).await.map(Response::new)
+        let request = request.into_inner();
+        let node = request.node.clone();
+        let rules = midge_policy::Rule::from_toml_str(&request.toml, "rules").unwrap_or_default();
+        let names: Vec<String> = rules.into_iter().map(|rule| rule.name).collect();
+        let answer = self.desk.apply_rules(request).await?;
+        self.trail.act("rules-applied", |record| record.with("node", node).with("rules", names));
+        Ok(Response::new(answer))
     }
 
     async fn list_rules(
@@ -251,7 +278,11 @@ impl Midge for Service {
         &self,
         request: Request<DeleteRuleRequest>,
     ) -> Result<Response<ListRulesResponse>, Status> {
-        self.desk.delete_rule(request.into_inner()).await.map(Response::new)
+        let request = request.into_inner();
+        let (node, name) = (request.node.clone(), request.name.clone());
+        let answer = self.desk.delete_rule(request).await?;
+        self.trail.act("rule-deleted", |record| record.with("node", node).with("rules", vec![name]));
+        Ok(Response::new(answer))
     }
 
     type ShowPolicyStream = Pin<Box<dyn Stream<Item = Result<PolicyPage, Status>> + Send>>;

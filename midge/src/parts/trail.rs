@@ -1,0 +1,215 @@
+//! What the audit log says of identities, certificates, policy and operators.
+
+use super::audit::by;
+use issuer_core::{CaJournal, CaRecord, EntryChange, Origin, RegistrationEntry};
+use midge_audit::{Alike, AuditLog, Record, fingerprint};
+use midge_issuer::{Cause, Changed, Issued, Mutation, Witness};
+use midge_policy::{CheckedRule, Policy};
+use midge_runtime::{Actor, Clock};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+
+/// Certificates of one identity that are written in a minute, before the others are counted.
+const CERTIFICATES: u32 = 600;
+/// Entries whose last serial is remembered, to tell a renewal from a first SVID.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// Writes what the identity server, the policy and operators do into the audit log.
+pub(crate) struct Trail {
+    log: AuditLog,
+    clock: Clock,
+    /// Last serial by entry.
+    serials: Mutex<HashMap<String, String>>,
+}
+
+impl Trail {
+    pub(crate) fn new(log: AuditLog, clock: Clock) -> Self {
+        Self { log, clock, serials: Mutex::default() }
+    }
+
+    fn event(&self, event: &'static str) -> Record {
+        Record::new(self.clock.now(), event)
+    }
+
+    /// Records an operator's act that changes neither entries nor tokens; those record themselves.
+    pub(crate) fn act(&self, event: &'static str, fill: impl FnOnce(Record) -> Record) {
+        self.log.record(by(fill(self.event(event)), Actor::current().as_ref()));
+    }
+
+    /// Records a call on the admin socket that may change something, and how it ended.
+    pub(crate) fn called(&self, actor: &Actor, status: &str) {
+        let record = self.event("admin").with("status", status);
+        self.log.record(by(record, Some(actor)));
+    }
+
+    /// Records the rules in force at the start.
+    pub(crate) fn policy_loaded(&self, policy: &Policy) {
+        self.log
+            .record(self.event("policy-loaded").with("epoch", policy.epoch()).with("rules", policy.rules()));
+    }
+
+    /// Records a change of the policy by the names of its rules; which access that gives and takes is what `midge
+    /// policy diff` tells.
+    pub(crate) fn policy_changed(&self, before: &Policy, after: &Policy) {
+        let (before, after_rules) = (before.all_rules(), after.all_rules());
+        let mut old: HashMap<&str, &CheckedRule> = before.iter().map(|rule| (name(rule), *rule)).collect();
+        let (mut added, mut changed) = (Vec::new(), Vec::new());
+        for rule in &after_rules {
+            match old.remove(name(rule)) {
+                None => added.push(name(rule)),
+                Some(known) if known != *rule => changed.push(name(rule)),
+                Some(_) => {}
+            }
+        }
+        let mut removed: Vec<&str> = old.into_keys().collect();
+        for names in [&mut added, &mut changed, &mut removed] {
+            names.sort_unstable();
+        }
+        let record = self.event("policy-changed").with("epoch", after.epoch()).with("rules", after.rules());
+        self.log.record(record.with("added", added).with("removed", removed).with("changed", changed));
+    }
+
+    fn entry(&self, change: &EntryChange) -> Option<Record> {
+        let (event, entry) = match (&change.before, &change.after) {
+            (None, Some(entry)) => ("entry-created", entry),
+            (Some(_), Some(entry)) => ("entry-updated", entry),
+            (Some(entry), None) => ("entry-deleted", entry),
+            (None, None) => return None,
+        };
+        let record = self
+            .event(event)
+            .with("identity", entry.spiffe_id.to_string())
+            .with("entry", entry.id.as_str())
+            .with("origin", if entry.origin == Origin::Cloud { "cloud" } else { "edge" });
+        if change.after.is_none() {
+            self.serials.lock().remove(&entry.id);
+            return Some(record);
+        }
+        let before: BTreeMap<_, _> = change.before.iter().flat_map(|before| fields(before)).collect();
+        let differing = fields(entry).into_iter().filter(|(key, value)| before.get(key) != Some(value));
+        Some(differing.fold(record, |record, (key, value)| record.with(key, value)))
+    }
+
+    fn journal(&self, before: Option<&CaJournal>, after: &CaJournal) -> Record {
+        let serial = |ca: Option<&CaRecord>| ca.map(|ca| ca.serial.clone());
+        let active = |journal: &CaJournal| serial(journal.active().map(|(_, ca)| ca));
+        let prepared = |journal: &CaJournal| serial(journal.prepared().map(|(_, ca)| ca));
+        let was = |get: &dyn Fn(&CaJournal) -> Option<String>| before.and_then(|before| get(before));
+        let event = if active(after).is_some() && active(after) != was(&active) {
+            "ca-activated"
+        } else if prepared(after).is_some() && prepared(after) != was(&prepared) {
+            "ca-prepared"
+        } else if after.request().is_some() {
+            "ca-requested"
+        } else {
+            "ca-changed"
+        };
+        self.event(event)
+            .with("active-serial", active(after))
+            .with("prepared-serial", prepared(after))
+            .with("not-after", after.prepared().or(after.active()).map(|(_, ca)| ca.not_after.0))
+    }
+
+    fn mutation(&self, mutation: &Mutation, changed: &Changed<'_>) -> Option<Record> {
+        Some(match mutation {
+            Mutation::Entry(change) => self.entry(change)?,
+            // Of the token's hash only the start: a token that an operator chose could be guessed from the whole.
+            Mutation::TokenMade(token) => self
+                .event("token-made")
+                .with("token", start(&token.token_sha256))
+                .with("identity", token.agent_id.as_ref().map(ToString::to_string))
+                .with("expires", token.expires_at.0),
+            Mutation::TokenGone(token) => self.event("token-gone").with("token", start(token)),
+            Mutation::Node(node) => {
+                let is_new = changed.mutations.iter().any(|other| matches!(other, Mutation::TokenGone(_)));
+                let event = match (node.banned, is_new) {
+                    (true, _) => "node-banned",
+                    (false, true) => "node-joined",
+                    (false, false) => "node-updated",
+                };
+                self.event(event)
+                    .with("identity", node.id.to_string())
+                    .with("token", start(&node.token_sha256))
+                    .with("serial", node.svid_serial.as_str())
+            }
+            Mutation::NodeGone(id) => self.event("node-deleted").with("identity", id.to_string()),
+            Mutation::Bundle(bundle) => {
+                let roots: Vec<String> =
+                    bundle.roots().iter().map(|root| fingerprint(&root.certificate)).collect();
+                self.event("bundle-changed").with("sequence", bundle.sequence()).with("roots", roots)
+            }
+            Mutation::Journal(journal) => self.journal(changed.journal_before, journal),
+            // What a newer server can do is recorded by its name at least.
+            _ => self.event("changed"),
+        })
+    }
+}
+
+impl Witness for Trail {
+    fn changed(&self, changed: &Changed<'_>) {
+        for mutation in changed.mutations {
+            if let Some(record) = self.mutation(mutation, changed) {
+                self.log.record(by(record, changed.actor));
+            }
+        }
+    }
+
+    fn issued(&self, issued: &Issued<'_>) {
+        let Issued { id, serial, expires, cause, actor } = issued;
+        let mut previous = None;
+        let (event, what) = match cause {
+            Cause::Entry(entry) => {
+                let mut serials = self.serials.lock();
+                if serials.len() >= REMEMBERED_MAX && !serials.contains_key(entry) {
+                    serials.clear();
+                }
+                previous = serials.insert(entry.clone(), (*serial).to_owned());
+                (if previous.is_some() { "svid-renewed" } else { "svid-issued" }, "entry")
+            }
+            Cause::Minted => ("svid-issued", "operator"),
+            Cause::Node => ("svid-issued", "node"),
+            Cause::Builtin => ("svid-issued", "own part"),
+            Cause::Intermediate => ("ca-issued", "node"),
+        };
+        let (at, identity) = (self.clock.now(), id.to_string());
+        let alike =
+            Alike { identity: &identity, event, class: what, burst: CERTIFICATES, at, is_denial: false };
+        if !self.log.admits(&alike) {
+            return;
+        }
+        let record = Record::new(at, event)
+            .with("identity", identity.as_str())
+            .with("serial", *serial)
+            .with("expires", expires.0)
+            .with("for", what)
+            .with("entry", if let Cause::Entry(entry) = cause { Some(entry.as_str()) } else { None })
+            .with("previous-serial", previous);
+        self.log.record(by(record, actor.as_ref()));
+    }
+}
+
+/// What an operator sets of an entry.
+fn fields(entry: &RegistrationEntry) -> Vec<(&'static str, Value)> {
+    let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
+    vec![
+        ("parent", entry.parent_id.to_string().into()),
+        ("selectors", selectors.into()),
+        ("publish", entry.publish.clone().into()),
+        ("subscribe", entry.subscribe.clone().into()),
+        ("dns-names", entry.dns_names.clone().into()),
+        ("ttl-secs", entry.x509_svid_ttl_secs.into()),
+        ("admin", entry.admin.into()),
+        ("downstream", entry.downstream.into()),
+        ("expires-at", entry.expires_at.into()),
+    ]
+}
+
+fn start(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
+}
+
+fn name(rule: &CheckedRule) -> &str {
+    rule.name().text()
+}
