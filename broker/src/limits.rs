@@ -3,6 +3,7 @@
 
 use crate::{LostRetained, MqttConfig};
 use broker_core::Config;
+use midge_policy::QueueOverflow;
 use mqtt_proto::TopicName;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
@@ -36,6 +37,8 @@ pub struct LimitsConfig {
     pub queue_messages_max: u32,
     /// Bytes of messages that wait for one session.
     pub queue_bytes_max: u32,
+    /// What becomes of a message that finds a queue full, where no rule says so.
+    pub queue_overflow: QueueOverflow,
     /// Retained messages in total.
     pub retained_messages_max: u32,
     /// Bytes of retained messages in total.
@@ -68,6 +71,7 @@ impl Default for LimitsConfig {
             held_bytes_max: of(core.held_bytes_max),
             queue_messages_max: of(core.queue_messages_max),
             queue_bytes_max: of(core.queue_bytes_max),
+            queue_overflow: core.queue_overflow,
             retained_messages_max: of(core.retained_messages_max),
             retained_bytes_max: of(core.retained_bytes_max),
             unsent_bytes_soft: of(core.unsent_bytes_soft),
@@ -99,6 +103,7 @@ impl MqttConfig {
             packet_size_max: self.packet_size_max,
             queue_messages_max: to(limits.queue_messages_max),
             queue_bytes_max: to(limits.queue_bytes_max),
+            queue_overflow: limits.queue_overflow,
             retained_messages_max: to(limits.retained_messages_max),
             retained_bytes_max: to(limits.retained_bytes_max),
             unsent_bytes_soft: to(limits.unsent_bytes_soft),

@@ -156,7 +156,12 @@ impl Broker {
     /// Publishes a message of the broker itself (`$SYS`, `$identity`): no publisher's right is asked, receivers' are.
     pub fn handle_own_publication(&mut self, publication: Publication, now: Now) {
         let route = self.route(&publication.topic);
-        let source = Source { publisher: None, origin: Arc::new(Origin::Broker), durability: None };
+        let source = Source {
+            publisher: None,
+            origin: Arc::new(Origin::Broker),
+            durability: None,
+            refuses_overflow: false,
+        };
         self.distribute(publication, source, &route, now.mono, now);
     }
 

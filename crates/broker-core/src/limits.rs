@@ -1,8 +1,11 @@
 //! Every limit of the core, its default, and what happens beyond it.
 //!
 //! Overflow rules:
-//! - **Queue of a session** (`queue_messages_max`, `queue_bytes_max`): the newest message is dropped
-//!   and counted; what waits keeps its order.
+//! - **Queue of a session** (`queue_messages_max`, `queue_bytes_max`): as the rule of its subscription says, else
+//!   `queue_overflow`: the newest message is dropped, or the oldest ones are; they are counted, and what waits keeps
+//!   its order. Where the rule of the publisher says `refuse`, the message reaches nobody: 0x97 (5.0), or the
+//!   connection ends without an acknowledgement (3.1.1). What was taken at QoS 2 cannot be refused any more when
+//!   PUBREL comes: then the newest is dropped. QoS 0 is never refused.
 //! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and
 //!   counted, QoS 1 and 2 wait in the queue. Above `unsent_bytes_hard` (only answers to the client's
 //!   own packets still get there) the connection is cut with 0x97; its session stays.
@@ -21,6 +24,7 @@
 //!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
 
 use crate::record::Durability;
+use midge_policy::QueueOverflow;
 use mqtt_proto::TopicName;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -72,6 +76,8 @@ pub struct Config {
     pub queue_messages_max: usize,
     /// Bytes of messages waiting for one session.
     pub queue_bytes_max: usize,
+    /// What becomes of a message that finds a queue full, where no rule says so.
+    pub queue_overflow: QueueOverflow,
     /// Unsent bytes of one connection above which it receives no new messages.
     pub unsent_bytes_soft: usize,
     /// Unsent bytes of one connection above which it is cut.
@@ -124,6 +130,7 @@ impl Default for Config {
             topic_alias_out_max: 32,
             queue_messages_max: 1_000,
             queue_bytes_max: 8 * 1024 * 1024,
+            queue_overflow: QueueOverflow::DropNewest,
             unsent_bytes_soft: 1024 * 1024,
             unsent_bytes_hard: 4 * 1024 * 1024,
             retained_messages_max: 100_000,

@@ -14,7 +14,7 @@ use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::{Denial, PublishPermit};
+use midge_policy::{Denial, PublishPermit, QueueOverflow};
 use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, TopicName, Version};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -23,6 +23,9 @@ use std::time::Duration;
 
 /// What a client is told whose message the store could not take.
 const STORE_REFUSES: &str = "the broker cannot store messages at present";
+
+/// What a client is told whose rule wants its messages refused rather than dropped.
+const QUEUE_REFUSES: &str = "a receiver has no room for another message";
 
 /// Topics remembered per connection; beyond it all are forgotten and asked again.
 const REMEMBERED_MAX: usize = 128;
@@ -49,6 +52,8 @@ pub(crate) struct Source {
     pub(crate) publisher: Option<Key>,
     pub(crate) origin: Arc<Origin>,
     pub(crate) durability: Option<Durability>,
+    /// Whether it is refused where a receiver's queue has no room for it.
+    pub(crate) refuses_overflow: bool,
 }
 
 fn limited(permit: &PublishPermit) -> Option<Limited> {
@@ -102,6 +107,12 @@ impl Broker {
                 }
                 (ReasonCode::QuotaExceeded, Some(STORE_REFUSES))
             }
+            Ok((source, route)) if self.queues_refuse(key, &publication, &source, &route) => {
+                if self.is_v311(key) {
+                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+                }
+                (ReasonCode::QuotaExceeded, Some(QUEUE_REFUSES))
+            }
             Ok((source, route)) if self.has_room(&publication) => {
                 self.distribute(publication, source, &route, now.mono, now);
                 let reason =
@@ -148,6 +159,12 @@ impl Broker {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
                 (ReasonCode::QuotaExceeded, STORE_REFUSES)
+            }
+            Ok((source, route)) if self.queues_refuse(key, &publication, &source, &route) => {
+                if version == Version::V311 {
+                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+                }
+                (ReasonCode::QuotaExceeded, QUEUE_REFUSES)
             }
             Ok(_) if !self.has_room(&publication) => {
                 (ReasonCode::QuotaExceeded, "no room for another retained message")
@@ -220,14 +237,16 @@ impl Broker {
     fn decide(&mut self, key: Key, publication: &Publication, arrives: Option<Now>) -> Option<Decision> {
         let (generation, epoch) = (self.authority.generation(), self.subscriptions.epoch());
         let (facts, topic) = (facts(publication), &publication.topic);
+        let refuses = self.config.queue_overflow == QueueOverflow::Refuse;
         let remembered = self.connection_mut(key).and_then(|connection| connection.cache.0.get(topic));
         if let Some(r) = remembered
             && (r.generation, r.epoch) == (generation, epoch)
             && r.permit.covers(&facts)
         {
             let (origin, durability) = (Arc::clone(&r.origin), durability(&r.permit));
+            let refuses_overflow = refuses || r.permit.refuses_overflow();
             let (limited, route) = (limited(&r.permit), Arc::clone(&r.route));
-            let source = Source { publisher: Some(key), origin, durability };
+            let source = Source { publisher: Some(key), origin, durability, refuses_overflow };
             return self.counted(key, limited, publication, arrives).map(|()| Ok((source, route)));
         }
         let rights = self.sessions.get_mut(key)?.rights(&mut self.authority);
@@ -238,11 +257,13 @@ impl Broker {
         let limited = limited(&permit);
         let session = self.sessions.get(key)?;
         let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
+        let refuses_overflow = refuses || permit.refuses_overflow();
         let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
         let rule = Arc::clone(permit.rule());
         let origin = Arc::new(Origin::Client { identity, client_id, listener, rule, will: false });
         let durability = durability(&permit);
-        let source = Source { publisher: Some(key), origin: Arc::clone(&origin), durability };
+        let source =
+            Source { publisher: Some(key), origin: Arc::clone(&origin), durability, refuses_overflow };
         let route = Arc::new(self.route(topic));
         if let Some(connection) = self.connection_mut(key) {
             let cache = &mut connection.cache.0;
@@ -297,6 +318,29 @@ impl Broker {
         }
     }
 
+    /// Tells whether a message is refused because a receiver could neither take it now nor keep it.
+    fn queues_refuse(&self, key: Key, publication: &Publication, source: &Source, route: &Route) -> bool {
+        if !source.refuses_overflow {
+            return false;
+        }
+        let bytes = Message::cost(publication);
+        let is_full = |session: Key, granted: QoS| {
+            let qos = publication.qos.min(granted);
+            qos != QoS::AtMostOnce
+                && self.sessions.get(session).is_some_and(|session| {
+                    !session.is_ready(qos, self.config.unsent_bytes_soft)
+                        && !session.queue.has_room_for(bytes, &self.config)
+                })
+        };
+        let full_target = route.targets.iter().any(|target| {
+            target.grant_for(Some(key)).is_some_and(|grant| is_full(target.session, grant.qos))
+        });
+        full_target
+            || route.groups.iter().any(|(_, members)| {
+                !members.is_empty() && members.iter().all(|member| is_full(member.session, member.grant.qos))
+            })
+    }
+
     /// Tells whether a message is refused because the store could not take it at present.
     fn store_refuses(
         &self,
@@ -323,7 +367,7 @@ impl Broker {
     pub(crate) fn distribute(
         &mut self,
         publication: Publication,
-        Source { publisher, origin, durability }: Source,
+        Source { publisher, origin, durability, .. }: Source,
         route: &Route,
         received: Duration,
         now: Now,

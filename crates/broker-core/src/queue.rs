@@ -3,6 +3,7 @@
 use crate::limits::Config;
 use crate::message::{Message, UNDECIDED};
 use crate::shared::GroupId;
+use midge_policy::QueueOverflow;
 use mqtt_proto::QoS;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ impl Waiting {
 pub(crate) struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// What the rule of its session's latest subscription says to drop, if it says so.
+    pub(crate) overflow: Option<QueueOverflow>,
 }
 
 impl Queue {
@@ -52,8 +55,20 @@ impl Queue {
     }
 
     pub(crate) fn has_room(&self, message: &Message, config: &Config) -> bool {
-        let bytes = self.bytes.saturating_add(message.bytes());
+        self.has_room_for(message.bytes(), config)
+    }
+
+    pub(crate) fn has_room_for(&self, bytes: usize, config: &Config) -> bool {
+        let bytes = self.bytes.saturating_add(bytes);
         self.waiting.len() < config.queue_messages_max && bytes <= config.queue_bytes_max
+    }
+
+    /// Takes out the oldest message where it has to make room for this one.
+    pub(crate) fn yield_to(&mut self, message: &Message, config: &Config) -> Option<Waiting> {
+        let drops_oldest = self.overflow.unwrap_or(config.queue_overflow) == QueueOverflow::DropOldest;
+        // One that never fits drives nobody out.
+        let may_fit = message.bytes() <= config.queue_bytes_max && config.queue_messages_max > 0;
+        if drops_oldest && may_fit && !self.has_room(message, config) { self.pop() } else { None }
     }
 
     /// Takes a message; false when the queue is full.

@@ -29,7 +29,7 @@ pub(crate) struct Release<'a> {
 impl Session {
     /// Takes a message whose publisher and receiver were authorized just now: sends it if nothing stands
     /// before it, else lets it wait.
-    pub(crate) fn accept(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+    pub(crate) fn accept(&mut self, waiting: Waiting, release: &mut Release<'_>) {
         let is_qos0 = waiting.qos == QoS::AtMostOnce;
         if self.is_ready(waiting.qos, release.config.unsent_bytes_soft) {
             self.send(waiting, release);
@@ -37,7 +37,18 @@ impl Session {
             if self.connection().is_some() {
                 release.out.metrics.dropped.slow_reader += 1;
             }
-        } else if self.queue.has_room(&waiting.message, release.config) {
+        } else {
+            self.keep(waiting, release);
+        }
+    }
+
+    /// Lets a message wait, or drops it or older ones as the rule says.
+    fn keep(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+        while let Some(oldest) = self.queue.yield_to(&waiting.message, release.config) {
+            release.out.metrics.dropped.queue_full += 1;
+            release.out.ledger.dequeue(self.number, &oldest);
+        }
+        if self.queue.has_room(&waiting.message, release.config) {
             self.enqueue(&mut waiting, release);
             self.queue.push(waiting, release.config);
         } else {

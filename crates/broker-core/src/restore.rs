@@ -166,6 +166,7 @@ impl Restoration<'_> {
                     retain_handling: RetainHandling::DoNotSend,
                 };
                 let mut subscribed = Subscribed::new(&asked, &permit, record.id);
+                session.queue.overflow = permit.queue_overflow().or(session.queue.overflow);
                 subscribed.number = key.number;
                 subscribed.ordinal = session.ordinals;
                 session.ordinals = session.ordinals.wrapping_add(1);

@@ -145,12 +145,13 @@ impl Broker {
 
     fn review_subscriptions(&mut self, key: Key, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let mut lost = Vec::new();
+        let (mut lost, mut overflow) = (Vec::new(), None);
         for (spelled, subscribed) in &mut session.subscriptions {
             let mode = mode_of(session.listener.as_deref(), &subscribed.filter);
             match session.rights.subscribe(&subscribed.filter, subscribed.requested, mode) {
                 Err(denial) => lost.push((Arc::clone(spelled), denial)),
                 Ok(permit) => {
+                    overflow = permit.queue_overflow().or(overflow);
                     if let Some(reviewed) = subscribed.reviewed(&permit) {
                         self.subscriptions.add(key, &reviewed, Some(subscribed));
                         *subscribed = reviewed;
@@ -158,6 +159,7 @@ impl Broker {
                 }
             }
         }
+        session.queue.overflow = overflow;
         // What was routed while this session had not been looked at is routed anew.
         self.subscriptions.touch();
         for (filter, denial) in lost {

@@ -77,6 +77,7 @@ impl Broker {
         }
         let mut subscribed = Subscribed::new(subscription, &permit, id);
         subscribed.ordinal = replaced.map_or(session.ordinals, |replaced| replaced.ordinal);
+        session.queue.overflow = permit.queue_overflow().or(session.queue.overflow);
         if self.out.ledger.trouble != StoreTrouble::None
             && session.is_stored()
             && !replaced.is_some_and(|replaced| replaced.asks_the_same(&subscribed))

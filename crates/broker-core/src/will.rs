@@ -51,7 +51,12 @@ impl Broker {
                 let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
                 let origin = Arc::new(Origin::Client { identity, client_id, listener, rule, will: true });
                 let route = self.route(topic);
-                let source = Source { publisher: Some(key), origin, durability: durability(&permit) };
+                let source = Source {
+                    publisher: Some(key),
+                    origin,
+                    durability: durability(&permit),
+                    refuses_overflow: false,
+                };
                 self.distribute(publication, source, &route, now.mono, now);
             }
             Err(denial) => {

@@ -32,6 +32,8 @@ mod modes;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod overflow;
+#[cfg(test)]
 mod passage;
 #[cfg(test)]
 mod policy;

@@ -1,0 +1,132 @@
+//! What becomes of a message that finds a queue full, as the broker or a rule says.
+
+use crate::world::*;
+use broker_core::ConnId;
+use midge_policy::{QueueOverflow, Rule};
+use mqtt_proto::{Connect, Packet, SharedFilter};
+use std::num::NonZeroU16;
+
+fn says(overflow: QueueOverflow, rule: Rule) -> Rule {
+    Rule { queue_overflow: Some(overflow), ..rule }
+}
+
+/// A world whose queues hold two messages, and a session of `ops` without a connection, subscribed to `a`.
+fn absent(rules: Vec<Rule>) -> World {
+    let config = broker_core::Config { queue_messages_max: 2, ..broker_core::Config::default() };
+    let mut world = World::with(config, rules);
+    let ops = world.open("ops", durable("c"));
+    world.subscribe(ops, "a", Q1);
+    world.lose(ops);
+    world
+}
+
+fn publish_numbers(world: &mut World, conn: ConnId, count: u32) -> Vec<String> {
+    for n in 1..=count {
+        world.publish(conn, "a", &n.to_string(), Q1);
+    }
+    world.take(conn)
+}
+
+fn kept(world: &mut World) -> Vec<String> {
+    let ops = world.connect("ops", durable("c"));
+    let seen = world.take(ops).into_iter().skip(1);
+    seen.map(|text| text.split('"').nth(1).unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn the_rule_of_the_subscriber_says_which_end_of_its_queue_gives_way() {
+    let all = |id: &str| allow(id, &["a"], &["a"]);
+    for (rule, expected) in [
+        (all("ops"), ["1", "2"]),
+        (says(QueueOverflow::DropNewest, all("ops")), ["1", "2"]),
+        (says(QueueOverflow::DropOldest, all("ops")), ["4", "5"]),
+    ] {
+        let mut world = absent(vec![rule, all("press")]);
+        let press = world.client("press");
+        let seen = publish_numbers(&mut world, press, 5);
+        assert_eq!(seen, ["PUBACK 1 00"; 5]);
+        assert_eq!(kept(&mut world), expected);
+        assert_eq!(world.broker.metrics().dropped.queue_full, 3);
+    }
+}
+
+#[test]
+fn the_broker_says_it_where_no_rule_does() {
+    let mut world = World::limited(|config| {
+        config.queue_messages_max = 2;
+        config.queue_overflow = QueueOverflow::DropOldest;
+    });
+    let ops = world.open("ops", durable("c"));
+    world.subscribe(ops, "a", Q1);
+    world.lose(ops);
+    let press = world.client("press");
+    publish_numbers(&mut world, press, 4);
+    assert_eq!(kept(&mut world), ["3", "4"]);
+}
+
+#[test]
+fn a_message_that_never_fits_drives_nobody_out() {
+    let mut world = World::limited(|config| {
+        config.queue_bytes_max = 1_000;
+        config.queue_overflow = QueueOverflow::DropOldest;
+    });
+    let ops = world.open("ops", durable("c"));
+    world.subscribe(ops, "a", Q1);
+    world.lose(ops);
+    let press = world.client("press");
+    world.publish(press, "a", "small", Q1);
+    world.publish(press, "a", &"x".repeat(2_000), Q1);
+    assert_eq!(kept(&mut world), ["small"]);
+}
+
+#[test]
+fn where_the_publishers_rule_says_refuse_it_is_told_and_nobody_gets_the_message() {
+    let refusing = says(QueueOverflow::Refuse, allow("press", &["a"], &["a"]));
+    let mut world = absent(vec![refusing, allow("ops", &["a"], &["a"]), allow("other", &["a"], &["a"])]);
+    let other = world.client("other");
+    world.subscribe(other, "a", Q0);
+    let press = world.client("press");
+    let seen = publish_numbers(&mut world, press, 3);
+    assert_eq!(seen, ["PUBACK 1 00", "PUBACK 1 00", "PUBACK 1 97"]);
+    assert_eq!(world.reason_strings(press), ["a receiver has no room for another message"]);
+    world.publish(press, "a", "3", Q2);
+    world.expect(press, ["PUBREC 1 97"]);
+    assert_eq!(world.take(other).len(), 2);
+    // QoS 0 waits for nobody, and is never refused.
+    world.publish(press, "a", "0", Q0);
+    assert_eq!(world.take(other).len(), 1);
+    // Another publisher, whose rule does not say so, is not concerned.
+    world.publish(other, "a", "4", Q1);
+    assert_eq!(world.take(other), ["PUBLISH a \"4\" q0", "PUBACK 1 00"]);
+    assert_eq!(kept(&mut world), ["1", "2"]);
+    // With room there again it goes on.
+    assert_eq!(publish_numbers(&mut world, press, 1), ["PUBACK 1 00"]);
+}
+
+#[test]
+fn a_311_publisher_is_disconnected_instead_of_being_told_a_lie() {
+    let refusing = says(QueueOverflow::Refuse, allow("press", &["a"], &["a"]));
+    let mut world = absent(vec![refusing, allow("ops", &["a"], &["a"])]);
+    let press = world.open("press", v311("p"));
+    let seen = publish_numbers(&mut world, press, 3);
+    assert_eq!(seen, ["PUBACK 1 00", "PUBACK 1 00", "CLOSE Protocol(QuotaExceeded)"]);
+}
+
+#[test]
+fn a_share_group_refuses_only_when_no_member_has_room() {
+    let refusing = says(QueueOverflow::Refuse, allow("press", &["a"], &["a"]));
+    let config = broker_core::Config { queue_messages_max: 1, ..broker_core::Config::default() };
+    let mut world = World::with(config, vec![refusing, allow("ops", &[], &["a"])]);
+    let shared = SharedFilter::new("$share/g/a").unwrap();
+    for client_id in ["one", "two"] {
+        let member = world.open("ops", Connect { receive_max: NonZeroU16::new(1), ..durable(client_id) });
+        let subscription = mqtt_proto::Subscription { filter: shared.clone(), ..sub("a", Q1) };
+        world.send(member, subscribe([subscription]));
+        world.lose(member);
+    }
+    let press = world.client("press");
+    let seen = publish_numbers(&mut world, press, 3);
+    assert_eq!(seen, ["PUBACK 1 00", "PUBACK 1 00", "PUBACK 1 97"]);
+    world.send(press, Packet::PingReq);
+    world.expect(press, ["PINGRESP"]);
+}
