@@ -165,7 +165,6 @@ fn a_running_edge_is_asked_for_what_is_in_force() {
     let gained = server.run(&["policy", "diff", &config, "running"]).ok().json();
     assert_eq!(gained["kinds"][0]["id"], shop);
     assert_eq!(gained["kinds"][0]["changes"][0]["filter"], "shop/#");
-    server
-        .run(&["policy", "rules", "-p", "running", "--socketPath", "/nowhere.sock"])
+    run_midge(&["policy", "rules", "-p", "running", "--socketPath", "/nowhere.sock"])
         .refused(69, &["/nowhere.sock"]);
 }
