@@ -19,7 +19,8 @@ impl Rule {
     /// Every fault found, with file and line, when there is one.
     pub fn from_toml_str(text: &str, file: &str) -> Result<Vec<Self>, Vec<PolicyError>> {
         let file: Arc<str> = file.into();
-        let place = |at: usize| RuleSource::File { file: Arc::clone(&file), line: line_of(text, at) };
+        let ends = line_ends(text);
+        let place = |at: usize| RuleSource::File { file: Arc::clone(&file), line: line_of(&ends, at) };
         let refused = |error: toml::de::Error| {
             let place = place(error.span().map_or(0, |span| span.start));
             vec![PolicyError { place, rule: None, problem: Problem::Syntax(error.message().to_owned()) }]
@@ -41,9 +42,14 @@ impl Rule {
     }
 }
 
+/// Returns where lines end. Looked up once: a file may have very many rules.
+fn line_ends(text: &str) -> Vec<usize> {
+    text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect()
+}
+
 /// Returns the line, from 1, of a byte offset.
-fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+fn line_of(ends: &[usize], at: usize) -> usize {
+    ends.partition_point(|end| *end < at) + 1
 }
 
 /// Finds the value at fault in the rule.
