@@ -227,13 +227,9 @@ fn operators_and_certificates_are_told_and_secrets_are_not() {
     let key_line =
         minted.split("PRIVATE KEY").nth(1).unwrap().split(['\n', '\\']).find(|line| line.len() > 60);
     let log: String = files(&place).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    for secret in [
-        "secret-payload",
-        "secret-password",
-        "PRIVATE",
-        token,
-        key_line.unwrap().trim_start_matches('n'),
-    ] {
+    for secret in
+        ["secret-payload", "secret-password", "PRIVATE", token, key_line.unwrap().trim_start_matches('n')]
+    {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
     audit(&place, &["verify"]).ok();

@@ -96,7 +96,7 @@ impl Trail {
         let serial = |ca: Option<&CaRecord>| ca.map(|ca| ca.serial.clone());
         let active = |journal: &CaJournal| serial(journal.active().map(|(_, ca)| ca));
         let prepared = |journal: &CaJournal| serial(journal.prepared().map(|(_, ca)| ca));
-        let was = |get: &dyn Fn(&CaJournal) -> Option<String>| before.and_then(|before| get(before));
+        let was = |get: &dyn Fn(&CaJournal) -> Option<String>| before.and_then(get);
         let event = if active(after).is_some() && active(after) != was(&active) {
             "ca-activated"
         } else if prepared(after).is_some() && prepared(after) != was(&prepared) {
