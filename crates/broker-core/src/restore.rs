@@ -281,8 +281,13 @@ impl Restoration<'_> {
         if parked.will.is_some() {
             return None;
         }
+        // Its client was connected when the broker ended: from now on its delay runs, over the next end too.
+        let starts = due.is_none().then(|| will.clone());
         parked.will = Some(LateWill { at, will, number });
         self.broker.timers.set(at, Due::Will(key));
+        if let Some(will) = starts {
+            self.broker.record_will(key, &will, number, self.now);
+        }
         self.found.wills += 1;
         Some(())
     }

@@ -418,3 +418,20 @@ fn a_batch_is_as_safe_as_the_safest_of_its_changes() {
     world.send(ops, Packet::PubAck(ack(2)));
     assert_eq!(world.disk.pending.last().map(|batch| batch.level), Some(Durability::None));
 }
+
+// [MQTT-3.1.2-8]: the delay of a will runs from the first end of the broker, however often it ends again.
+#[test]
+fn the_delay_of_a_will_runs_on_over_several_restarts() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "w", Q1);
+    let mut last = will("w", "gone", 10).unwrap();
+    last.message.qos = Q1;
+    world.open("press", Connect { will: Some(last), ..durable("c") });
+    for down_secs in [0, 4, 5] {
+        world.crash(down_secs);
+        assert_eq!(world.session("ops", "ops").unwrap().queued, 0, "after {down_secs} more");
+    }
+    world.crash(1);
+    assert_eq!(world.session("ops", "ops").unwrap().queued, 1);
+}
