@@ -216,6 +216,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 hub.malformed(conn, error.reason());
                 std::future::pending::<()>().await;
             }
+            if self.buffer.is_empty() && self.buffer.capacity() > 4 * wanted {
+                self.buffer = BytesMut::new();
+            }
             self.buffer.reserve(wanted);
             match self.read.read_buf(&mut self.buffer).await {
                 Ok(0) => return CloseCause::Eof,
@@ -224,7 +227,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     if count >= wanted {
                         wanted = (wanted * 2).min(READ_BYTES_MAX);
                     } else if count < wanted / 4 {
-                        wanted = READ_BYTES;
+                        wanted = (wanted / 2).max(READ_BYTES);
                     }
                 }
                 Err(error) => return CloseCause::Failed(error.to_string().into()),

@@ -43,9 +43,10 @@ fn skip(servers: &mut Vec<Server>, server: Server, why: &str) {
 }
 
 fn target_dir() -> anyhow::Result<PathBuf> {
+    // target/<profile>/midge-bench
     let own = std::env::current_exe()?;
-    let dir = own.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
-    Ok(dir.context("this program is not in a target directory; name the midge with --midge")?.to_owned())
+    let dir = own.parent().and_then(Path::parent);
+    Ok(dir.context("this program is not in a target directory")?.to_owned())
 }
 
 fn build_midge() -> anyhow::Result<PathBuf> {
