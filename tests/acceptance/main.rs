@@ -11,6 +11,7 @@
 mod agent;
 mod audit;
 mod client;
+mod crash;
 mod demo;
 mod device;
 mod disk;
@@ -19,6 +20,7 @@ mod enrolment;
 mod flaws;
 mod interop;
 mod policy;
+mod power_cut;
 mod running;
 mod sessions;
 mod support;

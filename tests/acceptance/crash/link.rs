@@ -1,0 +1,126 @@
+//! One network connection of a client that expects to lose it at any moment.
+
+use super::Stage;
+use bytes::{Bytes, BytesMut};
+use mqtt_proto::{
+    Ack, Connect, Decoder, Limits, Packet, PacketId, Publish, QoS, ReasonCode, RetainHandling, SharedFilter,
+    Subscribe, Subscription, TopicName, Version, encode,
+};
+use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
+use std::net::TcpStream;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+pub(crate) struct Link {
+    stream: TcpStream,
+    decoder: Decoder,
+    buffer: BytesMut,
+}
+
+impl Link {
+    /// Connects, keeping the session. Tells whether there was one.
+    pub(crate) fn open(stage: &Stage, client_id: &str) -> Result<(Self, bool)> {
+        let address = stage.address().ok_or(ErrorKind::ConnectionRefused)?;
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_millis(5)))?;
+        let decoder = Decoder::client(Version::V5, Limits::default());
+        let mut link = Self { stream, decoder, buffer: BytesMut::new() };
+        link.send(&Packet::Connect(Box::new(Connect {
+            version: Version::V5,
+            clean_start: false,
+            keep_alive_secs: 0,
+            client_id: client_id.into(),
+            will: None,
+            username: None,
+            password: None,
+            session_expiry_secs: Some(3600),
+            receive_max: None,
+            packet_size_max: None,
+            topic_alias_max: 10,
+            request_response_info: false,
+            request_problem_info: true,
+            user_properties: Vec::new(),
+            auth_method: None,
+            auth_data: None,
+        })))?;
+        match link.wait()? {
+            Packet::ConnAck(answer) if answer.reason == ReasonCode::Success => {
+                Ok((link, answer.session_present))
+            }
+            other => panic!("no CONNACK: {other:?}"),
+        }
+    }
+
+    pub(crate) fn send(&mut self, packet: &Packet) -> Result<()> {
+        let mut bytes = BytesMut::new();
+        encode(packet, Version::V5, &mut bytes).unwrap();
+        self.stream.write_all(&bytes)
+    }
+
+    /// The next packet, if there is one already.
+    pub(crate) fn next(&mut self) -> Result<Option<Packet>> {
+        loop {
+            if let Some(packet) = self.decoder.decode(&mut self.buffer).unwrap() {
+                return Ok(Some(packet));
+            }
+            let mut chunk = [0; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) fn wait(&mut self) -> Result<Packet> {
+        for _ in 0..4_000 {
+            if let Some(packet) = self.next()? {
+                return Ok(packet);
+            }
+        }
+        Err(Error::other("the broker says nothing"))
+    }
+
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<()> {
+        let subscription = Subscription {
+            filter: SharedFilter::new(filter).unwrap(),
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        self.send(&Packet::Subscribe(Box::new(Subscribe {
+            packet_id: NonZeroU16::MIN,
+            subscription_id: None,
+            user_properties: Vec::new(),
+            subscriptions: vec![subscription],
+        })))?;
+        match self.wait()? {
+            Packet::SubAck(answer) => assert_eq!(answer.reasons[0] as u8, qos as u8),
+            other => panic!("no SUBACK: {other:?}"),
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn ack(packet_id: PacketId) -> Ack {
+    Ack { packet_id, reason: ReasonCode::Success, info: None }
+}
+
+pub(crate) fn publish(topic: &str, number: u32, qos: QoS, packet_id: PacketId, dup: bool) -> Packet {
+    Packet::Publish(Box::new(Publish {
+        dup,
+        qos,
+        retain: false,
+        topic: Some(TopicName::new(topic).unwrap()),
+        packet_id: Some(packet_id),
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: Bytes::from(number.to_string()),
+    }))
+}
