@@ -35,7 +35,13 @@ struct Inner {
     /// When the timer task will wake by itself.
     armed: Option<Duration>,
     storing: Storing,
+    /// Whether the persister has to be woken once the core was left.
+    to_persist: bool,
 }
+
+/// How long changes that nobody waits for may stay unwritten, and how many bytes of them.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+const IDLE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What of the core's changes is not stored yet.
 #[derive(Default)]
@@ -98,6 +104,7 @@ impl Hub {
             next_conn: 1,
             armed: None,
             storing: Storing::default(),
+            to_persist: false,
         };
         Self(Arc::new(Shared {
             inner: Mutex::new(inner),
@@ -270,20 +277,32 @@ impl Hub {
     }
 
     /// Waits for changes to be stored; none once everything is stored after the end.
+    ///
+    /// Changes that nobody waits for go with the next that somebody does, or after a while: what a receiver
+    /// acknowledges is best not written at all.
     pub(crate) async fn next_pending(&self) -> Option<Pending> {
+        let mut is_late = false;
         loop {
             let unstored = self.0.unstored.notified();
-            {
+            let is_idle = {
                 let storing = &mut self.0.inner.lock().storing;
-                if !storing.pending.is_idle() {
+                let pending = &storing.pending;
+                let is_idle = pending.is_idle();
+                let is_due = is_late || storing.is_ending || pending.bytes > IDLE_BYTES_MAX;
+                if !is_idle && (is_due || pending.is_awaited()) {
                     storing.writing = storing.pending.bytes;
                     return Some(std::mem::take(&mut storing.pending));
                 }
                 if storing.is_ending {
                     return None;
                 }
+                is_idle
+            };
+            if is_idle {
+                unstored.await;
+            } else {
+                is_late = tokio::time::timeout(IDLE_WAIT, unstored).await.is_err();
             }
-            unstored.await;
         }
     }
 
@@ -379,8 +398,12 @@ impl Hub {
             (None, _) => false,
         };
         let has_backlog = inner.broker.has_backlog();
+        let to_persist = std::mem::take(&mut inner.to_persist);
         woken.add(&mut inner.to_wake);
         drop(inner);
+        if to_persist {
+            self.0.unstored.notify_one();
+        }
         if has_backlog {
             self.0.backlog.notify_one();
         }
@@ -417,13 +440,14 @@ impl Hub {
             Effect::Authenticate { conn, request } => self.judge(conn, *request),
             Effect::Audit(event) => record_event(&self.0.audit, event),
             Effect::Store(batch) => {
-                let was_idle = inner.storing.pending.is_idle();
+                let before = (inner.storing.pending.is_idle(), inner.storing.pending.is_awaited());
                 inner.storing.pending.add(*batch);
                 if inner.storing.trouble() == StoreTrouble::Full {
                     inner.broker.handle_store_trouble(StoreTrouble::Full);
                 }
-                if was_idle {
-                    self.0.unstored.notify_one();
+                let pending = &inner.storing.pending;
+                if before != (pending.is_idle(), pending.is_awaited()) || pending.bytes > IDLE_BYTES_MAX {
+                    inner.to_persist = true;
                 }
             }
         }

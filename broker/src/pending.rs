@@ -40,6 +40,15 @@ impl Pending {
         self.ticket == 0
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.level != Durability::None
+    }
+
     /// Whether there is nothing to write: everything that came was undone since.
     pub(crate) fn is_empty(&self) -> bool {
         self.outcomes.is_empty()

@@ -9,11 +9,18 @@ use anyhow::{Context as _, bail};
 use broker_core::{Durability, Record, RecordKey};
 use midge_runtime::Backoff;
 use midge_store::Store;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Delays between attempts while the store fails: soon at first, since a transaction that did not find
 /// room may be followed by one that does.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Changes in one transaction from which on the next one waits as long as this one took: of what gathers meanwhile
+/// much is undone again, and needs never be written.
+const CROWD: usize = 256;
+
+/// Longest such wait.
+const LINGER_MAX: Duration = Duration::from_millis(4);
 
 /// Records read at a time at the start.
 const PAGE_RECORDS: usize = 4096;
@@ -56,10 +63,14 @@ pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
         let Some(pending) = hub.next_pending().await else { return Ok(()) };
+        let started = Instant::now();
         match write(&store, &pending).await {
             Ok(()) => {
                 backoff.reset();
                 hub.stored(&pending);
+                if pending.len() >= CROWD {
+                    tokio::time::sleep(started.elapsed().min(LINGER_MAX)).await;
+                }
             }
             Err(error) => {
                 hub.not_stored(pending, error.to_string());
