@@ -96,7 +96,7 @@ fn killed(level: &str, rounds: u64) {
         .map(|(name, published, subscribed)| Pair::start(&stage, name, published, subscribed));
 
     let mut random = Random(number("MIDGE_CRASH_SEED", u64::from(std::process::id())));
-    println!("seed {}", random.0);
+    eprintln!("seed {}", random.0);
     for round in 0..rounds {
         thread::sleep(Duration::from_millis(random.below(400)));
         server.program.kill();
@@ -104,7 +104,7 @@ fn killed(level: &str, rounds: u64) {
         server = Server::start("edge", &config, &socket);
         stage.set(&server);
         if round % 20 == 19 {
-            println!("{level}: {} rounds", round + 1);
+            eprintln!("{level}: {} rounds", round + 1);
         }
     }
     // Every pair has been through a round that it took part in.
@@ -125,7 +125,7 @@ fn killed(level: &str, rounds: u64) {
     stage.over.store(true, Ordering::Relaxed);
     for ((sent, subscriber), exact) in sent.into_iter().zip([false, true, false, false]) {
         let all = subscriber.join().unwrap();
-        println!("{level}: sent {sent}, received {}", all.len());
+        eprintln!("{level}: sent {sent}, received {}", all.len());
         assert!(sent > 0);
         check(&all, sent, exact);
     }

@@ -31,7 +31,7 @@ fn small(place: &Place, mqtt: &str) -> Option<(Server, PathBuf)> {
     std::fs::create_dir(&data).unwrap();
     let mount = format!("mount -t tmpfs -o size=4m none {}", data.display());
     if !in_namespace(&mount).output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: this machine lets nobody mount a file system in a namespace of their own");
+        eprintln!("skipped: this machine lets nobody mount a file system in a namespace of their own");
         return None;
     }
     // The sockets are outside of the small file system, where the test reaches them.
