@@ -63,7 +63,7 @@ pub(crate) struct CloudLink {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct PolicyConfig {
-    /// Directory whose `*.toml` files hold rules; read at start.
+    /// Directory whose `*.toml` files hold rules; read at start and whenever they change.
     pub dir: Option<PathBuf>,
     /// Whether the built-in rules for mappers, event-bus and boxes apply.
     pub builtin: bool,

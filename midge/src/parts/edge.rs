@@ -105,8 +105,12 @@ impl EdgeBox {
         let cloud = CloudSide::open(&self, bus.clone(), reports).await?;
         let rules = cloud.rules();
         let handed = Arc::clone(&rules.borrow());
-        let (policy_task, policy) =
-            PolicyTask::new(files, &self.issuer.view(), &handed, self.problems.clone());
+        let (policy_task, policy) = PolicyTask::new(
+            (self.config.policy.clone(), files),
+            &self.issuer.view(),
+            &handed,
+            self.problems.clone(),
+        );
         let policy_task = policy_task.recorded(Arc::clone(&self.trail));
         let server = self.server(Arc::new(door), policy.clone()).await.code(exit::IO)?;
         let agent = AgentConfig::new(self.config.workload_socket());
