@@ -77,10 +77,18 @@ impl PrivateKey {
     /// holds no key on P-256.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, KeyFileError> {
         let path = path.as_ref();
-        let pem = read_private(path)?;
+        Self::from_pem(&read_private(path)?, path)
+    }
+
+    /// Reads the key of a PEM file that was read already, with whatever else is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyFileError::NotAKey`] when it holds no key on P-256.
+    pub fn from_pem(pem: &[u8], path: &Path) -> Result<Self, KeyFileError> {
         let not_a_key = |reason: String| KeyFileError::NotAKey { path: path.to_owned(), reason };
         let mut der =
-            PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|error| not_a_key(error.to_string()))?;
+            PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|error| not_a_key(error.to_string()))?;
         let key = Self::from_pkcs8_der(der.secret_pkcs8_der()).map_err(|error| not_a_key(error.to_string()));
         der.zeroize();
         key

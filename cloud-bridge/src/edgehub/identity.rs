@@ -141,8 +141,10 @@ impl NodeIdentity {
         if !path.exists() {
             return Ok(None);
         }
-        let key = Arc::new(PrivateKey::load(&path)?);
-        let identity = SvidIdentity::new(read_certs(&path)?, key)
+        // Read once: a renewal replaces key and certificates together.
+        let pem = read_private(&path)?;
+        let key = Arc::new(PrivateKey::from_pem(&pem, &path)?);
+        let identity = SvidIdentity::new(certs_of(&pem, &path)?, key)
             .map_err(|error| NodeIdentityError::Identity { path: path.clone(), error: Box::new(error) })?;
         if identity.id != *id {
             return Err(NodeIdentityError::OtherNode { path, is: identity.id, wanted: id.clone() });
@@ -289,8 +291,14 @@ fn write_identity(directory: &Path, identity: &SvidIdentity) -> Result<(), NodeI
 }
 
 fn read_certs(path: &Path) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, NodeIdentityError> {
-    let pem = read_private(path)?;
-    pem_decode_certs(&pem).map_err(|error| NodeIdentityError::Pem { path: path.to_owned(), error })
+    certs_of(&read_private(path)?, path)
+}
+
+fn certs_of(
+    pem: &[u8],
+    path: &Path,
+) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, NodeIdentityError> {
+    pem_decode_certs(pem).map_err(|error| NodeIdentityError::Pem { path: path.to_owned(), error })
 }
 
 fn bundle_of(trust_domain: &TrustDomain, roots: Vec<Vec<u8>>) -> BundleSet {

@@ -1,7 +1,7 @@
 use super::edge::{EventBusSection, PolicyConfig};
 use super::load::Checked;
 use super::*;
-use midge_broker::{LimitsConfig, MqttConfig};
+use midge_broker::{LimitsConfig, MqttConfig, SubscribeModes};
 use serde::de::{Deserializer, Visitor, value::Error as FieldsError};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -136,6 +136,7 @@ fn the_full_edge_file_names_every_key_at_its_default() {
         ("cloud", keys::<CloudLink>()),
         ("mqtt", keys::<MqttConfig>()),
         ("mqtt.limits", keys::<LimitsConfig>()),
+        ("mqtt.subscribe-mode", keys::<SubscribeModes>()),
         ("issuer", keys::<IssuerSection>()),
         ("policy", keys::<PolicyConfig>()),
         ("audit", keys::<AuditSection>()),
