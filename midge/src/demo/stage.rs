@@ -5,6 +5,7 @@ use super::narrator::Narrator;
 use super::process::{Ended, Process, run_to_end};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -68,8 +69,8 @@ impl Stage {
     pub(super) fn set(narrator: &Narrator) -> anyhow::Result<Self> {
         let dir = std::env::temp_dir().join(format!("midge-demo-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("bin")).with_context(|| format!("cannot make {}", dir.display()))?;
-        let ports =
-            Ports { bootstrap: free_port()?, channel: free_port()?, tls: free_port()?, tcp: free_port()? };
+        let [bootstrap, channel, tls, tcp] = free_ports()?;
+        let ports = Ports { bootstrap, channel, tls, tcp };
         let stage = Self { dir, cloud: None, edge: None, mapper: None, app: None, ports };
         stage.copy_programs()?;
         stage.write_configuration()?;
@@ -321,10 +322,20 @@ impl Drop for Stage {
     }
 }
 
-/// Asks the system for a port nobody uses. Another program may take it before we do; then the
-/// server says so and the demo ends.
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Ports below those that Linux and other systems give out by themselves (from 32,768 on): the demo's servers
+/// come back on them after a while, and no connection of another program may have got them meanwhile.
+const PORTS: std::ops::Range<u16> = 20_000..32_768;
+
+/// Finds ports that nobody uses, each another one. Should another program take one before we do, the server
+/// says so and the demo ends.
+fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    // Anywhere in the range, so that demos side by side rarely look at the same ones.
+    let start = usize::try_from(RandomState::new().hash_one(std::process::id()) % PORTS.len() as u64)?;
+    let ports = PORTS.skip(start).chain(PORTS.take(start));
+    let found: Vec<TcpListener> =
+        ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(N).collect();
+    let found: Vec<u16> = found.iter().flat_map(TcpListener::local_addr).map(|at| at.port()).collect();
+    found.try_into().map_err(|_| anyhow::anyhow!("no free ports from {} to {}", PORTS.start, PORTS.end - 1))
 }
 
 /// Tells whether any file below `dir` holds these bytes.
