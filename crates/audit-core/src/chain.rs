@@ -104,7 +104,7 @@ impl Chain {
         out.push(b'\n');
     }
 
-    /// Writes a checkpoint as the next line: `sign` signs [`signed_message`]'s bytes with the key of this
+    /// Writes a checkpoint as the next line: `sign` signs the bytes it is given with the key of this
     /// fingerprint.
     ///
     /// # Errors
