@@ -366,13 +366,13 @@ fn each_line_is_streamed_once_it_is_in_the_file() {
     drop(writer);
 }
 
+/// With a number of events, in release and with `--nocapture`, it is the measurement of the log.
 #[test]
-#[ignore = "a measurement, run by hand: cargo test --release -p midge-audit --test log -- --ignored --nocapture"]
-fn rate() {
+fn many_events_are_recorded_and_verified_without_loss() {
     let mut place = Place::new();
     place.bounds = Bounds::default();
     let (log, writer) = AuditLog::open_with(place.config()).unwrap();
-    let events = 1_000_000u64;
+    let events = std::env::var("MIDGE_AUDIT_EVENTS").map_or(20_000_u64, |events| events.parse().unwrap());
     let since = Instant::now();
     let mut producing = Duration::ZERO;
     for n in 0..events {
@@ -402,4 +402,5 @@ fn rate() {
     let since = Instant::now();
     let report = place.verify();
     println!("verified {} lines in {:?}: {:?}", report.lines, since.elapsed(), report.findings);
+    assert!(report.lines >= events);
 }

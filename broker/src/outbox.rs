@@ -3,7 +3,7 @@
 
 use broker_core::{CloseReason, Delivery};
 use bytes::{Bytes, BytesMut};
-use mqtt_proto::{EncodeError, Packet, PublishRef, Version};
+use mqtt_proto::{EncodeError, Packet, Version};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -59,7 +59,7 @@ impl Frames {
             Outgoing::Packet(packet) => return mqtt_proto::encode(packet, version, &mut self.last),
             Outgoing::Delivery(delivery) => delivery,
         };
-        let publish = publish(delivery);
+        let publish = delivery.publish();
         if publish.payload.len() <= COPY_BYTES_MAX {
             self.make_room(delivery.bytes());
             return mqtt_proto::encode_publish(&publish, version, &mut self.last);
@@ -175,21 +175,5 @@ impl Outbox {
             }
             self.filled.notified().await;
         }
-    }
-}
-
-fn publish(delivery: &Delivery) -> PublishRef<'_> {
-    let publication = delivery.message.publication();
-    PublishRef {
-        dup: delivery.dup,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        packet_id: delivery.packet_id,
-        topic: (!delivery.omit_topic).then_some(&publication.topic),
-        topic_alias: delivery.topic_alias,
-        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default(),
-        message_expiry_secs: delivery.expiry_secs,
-        properties: publication.properties.as_deref(),
-        payload: &publication.payload,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{AuditEvent, AuthRequest, Message, StoreBatch};
 use midge_identity::{SpiffeId, UnixMillis};
-use mqtt_proto::{Packet, PacketId, QoS, ReasonCode, Version, encoded_len};
+use mqtt_proto::{Packet, PacketId, PublishRef, QoS, ReasonCode, Version, encoded_len};
 use std::hash::Hasher;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -116,6 +116,23 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Returns the PUBLISH to encode.
+    pub fn publish(&self) -> PublishRef<'_> {
+        let publication = self.message.publication();
+        PublishRef {
+            dup: self.dup,
+            qos: self.qos,
+            retain: self.retain,
+            packet_id: self.packet_id,
+            topic: (!self.omit_topic).then_some(&publication.topic),
+            topic_alias: self.topic_alias,
+            subscription_ids: self.subscription_ids.as_deref().unwrap_or_default(),
+            message_expiry_secs: self.expiry_secs,
+            properties: publication.properties.as_deref(),
+            payload: &publication.payload,
+        }
+    }
+
     /// Length of the encoded PUBLISH in bytes.
     pub fn bytes(&self) -> usize {
         usize::try_from(self.bytes).unwrap_or(usize::MAX)

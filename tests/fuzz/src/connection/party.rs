@@ -1,12 +1,10 @@
 //! One end of a connection: what it says, and what it may be told.
 
-use broker_core::{Broker, ConnId, Delivery, Effect, Listener, Now};
+use broker_core::{Broker, ConnId, Effect, Listener, Now};
 use bytes::BytesMut;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::SubscribeMode;
-use mqtt_proto::{
-    Decoder, Limits, Packet, PublishRef, ReasonCode, Version, encode, encode_publish, encoded_len,
-};
+use mqtt_proto::{Decoder, Limits, Packet, ReasonCode, Version, encode, encode_publish, encoded_len};
 use std::sync::Arc;
 
 /// How far its connection is.
@@ -113,7 +111,7 @@ impl Party {
             Effect::Deliver { delivery, .. } => {
                 assert_eq!(self.stage, Stage::Connected, "{delivery:?}");
                 let mut bytes = BytesMut::new();
-                assert_eq!(encode_publish(&publish(delivery), self.version, &mut bytes), Ok(()));
+                assert_eq!(encode_publish(&delivery.publish(), self.version, &mut bytes), Ok(()));
                 assert_eq!(effect.bytes(), bytes.len(), "{delivery:?}");
                 self.read_back(bytes);
             }
@@ -176,20 +174,4 @@ pub(super) fn open(broker: &mut Broker, party: &mut Party, fresh: ConnId, said: 
         (_, None) => {}
     }
     false
-}
-
-fn publish(delivery: &Delivery) -> PublishRef<'_> {
-    let publication = delivery.message.publication();
-    PublishRef {
-        dup: delivery.dup,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        packet_id: delivery.packet_id,
-        topic: (!delivery.omit_topic).then_some(&publication.topic),
-        topic_alias: delivery.topic_alias,
-        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default(),
-        message_expiry_secs: delivery.expiry_secs,
-        properties: publication.properties.as_deref(),
-        payload: &publication.payload,
-    }
 }
