@@ -3,9 +3,9 @@
 use crate::auth::Candidate;
 use crate::authority::Authority;
 use crate::connection::Connection;
+use crate::decided::Source;
 use crate::effect::{CloseReason, ConnIdHasher};
 use crate::output::Output;
-use crate::publish::Source;
 use crate::rates::Rates;
 use crate::release::Release;
 use crate::retained::Retained;
@@ -32,6 +32,8 @@ pub struct Broker {
     /// Connections without CONNACK: their authentication exchange is under way.
     pub(crate) candidates: HashMap<ConnId, Candidate, BuildHasherDefault<ConnIdHasher>>,
     pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<ConnIdHasher>>,
+    /// Whose packet came last: many come from one connection at once.
+    pub(crate) latest: Option<(ConnId, Key)>,
     /// Client ids live in a namespace per identity: nobody can reach another's session by its id.
     pub(crate) by_identity: HashMap<Arc<SpiffeId>, BTreeMap<Arc<str>, Key>>,
     /// Identities that have been here and were not revoked since: what they left behind is theirs still.
@@ -58,6 +60,7 @@ impl Broker {
             sessions: Slab::new(),
             candidates: HashMap::default(),
             conns: HashMap::default(),
+            latest: None,
             by_identity: HashMap::new(),
             known: HashSet::new(),
             subscriptions: Subscriptions::new(),
@@ -76,10 +79,12 @@ impl Broker {
     pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) -> Option<Duration> {
         self.out.metrics.packets_in += 1;
         self.out.ledger.begin();
-        let Some(&key) = self.conns.get(&conn) else {
+        let latest = self.latest.filter(|(latest, _)| *latest == conn).map(|(_, key)| key);
+        let Some(key) = latest.or_else(|| self.conns.get(&conn).copied()) else {
             self.take_from_candidate(conn, &packet, now);
             return None;
         };
+        self.latest = Some((conn, key));
         if self.end_condemned(key, now) {
             return None;
         }
@@ -162,7 +167,7 @@ impl Broker {
             durability: None,
             refuses_overflow: false,
         };
-        self.distribute(publication, source, &route, now.mono, now);
+        self.distribute(publication, &source, &route, now.mono, now);
     }
 
     /// Returns the next effect, but no changes to store: those of several inputs are better stored as one batch,

@@ -292,7 +292,7 @@ impl Broker {
             aliases_in: AliasesIn::default(),
             aliases_out: AliasesOut::new(aliases),
             resend: std::collections::VecDeque::new(),
-            cache: crate::publish::PublishCache::default(),
+            cache: crate::decided::PublishCache::default(),
             gate: Gate::default(),
             will_number: 0,
             exchange: connect.auth_method.take().map(Exchange::new),

@@ -2,11 +2,11 @@
 
 use crate::alias::{AliasesIn, AliasesOut, Naming};
 use crate::auth::Exchange;
+use crate::decided::PublishCache;
 use crate::effect::{ConnId, Delivery, Effect, Now};
 use crate::gate::Gate;
 use crate::message::plain;
 use crate::output::Output;
-use crate::publish::PublishCache;
 use crate::queue::Waiting;
 use crate::tally::RuleTally;
 use midge_identity::{UnixMillis, VerifiedPeer};

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
-/// Hashes a [`ConnId`] by one multiplication: the shell chooses the numbers, no peer can.
+/// Hashes a number by one multiplication: for numbers that no peer chooses, or that are few.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnIdHasher(u64);
 
@@ -25,6 +25,10 @@ impl Hasher for ConnIdHasher {
         let (words, rest) = bytes.as_chunks::<8>();
         words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
         rest.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(value.into());
     }
 
     fn write_u64(&mut self, value: u64) {

@@ -1,10 +1,11 @@
 //! QoS 2 messages of one client between PUBLISH and PUBREL.
 
-use crate::effect::Now;
+use crate::effect::{ConnIdHasher, Now};
 use crate::message::Message;
 use crate::record::{HeldRecord, Record};
 use mqtt_proto::{PacketId, Publication};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::time::Duration;
 
 /// Bytes that a denied message counts for.
@@ -34,7 +35,7 @@ impl HeldMessage {
 /// Messages by packet identifier: a second PUBLISH under the same one is the same message ([MQTT-4.3.3-10]).
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    messages: BTreeMap<PacketId, HeldMessage>,
+    messages: HashMap<PacketId, HeldMessage, BuildHasherDefault<ConnIdHasher>>,
     bytes: usize,
 }
 

@@ -14,6 +14,7 @@ mod broker;
 mod clockwork;
 mod connect;
 mod connection;
+mod decided;
 mod effect;
 mod gate;
 mod held;

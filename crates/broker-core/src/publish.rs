@@ -2,22 +2,20 @@
 
 use crate::authority::facts;
 use crate::broker::Broker;
-use crate::effect::{CloseReason, ConnIdHasher, Now};
+use crate::decided::{Decided, Source};
+use crate::effect::{CloseReason, Now};
 use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
-use crate::rates::Limited;
 use crate::record::{Durability, durability};
 use crate::route::Route;
 use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::{Denial, PublishPermit, QueueOverflow};
-use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, TopicName, Version};
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use midge_policy::{Denial, QueueOverflow};
+use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, Version};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,38 +25,8 @@ const STORE_REFUSES: &str = "the broker cannot store messages at present";
 /// What a client is told whose rule wants its messages refused rather than dropped.
 const QUEUE_REFUSES: &str = "a receiver has no room for another message";
 
-/// Topics remembered per connection; beyond it all are forgotten and asked again.
-const REMEMBERED_MAX: usize = 128;
-
-/// What was decided about the topics of one connection: good while neither policy nor subscriptions change.
-/// Who makes their hashes collide slows down its own few topics and nobody else's.
-#[derive(Debug, Default)]
-pub(crate) struct PublishCache(HashMap<TopicName, Remembered, BuildHasherDefault<ConnIdHasher>>);
-
-#[derive(Debug)]
-struct Remembered {
-    generation: u64,
-    epoch: u64,
-    permit: PublishPermit,
-    origin: Arc<Origin>,
-    route: Arc<Route>,
-}
-
-/// A message that policy allows: where it comes from, what its rule says it has to survive, whom it reaches.
-type Decision = Result<(Source, Arc<Route>), Denial>;
-
-/// Where a message comes from, and what its rule says it has to survive.
-pub(crate) struct Source {
-    pub(crate) publisher: Option<Key>,
-    pub(crate) origin: Arc<Origin>,
-    pub(crate) durability: Option<Durability>,
-    /// Whether it is refused where a receiver's queue has no room for it.
-    pub(crate) refuses_overflow: bool,
-}
-
-fn limited(permit: &PublishPermit) -> Option<Limited> {
-    permit.rate().map(|rate| (permit.rule_name().clone(), *rate))
-}
+/// Whether a publication is allowed, and what follows from it.
+type Decision = Result<Arc<Decided>, Denial>;
 
 impl Broker {
     pub(crate) fn take_publish(&mut self, key: Key, publish: Publish, now: Now) {
@@ -90,8 +58,8 @@ impl Broker {
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         match decision {
-            Ok((source, route)) if self.has_room(&publication) => {
-                self.distribute(publication, source, &route, now.mono, now);
+            Ok(decided) if self.has_room(&publication) => {
+                self.distribute(publication, &decided.source, &decided.route, now.mono, now);
             }
             Ok(_) => {}
             Err(denial) => self.deny(key, &publication, denial, now),
@@ -101,20 +69,21 @@ impl Broker {
     fn take_qos1(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         let (reason, text) = match decision {
-            Ok((source, route)) if self.store_refuses(key, &publication, source.durability, &route) => {
+            Ok(decided) if self.store_refuses(key, &publication, &decided) => {
                 if self.is_v311(key) {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
                 (ReasonCode::QuotaExceeded, Some(STORE_REFUSES))
             }
-            Ok((source, route)) if self.queues_refuse(key, &publication, &source, &route) => {
+            Ok(decided) if self.queues_refuse(key, &publication, &decided) => {
                 if self.is_v311(key) {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
                 (ReasonCode::QuotaExceeded, Some(QUEUE_REFUSES))
             }
-            Ok((source, route)) if self.has_room(&publication) => {
-                self.distribute(publication, source, &route, now.mono, now);
+            Ok(decided) if self.has_room(&publication) => {
+                let Decided { source, route, .. } = &*decided;
+                self.distribute(publication, source, route, now.mono, now);
                 let reason =
                     if route.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
                 (reason, None)
@@ -154,13 +123,13 @@ impl Broker {
                 self.deny(key, &publication, denial, now);
                 (ReasonCode::NotAuthorized, "not authorized to publish this")
             }
-            Ok((source, route)) if self.store_refuses(key, &publication, source.durability, &route) => {
+            Ok(decided) if self.store_refuses(key, &publication, &decided) => {
                 if version == Version::V311 {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
                 (ReasonCode::QuotaExceeded, STORE_REFUSES)
             }
-            Ok((source, route)) if self.queues_refuse(key, &publication, &source, &route) => {
+            Ok(decided) if self.queues_refuse(key, &publication, &decided) => {
                 if version == Version::V311 {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
@@ -169,9 +138,10 @@ impl Broker {
             Ok(_) if !self.has_room(&publication) => {
                 (ReasonCode::QuotaExceeded, "no room for another retained message")
             }
-            Ok((source, _)) => {
-                self.wake(source.durability);
-                let level = self.out.ledger.level_for(source.durability);
+            Ok(decided) => {
+                let asked = decided.source.durability;
+                self.wake(asked);
+                let level = self.out.ledger.level_for(asked);
                 self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono), level, now);
                 return self.acknowledge(key, id, ReasonCode::Success, None, Packet::PubRec);
             }
@@ -204,8 +174,8 @@ impl Broker {
         {
             match self.decide(key, &publication, None) {
                 None => {}
-                Some(Ok((source, route))) => {
-                    self.distribute(*publication, source, &route, received, now);
+                Some(Ok(decided)) => {
+                    self.distribute(*publication, &decided.source, &decided.route, received, now);
                 }
                 Some(Err(denial)) => {
                     self.count_denied(key, &denial);
@@ -235,58 +205,50 @@ impl Broker {
     /// Decides a publication of a connected client, and says whom it reaches. One that arrives, and is not
     /// only released, counts against the rate of its rule; none is decided for a client that is cut for it.
     fn decide(&mut self, key: Key, publication: &Publication, arrives: Option<Now>) -> Option<Decision> {
-        let (generation, epoch) = (self.authority.generation(), self.subscriptions.epoch());
+        let at = (self.authority.generation(), self.subscriptions.epoch());
         let (facts, topic) = (facts(publication), &publication.topic);
-        let refuses = self.config.queue_overflow == QueueOverflow::Refuse;
-        let remembered = self.connection_mut(key).and_then(|connection| connection.cache.0.get(topic));
-        if let Some(r) = remembered
-            && (r.generation, r.epoch) == (generation, epoch)
-            && r.permit.covers(&facts)
-        {
-            let (origin, durability) = (Arc::clone(&r.origin), durability(&r.permit));
-            let refuses_overflow = refuses || r.permit.refuses_overflow();
-            let (limited, route) = (limited(&r.permit), Arc::clone(&r.route));
-            let source = Source { publisher: Some(key), origin, durability, refuses_overflow };
-            return self.counted(key, limited, publication, arrives).map(|()| Ok((source, route)));
+        let decided = match self.connection_mut(key)?.cache.find(topic, at, &facts) {
+            Some(decided) => decided,
+            None => match self.decide_anew(key, publication)? {
+                Ok(decided) => decided,
+                Err(denial) => return Some(Err(denial)),
+            },
+        };
+        if let (Some(limited), Some(now)) = (&decided.limited, arrives) {
+            self.count_rate(key, limited, publication.payload.len(), now);
+            self.sessions.get(key)?.connection()?;
         }
-        let rights = self.sessions.get_mut(key)?.rights(&mut self.authority);
-        let permit = match rights.publish(topic, facts) {
+        Some(Ok(decided))
+    }
+
+    fn decide_anew(&mut self, key: Key, publication: &Publication) -> Option<Decision> {
+        let at = (self.authority.generation(), self.subscriptions.epoch());
+        let topic = &publication.topic;
+        let session = self.sessions.get_mut(key)?;
+        let permit = match session.rights(&mut self.authority).publish(topic, facts(publication)) {
             Ok(permit) => permit,
             Err(denial) => return Some(Err(denial)),
         };
-        let limited = limited(&permit);
-        let session = self.sessions.get(key)?;
-        let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
-        let refuses_overflow = refuses || permit.refuses_overflow();
-        let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
-        let rule = Arc::clone(permit.rule());
-        let origin = Arc::new(Origin::Client { identity, client_id, listener, rule, will: false });
-        let durability = durability(&permit);
-        let source =
-            Source { publisher: Some(key), origin: Arc::clone(&origin), durability, refuses_overflow };
-        let route = Arc::new(self.route(topic));
+        let origin = Origin::Client {
+            identity: Arc::clone(&session.identity),
+            client_id: Arc::clone(&session.client_id),
+            listener: session.listener.as_ref().map(|listener| Arc::clone(&listener.name)),
+            rule: Arc::clone(permit.rule()),
+            will: false,
+        };
+        let refuses_overflow =
+            self.config.queue_overflow == QueueOverflow::Refuse || permit.refuses_overflow();
+        let source = Source {
+            publisher: Some(key),
+            origin: Arc::new(origin),
+            durability: durability(&permit),
+            refuses_overflow,
+        };
+        let decided = Arc::new(Decided::new(topic.clone(), at, permit, source, self.route(topic)));
         if let Some(connection) = self.connection_mut(key) {
-            let cache = &mut connection.cache.0;
-            if cache.len() >= REMEMBERED_MAX {
-                cache.clear();
-            }
-            let remembered = Remembered { generation, epoch, permit, origin, route: Arc::clone(&route) };
-            cache.insert(topic.clone(), remembered);
+            connection.cache.remember(&decided);
         }
-        self.counted(key, limited, publication, arrives).map(|()| Ok((source, route)))
-    }
-
-    /// Counts a publication that is limited; none when its client was cut for it.
-    fn counted(
-        &mut self,
-        key: Key,
-        limited: Option<Limited>,
-        publication: &Publication,
-        arrives: Option<Now>,
-    ) -> Option<()> {
-        let (Some(limited), Some(now)) = (limited, arrives) else { return Some(()) };
-        self.count_rate(key, &limited, publication.payload.len(), now);
-        self.sessions.get(key)?.connection().map(|_| ())
+        Some(Ok(decided))
     }
 
     /// Tells whether a retained message fits; one that does not is counted as dropped.
@@ -319,7 +281,8 @@ impl Broker {
     }
 
     /// Tells whether a message is refused because a receiver could neither take it now nor keep it.
-    fn queues_refuse(&self, key: Key, publication: &Publication, source: &Source, route: &Route) -> bool {
+    fn queues_refuse(&self, key: Key, publication: &Publication, decided: &Decided) -> bool {
+        let Decided { source, route, .. } = decided;
         if !source.refuses_overflow {
             return false;
         }
@@ -342,13 +305,8 @@ impl Broker {
     }
 
     /// Tells whether a message is refused because the store could not take it at present.
-    fn store_refuses(
-        &self,
-        key: Key,
-        publication: &Publication,
-        asked: Option<Durability>,
-        route: &Route,
-    ) -> bool {
+    fn store_refuses(&self, key: Key, publication: &Publication, decided: &Decided) -> bool {
+        let Decided { source, route, .. } = decided;
         let refuses = match self.out.ledger.trouble {
             StoreTrouble::None => false,
             StoreTrouble::Failing => !self.is_v311(key),
@@ -356,7 +314,7 @@ impl Broker {
         };
         let is_stored = |key: Key| self.sessions.get(key).is_some_and(Session::is_stored);
         refuses
-            && asked.unwrap_or(self.config.durability) != Durability::None
+            && source.durability.unwrap_or(self.config.durability) != Durability::None
             && (publication.retain
                 || (publication.qos == QoS::ExactlyOnce && is_stored(key))
                 || route.targets.iter().any(|target| is_stored(target.session))
@@ -367,23 +325,23 @@ impl Broker {
     pub(crate) fn distribute(
         &mut self,
         publication: Publication,
-        Source { publisher, origin, durability, .. }: Source,
+        Source { publisher, origin, durability, .. }: &Source,
         route: &Route,
         received: Duration,
         now: Now,
     ) {
-        if let (Some(key), Origin::Client { rule, will: false, .. }) = (publisher, &*origin)
-            && let Some(connection) = self.connection_mut(key)
+        if let (Some(key), Origin::Client { rule, will: false, .. }) = (publisher, &**origin)
+            && let Some(connection) = self.connection_mut(*key)
         {
             connection.published.count(rule);
         }
         let revision = self.authority.revision();
-        let mut message = Message::new(publication, origin, revision, received);
+        let mut message = Message::new(publication, Arc::clone(origin), revision, received);
         // What the broker retains of itself at QoS 0 ($SYS) holds for this run.
         let is_retained = message.publication().retain && *message.origin() != Origin::Broker;
         if message.qos() != QoS::AtMostOnce || is_retained {
-            self.wake(durability);
-            self.out.ledger.prepare(&mut message, durability);
+            self.wake(*durability);
+            self.out.ledger.prepare(&mut message, *durability);
         }
         let message = Arc::new(message);
         if message.is_expired(now) {
@@ -395,7 +353,7 @@ impl Broker {
         }
         self.out.metrics.denials.receive += route.denied;
         for target in &route.targets {
-            let Some(grant) = target.grant_for(publisher) else { continue };
+            let Some(grant) = target.grant_for(*publisher) else { continue };
             let waiting = Waiting {
                 qos: message.qos().min(grant.qos),
                 // [MQTT-3.3.1-12], [MQTT-3.3.1-13].

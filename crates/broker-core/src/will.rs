@@ -2,8 +2,8 @@
 
 use crate::authority::facts;
 use crate::broker::Broker;
+use crate::decided::Source;
 use crate::effect::Now;
-use crate::publish::Source;
 use crate::record::durability;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
@@ -57,7 +57,7 @@ impl Broker {
                     durability: durability(&permit),
                     refuses_overflow: false,
                 };
-                self.distribute(publication, source, &route, now.mono, now);
+                self.distribute(publication, &source, &route, now.mono, now);
             }
             Err(denial) => {
                 let kind =
