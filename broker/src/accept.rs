@@ -1,8 +1,10 @@
-//! Accept loops: from a socket to a connection whose peer is proven.
+//! Accept loops: from a socket to a connection whose peer is proven. Proving runs on any thread, since it
+//! costs much; what follows runs on the thread that the connection belongs to.
 
 use crate::arrivals::{Arrival, Source};
 use crate::bulk::Bulk;
 use crate::connection::{Entrance, Refused, Visit, serve};
+use crate::threads::Thread;
 use crate::websocket::Pages;
 use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
 use broker_core::Listener;
@@ -15,6 +17,15 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+/// What belongs to a peer while it is proven who it is.
+struct Guest {
+    thread: Thread,
+    remote: String,
+    arrival: Arrival,
+    /// Beyond what connections and arrivals together may be, a socket is closed at once.
+    place: OwnedSemaphorePermit,
+}
 
 /// A TCP listener by what it asks of its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +60,15 @@ impl Server {
             self.hub.traffic().accepted();
             let Some(place) = self.place() else { continue };
             let arrival = self.arrivals.enter(Source::of(remote.ip())).await;
+            let thread = self.threads.next();
             let this = Arc::clone(self);
             self.tasks.spawn(async move {
                 // Small answers must not wait for more (DESIGN: 200 TLS connects take 8.4 s without).
                 stream.set_nodelay(true).unwrap_or_default();
-                if let Err(refused) = this.welcome(stream, remote, way, arrival).await {
-                    this.refuse(way.name(), &remote.to_string(), &refused);
+                let guest = Guest { thread, remote: remote.to_string(), arrival, place };
+                if let Err(refusal) = this.welcome(stream, remote, way, guest).await {
+                    this.refuse(way.name(), &remote.to_string(), &refusal.into());
                 }
-                drop(place);
             });
         }
     }
@@ -69,74 +81,69 @@ impl Server {
             let Some((pid, uid, gid)) = credentials(&stream) else { continue };
             let Some(place) = self.place() else { continue };
             let arrival = self.arrivals.enter(Source::User(uid)).await;
+            let thread = self.threads.next();
+            let Ok(stream) = thread.adopt_unix(stream) else { continue };
             let this = Arc::clone(self);
             self.tasks.spawn(async move {
-                let origin = LocalOrigin::Unix { pid, uid, gid };
-                let served = match this.attest(origin, &arrival).await {
-                    Ok(claims) => {
-                        let listener = &this.listeners.unix;
-                        this.run(stream, (listener, Entrance::Local(claims)), arrival).await
-                    }
-                    Err(refusal) => Err(refusal.into()),
-                };
-                if let Err(refused) = served {
-                    this.refuse("unix", &format!("pid {pid} uid {uid}"), &refused);
+                let remote = format!("pid {pid} uid {uid}");
+                let guest = Guest { thread, remote: remote.clone(), arrival, place };
+                match this.attest(LocalOrigin::Unix { pid, uid, gid }, &guest.arrival).await {
+                    Ok(claims) => this.run(stream, (&this.listeners.unix, Entrance::Local(claims)), guest),
+                    Err(refusal) => this.refuse("unix", &remote, &refusal.into()),
                 }
-                drop(place);
             });
         }
     }
 
+    /// Proves who a peer is, and has it served.
     async fn welcome(
-        &self,
+        self: &Arc<Self>,
         stream: TcpStream,
         remote: SocketAddr,
         way: Way,
-        arrival: Arrival,
-    ) -> Result<(), Refused> {
-        let listener = self.listeners.of(way);
+        guest: Guest,
+    ) -> Result<(), Refusal> {
+        let (listener, arrival, thread) = (self.listeners.of(way), &guest.arrival, &guest.thread);
         match way {
             Way::Tls => {
-                let (stream, peer) = self.shake(stream, &arrival).await?;
-                self.run(stream, (listener, Entrance::Verified(peer)), arrival).await
+                let (stream, peer) = self.shake(stream, thread, arrival).await?;
+                self.run(stream, (listener, Entrance::Verified(peer)), guest);
             }
             Way::Tcp => {
-                let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
-                self.run(stream, (listener, Entrance::Local(claims)), arrival).await
+                let claims = self.attest(local_origin(&stream, remote)?, arrival).await?;
+                let stream = thread.adopt_tcp(stream)?;
+                self.run(stream, (listener, Entrance::Local(claims)), guest);
             }
-            // Boxed: else every connection would be as large as one over WebSocket.
             Way::WebsocketTls => {
-                Box::pin(async {
-                    let (stream, peer) = self.shake(stream, &arrival).await?;
-                    let stream = arrival.within(self.upgrade(stream, true)).await??;
-                    self.run(stream, (listener, Entrance::Verified(peer)), arrival).await
-                })
-                .await
+                let (stream, peer) = self.shake(stream, thread, arrival).await?;
+                let stream = arrival.within(self.upgrade(stream, true)).await??;
+                self.run(stream, (listener, Entrance::Verified(peer)), guest);
             }
             Way::WebsocketLoopback => {
-                Box::pin(async {
-                    let claims = self.attest(local_origin(&stream, remote)?, &arrival).await?;
-                    let stream = arrival.within(self.upgrade(stream, false)).await??;
-                    self.run(stream, (listener, Entrance::Local(claims)), arrival).await
-                })
-                .await
+                let claims = self.attest(local_origin(&stream, remote)?, arrival).await?;
+                let stream = thread.adopt_tcp(stream)?;
+                let stream = arrival.within(self.upgrade(stream, false)).await??;
+                self.run(stream, (listener, Entrance::Local(claims)), guest);
             }
         }
+        Ok(())
     }
 
     /// Shakes hands with a client that has to show its SVID.
     async fn shake(
         &self,
         stream: TcpStream,
+        thread: &Thread,
         arrival: &Arrival,
     ) -> Result<(TlsStream<Bulk<TcpStream>>, VerifiedPeer), Refusal> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.parts.tls));
         let shaken = arrival.in_turns(acceptor.accept(Bulk::new(stream))).await;
-        let stream = shaken?.map_err(|error| {
+        let mut stream = shaken?.map_err(|error| {
             let reason =
                 midge_pki::rejection_of(&error).map_or_else(|| error.to_string(), ToString::to_string);
             Refusal(format!("TLS handshake: {reason}"))
         })?;
+        stream.get_mut().0.move_socket(|socket| thread.adopt_tcp(socket))?;
         let peer = midge_pki::peer_of(stream.get_ref().1, &*self.parts.trust);
         Ok((stream, peer.map_err(|rejection| Refusal(rejection.to_string()))?))
     }
@@ -153,32 +160,35 @@ impl Server {
         websocket::accept(stream, pages, self.limits.codec.packet_bytes_max).await
     }
 
-    async fn run<S>(
-        &self,
-        stream: S,
-        (listener, entrance): (&Arc<Listener>, Entrance),
-        arrival: Arrival,
-    ) -> Result<(), Refused>
+    /// Serves a peer on its thread from now on.
+    fn run<S>(self: &Arc<Self>, stream: S, (listener, entrance): (&Arc<Listener>, Entrance), guest: Guest)
     where
-        S: AsyncRead + AsyncWrite + Send + Unpin,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let visit = Visit { listener, entrance, arrival, limits: &self.limits };
-        serve(&self.hub, &*self.parts.admission, stream, visit).await
+        let (this, listener) = (Arc::clone(self), Arc::clone(listener));
+        let Guest { thread, remote, arrival, place } = guest;
+        let serving = async move {
+            let visit = Visit { listener: &listener, entrance, arrival, limits: &this.limits };
+            if let Err(refused) = serve(&this.hub, &*this.parts.admission, stream, visit).await {
+                this.refuse(&listener.name, &remote, &refused);
+            }
+            drop(place);
+        };
+        self.tasks.spawn_on(serving, thread.handle());
     }
 
     fn refuse(&self, listener: &str, remote: &str, refused: &Refused) {
         self.hub.refused(listener, remote, refused.client_id.as_deref(), &refused.refusal);
     }
 
-    /// Beyond what connections and arrivals together may be, a socket is closed at once: each costs a
-    /// file descriptor, and the process must keep some for itself.
+    /// Each socket costs a file descriptor, and the process must keep some for itself.
     fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.sockets).try_acquire_owned().ok()
     }
 }
 
 fn local_origin(stream: &TcpStream, peer: SocketAddr) -> Result<LocalOrigin, Refusal> {
-    let local = stream.local_addr().map_err(|error| Refusal(error.to_string()))?;
+    let local = stream.local_addr()?;
     Ok(LocalOrigin::Tcp { peer, local })
 }
 

@@ -10,6 +10,12 @@ use tokio::sync::watch;
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// Where a local connection comes from, as the kernel tells it at accept.
 #[derive(Clone, Copy, Debug)]
 pub enum LocalOrigin {

@@ -15,7 +15,8 @@ const BULK_BYTES: usize = 64 * 1024;
 /// A socket and what was read of it ahead. Holds no buffer while nothing comes.
 #[derive(Debug)]
 pub(crate) struct Bulk<S> {
-    socket: S,
+    /// None only if it could not be moved.
+    socket: Option<S>,
     ahead: BytesMut,
     /// Whether the last read got all it asked for.
     is_busy: bool,
@@ -23,8 +24,19 @@ pub(crate) struct Bulk<S> {
 
 impl<S> Bulk<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, ahead: BytesMut::new(), is_busy: false }
+        Self { socket: Some(socket), ahead: BytesMut::new(), is_busy: false }
     }
+
+    /// Exchanges the socket for what becomes of it.
+    pub(crate) fn move_socket(&mut self, to: impl FnOnce(S) -> io::Result<S>) -> io::Result<()> {
+        self.socket = self.socket.take().map(to).transpose()?;
+        Ok(())
+    }
+}
+
+/// Returns the socket to poll.
+fn present<S: Unpin>(socket: &mut Option<S>) -> io::Result<Pin<&mut S>> {
+    socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bulk<S> {
@@ -36,12 +48,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bulk<S> {
         let Self { socket, ahead, is_busy } = &mut *self;
         if ahead.is_empty() {
             if !*is_busy {
-                ready!(Pin::new(socket).poll_read(cx, buf))?;
+                ready!(present(socket)?.poll_read(cx, buf))?;
                 *is_busy = buf.remaining() == 0;
                 return Poll::Ready(Ok(()));
             }
             ahead.reserve(BULK_BYTES);
-            let Poll::Ready(result) = poll_read_buf(Pin::new(socket), cx, ahead) else {
+            let Poll::Ready(result) = poll_read_buf(present(socket)?, cx, ahead) else {
                 *ahead = BytesMut::new();
                 return Poll::Pending;
             };
@@ -59,15 +71,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bulk<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Bulk<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        present(&mut self.socket)?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        present(&mut self.socket)?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        present(&mut self.socket)?.poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -75,11 +87,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Bulk<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        present(&mut self.socket)?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 }
 

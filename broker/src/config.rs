@@ -25,6 +25,9 @@ pub struct MqttConfig {
     pub websocket_loopback: Option<SocketAddr>,
     /// Origins of the web pages that may connect over WebSocket, such as `https://hmi.example`.
     pub websocket_origins: Vec<String>,
+    /// Threads that connections live on. More than one use more processors for TLS, and more processor time
+    /// for each message.
+    pub threads: u16,
     /// Connections at one time, all listeners together.
     pub connections_max: u32,
     /// Peers that have not sent their CONNECT at one time.
@@ -114,6 +117,7 @@ impl Default for MqttConfig {
             websocket_origins: Vec::new(),
             connections_max: 20_000,
             arrivals_max: 4_096,
+            threads: 1,
             handshakes_max: 4,
             connect_timeout_secs: 10,
             unread_timeout_secs: 60,

@@ -20,6 +20,7 @@ mod pending;
 mod persister;
 mod server;
 mod sys;
+mod threads;
 mod traffic;
 mod websocket;
 

@@ -141,6 +141,7 @@ impl MqttConfig {
         for (key, value) in [
             ("connect-timeout-secs", self.connect_timeout_secs),
             ("unread-timeout-secs", self.unread_timeout_secs),
+            ("threads", self.threads),
             ("handshakes-max", self.handshakes_max),
         ] {
             if value == 0 {

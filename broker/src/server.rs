@@ -4,6 +4,7 @@ use crate::accept::Way;
 use crate::arrivals::Arrivals;
 use crate::connection::Limits;
 use crate::listeners::Listeners;
+use crate::threads::Threads;
 use crate::{Admission, Authenticator, Bound, Hub, MqttConfig, persister, sys};
 use anyhow::Context as _;
 use broker_core::Durability;
@@ -55,6 +56,7 @@ pub struct Server {
     /// Origins of web pages that may connect over WebSocket.
     pub(crate) origins: Vec<String>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) threads: Threads,
     sys_interval: Option<Duration>,
 }
 
@@ -62,7 +64,7 @@ impl Server {
     /// Returns a server that serves nothing yet, with the sessions and messages that its store holds.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// When the store cannot be read, or no thread can be started.
     pub async fn open(config: &MqttConfig, parts: Parts) -> anyhow::Result<Self> {
         let mut core = config.core(*uuid::Uuid::new_v4().as_bytes());
         let records = match &parts.store {
@@ -93,6 +95,7 @@ impl Server {
             origins: config.websocket_origins.clone(),
             parts,
             tasks: TaskTracker::new(),
+            threads: Threads::start(config.threads)?,
             sys_interval: (config.sys_interval_secs > 0)
                 .then(|| Duration::from_secs(config.sys_interval_secs.into())),
         })
