@@ -37,6 +37,8 @@ pub struct LimitsConfig {
     pub queue_messages_max: u32,
     /// Bytes of messages that wait for one session.
     pub queue_bytes_max: u32,
+    /// Bytes of messages that wait for all sessions together.
+    pub queues_bytes_max: u64,
     /// What becomes of a message that finds a queue full, where no rule says so.
     pub queue_overflow: QueueOverflow,
     /// Retained messages in total.
@@ -71,6 +73,7 @@ impl Default for LimitsConfig {
             held_bytes_max: of(core.held_bytes_max),
             queue_messages_max: of(core.queue_messages_max),
             queue_bytes_max: of(core.queue_bytes_max),
+            queues_bytes_max: of(core.queues_bytes_max),
             queue_overflow: core.queue_overflow,
             retained_messages_max: of(core.retained_messages_max),
             retained_bytes_max: of(core.retained_bytes_max),
@@ -103,6 +106,7 @@ impl MqttConfig {
             packet_size_max: self.packet_size_max,
             queue_messages_max: to(limits.queue_messages_max),
             queue_bytes_max: to(limits.queue_bytes_max),
+            queues_bytes_max: to(limits.queues_bytes_max),
             queue_overflow: limits.queue_overflow,
             retained_messages_max: to(limits.retained_messages_max),
             retained_bytes_max: to(limits.retained_bytes_max),

@@ -6,6 +6,7 @@ use crate::connection::Connection;
 use crate::decided::Source;
 use crate::effect::{CloseReason, ConnIdHasher};
 use crate::output::Output;
+use crate::queue::QueuedBytes;
 use crate::rates::Rates;
 use crate::release::Release;
 use crate::retained::Retained;
@@ -41,6 +42,7 @@ pub struct Broker {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) retained: Retained,
     pub(crate) timers: Timers,
+    pub(crate) queued: QueuedBytes,
     pub(crate) backlog: Backlog,
     pub(crate) rates: Rates,
     /// Set while a packet is taken that is one too many for now.
@@ -66,6 +68,7 @@ impl Broker {
             subscriptions: Subscriptions::new(),
             retained: Retained::default(),
             timers: Timers::default(),
+            queued: QueuedBytes::default(),
             backlog: Backlog::default(),
             rates: Rates::default(),
             paused_until: None,

@@ -256,8 +256,9 @@ impl Broker {
         connect: &Connect,
         now: Now,
     ) -> Key {
-        let session =
+        let mut session =
             Session::new(Arc::clone(&identity), connect, Arc::clone(listener), &mut self.authority, now);
+        session.queue.count_among(&self.queued);
         let key = self.sessions.insert(session);
         self.known.insert(Arc::clone(&identity));
         self.by_identity.entry(identity).or_default().insert(Arc::clone(&connect.client_id), key);

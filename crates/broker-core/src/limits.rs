@@ -6,6 +6,8 @@
 //!   its order. Where the rule of the publisher says `refuse`, the message reaches nobody: 0x97 (5.0), or the
 //!   connection ends without an acknowledgement (3.1.1). What was taken at QoS 2 cannot be refused any more when
 //!   PUBREL comes: then the newest is dropped. QoS 0 is never refused.
+//! - **All queues together** (`queues_bytes_max`): as a full queue, for each session whose queue would grow; where the
+//!   oldest are dropped, they are the session's own. What an earlier run has acknowledged is kept all the same.
 //! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and
 //!   counted, QoS 1 and 2 wait in the queue. Above `unsent_bytes_hard` (only answers to the client's
 //!   own packets still get there) the connection is cut with 0x97; its session stays.
@@ -76,6 +78,8 @@ pub struct Config {
     pub queue_messages_max: usize,
     /// Bytes of messages waiting for one session.
     pub queue_bytes_max: usize,
+    /// Bytes of messages waiting for all sessions together; one that waits for several counts for each.
+    pub queues_bytes_max: usize,
     /// What becomes of a message that finds a queue full, where no rule says so.
     pub queue_overflow: QueueOverflow,
     /// Unsent bytes of one connection above which it receives no new messages.
@@ -130,6 +134,7 @@ impl Default for Config {
             topic_alias_out_max: 32,
             queue_messages_max: 1_000,
             queue_bytes_max: 8 * 1024 * 1024,
+            queues_bytes_max: 256 * 1024 * 1024,
             queue_overflow: QueueOverflow::DropNewest,
             unsent_bytes_soft: 1024 * 1024,
             unsent_bytes_hard: 4 * 1024 * 1024,

@@ -7,6 +7,7 @@ use midge_policy::QueueOverflow;
 use mqtt_proto::QoS;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A message for one receiver.
 #[derive(Clone, Debug)]
@@ -32,11 +33,23 @@ impl Waiting {
     }
 }
 
+/// Bytes of the messages that wait in all queues together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct QueuedBytes(Arc<AtomicUsize>);
+
+impl QueuedBytes {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Messages that wait for one session, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// Of this queue and all others.
+    all: QueuedBytes,
     /// What the rule of its session's latest subscription says to drop, if it says so.
     pub(crate) overflow: Option<QueueOverflow>,
 }
@@ -59,15 +72,34 @@ impl Queue {
     }
 
     pub(crate) fn has_room_for(&self, bytes: usize, config: &Config) -> bool {
-        let bytes = self.bytes.saturating_add(bytes);
-        self.waiting.len() < config.queue_messages_max && bytes <= config.queue_bytes_max
+        self.waiting.len() < config.queue_messages_max
+            && self.bytes.saturating_add(bytes) <= config.queue_bytes_max
+            && self.all.get().saturating_add(bytes) <= config.queues_bytes_max
+    }
+
+    /// Counts this queue, which is empty, among all others.
+    pub(crate) fn count_among(&mut self, all: &QueuedBytes) {
+        self.all = all.clone();
+    }
+
+    fn grow(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.all.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.all.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Takes out the oldest message where it has to make room for this one.
     pub(crate) fn yield_to(&mut self, message: &Message, config: &Config) -> Option<Waiting> {
         let drops_oldest = self.overflow.unwrap_or(config.queue_overflow) == QueueOverflow::DropOldest;
         // One that never fits drives nobody out.
-        let may_fit = message.bytes() <= config.queue_bytes_max && config.queue_messages_max > 0;
+        let others = self.all.get().saturating_sub(self.bytes);
+        let may_fit = message.bytes() <= config.queue_bytes_max
+            && config.queue_messages_max > 0
+            && others.saturating_add(message.bytes()) <= config.queues_bytes_max;
         if drops_oldest && may_fit && !self.has_room(message, config) { self.pop() } else { None }
     }
 
@@ -76,14 +108,14 @@ impl Queue {
         if !self.has_room(&waiting.message, config) {
             return false;
         }
-        self.bytes = self.bytes.saturating_add(waiting.message.bytes());
+        self.grow(waiting.message.bytes());
         self.waiting.push_back(waiting);
         true
     }
 
     /// Takes a message of an earlier run, whose acceptance has been acknowledged: there is no refusing it.
     pub(crate) fn restore(&mut self, waiting: Waiting) {
-        self.bytes = self.bytes.saturating_add(waiting.message.bytes());
+        self.grow(waiting.message.bytes());
         self.waiting.push_back(waiting);
     }
 
@@ -97,7 +129,7 @@ impl Queue {
 
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(waiting.message.bytes());
+        self.shrink(waiting.message.bytes());
         Some(waiting)
     }
 
@@ -113,7 +145,13 @@ impl Queue {
         }
         let (out, kept) = std::mem::take(&mut self.waiting).into_iter().partition::<Vec<_>, _>(|w| wanted(w));
         self.waiting = kept.into();
-        self.bytes = self.waiting.iter().map(|waiting| waiting.message.bytes()).sum();
+        self.shrink(out.iter().map(|waiting| waiting.message.bytes()).sum());
         out
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
     }
 }

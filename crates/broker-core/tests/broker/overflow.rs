@@ -79,6 +79,62 @@ fn a_message_that_never_fits_drives_nobody_out() {
     assert_eq!(kept(&mut world), ["small"]);
 }
 
+/// A world with room for two messages in all queues, whose sessions `one` and `two` are away.
+fn crowded(overflow: QueueOverflow) -> World {
+    let mut world = World::limited(|config| {
+        config.queues_bytes_max = 300;
+        config.queue_overflow = overflow;
+    });
+    for name in ["one", "two"] {
+        let conn = world.open(name, durable("c"));
+        world.subscribe(conn, name, Q1);
+        world.lose(conn);
+    }
+    world
+}
+
+fn waiting(world: &World, name: &str) -> usize {
+    world.session(name, "c").unwrap().queued
+}
+
+#[test]
+fn all_queues_together_are_bounded() {
+    let mut world = crowded(QueueOverflow::DropNewest);
+    let press = world.client("press");
+    for topic in ["one", "two", "two", "one"] {
+        world.publish(press, topic, "x", Q1);
+    }
+    assert_eq!((waiting(&world, "one"), waiting(&world, "two")), (1, 1));
+    assert_eq!(world.broker.metrics().dropped.queue_full, 2);
+    // What is taken, and what ends with its session, makes room.
+    let one = world.connect("one", durable("c"));
+    assert_eq!(world.take(one).len(), 2);
+    world.publish(press, "two", "y", Q1);
+    assert_eq!(waiting(&world, "two"), 2);
+    world.open("two", v5("c"));
+    world.send(one, Packet::PubAck(ack(1)));
+    world.lose(one);
+    for payload in ["1", "2", "3"] {
+        world.publish(press, "one", payload, Q1);
+    }
+    assert_eq!(waiting(&world, "one"), 2);
+}
+
+#[test]
+fn a_session_that_drops_its_oldest_drops_nothing_of_others() {
+    let mut world = crowded(QueueOverflow::DropOldest);
+    let press = world.client("press");
+    for topic in ["one", "one"] {
+        world.publish(press, topic, "x", Q1);
+    }
+    // It has none of its own to drop, and that of others stays.
+    world.publish(press, "two", "y", Q1);
+    assert_eq!((waiting(&world, "one"), waiting(&world, "two")), (2, 0));
+    world.publish(press, "one", "z", Q1);
+    let one = world.connect("one", durable("c"));
+    world.expect(one, ["CONNACK 00 present", "PUBLISH one \"x\" q1 #1", "PUBLISH one \"z\" q1 #2"]);
+}
+
 #[test]
 fn where_the_publishers_rule_says_refuse_it_is_told_and_nobody_gets_the_message() {
     let refusing = says(QueueOverflow::Refuse, allow("press", &["a"], &["a"]));
