@@ -135,6 +135,11 @@ impl Ledger {
     /// Returns a number that was never used.
     pub(crate) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
+    /// The highest number that was used.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.last_number
+    }
+
         self.last_number
     }
 

@@ -102,6 +102,9 @@ pub struct SessionRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionRecord {
     /// The filter.
+    /// The highest number of a queued record whose message may have been sent to it. `None` while it is connected: any
+    /// may have been.
+    pub sent: Option<u64>,
     pub filter: SharedFilter,
     /// QoS asked for.
     pub requested: QoS,

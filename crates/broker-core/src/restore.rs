@@ -108,10 +108,11 @@ impl Restoration<'_> {
         if self.broker.lookup(&record.identity, &record.client_id).is_some() {
             return None;
         }
-        let SessionRecord { identity, client_id, listener, version, expiry, parked } = record;
+        let SessionRecord { identity, client_id, listener, version, expiry, parked, sent } = record;
         let key = self.insert((identity, client_id, listener), version, expiry, parked);
         let session = self.broker.sessions.get_mut(key)?;
         session.number = number;
+        session.sent = sent.unwrap_or_else(|| self.broker.out.ledger.last_number());
         self.sessions.insert(number, key);
         // Connected when the broker ended: from now on its time runs.
         if parked.is_none() {
@@ -200,7 +201,7 @@ impl Restoration<'_> {
         Some(())
     }
 
-    fn waiting(&self, record: &QueuedRecord, number: u64) -> Option<Waiting> {
+    fn waiting(&self, record: &QueuedRecord, number: u64, resent: bool) -> Option<Waiting> {
         let group = record.group.as_ref().and_then(|group| self.broker.subscriptions.groups.find(group));
         Some(Waiting {
             message: Arc::clone(self.messages.get(&record.message)?),
@@ -210,13 +211,15 @@ impl Restoration<'_> {
             group,
             revision: UNDECIDED,
             number,
-            resent: true,
+            resent,
         })
     }
 
     fn queued(&mut self, key: RecordKey, record: &QueuedRecord) -> Option<()> {
-        let waiting = self.waiting(record, key.number)?;
-        let session = self.broker.sessions.get_mut(*self.sessions.get(&key.owner)?)?;
+        let session = *self.sessions.get(&key.owner)?;
+        let resent = self.broker.sessions.get(session)?.sent >= key.number;
+        let waiting = self.waiting(record, key.number, resent)?;
+        let session = self.broker.sessions.get_mut(session)?;
         self.broker.out.ledger.relink(&waiting.message);
         session.queue.restore(waiting);
         self.found.queued += 1;
@@ -231,7 +234,8 @@ impl Restoration<'_> {
             OutgoingState::Released => Exchange::Released,
             OutgoingState::Withdrawn => Exchange::Withdrawn(QoS::ExactlyOnce),
             OutgoingState::Published(queued) => {
-                let waiting = self.waiting(queued, record.order).filter(|w| w.qos == QoS::ExactlyOnce)?;
+                let waiting =
+                    self.waiting(queued, record.order, true).filter(|w| w.qos == QoS::ExactlyOnce)?;
                 self.broker.out.ledger.relink(&waiting.message);
                 self.found.queued += 1;
                 Exchange::Published(waiting)

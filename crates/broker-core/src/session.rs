@@ -47,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) number: u64,
     /// Ticket of the batch that stored it first.
     pub(crate) since_ticket: u64,
+    /// The highest number of a stored message that may have been sent to it in an earlier run.
+    pub(crate) sent: u64,
     /// As of its last connection's gate.
     pub(crate) barrier: u64,
 }
@@ -139,6 +141,7 @@ impl Session {
             replays: VecDeque::new(),
             number: 0,
             since_ticket: 0,
+            sent: 0,
             barrier: 0,
         }
     }

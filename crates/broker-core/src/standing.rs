@@ -16,13 +16,14 @@ use std::time::Duration;
 
 impl Broker {
     /// Stores a session that has just been connected, and its will. A new one, or one that is kept for another
-    /// time than before, is a promise of the CONNACK; that it is connected is not.
+    /// time than before, is a promise of the CONNACK; that it is connected is only one where messages wait for it.
     pub(crate) fn record_live(&mut self, key: Key, is_same: bool, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_kept = session.expiry != Some(Duration::ZERO);
         if session.number != 0 {
             let (record_key, record) = (session.key(), session.record());
-            if is_same {
+            // What waits is not sent before it is stored that it may have been ([MQTT-3.3.1-1]).
+            if is_same && session.queue.is_empty() {
                 self.out.ledger.replace_unpromised(record_key, record);
             } else {
                 self.out.ledger.replace(record_key, record);
@@ -129,6 +130,16 @@ impl Session {
         RecordKey::owned(RecordKind::Held, self.number, id.get().into())
     }
 
+    /// What waits in the queue has higher numbers than what was sent from it, which is in flight or gone, except for
+    /// what was sent before a restart.
+    fn highest_sent(&self) -> u64 {
+        let in_flight = self.inflight.iter().filter_map(|(_, exchange)| match exchange {
+            Exchange::Published(waiting) => Some(waiting.number),
+            Exchange::Released | Exchange::Withdrawn(_) => None,
+        });
+        in_flight.max().unwrap_or(0).max(self.sent)
+    }
+
     pub(crate) fn record(&self) -> Record {
         Record::Session(Box::new(SessionRecord {
             identity: Arc::clone(&self.identity),
@@ -140,6 +151,7 @@ impl Session {
                 Link::Live(_) => None,
                 Link::Parked(parked) => Some((parked.since, parked.ends.map(|(_, wall)| wall))),
             },
+            sent: matches!(self.link, Link::Parked(_)).then(|| self.highest_sent()),
         }))
     }
 }

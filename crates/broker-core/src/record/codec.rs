@@ -148,6 +148,7 @@ fn put_listener(listener: Option<&Listener>, out: &mut BytesMut) {
         SubscribeMode::Narrow => 2,
         SubscribeMode::Filter => 3,
     });
+    put_option(record.sent, out);
     put_text(&listener.name, out);
 }
 
@@ -304,6 +305,8 @@ impl Reader {
             requested: self.qos()?,
             no_local: self.flag()?,
             retain_as_published: self.flag()?,
+            // The first records of this format end here.
+            sent: if self.0.is_empty() { None } else { self.option()? },
             id: self.option()?.map(u32::try_from).transpose().map_err(|_| RecordError::Damaged)?,
         })
     }

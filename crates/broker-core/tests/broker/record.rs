@@ -1,7 +1,7 @@
 //! Records as bytes.
 
 use crate::world::*;
-use broker_core::{Record, RecordError, RecordKey, RecordKind};
+use broker_core::{Record, RecordError, RecordKey, RecordKind, SessionRecord};
 use mqtt_proto::*;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -54,6 +54,18 @@ fn a_record_of_another_format_is_told_from_a_damaged_one() {
         assert_eq!(Record::decode(key, &bytes), Err(RecordError::Format(2)), "{key}");
         assert_eq!(Record::decode(key, &[]), Err(RecordError::Damaged), "{key}");
     }
+}
+
+// What an earlier version wrote: then any message may have been sent before.
+#[test]
+fn a_session_record_that_does_not_say_what_was_sent_is_read() {
+    let mut records = all_kinds().into_iter();
+    let is_parked = |record: &Record| matches!(record, Record::Session(session) if session.sent.is_some());
+    let (key, record) = records.find(|(_, record)| is_parked(record)).unwrap();
+    let bytes = record.encode().unwrap();
+    let Record::Session(session) = record else { panic!("{record:?} is no session") };
+    let earlier = SessionRecord { sent: None, ..*session };
+    assert_eq!(Record::decode(key, &bytes[..bytes.len() - 9]), Ok(Record::Session(Box::new(earlier))));
 }
 
 proptest! {
