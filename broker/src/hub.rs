@@ -8,8 +8,8 @@ use crate::pending::Pending;
 use crate::traffic::Traffic;
 use crate::{Admission, Authenticator, Refusal};
 use broker_core::{
-    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher, Effect, Listener, Metrics,
-    Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, StoreTrouble,
+    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher, Durability, Effect, Listener,
+    Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, StoreTrouble,
 };
 use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// How long changes that nobody waits for may stay unwritten, and how many bytes of them.
-const IDLE_WAIT: Duration = Duration::from_millis(50);
+pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(50);
 const IDLE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What of the core's changes is not stored yet.
@@ -56,6 +56,13 @@ struct Storing {
 }
 
 impl Storing {
+    /// Whether something has to be written now.
+    fn is_due(&self) -> bool {
+        let pending = &self.pending;
+        let is_awaited = pending.level() != Durability::None;
+        !pending.is_idle() && (is_awaited || self.is_ending || pending.bytes > IDLE_BYTES_MAX)
+    }
+
     fn trouble(&self) -> StoreTrouble {
         match &self.failing {
             _ if self.pending.bytes.saturating_add(self.writing) > PENDING_BYTES_MAX => StoreTrouble::Full,
@@ -276,34 +283,48 @@ impl Hub {
         self.0.inner.lock().storing.failing.clone()
     }
 
-    /// Waits for changes to be stored; none once everything is stored after the end.
+    /// Waits for changes to be stored; false once everything is stored after the end.
     ///
     /// Changes that nobody waits for go with the next that somebody does, or after a while: what a receiver
     /// acknowledges is best not written at all.
-    pub(crate) async fn next_pending(&self) -> Option<Pending> {
-        let mut is_late = false;
+    pub(crate) async fn wait_for_pending(&self) -> bool {
         loop {
             let unstored = self.0.unstored.notified();
             let is_idle = {
-                let storing = &mut self.0.inner.lock().storing;
-                let pending = &storing.pending;
-                let is_idle = pending.is_idle();
-                let is_due = is_late || storing.is_ending || pending.bytes > IDLE_BYTES_MAX;
-                if !is_idle && (is_due || pending.is_awaited()) {
-                    storing.writing = storing.pending.bytes;
-                    return Some(std::mem::take(&mut storing.pending));
+                let storing = &self.0.inner.lock().storing;
+                if storing.is_due() {
+                    return true;
                 }
                 if storing.is_ending {
-                    return None;
+                    return false;
                 }
-                is_idle
+                storing.pending.is_idle()
             };
             if is_idle {
                 unstored.await;
-            } else {
-                is_late = tokio::time::timeout(IDLE_WAIT, unstored).await.is_err();
+            } else if tokio::time::timeout(IDLE_WAIT, unstored).await.is_err() {
+                return true;
             }
         }
+    }
+
+    /// Takes what is to be stored now: everything, or nothing if all that anybody waits for was undone meanwhile,
+    /// which counts as stored. `is_late` says that the rest has waited long enough.
+    pub(crate) fn take_pending(&self, is_late: bool) -> Option<Pending> {
+        let ticket = {
+            let storing = &mut self.0.inner.lock().storing;
+            // While writes fail the next attempt says whether they still do.
+            if storing.pending.is_empty() && storing.failing.is_none() {
+                std::mem::take(&mut storing.pending).ticket
+            } else if is_late || storing.is_due() {
+                storing.writing = storing.pending.bytes;
+                return Some(std::mem::take(&mut storing.pending));
+            } else {
+                storing.pending.ticket
+            }
+        };
+        self.enter(|broker, now| broker.handle_stored(ticket, now));
+        None
     }
 
     /// Takes back changes that could not be stored.
@@ -440,13 +461,13 @@ impl Hub {
             Effect::Authenticate { conn, request } => self.judge(conn, *request),
             Effect::Audit(event) => record_event(&self.0.audit, event),
             Effect::Store(batch) => {
-                let before = (inner.storing.pending.is_idle(), inner.storing.pending.is_awaited());
+                let before = (inner.storing.pending.is_idle(), inner.storing.pending.level());
                 inner.storing.pending.add(*batch);
                 if inner.storing.trouble() == StoreTrouble::Full {
                     inner.broker.handle_store_trouble(StoreTrouble::Full);
                 }
                 let pending = &inner.storing.pending;
-                if before != (pending.is_idle(), pending.is_awaited()) || pending.bytes > IDLE_BYTES_MAX {
+                if before != (pending.is_idle(), pending.level()) || pending.bytes > IDLE_BYTES_MAX {
                     inner.to_persist = true;
                 }
             }

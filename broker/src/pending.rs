@@ -1,8 +1,10 @@
 //! Changes of the store that wait to be written, the newest of each record.
 
-use broker_core::{Change, Durability, Record, RecordKey, StoreBatch};
+use broker_core::{Change, ConnIdHasher, Durability, Record, RecordKey, StoreBatch};
+use bytes::BytesMut;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::BuildHasherDefault;
 
 /// What is to become of one record.
 #[derive(Debug, PartialEq)]
@@ -12,6 +14,9 @@ enum Outcome {
     Replaced(Record),
     Removed,
 }
+
+/// An outcome and what it has to survive; [`Durability::None`] when nobody waits for it.
+type Wanted = (Durability, Outcome);
 
 impl Outcome {
     fn cost(&self) -> usize {
@@ -26,10 +31,11 @@ impl Outcome {
 /// Changes that wait to be written together.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    outcomes: HashMap<RecordKey, Outcome>,
+    outcomes: HashMap<RecordKey, Wanted, BuildHasherDefault<ConnIdHasher>>,
+    /// How many have to survive the end of the process, and how many loss of power.
+    awaited: [usize; 2],
     /// The last ticket among them.
     pub(crate) ticket: u64,
-    pub(crate) level: Durability,
     /// Bytes they take, about.
     pub(crate) bytes: usize,
 }
@@ -44,9 +50,13 @@ impl Pending {
         self.outcomes.len()
     }
 
-    /// Whether somebody waits for it.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.level != Durability::None
+    /// What they have to survive together, of what was not undone since.
+    pub(crate) fn level(&self) -> Durability {
+        match self.awaited {
+            [0, 0] => Durability::None,
+            [_, 0] => Durability::ProcessCrash,
+            _ => Durability::PowerLoss,
+        }
     }
 
     /// Whether there is nothing to write: everything that came was undone since.
@@ -56,36 +66,38 @@ impl Pending {
 
     pub(crate) fn add(&mut self, batch: StoreBatch) {
         self.ticket = self.ticket.max(batch.ticket);
-        self.level = self.level.max(batch.level);
-        for change in batch.changes {
+        for (level, change) in batch.changes {
             match change {
-                Change::Create(key, record) => self.set(key, Outcome::Created(record)),
-                Change::Replace(key, record) => self.set(key, Outcome::Replaced(record)),
-                Change::Remove(key) => self.set(key, Outcome::Removed),
+                Change::Create(key, record) => self.set(key, (level, Outcome::Created(record))),
+                Change::Replace(key, record) => self.set(key, (level, Outcome::Replaced(record))),
+                Change::Remove(key) => self.set(key, (level, Outcome::Removed)),
             }
         }
     }
 
     /// Takes back what could not be written; what came since is newer.
     pub(crate) fn add_older(&mut self, mut older: Self) {
-        self.ticket = self.ticket.max(older.ticket);
-        self.level = self.level.max(older.level);
-        std::mem::swap(&mut self.outcomes, &mut older.outcomes);
-        std::mem::swap(&mut self.bytes, &mut older.bytes);
-        for (key, outcome) in older.outcomes {
+        std::mem::swap(self, &mut older);
+        let newer = older;
+        self.ticket = self.ticket.max(newer.ticket);
+        for (key, outcome) in newer.outcomes {
             self.set(key, outcome);
         }
     }
 
-    fn set(&mut self, key: RecordKey, next: Outcome) {
+    fn set(&mut self, key: RecordKey, (level, next): Wanted) {
         match self.outcomes.entry(key) {
             Entry::Vacant(place) => {
                 self.bytes += next.cost();
-                place.insert(next);
+                count(&mut self.awaited, level);
+                place.insert((level, next));
             }
             Entry::Occupied(mut place) => {
-                let was_new = matches!(place.get(), Outcome::Created(_));
-                self.bytes = self.bytes.saturating_sub(place.get().cost());
+                let (before, outcome) = place.get();
+                let was_new = matches!(outcome, Outcome::Created(_));
+                self.bytes = self.bytes.saturating_sub(outcome.cost());
+                uncount(&mut self.awaited, *before);
+                let level = level.max(*before);
                 let next = match next {
                     Outcome::Removed if was_new => {
                         place.remove();
@@ -99,27 +111,51 @@ impl Pending {
                     next => next,
                 };
                 self.bytes += next.cost();
-                place.insert(next);
+                count(&mut self.awaited, level);
+                place.insert((level, next));
             }
         }
     }
 
     /// Returns the changes as they are to be written, in the order of their keys.
     pub(crate) fn batch(&self) -> midge_store::Batch {
-        let mut outcomes: Vec<_> = self.outcomes.iter().collect();
+        let mut outcomes: Vec<_> = self.outcomes.iter().map(|(key, (_, outcome))| (key, outcome)).collect();
         outcomes.sort_unstable_by_key(|(key, _)| **key);
         let mut batch = midge_store::Batch::new();
+        let mut bytes = BytesMut::new();
         for (key, outcome) in outcomes {
             let (Outcome::Created(record) | Outcome::Replaced(record)) = outcome else {
-                batch = batch.delete(key.to_string());
+                batch = batch.delete(key);
                 continue;
             };
-            match record.encode() {
-                Ok(bytes) => batch = batch.put(key.to_string(), bytes),
+            bytes.clear();
+            match record.encode_into(&mut bytes) {
+                Ok(()) => batch = batch.put(key, &bytes),
                 Err(error) => tracing::error!(%key, %error, "a record cannot be written and is left out"),
             }
         }
         batch
+    }
+}
+
+fn place(awaited: &mut [usize; 2], level: Durability) -> Option<&mut usize> {
+    let [process_crash, power_loss] = awaited;
+    match level {
+        Durability::None => None,
+        Durability::ProcessCrash => Some(process_crash),
+        Durability::PowerLoss => Some(power_loss),
+    }
+}
+
+fn count(awaited: &mut [usize; 2], level: Durability) {
+    if let Some(count) = place(awaited, level) {
+        *count += 1;
+    }
+}
+
+fn uncount(awaited: &mut [usize; 2], level: Durability) {
+    if let Some(count) = place(awaited, level) {
+        *count = count.saturating_sub(1);
     }
 }
 
@@ -134,7 +170,8 @@ mod tests {
 
     fn pending(changes: Vec<Change>) -> Pending {
         let mut pending = Pending::default();
-        pending.add(StoreBatch { ticket: 1, level: Durability::ProcessCrash, changes });
+        let changes = changes.into_iter().map(|change| (Durability::ProcessCrash, change)).collect();
+        pending.add(StoreBatch { ticket: 1, changes });
         pending
     }
 
@@ -154,7 +191,7 @@ mod tests {
     fn what_was_created_and_removed_is_never_written() {
         let undone = pending(vec![create(1), remove(1)]);
         assert!(undone.is_empty() && !undone.is_idle());
-        assert_eq!(undone.bytes, 0);
+        assert_eq!((undone.bytes, undone.level()), (0, Durability::None), "nobody has to wait any more");
         assert_eq!(pending(vec![create(1), replace(1), remove(1)]).batch().len(), 0);
     }
 
@@ -170,19 +207,40 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_waits_for_is_awaited_with_what_it_replaces() {
+        let levels = |changes: Vec<(Durability, Change)>| {
+            let mut pending = Pending::default();
+            pending.add(StoreBatch { ticket: 1, changes });
+            pending.level()
+        };
+        let (none, safe) = (Durability::None, Durability::PowerLoss);
+        assert_eq!(levels(vec![(none, remove(1))]), none);
+        assert_eq!(levels(vec![(safe, replace(1)), (none, replace(1))]), safe);
+        assert_eq!(levels(vec![(safe, replace(1)), (none, remove(1))]), safe);
+        assert_eq!(
+            levels(vec![(Durability::ProcessCrash, create(2)), (safe, create(1)), (none, remove(1))]),
+            { Durability::ProcessCrash }
+        );
+    }
+
+    #[test]
     fn what_could_not_be_written_is_merged_below_what_came_since() {
         let mut newer = pending(vec![remove(1), remove(2), replace(3)]);
         newer.ticket = 2;
-        let mut older = pending(vec![create(1), replace(2), create(3), create(4)]);
-        older.level = Durability::PowerLoss;
+        let mut older = Pending::default();
+        let changes = vec![create(1), replace(2), create(3), create(4)];
+        let changes = changes.into_iter().map(|change| (Durability::PowerLoss, change)).collect();
+        older.add(StoreBatch { ticket: 1, changes });
         newer.add_older(older);
-        assert_eq!((newer.ticket, newer.level), (2, Durability::PowerLoss));
+        assert_eq!((newer.ticket, newer.level()), (2, Durability::PowerLoss));
         let expected = [
             (2, Outcome::Removed),
             (3, Outcome::Created(Record::Retained)),
             (4, Outcome::Created(Record::Retained)),
         ];
-        assert_eq!(newer.outcomes, expected.map(|(number, outcome)| (key(number), outcome)).into());
-        assert_eq!(newer.bytes, newer.outcomes.values().map(Outcome::cost).sum::<usize>());
+        let expected = expected.map(|(number, outcome)| (key(number), (Durability::PowerLoss, outcome)));
+        assert_eq!(newer.outcomes, expected.into_iter().collect());
+        assert_eq!(newer.bytes, newer.outcomes.values().map(|(_, outcome)| outcome.cost()).sum::<usize>());
+        assert_eq!(newer.awaited, [0, 3]);
     }
 }

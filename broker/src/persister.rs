@@ -4,6 +4,7 @@
 //! transaction is written the next one gathers.
 
 use crate::Hub;
+use crate::hub::IDLE_WAIT;
 use crate::pending::Pending;
 use anyhow::{Context as _, bail};
 use broker_core::{Durability, Record, RecordKey};
@@ -19,8 +20,13 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// much is undone again, and needs never be written.
 const CROWD: usize = 256;
 
-/// Longest such wait.
+/// Part of the time of the last transaction that the next one waits in any case: a receiver that is there acknowledges
+/// within it, and with a disk that takes its time nobody waits for the disk then.
+const SHARE: u32 = 8;
+
+/// Longest such wait, and the shortest that the timer knows.
 const LINGER_MAX: Duration = Duration::from_millis(4);
+const LINGER_MIN: Duration = Duration::from_millis(1);
 
 /// Records read at a time at the start.
 const PAGE_RECORDS: usize = 4096;
@@ -61,16 +67,18 @@ pub(crate) async fn read(store: &Store) -> anyhow::Result<Vec<(RecordKey, Record
 /// When at the end something is left that cannot be written.
 pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    loop {
-        let Some(pending) = hub.next_pending().await else { return Ok(()) };
+    let (mut wait, mut written) = (Duration::ZERO, Instant::now());
+    while hub.wait_for_pending().await {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let Some(pending) = hub.take_pending(written.elapsed() >= IDLE_WAIT) else { continue };
         let started = Instant::now();
         match write(&store, &pending).await {
             Ok(()) => {
                 backoff.reset();
                 hub.stored(&pending);
-                if pending.len() >= CROWD {
-                    tokio::time::sleep(started.elapsed().min(LINGER_MAX)).await;
-                }
+                (wait, written) = (linger(started.elapsed(), pending.len()), Instant::now());
             }
             Err(error) => {
                 hub.not_stored(pending, error.to_string());
@@ -81,15 +89,36 @@ pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// How long the transaction after one that took so long, with so many changes, waits for more.
+fn linger(took: Duration, changes: usize) -> Duration {
+    let wait = if changes >= CROWD { took } else { took / SHARE };
+    if wait < LINGER_MIN { Duration::ZERO } else { wait.min(LINGER_MAX) }
 }
 
 async fn write(store: &Store, pending: &Pending) -> Result<(), midge_store::StoreError> {
     if pending.is_empty() {
         return Ok(());
     }
-    let level = match pending.level {
+    let level = match pending.level() {
         Durability::None | Durability::ProcessCrash => midge_store::Durability::ProcessCrash,
         Durability::PowerLoss => midge_store::Durability::PowerLoss,
     };
     store.commit(pending.batch(), level).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_quick_waits_for_nobody_and_who_is_slow_not_for_long() {
+        let millis = Duration::from_millis;
+        assert_eq!(linger(Duration::from_micros(100), 1), Duration::ZERO);
+        assert_eq!(linger(millis(12), 1), Duration::from_micros(1_500));
+        assert_eq!(linger(millis(2), CROWD), millis(2));
+        assert_eq!(linger(millis(500), 1), LINGER_MAX);
+    }
 }

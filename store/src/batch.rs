@@ -1,5 +1,6 @@
 use crate::error::StoreError;
 use crate::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
+use std::fmt::{Display, Write as _};
 
 /// What an acknowledged write survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,14 +14,26 @@ pub enum Durability {
 /// Changes that become visible and durable together, in order, or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    changes: Vec<Change>,
-    bytes: usize,
+    changes: Vec<Lengths>,
+    /// The keys, one behind the other.
+    keys: String,
+    /// The values that are written, one behind the other: a change costs no memory of its own.
+    values: Vec<u8>,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) enum Change {
-    Put { key: String, value: Vec<u8> },
-    Delete { key: String },
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    key: usize,
+    /// None for a removal.
+    value: Option<usize>,
+}
+
+/// A change of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change<'a> {
+    pub(crate) key: &'a str,
+    /// None for a removal.
+    pub(crate) value: Option<&'a [u8]>,
 }
 
 impl Batch {
@@ -31,27 +44,33 @@ impl Batch {
 
     /// Adds a write of `value` under `key`, replacing what was there.
     #[must_use]
-    pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        let (key, value) = (key.into(), value.into());
-        self.bytes = self.bytes.saturating_add(key.len()).saturating_add(value.len());
-        self.changes.push(Change::Put { key, value });
+    pub fn put(mut self, key: impl Display, value: impl AsRef<[u8]>) -> Self {
+        let value = value.as_ref();
+        self.values.extend_from_slice(value);
+        self.add(key, Some(value.len()));
         self
     }
 
     /// Adds the removal of `key`; a key that is not there is no error.
     #[must_use]
-    pub fn delete(mut self, key: impl Into<String>) -> Self {
-        let key = key.into();
-        self.bytes = self.bytes.saturating_add(key.len());
-        self.changes.push(Change::Delete { key });
+    pub fn delete(mut self, key: impl Display) -> Self {
+        self.add(key, None);
         self
+    }
+
+    fn add(&mut self, key: impl Display, value: Option<usize>) {
+        let start = self.keys.len();
+        // Writing to a `String` does not fail.
+        write!(self.keys, "{key}").unwrap_or_default();
+        self.changes.push(Lengths { key: self.keys.len() - start, value });
     }
 
     /// Appends the changes of another batch.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
-        self.bytes = self.bytes.saturating_add(other.bytes);
         self.changes.extend(other.changes);
+        self.keys.push_str(&other.keys);
+        self.values.extend(other.values);
         self
     }
 
@@ -66,24 +85,34 @@ impl Batch {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.keys.len().saturating_add(self.values.len())
     }
 
-    pub(crate) fn changes(&self) -> &[Change] {
-        &self.changes
+    pub(crate) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        let (mut keys, mut values) = (&*self.keys, &*self.values);
+        self.changes.iter().filter_map(move |lengths| {
+            let (key, later) = keys.split_at_checked(lengths.key)?;
+            keys = later;
+            let Some(bytes) = lengths.value else { return Some(Change { key, value: None }) };
+            let (value, later) = values.split_at_checked(bytes)?;
+            values = later;
+            Some(Change { key, value: Some(value) })
+        })
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        if self.bytes > BATCH_BYTES_MAX {
-            return Err(StoreError::BatchTooLarge { bytes: self.bytes, max: BATCH_BYTES_MAX });
+        if self.bytes() > BATCH_BYTES_MAX {
+            return Err(StoreError::BatchTooLarge { bytes: self.bytes(), max: BATCH_BYTES_MAX });
         }
-        for change in &self.changes {
-            let (Change::Put { key, .. } | Change::Delete { key }) = change;
-            if key.is_empty() || key.len() > KEY_BYTES_MAX {
-                return Err(StoreError::KeyLength { bytes: key.len(), max: KEY_BYTES_MAX });
-            }
+        match self
+            .changes
+            .iter()
+            .map(|lengths| lengths.key)
+            .find(|bytes| !(1..=KEY_BYTES_MAX).contains(bytes))
+        {
+            Some(bytes) => Err(StoreError::KeyLength { bytes, max: KEY_BYTES_MAX }),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -95,6 +124,21 @@ mod tests {
     fn bytes_count_keys_and_values_of_both_batches() {
         let batch = Batch::new().put("ab", "cde").merge(Batch::new().delete("xy"));
         assert_eq!((batch.bytes(), batch.len(), batch.is_empty()), (7, 2, false));
+    }
+
+    #[test]
+    fn changes_are_those_that_were_made_in_their_order() {
+        let batch = Batch::new().put("a", "1").delete("äb").put("c", "");
+        let batch = batch.merge(Batch::new().delete("a").put(7, [1, 2]));
+        let change = |key, value| Change { key, value };
+        let expected: [Change<'_>; 5] = [
+            change("a", Some(b"1")),
+            change("äb", None),
+            change("c", Some(b"")),
+            change("a", None),
+            change("7", Some(&[1, 2])),
+        ];
+        assert_eq!(batch.changes().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `NORMAL` (the log is in the operating system's cache, and checkpoints are still fsynced, so the
 //! file stays consistent whatever happens). A FULL commit also makes every earlier NORMAL one durable.
 
-use crate::batch::{Batch, Change, Durability};
+use crate::batch::{Batch, Durability};
 use crate::error::StoreError;
 use crate::limits::GROUP_BATCHES_MAX;
 use crate::open::mark_clean;
@@ -111,9 +111,9 @@ impl Committer {
             )?;
             let mut delete = transaction.prepare_cached("DELETE FROM kv WHERE key = ?1")?;
             for change in group.iter().flat_map(|commit| commit.batch.changes()) {
-                match change {
-                    Change::Put { key, value } => put.execute((key, value))?,
-                    Change::Delete { key } => delete.execute((key,))?,
+                match change.value {
+                    Some(value) => put.execute((change.key, value))?,
+                    None => delete.execute((change.key,))?,
                 };
             }
         }

@@ -24,3 +24,12 @@ pub(crate) const QUICK_CHECK_ALWAYS_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What the write-ahead log shrinks to after a checkpoint, in bytes: a burst does not keep the disk.
 pub(crate) const LOG_BYTES_KEPT: i64 = 16 * 1024 * 1024;
+
+/// Pages (4 KiB) in the log from which on they are moved into the database, which takes two syncs more: as many as are
+/// kept, so that pages which are written again and again are moved seldom. A start reads the log once, in milliseconds.
+pub(crate) const LOG_PAGES: i64 = LOG_BYTES_KEPT / 4096;
+
+/// Pages in memory, in KiB. The writer's hold about what one large transaction touches: more than fits is written into
+/// the log before its end, and often twice.
+pub(crate) const WRITER_CACHE_KIB: i32 = 4096;
+pub(crate) const READER_CACHE_KIB: i32 = 1024;

@@ -2,7 +2,9 @@
 
 use crate::create::create;
 use crate::error::OpenError;
-use crate::limits::{LOG_BYTES_KEPT, QUICK_CHECK_ALWAYS_BYTES};
+use crate::limits::{
+    LOG_BYTES_KEPT, LOG_PAGES, QUICK_CHECK_ALWAYS_BYTES, READER_CACHE_KIB, WRITER_CACHE_KIB,
+};
 use crate::store::StoreInfo;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
@@ -34,7 +36,7 @@ pub(crate) fn open(path: &Path, wanted: &StoreInfo) -> Result<Opened, OpenError>
         Err(error) => return Err(OpenError::io(path, &error)),
     }
     let engine = |error: rusqlite::Error| OpenError::engine(path, &error);
-    let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(engine)?;
+    let writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITER_CACHE_KIB).map_err(engine)?;
     // A file that is refused below stays as it is found: closing must not move its log into it.
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(engine)?;
     refuse_foreign(path, &writer)?;
@@ -43,7 +45,7 @@ pub(crate) fn open(path: &Path, wanted: &StoreInfo) -> Result<Opened, OpenError>
     refuse_other_owner(path, &writer, wanted)?;
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(engine)?;
     mark_open(&writer).map_err(engine)?;
-    let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(engine)?;
+    let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, READER_CACHE_KIB).map_err(engine)?;
     Ok(Opened { writer, reader, lock })
 }
 
@@ -113,13 +115,13 @@ fn refuse_exposed_or_empty(path: &Path, metadata: &fs::Metadata) -> Result<(), O
     Ok(())
 }
 
-fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, access: OpenFlags, cache_kib: i32) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     // Only an operator's own `sqlite3` can be in the way, for a moment.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(None, "cache_size", -1024)?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
     Ok(connection)
 }
 
@@ -162,6 +164,7 @@ fn set_journal(path: &Path, writer: &Connection) -> Result<(), OpenError> {
     if level != 2 {
         return Err(refused("synchronous", "2", level.to_string()));
     }
+    writer.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES, |_| Ok(())).map_err(engine)?;
     writer.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, |_| Ok(())).map_err(engine)
 }
 

@@ -43,8 +43,7 @@ pub(crate) struct Ledger {
     ticket: u64,
     /// Highest ticket that is stored.
     stored: u64,
-    batch_level: Durability,
-    changes: Vec<Change>,
+    changes: Vec<(Durability, Change)>,
     /// Whether the input at hand has changed anything that its answer promises.
     touched: bool,
     last_number: u64,
@@ -62,7 +61,6 @@ impl Ledger {
             level,
             ticket: 1,
             stored: 0,
-            batch_level: Durability::None,
             changes: Vec::new(),
             touched: false,
             last_number: 0,
@@ -126,8 +124,7 @@ impl Ledger {
             return None;
         }
         let changes = std::mem::take(&mut self.changes);
-        let level = std::mem::take(&mut self.batch_level);
-        let batch = StoreBatch { ticket: self.ticket, level, changes };
+        let batch = StoreBatch { ticket: self.ticket, changes };
         self.ticket += 1;
         Some(Effect::Store(Box::new(batch)))
     }
@@ -135,11 +132,11 @@ impl Ledger {
     /// Returns a number that was never used.
     pub(crate) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
-    /// The highest number that was used.
-    pub(crate) fn last_number(&self) -> u64 {
         self.last_number
     }
 
+    /// The highest number that was used.
+    pub(crate) fn last_number(&self) -> u64 {
         self.last_number
     }
 
@@ -149,9 +146,8 @@ impl Ledger {
     }
 
     fn note(&mut self, change: Change, level: Durability) {
-        self.batch_level = self.batch_level.max(level);
         self.touched = true;
-        self.changes.push(change);
+        self.changes.push((level, change));
     }
 
     /// Stores state that an answer promises, at the level of the broker.
@@ -171,12 +167,12 @@ impl Ledger {
 
     /// Replaces a record that no answer speaks of: nobody waits for it.
     pub(crate) fn replace_unpromised(&mut self, key: RecordKey, record: Record) {
-        self.changes.push(Change::Replace(key, record));
+        self.changes.push((Durability::None, Change::Replace(key, record)));
     }
 
     /// Removes a record whose return after a crash would do no harm: nobody waits for it.
     pub(crate) fn forget(&mut self, key: RecordKey) {
-        self.changes.push(Change::Remove(key));
+        self.changes.push((Durability::None, Change::Remove(key)));
     }
 
     /// Counts one more record that names a message, and stores the message if it is the first.

@@ -43,10 +43,16 @@ pub(crate) fn durability(permit: &PublishPermit) -> Option<Durability> {
 pub struct StoreBatch {
     /// Number of this batch, one more than that of the batch before; [`crate::Broker::handle_stored`] takes it.
     pub ticket: u64,
-    /// What the batch has to survive before it counts as stored; [`Durability::None`] when nobody waits for it.
-    pub level: Durability,
-    /// The changes, in order.
-    pub changes: Vec<Change>,
+    /// The changes, in order, each with what it has to survive before it counts as stored; [`Durability::None`] when
+    /// nobody waits for it.
+    pub changes: Vec<(Durability, Change)>,
+}
+
+impl StoreBatch {
+    /// What the batch as a whole has to survive before it counts as stored.
+    pub fn level(&self) -> Durability {
+        self.changes.iter().map(|(level, _)| *level).max().unwrap_or_default()
+    }
 }
 
 /// One change of the store.
@@ -96,15 +102,15 @@ pub struct SessionRecord {
     pub expiry: Option<Duration>,
     /// Since when it has no connection, and when it ends, if it does; `None` while it is connected.
     pub parked: Option<(UnixMillis, Option<UnixMillis>)>,
+    /// The highest number of a queued record whose message may have been sent to it. `None` while it is connected: any
+    /// may have been.
+    pub sent: Option<u64>,
 }
 
 /// A subscription as its client asked for it; what it is granted is the policy's to say at every start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscriptionRecord {
     /// The filter.
-    /// The highest number of a queued record whose message may have been sent to it. `None` while it is connected: any
-    /// may have been.
-    pub sent: Option<u64>,
     pub filter: SharedFilter,
     /// QoS asked for.
     pub requested: QoS,

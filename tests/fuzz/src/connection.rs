@@ -173,7 +173,7 @@ impl Scene {
         let mut ticket = None;
         for batch in std::mem::take(&mut self.pending) {
             ticket = Some(batch.ticket);
-            batch.changes.into_iter().for_each(|change| self.write(change));
+            batch.changes.into_iter().for_each(|(_, change)| self.write(change));
         }
         if let Some(ticket) = ticket {
             self.broker.handle_stored(ticket, self.now);

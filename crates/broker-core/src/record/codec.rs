@@ -50,38 +50,47 @@ impl Record {
     /// When a publication does not fit an MQTT packet, which none that arrived in one does.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let mut out = BytesMut::with_capacity(64);
+        self.encode_into(&mut out)?;
+        Ok(out.into())
+    }
+
+    /// Appends the encoded record.
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; what was appended then is of no use.
+    pub fn encode_into(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
         out.put_u8(FORMAT);
         match self {
-            Self::Session(record) => put_session(record, &mut out),
-            Self::Subscription(record) => put_subscription(record, &mut out),
+            Self::Session(record) => put_session(record, out),
+            Self::Subscription(record) => put_subscription(record, out),
             Self::Message(stored) => {
                 out.put_u64_le(stored.received.0);
                 out.put_u8(stored.message.level as u8);
-                put_origin(stored.message.origin(), &mut out);
-                put_publication(stored.message.publication(), &mut out)?;
+                put_origin(stored.message.origin(), out);
+                put_publication(stored.message.publication(), out)?;
             }
-            Self::Queued(record) => put_queued(record, &mut out),
-            Self::Outgoing(record) => put_outgoing(record, &mut out),
+            Self::Queued(record) => put_queued(record, out),
+            Self::Outgoing(record) => put_outgoing(record, out),
             Self::Held(held) => match &**held {
                 HeldRecord::Denied => out.put_u8(0),
                 HeldRecord::Accepted(publication, received) => {
                     out.put_u8(1);
                     out.put_u64_le(received.0);
-                    put_publication(publication, &mut out)?;
+                    put_publication(publication, out)?;
                 }
             },
             Self::Retained => {}
             Self::Will(record) => {
-                put_text(&record.identity.to_string(), &mut out);
-                put_text(&record.client_id, &mut out);
-                put_listener(record.listener.as_deref(), &mut out);
+                put_text(&record.identity.to_string(), out);
+                put_text(&record.client_id, out);
+                put_listener(record.listener.as_deref(), out);
                 out.put_u8(level_of(record.version));
-                put_option(record.due.map(|due| due.0), &mut out);
+                put_option(record.due.map(|due| due.0), out);
                 out.put_u32_le(record.will.delay_secs);
-                put_publication(&record.will.message, &mut out)?;
+                put_publication(&record.will.message, out)?;
             }
         }
-        Ok(out.into())
+        Ok(())
     }
 
     /// Decodes a record. Any bytes whatever are either a record or an error.
@@ -139,6 +148,7 @@ fn put_session(record: &SessionRecord, out: &mut BytesMut) {
         out.put_u64_le(since.0);
         put_option(ends.map(|ends| ends.0), out);
     }
+    put_option(record.sent, out);
 }
 
 fn put_listener(listener: Option<&Listener>, out: &mut BytesMut) {
@@ -148,7 +158,6 @@ fn put_listener(listener: Option<&Listener>, out: &mut BytesMut) {
         SubscribeMode::Narrow => 2,
         SubscribeMode::Filter => 3,
     });
-    put_option(record.sent, out);
     put_text(&listener.name, out);
 }
 
@@ -296,6 +305,8 @@ impl Reader {
             } else {
                 None
             },
+            // The first records of this format end here.
+            sent: if self.0.is_empty() { None } else { self.option()? },
         })
     }
 
@@ -305,8 +316,6 @@ impl Reader {
             requested: self.qos()?,
             no_local: self.flag()?,
             retain_as_published: self.flag()?,
-            // The first records of this format end here.
-            sent: if self.0.is_empty() { None } else { self.option()? },
             id: self.option()?.map(u32::try_from).transpose().map_err(|_| RecordError::Damaged)?,
         })
     }

@@ -32,7 +32,7 @@ impl Disk {
         let count = count.min(self.pending.len());
         for batch in self.pending.drain(..count).collect::<Vec<_>>() {
             last = Some(batch.ticket);
-            batch.changes.into_iter().for_each(|change| self.apply(change));
+            batch.changes.into_iter().for_each(|(_, change)| self.apply(change));
             if self.is_checked {
                 self.check();
             }

@@ -456,11 +456,11 @@ fn a_batch_is_as_safe_as_the_safest_of_its_changes() {
     for topic in ["brief/a", "safe/a", "plain/a"] {
         world.publish(press, topic, "x", Q1);
     }
-    let levels: Vec<_> = world.disk.pending.iter().map(|batch| batch.level).collect();
+    let levels: Vec<_> = world.disk.pending.iter().map(|batch| batch.level()).collect();
     assert_eq!(levels, [Durability::PowerLoss, Durability::ProcessCrash]);
     // An acknowledgement by a receiver is nothing that anybody waits for.
     world.send(ops, Packet::PubAck(ack(2)));
-    assert_eq!(world.disk.pending.last().map(|batch| batch.level), Some(Durability::None));
+    assert_eq!(world.disk.pending.last().map(|batch| batch.level()), Some(Durability::None));
 }
 
 // [MQTT-3.1.2-8]: the delay of a will runs from the first end of the broker, however often it ends again.
