@@ -117,10 +117,9 @@ impl Client {
         }
     }
 
-    /// Publishes and returns the broker's reason.
-    pub(crate) fn publish(&mut self, topic: &str, payload: &str) -> ReasonCode {
-        let Publication { topic, payload, qos, retain, properties } = publication(topic, payload);
-        let (dup, packet_id) = (false, Some(NonZeroU16::MIN));
+    fn send_publish(&mut self, topic: &str, payload: &str, qos: QoS) {
+        let Publication { topic, payload, retain, properties, .. } = publication(topic, payload);
+        let (dup, packet_id) = (false, (qos != QoS::AtMostOnce).then_some(NonZeroU16::MIN));
         let (topic, topic_alias, subscription_ids) = (Some(topic), None, Vec::new());
         let publish = Publish {
             dup,
@@ -134,6 +133,16 @@ impl Client {
             payload,
         };
         self.send(&Packet::Publish(Box::new(publish)));
+    }
+
+    /// Publishes at QoS 0, to which there is no answer.
+    pub(crate) fn publish_qos0(&mut self, topic: &str, payload: &str) {
+        self.send_publish(topic, payload, QoS::AtMostOnce);
+    }
+
+    /// Publishes and returns the broker's reason.
+    pub(crate) fn publish(&mut self, topic: &str, payload: &str) -> ReasonCode {
+        self.send_publish(topic, payload, QoS::AtLeastOnce);
         match self.next() {
             Some(Packet::PubAck(answer)) => answer.reason,
             other => panic!("no PUBACK: {other:?}"),

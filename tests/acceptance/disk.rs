@@ -1,9 +1,11 @@
-//! A full disk: what was acknowledged stays, what is not is refused, and it goes on by itself.
+//! A disk that is full, fails or does not answer: what was acknowledged stays, what is not is refused or waits, and it
+//! goes on by itself.
 
 use crate::client::{Client, Who};
 use crate::crash::link::{Link, publish};
 use crate::crash::{Stage, Subscriber};
-use crate::support::{Place, Server, eventually, midge, own_uid};
+use crate::power_cut::recorder;
+use crate::support::{Place, Server, eventually, midge, own_uid, run};
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode};
 use serde_json::Value;
 use std::io::Write as _;
@@ -106,21 +108,18 @@ fn answer(link: &mut Link, number: u16) -> Option<ReasonCode> {
     })
 }
 
-#[test]
-fn a_full_disk_stalls_or_refuses_messages_and_loses_none() {
-    let place = Place::new();
-    let mqtt = "tls = \"127.0.0.1:0\"\ntcp = \"127.0.0.1:0\"";
-    let Some((mut server, inside)) = small(&place, mqtt) else { return };
+/// A disk that takes nothing between `begin` and `end`: messages are refused or their acknowledgements wait. Returns
+/// the numbers that were acknowledged in the end, which all wait for the session `sub` now.
+fn trouble(server: &mut Server, begin: impl FnOnce(), end: impl FnOnce()) -> Vec<u16> {
     server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
     let stage = Stage::default();
-    stage.set(&server);
+    stage.set(server);
     drop(Subscriber::new("sub".into(), "demo/x".into(), QoS::AtLeastOnce).subscribe(&stage).unwrap());
     let (mut press, _) = Link::open(&stage, "press").unwrap();
     assert_eq!(answer(&mut press, 0), Some(ReasonCode::Success));
 
-    let ballast = inside.join("ballast");
-    fill(&ballast);
-    // The log has some room left in itself.
+    begin();
+    // The log may have some room left in itself.
     let stalled = (1..500).find(|number| answer(&mut press, *number) != Some(ReasonCode::Success)).unwrap();
     let mut other =
         Client::tcp(&server.address("mqtt-tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
@@ -129,19 +128,141 @@ fn a_full_disk_stalls_or_refuses_messages_and_loses_none() {
     let status = server.run(&["status"]);
     assert!(status.stdout.contains("MQTT state cannot be stored"), "{}", status.stdout);
 
-    std::fs::remove_file(&ballast).unwrap();
+    end();
     assert!(matches!(press.wait().unwrap(), Packet::PubAck(answer) if answer.reason == ReasonCode::Success));
     eventually("accepting", || match other.publish("demo/x", "1000") {
         ReasonCode::Success => Ok(()),
         reason => Err(format!("{reason:?}")),
     });
+    (0..=stalled).chain([1000]).collect()
+}
+
+/// The session `sub` gets these messages and no other before them.
+fn arrive(server: &Server, numbers: &[u16]) {
+    let stage = Stage::default();
+    stage.set(server);
     let (mut sub, present) = Link::open(&stage, "sub").unwrap();
     assert!(present);
-    for expected in (0..=stalled).chain([1000]) {
+    for expected in numbers {
         match sub.wait().unwrap() {
             Packet::Publish(message) => assert_eq!(message.payload, expected.to_string()),
             other => panic!("no PUBLISH: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_full_disk_stalls_or_refuses_messages_and_loses_none() {
+    let place = Place::new();
+    let mqtt = "tls = \"127.0.0.1:0\"\ntcp = \"127.0.0.1:0\"";
+    let Some((mut server, inside)) = small(&place, mqtt) else { return };
+    let ballast = inside.join("ballast");
+    let numbers = trouble(&mut server, || fill(&ballast), || std::fs::remove_file(&ballast).unwrap());
+    arrive(&server, &numbers);
+    server.stop();
+}
+
+/// A box whose disk fails where the test says so.
+struct Faulty {
+    place: Place,
+    config: String,
+    library: String,
+}
+
+impl Faulty {
+    fn new() -> Option<Self> {
+        let place = Place::new();
+        let library = recorder(&place)?;
+        let mqtt = "tls = \"off\"\ntcp = \"127.0.0.1:0\"\ndurability = \"power-loss\"";
+        let config = place.edge("data", "", mqtt, "[event-bus]\nenabled = false");
+        Some(Self { place, config, library })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(midge());
+        command.args(["edge", "-c", &self.config]).env("LD_PRELOAD", &self.library);
+        command.env("RECORD_PATH", "mqtt.db").env("RECORD_FAULTS", self.place.path("faults"));
+        command
+    }
+
+    fn start(&self) -> Server {
+        Server::start_with(&mut self.command(), &self.place.path("data/run/admin.sock"))
+    }
+
+    /// Lets the operations with these letters fail (`recorder.c`).
+    fn fail(&self, letters: &str) {
+        std::fs::write(self.place.path("faults"), letters).unwrap();
+    }
+
+    fn recover(&self) {
+        std::fs::remove_file(self.place.path("faults")).unwrap();
+    }
+}
+
+#[test]
+fn errors_of_the_disk_stall_or_refuse_messages_and_lose_none() {
+    for letters in ["W", "S", "RWS"] {
+        let Some(faulty) = Faulty::new() else { return };
+        let mut server = faulty.start();
+        let numbers = trouble(&mut server, || faulty.fail(letters), || faulty.recover());
+        // What was acknowledged is on the disk, and not only in the process.
+        server.program.kill();
+        let mut server = faulty.start();
+        arrive(&server, &numbers);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_read_at_the_start_is_left_as_it_is() {
+    let Some(faulty) = Faulty::new() else { return };
+    let mut server = faulty.start();
+    server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
+    let stage = Stage::default();
+    stage.set(&server);
+    drop(Subscriber::new("sub".into(), "demo/x".into(), QoS::AtLeastOnce).subscribe(&stage).unwrap());
+    let (mut press, _) = Link::open(&stage, "press").unwrap();
+    for number in 0..20 {
+        assert_eq!(answer(&mut press, number), Some(ReasonCode::Success));
+    }
+    server.program.kill();
+    faulty.fail("R");
+    let refused = run(&mut faulty.command());
+    refused.refused(74, &["mqtt.db"]);
+    faulty.recover();
+    let mut server = faulty.start();
+    arrive(&server, &(0..20).collect::<Vec<_>>());
+    server.stop();
+}
+
+#[test]
+fn a_disk_that_does_not_answer_stops_nothing_but_what_waits_for_it() {
+    let Some(faulty) = Faulty::new() else { return };
+    let mut server = faulty.start();
+    server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
+    let stage = Stage::default();
+    stage.set(&server);
+    drop(Subscriber::new("sub".into(), "demo/x".into(), QoS::AtLeastOnce).subscribe(&stage).unwrap());
+    let (mut press, _) = Link::open(&stage, "press").unwrap();
+    let address = server.address("mqtt-tcp");
+
+    faulty.fail("H");
+    assert_eq!(answer(&mut press, 0), None);
+    // Clients come, subscribe and talk, and so do those that have come before.
+    let mut live = Client::tcp(&address, &Who { id: "live", ..Who::default() }).ok().unwrap();
+    assert_eq!(live.subscribe("demo/live"), ReasonCode::Success);
+    let mut other = Client::tcp(&address, &Who { id: "other", ..Who::default() }).ok().unwrap();
+    for number in 0..200 {
+        let text = number.to_string();
+        other.publish_qos0("demo/live", &text);
+        assert_eq!(live.message(), ("demo/live".to_owned(), text));
+    }
+    assert_eq!(other.publish("demo/live", "at QoS 1"), ReasonCode::Success);
+    assert_eq!(live.message().1, "at QoS 1");
+    assert!(press.next().unwrap().is_none(), "the acknowledgement still waits");
+
+    faulty.recover();
+    assert!(matches!(press.wait().unwrap(), Packet::PubAck(answer) if answer.reason == ReasonCode::Success));
+    arrive(&server, &[0]);
     server.stop();
 }

@@ -186,9 +186,8 @@ fn publish(stage: &Arc<Stage>, name: &str, qos: QoS, log: &Path) -> std::thread:
     })
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
-    let place = Place::new();
+/// Makes the library that stands between a process and its disk; none where there is no C compiler.
+pub(crate) fn recorder(place: &Place) -> Option<String> {
     let library = place.text("recorder.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/acceptance/recorder.c");
     let mut compiler = Command::new("cc");
@@ -196,8 +195,15 @@ fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
         compiler.args(["-shared", "-fPIC", "-O1", "-o", &library]).arg(source).arg("-ldl").status();
     if !compiled.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no C compiler makes the recorder");
-        return;
+        return None;
     }
+    Some(library)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
+    let place = Place::new();
+    let Some(library) = recorder(&place) else { return };
     let mqtt = "tls = \"off\"\ntcp = \"127.0.0.1:0\"\ndurability = \"power-loss\"";
     let config = place.edge("data", "", mqtt, "[event-bus]\nenabled = false");
     let socket = place.path("data/run/admin.sock");

@@ -2,9 +2,13 @@
  * order in which the kernel was asked for them, into $RECORD_LOG. One record is
  *   operation (1 byte: W write, T truncate, S sync, O open, U unlink), file (1 byte), offset (8), length (4), data
  * in the machine's byte order; the data of O and U is the path. The record is written before the change is made.
+ *
+ * While the file $RECORD_FAULTS is there, the disk fails as its letters say: R reads, W writes and truncations, S syncs
+ * end with EIO; H syncs do not end.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -28,7 +32,28 @@ static int is_ours(const char *path) {
     return wanted && path && strstr(path, wanted) && !strstr(path, "-shm") && !strstr(path, ".lock");
 }
 
+/* Whether the disk fails in this way now. */
+static int fails(int fd, char how) {
+    const char *path = getenv("RECORD_FAULTS");
+    if (!path || fd < 0 || fd >= DESCRIPTORS || !file_of[fd]) {
+        return 0;
+    }
+    char letters[8] = {0};
+    int faults = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0);
+    if (faults < 0) {
+        return 0;
+    }
+    long got = syscall(SYS_read, faults, letters, sizeof letters - 1);
+    syscall(SYS_close, faults);
+    return got > 0 && strchr(letters, how) != NULL;
+}
+
+#define FAIL(fd, how) if (fails(fd, how)) { errno = EIO; return -1; }
+
 static void record(char operation, unsigned char file, uint64_t offset, uint32_t length, const void *data) {
+    if (!getenv("RECORD_LOG")) {
+        return;
+    }
     char head[14];
     head[0] = operation;
     head[1] = (char)file;
@@ -95,6 +120,7 @@ int close(int fd) {
 
 #define CHANGE(fd, operation, offset, length, data, call) \
     unsigned char file = ours(fd); \
+    FAIL(fd, 'W') \
     if (!file) { return call; } \
     pthread_mutex_lock(&lock); \
     record(operation, file, (uint64_t)(offset), (uint32_t)(length), data); \
@@ -120,6 +146,10 @@ int ftruncate64(int fd, off64_t length) { CHANGE(fd, 'T', length, 0, NULL, (int)
 
 /* A sync counts once it is over: what was recorded up to then is safe only afterwards. */
 static int synced(int fd, long number) {
+    while (fails(fd, 'H')) {
+        usleep(1000);
+    }
+    FAIL(fd, 'S')
     int result = (int)syscall(number, fd);
     if (ours(fd) && result == 0) {
         pthread_mutex_lock(&lock);
@@ -132,6 +162,18 @@ static int synced(int fd, long number) {
 int fsync(int fd) { return synced(fd, SYS_fsync); }
 
 int fdatasync(int fd) { return synced(fd, SYS_fdatasync); }
+
+#define READ(fd, call) FAIL(fd, 'R') return call;
+
+ssize_t read(int fd, void *data, size_t length) { READ(fd, syscall(SYS_read, fd, data, length)) }
+
+ssize_t pread(int fd, void *data, size_t length, off_t offset) {
+    READ(fd, syscall(SYS_pread64, fd, data, length, offset))
+}
+
+ssize_t pread64(int fd, void *data, size_t length, off64_t offset) {
+    READ(fd, syscall(SYS_pread64, fd, data, length, offset))
+}
 
 int unlink(const char *path) {
     if (is_ours(path)) {
