@@ -1,12 +1,13 @@
 //! Midge beside mosquitto, rumqttd and the relay, in interleaved rounds.
 
+mod disk;
 mod programs;
 mod servers;
 mod table;
 
 use crate::load::{self, Kind, Outcome, SHAPES, Shape, Timing, Version};
 use anyhow::Context as _;
-use servers::{Running, Server};
+use servers::{Programs, Running, Server};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,10 @@ pub(crate) struct Arguments {
     /// Niceness of loader and servers: below 0 (as root) where other programs would disturb.
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     nice: i32,
+    /// Directory for the files of the servers, which durable shapes measure the disk of; default: the one for
+    /// temporary files.
+    #[arg(long)]
+    dir: Option<PathBuf>,
     /// File whose tables between the markers `compare:begin` and `compare:end` are replaced.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -64,6 +69,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let shapes = chosen(&arguments.shapes)?;
     let (servers, programs) =
         programs::find(&arguments.servers, arguments.midge, arguments.midge_option, version).await?;
+    let programs = Programs { dir: arguments.dir.unwrap_or_else(std::env::temp_dir), ..programs };
+    let disk = shapes.iter().any(|shape| shape.durable.is_some());
+    let disk = disk.then(|| disk::sync_time(&programs.dir)).transpose()?;
     let (rounds, seconds) =
         if arguments.quick { (1, 1.0) } else { (arguments.rounds.max(1), arguments.seconds) };
     let timing = Timing {
@@ -72,11 +80,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let mut runs = Vec::new();
     for round in 0..rounds {
-        let (loads, idles): (Vec<Shape>, Vec<Shape>) =
-            shapes.iter().partition(|shape| !matches!(shape.kind, Kind::Idle { .. }));
+        let (alone, loads): (Vec<Shape>, Vec<Shape>) = shapes
+            .iter()
+            .partition(|shape| matches!(shape.kind, Kind::Idle { .. }) || shape.durable.is_some());
         let mut running = Vec::new();
         for &server in servers.iter().filter(|_| !loads.is_empty()) {
-            running.push((server, Running::start(server, &programs).await));
+            running.push((server, Running::start(server, &programs, None).await));
         }
         for shape in loads {
             // Who is first takes turns.
@@ -90,9 +99,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
         drop(running);
-        for shape in idles {
-            for &server in &servers {
-                let result = match Running::start(server, &programs).await {
+        for shape in alone {
+            // The relay stores nothing.
+            for &server in
+                servers.iter().filter(|server| shape.durable.is_none() || **server != Server::Relay)
+            {
+                let result = match Running::start(server, &programs, shape.durable).await {
                     Ok(running) => load::run(&running.target, shape, timing),
                     Err(error) => Err(error),
                 };
@@ -100,7 +112,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
     }
-    table::publish(&runs, &shapes, &servers, arguments.write.as_deref())
+    table::publish(&runs, &shapes, (&servers, disk), arguments.write.as_deref())
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<Shape>> {

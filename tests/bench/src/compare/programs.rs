@@ -33,7 +33,7 @@ pub(crate) async fn find(
         skip(&mut servers, Server::Rumqttd, &format!("{error:#}"));
         None
     });
-    Ok((servers, Programs { midge, mosquitto, rumqttd, version, midge_option }))
+    Ok((servers, Programs { midge, mosquitto, rumqttd, version, midge_option, dir: PathBuf::new() }))
 }
 
 #[expect(clippy::print_stdout, reason = "the user has to know what is missing in the table")]

@@ -1,7 +1,7 @@
 //! Starting and stopping what is compared.
 
 use crate::admin::{Edge, Entries};
-use crate::load::{Dialect, Target, Version};
+use crate::load::{Dialect, Level, Target, Version};
 use crate::tls::{self, Pki};
 use anyhow::{Context as _, bail, ensure};
 use midge_agent::client::WorkloadClient;
@@ -46,6 +46,8 @@ pub(crate) struct Programs {
     pub(crate) version: Version,
     /// A line for the section `[mqtt]` of Midge's configuration.
     pub(crate) midge_option: Option<String>,
+    /// Where the servers keep their files.
+    pub(crate) dir: PathBuf,
 }
 
 /// A running server; dropped, it is stopped and its files are gone.
@@ -65,11 +67,15 @@ impl Drop for Running {
 }
 
 impl Running {
-    pub(crate) async fn start(server: Server, programs: &Programs) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
+    pub(crate) async fn start(
+        server: Server,
+        programs: &Programs,
+        durable: Option<Level>,
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(&programs.dir)?;
         let started = match server {
-            Server::Midge => return midge(programs, dir).await,
-            Server::Mosquitto => mosquitto(programs, dir.path()),
+            Server::Midge => return midge(programs, dir, durable).await,
+            Server::Mosquitto => mosquitto(programs, dir.path(), durable.is_some()),
             Server::Rumqttd => rumqttd(programs, dir.path()),
             Server::Relay => relay(dir.path()),
         };
@@ -117,7 +123,7 @@ fn relay(dir: &Path) -> anyhow::Result<Prepared> {
     Ok((command, address, pki))
 }
 
-fn mosquitto(programs: &Programs, dir: &Path) -> anyhow::Result<Prepared> {
+fn mosquitto(programs: &Programs, dir: &Path, durable: bool) -> anyhow::Result<Prepared> {
     let (pki, address) = (Pki::make(dir, IDENTITIES)?, free_address()?);
     let (config, acl) = (dir.join("mosquitto.conf"), dir.join("acl"));
     let rights = (0..IDENTITIES).map(|n| {
@@ -137,7 +143,8 @@ fn mosquitto(programs: &Programs, dir: &Path) -> anyhow::Result<Prepared> {
         pki.key.display(),
         acl.display(),
     );
-    std::fs::write(&config, lines)?;
+    let persistence = format!("persistence true\npersistence_location {}/\n", dir.display());
+    std::fs::write(&config, lines + if durable { &persistence } else { "" })?;
     let mut command = Command::new(&programs.mosquitto);
     command.arg("-c").arg(config);
     Ok((command, address, pki))
@@ -164,17 +171,31 @@ fn rumqttd(programs: &Programs, dir: &Path) -> anyhow::Result<Prepared> {
     Ok((command, address, pki))
 }
 
+/// What durable shapes need of Midge: the level, and room for all that comes while receivers are away.
+fn storing(level: Level) -> String {
+    let level = match level {
+        Level::None => "none",
+        Level::ProcessCrash => "process-crash",
+        Level::PowerLoss => "power-loss",
+    };
+    format!(
+        "durability = \"{level}\"\nlimits.queue-messages-max = 10000000\nlimits.queue-bytes-max = 4000000000\n\
+         limits.queues-bytes-max = 32000000000\n"
+    )
+}
+
 /// Midge with a policy of its own: these rights, and rules that speak of others.
-async fn midge(programs: &Programs, dir: TempDir) -> anyhow::Result<Running> {
+async fn midge(programs: &Programs, dir: TempDir, durable: Option<Level>) -> anyhow::Result<Running> {
     let (address, policies) = (free_address()?, dir.path().join("policies"));
     std::fs::create_dir(&policies)?;
     std::fs::write(policies.join("bench.toml"), POLICY)?;
     let config = dir.path().join("edge.toml");
     let lines = format!(
         "trust-domain = \"bench.example\"\nnode = \"bench\"\ndata-dir = \"{}\"\n\
-         [mqtt]\ntls = \"{address}\"\ntcp = \"off\"\n{}\n[policy]\ndir = \"{}\"\n[log]\nfilter = \"warn\"\n",
+         [mqtt]\ntls = \"{address}\"\ntcp = \"off\"\n{}\n{}[policy]\ndir = \"{}\"\n[log]\nfilter = \"warn\"\n",
         dir.path().join("data").display(),
         programs.midge_option.as_deref().unwrap_or_default(),
+        durable.map(storing).unwrap_or_default(),
         policies.display(),
     );
     std::fs::write(&config, lines)?;

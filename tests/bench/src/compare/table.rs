@@ -5,6 +5,7 @@ use super::servers::Server;
 use crate::load::{Kind, Outcome, Shape};
 use anyhow::Context as _;
 use std::path::Path;
+use std::time::Duration;
 
 const MARKERS: (&str, &str) = ("<!-- compare:begin -->", "<!-- compare:end -->");
 
@@ -13,7 +14,7 @@ fn figure(shape: &Shape, outcome: &Outcome) -> f64 {
     match shape.kind {
         Kind::Open { .. } => quantile(&outcome.latencies, 0.5) / 1e3,
         Kind::Idle { .. } => outcome.memory.unwrap_or(0.0) / 1024.0,
-        Kind::Closed { .. } | Kind::Connects { .. } => {
+        Kind::Closed { .. } | Kind::Away { .. } | Kind::Connects { .. } => {
             per(outcome.server_cpu.as_secs_f64(), outcome.count) * 1e6
         }
     }
@@ -21,7 +22,7 @@ fn figure(shape: &Shape, outcome: &Outcome) -> f64 {
 
 fn unit(shape: &Shape) -> &'static str {
     match shape.kind {
-        Kind::Closed { .. } => "µs CPU/message",
+        Kind::Closed { .. } | Kind::Away { .. } => "µs CPU/message",
         Kind::Open { .. } => "µs p50",
         Kind::Connects { .. } => "µs CPU/connect",
         Kind::Idle { .. } => "KiB/connection",
@@ -125,10 +126,14 @@ impl Runs<'_> {
 pub(super) fn publish(
     runs: &[Run],
     shapes: &[Shape],
-    servers: &[Server],
+    (servers, disk): (&[Server], Option<Duration>),
     file: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let text = markdown(&Runs(runs), shapes, servers);
+    let mut text = markdown(&Runs(runs), shapes, servers);
+    if let Some(disk) = disk {
+        let millis = disk.as_secs_f64() * 1e3;
+        append(&mut text, &format!("\nThe disk: 64 KiB written and synced in {millis:.1} ms, median.\n"));
+    }
     println!("\n{text}");
     let Some(file) = file else { return Ok(()) };
     let document = std::fs::read_to_string(file)?;

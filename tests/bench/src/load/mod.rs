@@ -7,7 +7,7 @@ mod timer;
 mod wire;
 
 pub(crate) use score::Faults;
-pub(crate) use shape::{Kind, SHAPES, Shape};
+pub(crate) use shape::{Kind, Level, SHAPES, Shape};
 pub(crate) use wire::{Dialect, RELAY_CHANNEL, Version};
 
 use crate::usage::{self, Usage};
@@ -78,6 +78,7 @@ pub(crate) fn run(target: &Target, shape: Shape, timing: Timing) -> anyhow::Resu
     let mut load = Load::new(target, shape)?;
     match shape.kind {
         Kind::Closed { window } => load.closed(window, timing),
+        Kind::Away { window } => load.away(window, timing),
         Kind::Open { per_second } => load.open(per_second, timing),
         Kind::Connects { count } => load.connects(count),
         Kind::Idle { count } => load.idle(count),
@@ -106,6 +107,29 @@ impl<'a> Load<'a> {
             load.top_up(window)?;
             load.turn(Some(PATIENCE))
         })?;
+        self.drained(outcome)
+    }
+
+    /// Publishes to receivers that have subscribed and left, and has them come back for what was kept.
+    fn away(&mut self, window: u64, timing: Timing) -> anyhow::Result<Outcome> {
+        self.connect_all((0..self.shape.receivers).map(Role::Receiver))?;
+        self.clients.iter_mut().filter_map(Option::take).for_each(Client::close);
+        self.score.are_there = false;
+        self.connect_all((0..self.shape.publishers).map(Role::Publisher))?;
+        let outcome = self.measured(timing, |load| {
+            load.top_up(window)?;
+            load.turn(Some(PATIENCE))
+        })?;
+        while self.score.outstanding_in_all() > 0 {
+            self.turn(Some(PATIENCE))?;
+        }
+        self.score.are_there = true;
+        for receiver in 0..self.shape.receivers {
+            let client = self.connecting(receiver, Role::Receiver(receiver))?;
+            if let Some(place) = self.clients.get_mut(receiver) {
+                *place = Some(client);
+            }
+        }
         self.drained(outcome)
     }
 
@@ -211,14 +235,18 @@ impl<'a> Load<'a> {
     }
 
     fn open_client(&mut self, role: Role) -> anyhow::Result<()> {
-        let index = self.clients.len();
-        let identity = index % self.target.identities.len().max(1);
-        let config = self.target.identities.get(identity).context("no identity")?;
-        let connect = self.target.dialect.connect(&format!("bench-{index}"));
-        let registry = self.poll.registry();
-        self.clients.push(Some(Client::open(self.target.address, config, registry, Token(index), connect)?));
+        let client = self.connecting(self.clients.len(), role)?;
+        self.clients.push(Some(client));
         self.roles.push(role);
         Ok(())
+    }
+
+    fn connecting(&self, index: usize, role: Role) -> anyhow::Result<Client> {
+        let identity = index % self.target.identities.len().max(1);
+        let config = self.target.identities.get(identity).context("no identity")?;
+        let clean = self.shape.durable.is_none() || !matches!(role, Role::Receiver(_));
+        let connect = self.target.dialect.connect(&format!("bench-{index}"), clean);
+        Client::open(self.target.address, config, self.poll.registry(), Token(index), connect)
     }
 
     /// Waits for events and takes what they bring.
@@ -293,12 +321,12 @@ impl<'a> Load<'a> {
         }
         self.score.latencies.clear();
         let (server, loader) = (Usage::of(self.target.pid)?, usage::own_thread()?);
-        let (delivered, began) = (self.score.delivered, Instant::now());
+        let (through, began) = (self.score.through(), Instant::now());
         while began.elapsed() < timing.measure {
             step(self)?;
         }
         Ok(Outcome {
-            count: self.score.delivered - delivered,
+            count: self.score.through() - through,
             elapsed: began.elapsed(),
             server_cpu: Usage::of(self.target.pid)?.cpu.saturating_sub(server.cpu),
             loader_cpu: usage::own_thread()?.saturating_sub(loader),
@@ -309,8 +337,16 @@ impl<'a> Load<'a> {
 
     /// Waits for what is on its way; what does not come is lost.
     fn drained(&mut self, mut outcome: Outcome) -> anyhow::Result<Outcome> {
-        let deadline = Instant::now() + PATIENCE;
-        while self.score.outstanding_in_all() > 0 {
+        let mut deadline = Instant::now() + PATIENCE;
+        let mut least = u64::MAX;
+        loop {
+            let outstanding = self.score.outstanding_in_all();
+            if outstanding == 0 {
+                break;
+            }
+            if outstanding < least {
+                (least, deadline) = (outstanding, Instant::now() + PATIENCE);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.turn(Some(left)).is_err() {
                 self.score.faults.lost += self.score.outstanding_in_all();
@@ -341,6 +377,8 @@ fn prepare(
     out: &mut Vec<u8>,
 ) -> anyhow::Result<Phase> {
     match (first >> 4, role) {
+        // Its session is there, and its subscription with it.
+        (2, Role::Receiver(_)) if body.starts_with(&[1, 0]) => Ok(Phase::Ready),
         (2, Role::Receiver(receiver)) if body.get(1) == Some(&0) => {
             let reach = if shape.flow == shape::Flow::Shared { Reach::One } else { Reach::Each };
             out.extend(dialect.subscribe(&shape.topic(receiver), reach, shape.qos));

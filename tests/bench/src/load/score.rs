@@ -44,11 +44,13 @@ pub(crate) struct Score {
     flow: Flow,
     receivers: usize,
     acknowledges: bool,
+    /// Whether receivers are there: else a message is through once it is acknowledged.
+    pub(crate) are_there: bool,
     publishers: Vec<Publisher>,
     /// Next sequence number per publisher and receiver.
     next: Vec<u64>,
     began: Instant,
-    pub(crate) delivered: u64,
+    delivered: u64,
     pub(crate) faults: Faults,
     pub(crate) latencies: Vec<u64>,
 }
@@ -60,6 +62,7 @@ impl Score {
             flow: shape.flow,
             receivers: shape.receivers,
             acknowledges: shape.qos > 0,
+            are_there: true,
             publishers: (0..shape.publishers).map(|_| Publisher::default()).collect(),
             next: vec![0; shape.publishers * shape.receivers],
             began: Instant::now(),
@@ -85,6 +88,9 @@ impl Score {
     /// Returns how many messages of a publisher are on their way.
     pub(crate) fn outstanding(&self, publisher: usize) -> u64 {
         let Some(state) = self.publishers.get(publisher) else { return 0 };
+        if !self.are_there {
+            return state.sent.saturating_sub(state.acknowledged);
+        }
         let start = publisher * self.receivers;
         let arrived = match self.flow {
             Flow::Pairs => self.next.get(start + publisher).copied(),
@@ -102,6 +108,15 @@ impl Score {
 
     pub(crate) fn outstanding_in_all(&self) -> u64 {
         (0..self.publishers.len()).map(|publisher| self.outstanding(publisher)).sum()
+    }
+
+    /// Returns how many messages are through.
+    pub(crate) fn through(&self) -> u64 {
+        if self.are_there {
+            self.delivered
+        } else {
+            self.publishers.iter().map(|state| state.acknowledged).sum()
+        }
     }
 
     /// Takes one packet after the connection is ready, and appends the answer to `out`.

@@ -33,12 +33,16 @@ impl Dialect {
         self == Self::Mqtt(Version::V5)
     }
 
-    /// Returns CONNECT: clean, keep alive of ten minutes.
-    pub(crate) fn connect(self, client_id: &str) -> Vec<u8> {
+    /// Returns CONNECT: clean or with a session for an hour, keep alive of ten minutes.
+    pub(crate) fn connect(self, client_id: &str, clean: bool) -> Vec<u8> {
         let level = if self.has_properties() { 5 } else { 4 };
         let mut body = text("MQTT");
-        body.extend([level, 0x02, 0x02, 0x58]);
-        body.extend(self.has_properties().then_some(0));
+        body.extend([level, u8::from(clean) << 1, 0x02, 0x58]);
+        match (self.has_properties(), clean) {
+            (false, _) => {}
+            (true, true) => body.push(0),
+            (true, false) => body.extend([5, 0x11, 0, 0, 0x0E, 0x10]),
+        }
         body.extend(text(client_id));
         frame(0x10, &body)
     }
