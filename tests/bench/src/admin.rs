@@ -71,7 +71,7 @@ impl Entries {
     }
 }
 
-async fn channel(socket: PathBuf) -> anyhow::Result<Channel> {
+pub(crate) async fn channel(socket: PathBuf) -> anyhow::Result<Channel> {
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }

@@ -5,8 +5,10 @@
 //! which machine, and how to compare: docs/BENCHMARKS.md.
 
 mod admin;
+mod authorization;
 mod compare;
 mod cut;
+mod cutoff;
 mod entry;
 mod figures;
 mod load;
@@ -40,6 +42,10 @@ enum What {
     /// The relay of `compare`.
     #[command(hide = true)]
     Relay(relay::Arguments),
+    /// What authorization costs per message: an operator's policy beside one rule that allows everything.
+    Authorization(authorization::Arguments),
+    /// From the end of a right to the end of its use, with thousands of sessions and others at work.
+    Cutoff(cutoff::Arguments),
     /// From the call that creates an entry to the moment the waiting workload holds its SVID.
     EntryToSvid,
     /// From the call that deletes an entry to the end of the connection of its client.
@@ -49,8 +55,10 @@ enum What {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let what = match arguments.what {
+    let what = match arguments.what.clone() {
         What::Compare(arguments) => return compare::run(arguments).await,
+        What::Authorization(options) => return authorization::run(options).await,
+        What::Cutoff(options) => return cutoff::run(options, arguments.rounds).await,
         What::Relay(arguments) => return relay::serve(arguments).await,
         what => what,
     };

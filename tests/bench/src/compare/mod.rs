@@ -1,8 +1,8 @@
 //! Midge beside mosquitto, rumqttd and the relay, in interleaved rounds.
 
 mod disk;
-mod programs;
-mod servers;
+pub(crate) mod programs;
+pub(crate) mod servers;
 mod table;
 
 use crate::load::{self, Kind, Outcome, SHAPES, Shape, Timing, Version};
@@ -133,7 +133,7 @@ fn note(runs: &mut Vec<Run>, round: usize, shape: Shape, server: Server, result:
 }
 
 /// Thousands of connections need as many descriptors, here and in the servers, which inherit the limit.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Refused: then the shapes that need them say so.

@@ -5,10 +5,12 @@ use crate::load::{Dialect, Level, Target, Version};
 use crate::tls::{self, Pki};
 use anyhow::{Context as _, bail, ensure};
 use midge_agent::client::WorkloadClient;
+use rustls::ClientConfig;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -74,7 +76,7 @@ impl Running {
     ) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir_in(&programs.dir)?;
         let started = match server {
-            Server::Midge => return midge(programs, dir, durable).await,
+            Server::Midge => return Self::midge(programs, POLICY, true, durable).await,
             Server::Mosquitto => mosquitto(programs, dir.path(), durable.is_some()),
             Server::Rumqttd => rumqttd(programs, dir.path()),
             Server::Relay => relay(dir.path()),
@@ -85,6 +87,61 @@ impl Running {
         let target = Target { address, pid: child.id(), dialect, identities: pki.clients };
         let mut running = Self { child, target, _dir: dir };
         running.wait_for(|| TcpStream::connect(address).is_ok())?;
+        Ok(running)
+    }
+
+    /// Where the policy files of a Midge are.
+    pub(crate) fn policies(&self) -> PathBuf {
+        self._dir.path().join("policies")
+    }
+
+    /// Where a Midge is administered.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self._dir.path().join("data/run/admin.sock")
+    }
+
+    /// Starts Midge with a policy of its own, and with the built-in rules or without them.
+    pub(crate) async fn midge(
+        programs: &Programs,
+        policy: &str,
+        builtin: bool,
+        durable: Option<Level>,
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(&programs.dir)?;
+        let (address, policies) = (free_address()?, dir.path().join("policies"));
+        std::fs::create_dir(&policies)?;
+        std::fs::write(policies.join("bench.toml"), policy)?;
+        let config = dir.path().join("edge.toml");
+        let lines = format!(
+            "trust-domain = \"bench.example\"\nnode = \"bench\"\ndata-dir = \"{}\"\n\
+             [mqtt]\ntls = \"{address}\"\ntcp = \"off\"\n{}\n{}\
+             [policy]\ndir = \"{}\"\nbuiltin = {builtin}\n[log]\nfilter = \"warn\"\n",
+            dir.path().join("data").display(),
+            programs.midge_option.as_deref().unwrap_or_default(),
+            durable.map(storing).unwrap_or_default(),
+            policies.display(),
+        );
+        std::fs::write(&config, lines)?;
+        let mut command = Command::new(&programs.midge);
+        command.arg("edge").arg("-c").arg(config);
+        let child = spawn(&mut command, dir.path())?;
+        let target = Target {
+            address,
+            pid: child.id(),
+            dialect: Dialect::Mqtt(programs.version),
+            identities: Vec::new(),
+        };
+        let workload = dir.path().join("data/run/workload.sock");
+        let mut running = Self { child, target, _dir: dir };
+        let admin = running.admin_socket();
+        running.wait_for(|| admin.exists() && workload.exists() && TcpStream::connect(address).is_ok())?;
+        let edge = Edge::find(&admin).await?;
+        let mut entries = Entries::connect(&admin).await?;
+        for n in 0..IDENTITIES {
+            let name = tls::identity(n);
+            entries.create(&edge, &name, &format!("/app/{name}")).await?;
+        }
+        running.target.identities = own_identities(&workload).await?;
         Ok(running)
     }
 
@@ -184,39 +241,11 @@ fn storing(level: Level) -> String {
     )
 }
 
-/// Midge with a policy of its own: these rights, and rules that speak of others.
-async fn midge(programs: &Programs, dir: TempDir, durable: Option<Level>) -> anyhow::Result<Running> {
-    let (address, policies) = (free_address()?, dir.path().join("policies"));
-    std::fs::create_dir(&policies)?;
-    std::fs::write(policies.join("bench.toml"), POLICY)?;
-    let config = dir.path().join("edge.toml");
-    let lines = format!(
-        "trust-domain = \"bench.example\"\nnode = \"bench\"\ndata-dir = \"{}\"\n\
-         [mqtt]\ntls = \"{address}\"\ntcp = \"off\"\n{}\n{}[policy]\ndir = \"{}\"\n[log]\nfilter = \"warn\"\n",
-        dir.path().join("data").display(),
-        programs.midge_option.as_deref().unwrap_or_default(),
-        durable.map(storing).unwrap_or_default(),
-        policies.display(),
-    );
-    std::fs::write(&config, lines)?;
-    let mut command = Command::new(&programs.midge);
-    command.arg("edge").arg("-c").arg(config);
-    let child = spawn(&mut command, dir.path())?;
-    let target =
-        Target { address, pid: child.id(), dialect: Dialect::Mqtt(programs.version), identities: Vec::new() };
-    let run = dir.path().join("data/run");
-    let mut running = Running { child, target, _dir: dir };
-    let (admin, workload) = (run.join("admin.sock"), run.join("workload.sock"));
-    running.wait_for(|| admin.exists() && workload.exists() && TcpStream::connect(address).is_ok())?;
-    let edge = Edge::find(&admin).await?;
-    let mut entries = Entries::connect(&admin).await?;
-    for n in 0..IDENTITIES {
-        let name = tls::identity(n);
-        entries.create(&edge, &name, &format!("/app/{name}")).await?;
-    }
+/// Waits for the SVIDs that a Midge gives this process.
+async fn own_identities(workload: &Path) -> anyhow::Result<Vec<Arc<ClientConfig>>> {
     let deadline = Instant::now() + START;
     loop {
-        let context = WorkloadClient::connect(&workload).await?.fetch_x509().await;
+        let context = WorkloadClient::connect(workload).await?.fetch_x509().await;
         if let Ok(context) = context
             && context.svids.len() == IDENTITIES
         {
@@ -225,15 +254,15 @@ async fn midge(programs: &Programs, dir: TempDir, durable: Option<Level>) -> any
                 let key = svid.key.to_vec().try_into().map_err(anyhow::Error::msg)?;
                 tls::client(chain, key)
             });
-            running.target.identities = configs.collect::<Result<_, _>>()?;
-            return Ok(running);
+            return configs.collect();
         }
         ensure!(Instant::now() < deadline, "its identities do not arrive");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-const POLICY: &str = r#"
+/// Rules as an operator would write them: rights with captures, denies, and the built-in rules beside them.
+pub(crate) const POLICY: &str = r#"
 [[rule]]
 name = "bench"
 id = "spiffe://{td}/edge/{node}/app/{app}"

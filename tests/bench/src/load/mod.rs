@@ -1,26 +1,24 @@
 //! The load generator: one thread, one poll, all connections.
 
-mod client;
+pub(crate) mod client;
 mod score;
 mod shape;
-mod timer;
+pub(crate) mod timer;
 mod wire;
 
-pub(crate) use score::Faults;
+pub(crate) use score::{Faults, Role, Score};
 pub(crate) use shape::{Kind, Level, SHAPES, Shape};
-pub(crate) use wire::{Dialect, RELAY_CHANNEL, Version};
+pub(crate) use wire::{Dialect, RELAY_CHANNEL, Reach, Stamp, Template, Version};
 
 use crate::usage::{self, Usage};
 use anyhow::{Context as _, bail, ensure};
 use client::{Client, Phase};
 use mio::{Events, Poll, Token};
 use rustls::ClientConfig;
-use score::{Role, Score};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use timer::Timer;
-use wire::{Reach, Template};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 128 * 1024;
