@@ -19,6 +19,14 @@ pub enum AuditError {
     /// The key does not sign.
     #[error("key of the audit log: {0}")]
     Sign(#[from] SignError),
+    /// A copied log has branched too often.
+    #[error("{dir} has {max} branches of an audit log already: find out why, and move the directory away")]
+    Branches {
+        /// Directory of the copy.
+        dir: PathBuf,
+        /// How many it may have.
+        max: u32,
+    },
     /// The file with the last checkpoint.
     #[error("last checkpoint of the audit log: {0}")]
     Head(#[from] midge_pki::FileError),

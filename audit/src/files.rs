@@ -97,3 +97,8 @@ pub fn files(active: &Path) -> io::Result<Vec<PathBuf>> {
 pub(crate) fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
+
+/// Makes a file anew.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+}

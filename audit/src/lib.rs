@@ -5,12 +5,14 @@
 //! by whoever holds an [`AuditLog`].
 
 mod config;
+mod copy;
 mod error;
 mod files;
 mod head;
 mod log;
 mod read;
 mod recover;
+mod upload;
 mod writer;
 
 pub use audit_core::{
@@ -18,8 +20,10 @@ pub use audit_core::{
     topic_class,
 };
 pub use config::{AuditConfig, Bounds};
+pub use copy::{Arrived, Branch, Copy, CopyState, branches, copy_state};
 pub use error::AuditError;
 pub use files::files;
 pub use head::{own_key, signed_head};
 pub use log::{Alike, AuditLog, AuditWriter, Status};
 pub use read::{Follower, LINE_BYTES_MAX, each_line, verify, verify_log};
+pub use upload::Source;

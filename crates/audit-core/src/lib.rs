@@ -6,6 +6,7 @@
 //! there is to record to the shells. The format is described in `docs/audit.md`.
 
 mod chain;
+mod intake;
 mod limit;
 mod line;
 mod record;
@@ -13,6 +14,7 @@ mod report;
 mod verify;
 
 pub use chain::{Chain, Hash, HashError, Head, fingerprint};
+pub use intake::{Intake, Judged};
 pub use limit::{Limiter, Summary, topic_class};
 pub use line::{Line, LineError};
 pub use record::{Record, event};

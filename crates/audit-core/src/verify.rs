@@ -1,6 +1,7 @@
 //! Verification, a line at a time: nothing but the last hash is kept of what was read.
 
 use crate::chain::{Hash, Head, checkpoint_record, fingerprint, render, signed_message};
+use crate::intake::Intake;
 use crate::line::Line;
 use crate::record::event;
 use crate::report::{Finding, FindingKind, Note, Report, Signed};
@@ -71,6 +72,22 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
             trims: Vec::new(),
             at_head: None,
         }
+    }
+
+    /// Returns a verifier that goes on after what was taken of a log.
+    pub(crate) fn resume(check: C, expected: Expected, after: &Intake) -> Self {
+        let mut verifier = Self::new(check, expected);
+        verifier.spki.clone_from(&after.key);
+        if let Some(head) = &after.head {
+            verifier.report.log.clone_from(&head.log);
+            verifier.keep(head.seq, Some(head.hash));
+        }
+        verifier
+    }
+
+    /// Returns the key of the lines read, as SubjectPublicKeyInfo.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.spki.as_deref()
     }
 
     /// Begins the next file, in the order of the log.
