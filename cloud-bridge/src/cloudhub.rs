@@ -1,6 +1,7 @@
 //! The cloud end: node bootstrap over HTTPS, the websocket of each node, its log of changes, devices
 //! and rules.
 
+mod audit;
 mod bootstrap;
 mod devices;
 mod error;
@@ -13,6 +14,7 @@ mod sessions;
 mod shared_resources;
 mod synclog;
 
+pub use audit::AuditSink;
 pub(crate) use bootstrap::PEM_CHAIN;
 pub use devices::Desired;
 pub use error::HubError;
@@ -69,6 +71,8 @@ pub struct CloudHubParts {
     pub store: Store,
     /// Wall clock.
     pub clock: Clock,
+    /// Where the audit logs of nodes go; without it they stay at the nodes.
+    pub audit: Option<Arc<dyn AuditSink>>,
 }
 
 /// The cloud's end of all channels. Clones share it.

@@ -250,3 +250,32 @@ async fn a_box_whose_certificate_ended_says_so_and_enrols_again() {
     let again = enrol(&config, &cloud.clock).await.unwrap();
     assert!(again.expires() > cloud.clock.now());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_goes_up_in_order_over_restarts_of_both_ends() {
+    let cloud = Cloud::start().await;
+    let mut edge = Edge::join(&cloud, "box-1").await;
+    let more = |edge: &Edge, count: usize| {
+        let mut log = edge.host.audit.lock();
+        let from = log.len();
+        log.extend((from..from + count).map(|n| format!("line {}", n + 1)));
+        log.clone()
+    };
+    let come = || cloud.audit.lock().get("box-1").cloned().unwrap_or_default();
+    let written = more(&edge, 5);
+    eventually("taken", || come() == written).await;
+    eventually("shown", || edge.status().audit == 5).await;
+
+    cloud.stop_hub().await;
+    let written = more(&edge, 5);
+    edge.restart().await;
+    cloud.start_hub().await;
+    eventually("taken after restarts", || come() == written).await;
+
+    // A cloud restored to an older state gets again what it has lost.
+    cloud.stop_hub().await;
+    cloud.audit.lock().get_mut("box-1").unwrap().truncate(3);
+    cloud.start_hub().await;
+    eventually("taken again", || come() == written).await;
+    assert_eq!(edge.status().audit_error, None);
+}

@@ -363,6 +363,11 @@ pub(crate) enum AuditCommand {
         #[arg(value_name = "FILE", conflicts_with = "dir")]
         files: Vec<PathBuf>,
     },
+    /// Takes note of what was found wrong with a node's log at its cloud; `midge status` tells of it no more.
+    Accept {
+        /// Name of the node.
+        node: String,
+    },
     /// Writes a part of the log that can be verified elsewhere.
     Export {
         #[command(flatten)]
@@ -384,6 +389,9 @@ pub(crate) struct AuditPlace {
     /// Data directory; default: that of the edge or cloud on the admin socket, else /var/lib/midge.
     #[arg(long = "dir", value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// At a cloud: the log of this node, as it has arrived.
+    #[arg(long = "node", value_name = "NODE")]
+    pub(crate) node: Option<String>,
 }
 
 #[derive(Debug, Args)]

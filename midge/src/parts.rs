@@ -14,6 +14,7 @@ mod edge_cloud;
 mod http;
 pub(crate) mod light;
 mod limits;
+pub(crate) mod node_audit;
 mod open;
 pub(crate) mod policy;
 mod problems;

@@ -19,6 +19,7 @@ mod durable;
 mod enrolment;
 mod flaws;
 mod interop;
+mod node_audit;
 mod policy;
 mod power_cut;
 mod running;

@@ -5,7 +5,8 @@ use super::{CloudHub, HubError};
 use crate::frames::{Channel, ChannelError};
 use crate::tick::Tick;
 use bridge_core::{
-    CloudConfig, CloudEffect, CloudSync, PeerFault, SignedChain, SigningKind, SigningRequest, StoreTicket,
+    AuditPlace, CloudConfig, CloudEffect, CloudSync, PeerFault, SignedChain, SigningKind, SigningRequest,
+    StoreTicket,
 };
 use midge_identity::UnixMillis;
 use midge_issuer::IssueError;
@@ -34,6 +35,7 @@ pub(super) enum SessionEnd {
 enum Done {
     Stored(StoreTicket, Result<(), String>),
     Signed(StoreTicket, Result<SignedChain, String>),
+    Audited(StoreTicket, Result<Option<AuditPlace>, String>),
 }
 
 pub(super) struct Session {
@@ -81,6 +83,7 @@ impl Session {
                 changes = feed.next() => sync.handle_changes(changes?, tick.now()),
                 Some(done) = jobs.join_next(), if !jobs.is_empty() => match done {
                     Ok(Done::Stored(ticket, result)) => sync.handle_stored(&ticket, result, tick.now()),
+                    Ok(Done::Audited(ticket, result)) => sync.handle_audited(&ticket, result, tick.now()),
                     Ok(Done::Signed(ticket, result)) => sync.handle_signed(&ticket, result, tick.now()),
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => return Err(SessionEnd::Cancelled),
@@ -114,6 +117,10 @@ impl Session {
                         let result = hub.sign(&node, kind, request).await;
                         Done::Signed(ticket, result.map_err(|error| error.to_string()))
                     });
+                }
+                CloudEffect::Audit(ticket, request) => {
+                    let (hub, node) = (self.hub.clone(), self.node.clone());
+                    jobs.spawn(async move { Done::Audited(ticket, hub.audit(&node, request).await) });
                 }
                 CloudEffect::Disconnect(fault) => return Err(fault.into()),
             }

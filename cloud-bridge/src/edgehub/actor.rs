@@ -6,7 +6,9 @@ use super::renewal::{Renewal, install};
 use super::{EdgeHubConfig, EdgeHubParts, LinkStatus, Push, PushError, SPOOL_PREFIX};
 use crate::frames::{Channel, ChannelError};
 use crate::tick::Tick;
-use bridge_core::{Change, Cursor, EdgeEffect, EdgeSync, Message, SigningKind, SigningRequest, SpoolWrite};
+use bridge_core::{
+    AuditBatch, Change, Cursor, EdgeEffect, EdgeSync, Message, SigningKind, SigningRequest, SpoolWrite,
+};
 use midge_issuer::CaRequest;
 use midge_runtime::{Backoff, CancellationToken};
 use midge_store::{Batch, Durability};
@@ -41,6 +43,7 @@ enum Done {
     Dialed(Result<Channel, DialError>),
     Applied(Result<(), String>),
     Installed(SigningKind, Result<(), String>),
+    AuditRead(Result<Option<AuditBatch>, String>),
 }
 
 enum Event {
@@ -153,6 +156,7 @@ impl Actor {
                 self.lost(error.to_string());
             }
             Done::Applied(result) => self.sync.handle_applied(result, now),
+            Done::AuditRead(read) => self.sync.handle_audit_read(read, now),
             Done::Installed(kind, result) => {
                 let renewed = kind == SigningKind::NodeSvid && result.is_ok();
                 self.sync.handle_installed(kind, result, now);
@@ -237,6 +241,10 @@ impl Actor {
                     Done::Installed(SigningKind::NodeSvid, install(&identity, key, signed))
                 });
             }
+            EdgeEffect::ReadAudit { after } => {
+                let host = Arc::clone(&self.parts.host);
+                self.jobs.spawn(async move { Done::AuditRead(host.audit_after(after).await) });
+            }
             EdgeEffect::Disconnect(fault) => self.lost(fault.to_string()),
             // Committed before.
             EdgeEffect::Persist(_) => {}
@@ -304,7 +312,10 @@ impl Actor {
                 tracing::info!(connected, "connection to the cloud");
             }
             let cursor = self.sync.cursor().clone();
-            let next = LinkStatus { connected, since, last_error, pending, dropped, cursor };
+            let audit = self.sync.audit_place().map_or(0, |place| place.seq);
+            let audit_error = self.sync.audit_error().map(str::to_owned);
+            let next =
+                LinkStatus { connected, since, last_error, pending, dropped, cursor, audit, audit_error };
             let changed = *status != next;
             *status = next;
             changed

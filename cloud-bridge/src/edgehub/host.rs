@@ -1,7 +1,7 @@
 //! What the edge end needs from the box it runs on.
 
 use async_trait::async_trait;
-use bridge_core::{Change, Cursor};
+use bridge_core::{AuditBatch, AuditPlace, Change, Cursor};
 use midge_issuer::CaRequest;
 use tokio::sync::watch;
 
@@ -23,4 +23,8 @@ pub trait EdgeHost: Send + Sync + 'static {
 
     /// Takes the intermediate CA (DER, CA first) and the roots.
     async fn install_ca(&self, chain: Vec<Vec<u8>>, roots: Vec<Vec<u8>>) -> Result<(), String>;
+
+    /// Returns lines of the box's audit log that follow `after`, which the cloud has: signed ones only, a portion
+    /// at a time, and none when there are no more. When `after` is not in the log they are its oldest.
+    async fn audit_after(&self, after: Option<AuditPlace>) -> Result<Option<AuditBatch>, String>;
 }

@@ -18,6 +18,10 @@ pub struct LinkStatus {
     pub dropped: u64,
     /// How far the cloud's changes have been applied.
     pub cursor: Cursor,
+    /// Number of the last line of the box's audit log that the cloud has.
+    pub audit: u64,
+    /// Why the cloud does not take the audit log at present.
+    pub audit_error: Option<String>,
 }
 
 impl LinkStatus {
@@ -29,6 +33,8 @@ impl LinkStatus {
             pending: 0,
             dropped: 0,
             cursor: Cursor::default(),
+            audit: 0,
+            audit_error: None,
         }
     }
 }

@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use async_trait::async_trait;
-use bridge_core::{Change, Cursor, DeviceId, DeviceRecord, Operation};
-use cloud_bridge::cloudhub::{CloudHub, CloudHubConfig, CloudHubParts, SyncLogs};
+use bridge_core::{AuditBatch, AuditPlace, AuditRequest, Change, Cursor, DeviceId, DeviceRecord, Operation};
+use cloud_bridge::cloudhub::{AuditSink, CloudHub, CloudHubConfig, CloudHubParts, SyncLogs};
 use cloud_bridge::edgehub::{
     CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolmentToken,
     LinkStatus, NodeIdentity, enrol, split_changes,
@@ -54,6 +54,8 @@ pub(crate) struct Cloud {
     pub(crate) clock: Clock,
     logs: SyncLogs,
     store: Store,
+    /// Audit lines that have come, by node.
+    pub(crate) audit: Arc<Mutex<BTreeMap<String, Vec<String>>>>,
     running: Mutex<Option<Running>>,
     ports: Mutex<(SocketAddr, SocketAddr)>,
     _directory: TempDir,
@@ -87,6 +89,7 @@ impl Cloud {
             clock,
             logs,
             store,
+            audit: Arc::default(),
             running: Mutex::new(None),
             ports: Mutex::new((any, any)),
             _directory: directory,
@@ -103,6 +106,7 @@ impl Cloud {
             logs: self.logs.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
+            audit: Some(Arc::new(Sink(Arc::clone(&self.audit)))),
         };
         let hub = CloudHub::open(config, parts).await.unwrap();
         *self.ports.lock() = (hub.websocket_addr().unwrap(), hub.bootstrap_addr().unwrap());
@@ -159,7 +163,7 @@ pub(crate) struct Edge {
     pub(crate) issuer: Issuer,
     pub(crate) handle: EdgeHubHandle,
     pub(crate) identity: Arc<NodeIdentity>,
-    host: Arc<Host>,
+    pub(crate) host: Arc<Host>,
     store: Store,
     server: String,
     running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
@@ -192,6 +196,7 @@ impl Edge {
             store: store.clone(),
             kept: Mutex::default(),
             replacements: AtomicUsize::new(0),
+            audit: Mutex::default(),
         });
         let handle = EdgeHubHandle::clone(&hub(&server, &identity, &host, &store, &clock).await.handle());
         let mut edge =
@@ -260,11 +265,13 @@ async fn hub(
 }
 
 /// The box: its identity server, and a map for what others would keep.
-struct Host {
+pub(crate) struct Host {
     issuer: Issuer,
     store: Store,
     kept: Mutex<BTreeMap<String, Value>>,
     replacements: AtomicUsize,
+    /// The box's audit log.
+    pub(crate) audit: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -304,5 +311,31 @@ impl EdgeHost for Host {
 
     async fn install_ca(&self, chain: Vec<Vec<u8>>, roots: Vec<Vec<u8>>) -> Result<(), String> {
         self.issuer.install_upstream(chain, roots).await.map_err(|error| error.to_string())
+    }
+
+    async fn audit_after(&self, after: Option<AuditPlace>) -> Result<Option<AuditBatch>, String> {
+        let seq = usize::try_from(after.as_ref().map_or(0, |place| place.seq)).unwrap();
+        let lines: Vec<String> = self.audit.lock().iter().skip(seq).take(2).cloned().collect();
+        Ok((!lines.is_empty()).then(|| AuditBatch { log: "log".into(), after, lines }))
+    }
+}
+
+struct Sink(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
+
+#[async_trait]
+impl AuditSink for Sink {
+    async fn handle(&self, node: &str, request: AuditRequest) -> Result<Option<AuditPlace>, String> {
+        let mut logs = self.0.lock();
+        let lines = logs.entry(node.to_owned()).or_default();
+        let place = |lines: &Vec<String>| {
+            let (seq, hash) = (lines.len() as u64, lines.last()?.clone());
+            Some(AuditPlace { log: "log".into(), seq, hash })
+        };
+        if let AuditRequest::Append(batch) = request
+            && batch.after == place(lines)
+        {
+            lines.extend(batch.lines);
+        }
+        Ok(place(lines))
     }
 }

@@ -8,7 +8,8 @@ mod upward;
 
 use crate::message::operation;
 use crate::{
-    Change, Limits, Message, MessageIds, NodeLog, Now, PeerFault, SignedChain, SigningKind, SigningRequest,
+    AuditPlace, AuditRequest, Change, Limits, Message, MessageIds, NodeLog, Now, PeerFault, SignedChain,
+    SigningKind, SigningRequest,
 };
 use outgoing::{Outgoing, Peer};
 use serde_json::Value;
@@ -35,6 +36,8 @@ pub enum CloudEffect {
     Store(StoreTicket, Upward),
     /// Sign a certificate for the node, then call [`CloudSync::handle_signed`] with its ticket.
     Sign(StoreTicket, SigningKind, SigningRequest),
+    /// Answer for the node's audit log, then call [`CloudSync::handle_audited`] with its ticket.
+    Audit(StoreTicket, AuditRequest),
     /// Close the connection.
     Disconnect(PeerFault),
 }
@@ -143,6 +146,21 @@ impl CloudSync {
         let Some(message) = self.storing.remove(ticket) else { return };
         let answer = match result {
             Ok(signed) => message.response(&mut self.ids, now, signed.content()),
+            Err(reason) => message.error(&mut self.ids, now, &reason),
+        };
+        self.send(answer);
+    }
+
+    /// Takes in the result of a [`CloudEffect::Audit`]: which line of the node's log is stored last.
+    pub fn handle_audited(
+        &mut self,
+        ticket: &StoreTicket,
+        result: Result<Option<AuditPlace>, String>,
+        now: Now,
+    ) {
+        let Some(message) = self.storing.remove(ticket) else { return };
+        let answer = match result {
+            Ok(place) => message.response(&mut self.ids, now, crate::audit::content_of(place.as_ref())),
             Err(reason) => message.error(&mut self.ids, now, &reason),
         };
         self.send(answer);

@@ -4,15 +4,17 @@
 //! upward spool, certificate requests and the signs of life. Leaves the websocket, the store and
 //! the meaning of changes to the shell.
 
+mod audit;
 mod downward;
 mod requests;
 mod upward;
 
 use crate::message::operation;
 use crate::{
-    Change, Cursor, Limits, Message, MessageIds, Now, PeerFault, Route, SignedChain, SigningKind, Spool,
-    SpoolWrite,
+    AuditPlace, Change, Cursor, Limits, Message, MessageIds, Now, PeerFault, Route, SignedChain, SigningKind,
+    Spool, SpoolWrite,
 };
+use audit::AuditUpload;
 use downward::{Applying, Downward};
 use requests::{Hello, Signing};
 use serde_json::{Value, json};
@@ -47,6 +49,12 @@ pub enum EdgeEffect {
     Persist(Vec<SpoolWrite>),
     /// Install a certificate, then call [`EdgeSync::handle_installed`].
     Install(SigningKind, SignedChain),
+    /// Read the signed lines of the audit log after this one, which the cloud has; all there are when it has none
+    /// or one that is not in the log. Then call [`EdgeSync::handle_audit_read`].
+    ReadAudit {
+        /// What the cloud has last.
+        after: Option<AuditPlace>,
+    },
     /// Close the websocket; the edge end already counts as disconnected.
     Disconnect(PeerFault),
 }
@@ -62,6 +70,7 @@ pub struct EdgeSync {
     generation: u64,
     applying: Option<Applying>,
     signing: BTreeMap<SigningKind, Signing>,
+    audit: AuditUpload,
     last_error: Option<String>,
     effects: VecDeque<EdgeEffect>,
 }
@@ -89,6 +98,7 @@ impl EdgeSync {
             generation: 0,
             applying: None,
             signing: BTreeMap::new(),
+            audit: AuditUpload::default(),
             last_error: None,
             effects: VecDeque::new(),
         }
@@ -135,7 +145,8 @@ impl EdgeSync {
     pub fn handle_disconnected(&mut self) {
         self.link = None;
         // What was to be sent belongs to the old connection.
-        self.effects.retain(|effect| !matches!(effect, EdgeEffect::Send(_)));
+        self.effects.retain(|effect| !matches!(effect, EdgeEffect::Send(_) | EdgeEffect::ReadAudit { .. }));
+        self.audit.stop();
         for signing in self.signing.values_mut() {
             signing.forget_sent();
         }
@@ -166,6 +177,10 @@ impl EdgeSync {
         } else if let Some(kind) = self.answered_signing(parent) {
             self.handle_signing_answer(kind, message, refused, now);
             true
+        } else if self.audit.is_answered_by(parent) {
+            self.handle_audit_answer(message, refused, now);
+            // Told apart from what the box needs to work.
+            false
         } else {
             self.handle_upward_answer(parent, refused, now)
         };
@@ -198,6 +213,7 @@ impl EdgeSync {
         self.send_hello_when_due(now);
         self.send_signing_when_due(now);
         self.retransmit_upward(now);
+        self.upload_audit_when_due(now);
     }
 
     /// Next effect to execute.
@@ -213,7 +229,8 @@ impl EdgeSync {
         let signing = self.signing.values().filter_map(Signing::due);
         let in_flight = link.in_flight.values().map(|sent| sent.again_at);
         let apply = link.downward.retry_at.filter(|_| self.applying.is_none());
-        fixed.into_iter().flatten().chain(signing).chain(in_flight).chain(apply).min()
+        let audit = self.audit.due();
+        fixed.into_iter().flatten().chain(signing).chain(in_flight).chain(apply).chain(audit).min()
     }
 
     fn disconnect(&mut self, fault: PeerFault) {

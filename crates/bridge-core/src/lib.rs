@@ -4,6 +4,7 @@
 //! the upward spool, and the rules of device membership, state and twin. Leaves websockets, TLS,
 //! MQTT, disk and time to `cloud-bridge/` and `event-bus/`, which execute the effects.
 
+mod audit;
 mod change;
 mod cloud;
 mod device;
@@ -17,6 +18,7 @@ mod signing;
 mod spool;
 pub mod twin;
 
+pub use audit::{AuditBatch, AuditPlace, AuditRequest};
 pub use change::{Change, Cursor, Operation, change_of, message_of};
 pub use cloud::{CloudConfig, CloudEffect, CloudSync, StoreTicket, Upward, UpwardKind};
 pub use device::{DeviceId, DeviceRecord, InvalidDeviceId};

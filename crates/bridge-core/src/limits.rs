@@ -25,6 +25,8 @@ pub struct Limits {
     pub snapshot_part_bytes: usize,
     /// Parts of one snapshot that an edge collects in memory.
     pub snapshot_parts: usize,
+    /// How often an edge looks for new signed lines of its audit log once the cloud has all.
+    pub audit_every: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +42,7 @@ impl Default for Limits {
             storing: 256,
             snapshot_part_bytes: 256 * 1024,
             snapshot_parts: 512,
+            audit_every: Duration::from_secs(2),
         }
     }
 }

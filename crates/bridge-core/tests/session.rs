@@ -2,9 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use bridge_core::{
-    Change, CloudConfig, CloudEffect, CloudSync, Cursor, EdgeConfig, EdgeEffect, EdgeSync, Limits, Message,
-    MessageIds, NodeLog, Now, Operation, PeerFault, Route, SignedChain, SigningKind, SigningRequest, Spool,
-    SpoolLimits, UnixMillis, UpwardItem, UpwardKind,
+    AuditBatch, AuditPlace, Change, CloudConfig, CloudEffect, CloudSync, Cursor, EdgeConfig, EdgeEffect,
+    EdgeSync, Limits, Message, MessageIds, NodeLog, Now, Operation, PeerFault, Route, SignedChain,
+    SigningKind, SigningRequest, Spool, SpoolLimits, UnixMillis, UpwardItem, UpwardKind,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -70,7 +70,15 @@ fn connected_edge() -> EdgeSync {
     assert_eq!(hello.content.get("revision"), Some(&json!(5)));
     edge.handle_message(&answer(&hello, json!({"log": "l", "mode": "delta", "revision": 9})), at(0));
     assert!(edge.is_greeted());
+    // The audit log is being read, as long as a test does not say that it was.
+    let asked = audit_message(&sent_by_edge(&mut edge));
+    edge.handle_message(&answer(&asked, Value::Null), at(0));
+    assert_eq!(effects(&mut edge), [EdgeEffect::ReadAudit { after: None }]);
     edge
+}
+
+fn audit_message(sent: &[Message]) -> Message {
+    sent.iter().find(|message| message.route.resource == "identity/audit").unwrap().clone()
 }
 
 fn change_message(revision: u64, after: u64) -> Message {
@@ -385,4 +393,42 @@ fn unknown_resources_of_the_edge_are_refused_and_storing_is_bounded() {
         }
     }
     assert_eq!(stores, Limits::default().storing);
+}
+
+#[test]
+fn the_audit_log_is_sent_after_what_the_cloud_has_and_again_until_it_answers() {
+    let mut edge = connected_edge();
+    let batch = AuditBatch { log: "a".into(), after: None, lines: vec!["one".into(), "two".into()] };
+    edge.handle_audit_read(Ok(Some(batch)), at(0));
+    let first = audit_message(&sent_by_edge(&mut edge));
+    assert_eq!(first.content, json!({"log": "a", "after": null, "lines": ["one", "two"]}));
+    edge.handle_timeout(at(5));
+    assert_eq!(audit_message(&sent_by_edge(&mut edge)), first);
+    let place = json!({"log": "a", "seq": 2, "hash": "h"});
+    edge.handle_message(&answer(&first, place.clone()), at(6));
+    let after: Option<AuditPlace> = serde_json::from_value(place).unwrap();
+    assert_eq!(effects(&mut edge), [EdgeEffect::ReadAudit { after: after.clone() }]);
+    // What was read after another line is not what follows now.
+    let stale = AuditBatch { log: "a".into(), after: None, lines: vec!["one".into()] };
+    edge.handle_audit_read(Ok(Some(stale)), at(6));
+    assert_eq!(effects(&mut edge), [EdgeEffect::ReadAudit { after }]);
+    edge.handle_audit_read(Ok(None), at(6));
+    edge.handle_timeout(at(7));
+    assert_eq!(effects(&mut edge), []);
+    edge.handle_timeout(at(8));
+    assert!(matches!(effects(&mut edge)[..], [EdgeEffect::ReadAudit { .. }]));
+}
+
+#[test]
+fn a_cloud_that_does_not_take_the_audit_log_is_asked_again_later_and_nothing_else_suffers() {
+    let mut edge = connected_edge();
+    let batch = AuditBatch { log: "a".into(), after: None, lines: vec!["one".into()] };
+    edge.handle_audit_read(Ok(Some(batch)), at(0));
+    let sent = audit_message(&sent_by_edge(&mut edge));
+    edge.handle_message(&sent.error(&mut MessageIds::new(9), at(1), "no room"), at(1));
+    assert!(edge.audit_error().unwrap().contains("no room"));
+    assert_eq!(edge.last_error(), None);
+    edge.handle_timeout(at(31));
+    let again = audit_message(&sent_by_edge(&mut edge));
+    assert_eq!((again.route.operation.as_str(), &again.content), ("query", &Value::Null));
 }

@@ -4,15 +4,16 @@ mod export;
 mod filter;
 mod verify;
 
-use super::admin::Admin;
+use super::admin::{Admin, rpc_error};
 use super::signals::stop_on_signal;
 use crate::cli::{AuditCommand, AuditFilter, AuditPlace};
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use crate::parts::data_dir::{audit_key, audit_log};
+use crate::parts::node_audit::node_dir;
 use filter::Filter;
-use midge_api::midge::v1::StatusRequest;
-use midge_audit::{Follower, Line, each_line, files};
+use midge_api::midge::v1::{AcceptNodeAuditRequest, StatusRequest};
+use midge_audit::{Branch, Follower, Line, branches, each_line, files};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -27,43 +28,69 @@ const DATA_DIR: &str = "/var/lib/midge";
 pub(crate) async fn run(admin: &Admin, command: AuditCommand, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         AuditCommand::Show { place, filter, last } => {
-            let place = Place::find(admin, place).await;
+            let place = Place::find(admin, place).await?;
             show(&place, &Filter::new(&filter)?, last, output)?;
         }
         AuditCommand::Follow { place, filter } => {
-            let place = Place::find(admin, place).await;
+            let place = Place::find(admin, place).await?;
             follow(&place, &filter, output).await?;
         }
         AuditCommand::Verify { place, keys, files } => {
-            let place = Place::find(admin, place).await;
+            let place = Place::find(admin, place).await?;
             return verify::run(&place, keys, &files, output);
         }
+        AuditCommand::Accept { node } => {
+            let accepted = admin.midge().await?.accept_node_audit(AcceptNodeAuditRequest { node }).await;
+            let accepted = accepted.map_err(|status| rpc_error(&status))?.into_inner();
+            match output {
+                Output::Json => output::json(&accepted)?,
+                Output::Pretty => output::line(format_args!("{} findings accepted", accepted.findings)),
+            }
+        }
         AuditCommand::Export { place, since, until, to } => {
-            let place = Place::find(admin, place).await;
+            let place = Place::find(admin, place).await?;
             export::run(&place, since.as_deref(), until.as_deref(), to.as_deref())?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The log of one edge or cloud.
+/// The log of one edge or cloud, or a cloud's copy of a node's.
 struct Place {
     log: PathBuf,
     key: PathBuf,
+    copy: Option<PathBuf>,
 }
 
 impl Place {
     /// The directory that was named, else that of the process on the admin socket, else an edge's own.
-    async fn find(admin: &Admin, place: AuditPlace) -> Self {
+    async fn find(admin: &Admin, place: AuditPlace) -> anyhow::Result<Self> {
         let dir = match place.dir {
             Some(dir) => dir,
             None => running(admin).await.unwrap_or_else(|| DATA_DIR.into()),
         };
-        Self { log: audit_log(&dir), key: audit_key(&dir) }
+        let copy = match &place.node {
+            Some(node) if node.is_empty() || node.starts_with('.') || node.contains('/') => {
+                return Err(failure(exit::USAGE, format!("\"{node}\" is not the name of a node")));
+            }
+            node => node.as_ref().map(|node| node_dir(&dir, node)),
+        };
+        Ok(Self { log: audit_log(&dir), key: audit_key(&dir), copy })
+    }
+
+    /// Returns the branches of the copy.
+    fn branches(copy: &Path) -> anyhow::Result<Vec<Branch>> {
+        branches(copy).map_err(|error| {
+            let text = format!("no audit log of that node in {}: {error}", copy.display());
+            failure(exit::IO, format!("{text}; name the data directory of its cloud with --dir"))
+        })
     }
 
     /// Returns the files, oldest first.
     fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        if let Some(copy) = &self.copy {
+            return Ok(Self::branches(copy)?.into_iter().flat_map(|branch| branch.files).collect());
+        }
         let dir = self.log.parent().unwrap_or(Path::new("."));
         let unreadable = |why: String| {
             failure(
@@ -105,6 +132,9 @@ fn show(place: &Place, filter: &Filter, last: Option<usize>, output: Output) -> 
 }
 
 async fn follow(place: &Place, filter: &AuditFilter, output: Output) -> anyhow::Result<()> {
+    if place.copy.is_some() {
+        return Err(failure(exit::USAGE, "the log of a node is followed at the node"));
+    }
     let stop = stop_on_signal()?;
     let is_older_wanted = filter.since.is_some();
     let filter = Filter::new(filter)?;

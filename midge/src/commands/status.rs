@@ -35,6 +35,11 @@ fn print(status: &StatusResponse) {
         let state =
             if cloud.connected { "connected".into() } else { format!("not connected: {}", cloud.last_error) };
         fields.push(("Cloud", format!("{} {state}, {} pending", cloud.url, cloud.pending)));
+        let audit = match cloud.audit_error.as_str() {
+            "" => format!("the cloud has it to line {}", cloud.audit_seq),
+            error => format!("the cloud has it to line {}; {error}", cloud.audit_seq),
+        };
+        fields.push(("Audit at cloud", audit));
     }
     if status.role == "cloud" {
         fields.push(("Nodes", status.nodes.to_string()));

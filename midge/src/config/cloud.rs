@@ -27,6 +27,9 @@ pub(crate) struct CloudConfig {
     /// Lifetime of a node's own SVID in seconds.
     #[serde(default = "node_svid_ttl")]
     pub node_svid_ttl_secs: u32,
+    /// Bytes of the audit log kept of each node: the oldest files are deleted.
+    #[serde(default = "node_audit_bytes_max")]
+    pub node_audit_bytes_max: u64,
     /// Lifetimes.
     #[serde(default = "issuer")]
     pub issuer: IssuerSection,
@@ -69,6 +72,10 @@ fn edge_ca_ttl() -> u32 {
 
 fn node_svid_ttl() -> u32 {
     90 * 24 * 3600
+}
+
+fn node_audit_bytes_max() -> u64 {
+    256 * 1024 * 1024
 }
 
 fn issuer() -> IssuerSection {

@@ -3,6 +3,7 @@
 use super::admin::AdminSocket;
 use super::data_dir::{DataDir, audit_log};
 use super::desk::CloudDesk;
+use super::node_audit::NodeAudit;
 use super::problems::Problems;
 use super::service::Service;
 use super::trail::Trail;
@@ -34,20 +35,21 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     let trail = Arc::new(Trail::new(log.clone(), clock.clone()));
     let issuer_config = issuer_config(&config, logs.clone(), Arc::clone(&trail))?;
     let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
-    let hub_config = CloudHubConfig {
-        websocket: config.channel,
-        bootstrap: config.bootstrap,
-        ..CloudHubConfig::default()
+    let problems = Problems::default();
+    let bytes_max = config.node_audit_bytes_max;
+    let node_audit = NodeAudit::open(&config.data_dir, bytes_max, clock.clone(), problems.clone());
+    let node_audit = node_audit.code(exit::IO)?;
+    let parts = CloudHubParts {
+        issuer: issuer.clone(),
+        logs,
+        store: store.clone(),
+        clock: clock.clone(),
+        audit: Some(Arc::new(node_audit.clone())),
     };
-    let parts = CloudHubParts { issuer: issuer.clone(), logs, store: store.clone(), clock: clock.clone() };
-    let hub = CloudHub::open(hub_config, parts).await.map_err(|error| {
-        let code = if matches!(error, HubError::Bind { .. }) { exit::UNAVAILABLE } else { exit::INTERNAL };
-        failure(code, error.to_string())
-    })?;
+    let hub = open_hub(&config, parts).await?;
 
     let mut tasks = Supervisor::new();
     let token = tasks.token();
-    let problems = Problems::default();
     let mut listeners = vec![
         Listener { kind: "channel".into(), address: hub.websocket_addr()?.to_string() },
         Listener { kind: "bootstrap".into(), address: hub.bootstrap_addr()?.to_string() },
@@ -58,6 +60,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         listeners.push(Listener { kind: "http".into(), address: listener.local_addr()?.to_string() });
         let metrics = Arc::new(Metrics::new());
         http::issuer_metrics(&metrics, &issuer);
+        http::node_audit_metrics(&metrics, &node_audit);
         let router = midge_runtime::endpoints::router(health, metrics);
         tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token.clone()));
     }
@@ -71,7 +74,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         issuer: issuer.clone(),
         store: store.clone(),
         hub: None,
-        desk: Box::new(CloudDesk { hub, issuer: issuer.clone() }),
+        desk: Box::new(CloudDesk { hub, issuer: issuer.clone(), node_audit }),
         problems,
         audit: (log.clone(), audit_log(&config.data_dir)),
         trail: Arc::clone(&trail),
@@ -86,6 +89,18 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     audit::stopped(&log, &clock);
     drop(audit_writer);
     ended
+}
+
+async fn open_hub(config: &CloudConfig, parts: CloudHubParts) -> anyhow::Result<CloudHub> {
+    let addresses = CloudHubConfig {
+        websocket: config.channel,
+        bootstrap: config.bootstrap,
+        ..CloudHubConfig::default()
+    };
+    CloudHub::open(addresses, parts).await.map_err(|error| {
+        let code = if matches!(error, HubError::Bind { .. }) { exit::UNAVAILABLE } else { exit::INTERNAL };
+        failure(code, error.to_string())
+    })
 }
 
 fn issuer_config(config: &CloudConfig, logs: SyncLogs, trail: Arc<Trail>) -> anyhow::Result<IssuerConfig> {

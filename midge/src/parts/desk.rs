@@ -2,6 +2,7 @@
 //! at a cloud.
 
 use super::edge_cloud::LinkView;
+use super::node_audit::NodeAudit;
 use super::service::Desk;
 use async_trait::async_trait;
 use bridge_core::twin::{MsgTwin, TwinValue};
@@ -87,6 +88,10 @@ impl Desk for EdgeDesk {
         Err(Status::failed_precondition("rules are handed out by a cloud; take them back there"))
     }
 
+    async fn accept_audit(&self, _node: &str) -> Result<u64, Status> {
+        Err(Status::failed_precondition("audit logs of nodes are at their cloud; ask it"))
+    }
+
     async fn nodes(&self) -> Result<Vec<Node>, Status> {
         Err(Status::failed_precondition("an edge knows no other nodes; ask the cloud"))
     }
@@ -102,6 +107,8 @@ impl Desk for EdgeDesk {
                 last_error: status.last_error.unwrap_or_default(),
                 pending: u64::try_from(status.pending).unwrap_or(u64::MAX),
                 url,
+                audit_seq: status.audit,
+                audit_error: status.audit_error.unwrap_or_default(),
             },
             None => CloudLink { url, last_error: "not enrolled yet".into(), ..CloudLink::default() },
         })
@@ -116,6 +123,7 @@ impl Desk for EdgeDesk {
 pub(crate) struct CloudDesk {
     pub(crate) hub: CloudHub,
     pub(crate) issuer: Issuer,
+    pub(crate) node_audit: NodeAudit,
 }
 
 #[async_trait]
@@ -183,6 +191,13 @@ impl Desk for CloudDesk {
             .await
             .map_err(|error| hub_status(&error))?;
         self.rules().await
+    }
+
+    async fn accept_audit(&self, node: &str) -> Result<u64, Status> {
+        let known = midge_issuer::node_id(self.issuer.trust_domain(), node);
+        known.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let accepted = self.node_audit.accept(node).await.map_err(Status::resource_exhausted)?;
+        accepted.ok_or_else(|| Status::not_found(format!("there is no audit log of a node {node}")))
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, Status> {

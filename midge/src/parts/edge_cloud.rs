@@ -1,23 +1,26 @@
 //! The box's side of its cloud: enrolment, the channel, and what the cloud's changes do here.
 
+use super::data_dir::audit_log;
 use super::edge::EdgeBox;
+use super::node_audit::{head_of, place_of};
 use super::policy::CloudRules;
 use super::problems::{Problem, Problems};
 use crate::config::CloudLink;
 use crate::exit::{self, failure};
 use async_trait::async_trait;
-use bridge_core::{Change, Cursor, Operation, UpwardItem};
+use bridge_core::{AuditBatch, AuditPlace, Change, Cursor, Operation, UpwardItem};
 use cloud_bridge::edgehub::{
     CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolError,
     EnrolmentToken, LinkStatus, NodeIdentity, enrol, split_changes,
 };
 use event_bus::{EventBusHandle, UpwardSink};
-use midge_audit::{AuditLog, Record};
+use midge_audit::{AuditLog, Record, Source};
 use midge_identity::SpiffeId;
 use midge_issuer::{CaRequest, Issuer};
 use midge_policy::{Rule, RuleSource};
 use midge_runtime::{Backoff, CancellationToken, Clock};
 use midge_store::{Batch, Store};
+use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -86,6 +89,7 @@ impl CloudSide {
             issuer: node.issuer.clone(),
             store: node.store.clone(),
             audit: node.audit.clone(),
+            source: Arc::new(Mutex::new(Source::new(audit_log(&node.config.data_dir)))),
             clock: node.clock.clone(),
             bus,
             rules: rules_sender,
@@ -249,6 +253,7 @@ struct Host {
     issuer: Issuer,
     store: Store,
     audit: AuditLog,
+    source: Arc<Mutex<Source>>,
     clock: Clock,
     bus: Option<EventBusHandle>,
     rules: watch::Sender<CloudRules>,
@@ -295,6 +300,23 @@ impl EdgeHost for Host {
         let record = Record::new(self.clock.now(), "ca-installed").with("source", "cloud-channel");
         self.audit.record(record.with("active-serial", serial));
         Ok(())
+    }
+
+    async fn audit_after(&self, after: Option<AuditPlace>) -> Result<Option<AuditBatch>, String> {
+        let signed = self.audit.status().signed;
+        if after.as_ref().is_some_and(|after| *after == place_of(&signed)) {
+            return Ok(None);
+        }
+        let source = Arc::clone(&self.source);
+        let read = tokio::task::spawn_blocking(move || {
+            let head = after.as_ref().map(|after| head_of(after).unwrap_or_default());
+            let lines = source.lock().after(head.as_ref(), &signed).map_err(|error| error.to_string())?;
+            // A line that is no text was changed: it arrives as near to what it is as can be, and is found out.
+            let lines: Vec<String> =
+                lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+            Ok((!lines.is_empty()).then_some(AuditBatch { log: signed.log, after, lines }))
+        });
+        read.await.map_err(|error| error.to_string())?
     }
 }
 

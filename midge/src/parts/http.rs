@@ -1,5 +1,6 @@
 //! Health and metrics of a process.
 
+use super::node_audit::NodeAudit;
 use super::problems::Problems;
 use crate::exit::{self, WithCode};
 use anyhow::Context as _;
@@ -54,6 +55,24 @@ pub(crate) fn issuer_metrics(metrics: &Metrics, issuer: &Issuer) {
     metrics.collect_one("midge_degraded", "Problems of the identity server.", MetricKind::Gauge, move || {
         number(source.snapshot().degraded.len())
     });
+}
+
+/// Registers the metrics of the audit logs that nodes send up.
+pub(crate) fn node_audit_metrics(metrics: &Metrics, audit: &NodeAudit) {
+    let source = audit.clone();
+    metrics.collect_one(
+        "midge_node_audit_lines_total",
+        "Lines of nodes' audit logs taken.",
+        MetricKind::Counter,
+        move || float(source.lines()),
+    );
+    let source = audit.clone();
+    metrics.collect_one(
+        "midge_node_audit_findings",
+        "What is wrong with nodes' audit logs and was not accepted.",
+        MetricKind::Gauge,
+        move || float(source.findings()),
+    );
 }
 
 /// Registers the metrics of the MQTT broker.

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
 use futures_util::{Stream, StreamExt as _};
 use midge_api::midge::v1::{
-    AgentView, ApplyRulesRequest, AuditLog as AuditStatus, CertificateAuthority, CloudLink,
-    CreateDeviceRequest, Degraded, DeleteRuleRequest, Device, Lease, ListDevicesRequest, ListDevicesResponse,
-    ListNodesRequest, ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest,
-    ListSessionsResponse, Listener, Node, PolicyPage, Session, SetDeviceRequest, ShowDeviceRequest,
-    ShowPolicyRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse,
-    WatchEntriesRequest, midge_server::Midge,
+    AcceptNodeAuditRequest, AcceptNodeAuditResponse, AgentView, ApplyRulesRequest, AuditLog as AuditStatus,
+    CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteRuleRequest, Device, Lease,
+    ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse, ListRulesRequest,
+    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, PolicyPage, Session,
+    SetDeviceRequest, ShowDeviceRequest, ShowPolicyRequest, SignX509svidRequest, SignX509svidResponse,
+    StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
 use midge_audit::AuditLog;
@@ -52,6 +52,8 @@ pub(crate) trait Desk: Send + Sync + 'static {
     async fn rules(&self) -> Result<ListRulesResponse, Status>;
     /// Takes a rule back.
     async fn delete_rule(&self, request: DeleteRuleRequest) -> Result<ListRulesResponse, Status>;
+    /// Takes note of what is wrong with a node's audit log. Returns how much that was.
+    async fn accept_audit(&self, node: &str) -> Result<u64, Status>;
     /// Lists nodes.
     async fn nodes(&self) -> Result<Vec<Node>, Status>;
     /// Returns the link to the cloud, where there is one.
@@ -294,6 +296,16 @@ impl Midge for Service {
         let policy = self.desk.policy()?;
         let pages = active_policy::pages(&policy);
         Ok(Response::new(Box::pin(tokio_stream::iter(pages.into_iter().map(Ok)))))
+    }
+
+    async fn accept_node_audit(
+        &self,
+        request: Request<AcceptNodeAuditRequest>,
+    ) -> Result<Response<AcceptNodeAuditResponse>, Status> {
+        let node = request.into_inner().node;
+        let findings = self.desk.accept_audit(&node).await?;
+        self.trail.act("node-audit-accepted", |record| record.with("node", node).with("findings", findings));
+        Ok(Response::new(AcceptNodeAuditResponse { findings }))
     }
 
     async fn list_nodes(

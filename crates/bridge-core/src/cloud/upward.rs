@@ -1,8 +1,9 @@
 //! Reports and requests of the edge.
 
 use super::{CloudEffect, CloudSync, bare};
+use crate::audit::AUDIT_RESOURCE;
 use crate::message::operation;
-use crate::{DeviceId, Message, Now, SigningKind, SigningRequest};
+use crate::{AuditRequest, DeviceId, Message, Now, SigningKind, SigningRequest};
 use serde_json::Value;
 
 /// Names one report or request until it is answered.
@@ -49,6 +50,14 @@ impl CloudSync {
         let signing = SigningKind::of_resource(&message.route.resource)
             .filter(|_| message.route.operation == operation::QUERY);
         let effect = match (signing, kind_of(message)) {
+            _ if message.route.resource == AUDIT_RESOURCE => match audit_request(message) {
+                Ok(request) => CloudEffect::Audit(ticket.clone(), request),
+                Err(reason) => {
+                    let answer = message.error(&mut self.ids, now, &reason);
+                    self.send(answer);
+                    return;
+                }
+            },
             (Some(kind), _) => match SigningRequest::parse(&message.content) {
                 Ok(request) => CloudEffect::Sign(ticket.clone(), kind, request),
                 Err(reason) => {
@@ -67,6 +76,16 @@ impl CloudSync {
         };
         self.storing.insert(ticket, bare(message));
         self.effects.push_back(effect);
+    }
+}
+
+fn audit_request(message: &Message) -> Result<AuditRequest, String> {
+    match message.route.operation.as_str() {
+        operation::QUERY => Ok(AuditRequest::Place),
+        operation::INSERT => serde_json::from_value(message.content.clone())
+            .map(AuditRequest::Append)
+            .map_err(|error| format!("malformed lines of an audit log: {error}")),
+        other => Err(format!("unsupported operation {other}")),
     }
 }
 

@@ -290,6 +290,7 @@ impl EdgeSync {
         link.hello = Hello::Done;
         link.downward.start(log, resume_at);
         self.last_error = None;
+        self.begin_audit(now);
     }
 }
 

@@ -3,8 +3,9 @@
 use super::Place;
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
-use midge_audit::{Expected, Hash, Report, own_key, verify, verify_log};
-use std::path::PathBuf;
+use midge_audit::{Expected, Hash, Report, copy_state, own_key, verify, verify_log};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub(super) fn run(
@@ -20,6 +21,9 @@ pub(super) fn run(
             return Err(failure(exit::USAGE, text));
         }
     }
+    if let Some(copy) = &place.copy {
+        return of_node(copy, keys, output);
+    }
     let report = if files.is_empty() {
         place.files()?;
         if keys.is_empty() {
@@ -31,16 +35,62 @@ pub(super) fn run(
         verify(files, Expected { keys, head: None, is_whole: false }).code(exit::IO)?
     };
     match output {
-        Output::Json => {
-            let mut value = serde_json::to_value(&report)?;
-            if let Some(object) = value.as_object_mut() {
-                object.insert("intact".into(), report.is_intact().into());
-            }
-            output::json(&value)?;
-        }
+        Output::Json => output::json(&value_of(&report)?)?,
         Output::Pretty => print(&report),
     }
     Ok(if report.is_intact() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+fn value_of(report: &Report) -> anyhow::Result<Value> {
+    let mut value = serde_json::to_value(report)?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("intact".into(), report.is_intact().into());
+    }
+    Ok(value)
+}
+
+/// Verifies a cloud's copy of a node's log, branch by branch, and tells what was wrong as it arrived.
+fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result<ExitCode> {
+    let branches = Place::branches(copy)?;
+    let state = copy_state(copy).code(exit::IO)?.unwrap_or_default();
+    if keys.is_empty() {
+        keys.extend(state.key.clone());
+    }
+    let mut reports = Vec::new();
+    for branch in branches {
+        let head = state.head.clone().filter(|_| branch.number == state.branch);
+        let expected = Expected { keys: keys.clone(), head, is_whole: false };
+        reports.push((branch.number, verify(&branch.files, expected).code(exit::IO)?));
+    }
+    let is_intact = state.findings.is_empty() && reports.iter().all(|(_, report)| report.is_intact());
+    match output {
+        Output::Json => {
+            let branches =
+                reports.iter().map(|(_, report)| value_of(report)).collect::<Result<Vec<_>, _>>()?;
+            let state = serde_json::to_value(&state)?;
+            output::json(
+                &json!({ "intact": is_intact, "branches": branches, "arrived": state.get("findings") }),
+            )?;
+        }
+        Output::Pretty => {
+            for (number, report) in &reports {
+                if reports.len() > 1 {
+                    output::line(format_args!("Branch {number}"));
+                }
+                print(report);
+            }
+            for found in &state.findings {
+                output::line(format_args!(
+                    "WRONG as it arrived {} (branch {}): {}",
+                    found.at, found.branch, found.text
+                ));
+            }
+            if state.more_findings > 0 {
+                output::line(format_args!("WRONG as it arrived, and {} more", state.more_findings));
+            }
+        }
+    }
+    Ok(if is_intact { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
 }
 
 fn print(report: &Report) {
