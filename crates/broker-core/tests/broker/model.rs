@@ -1,8 +1,9 @@
 //! What a broker owes its clients, written to be read: lists and rules, no queue, no window, no index.
 //!
 //! It does not say in which order a broker serves different clients, how it numbers packets, which member of a
-//! group it chooses, or when retained messages come among others. It is told what a broker sent and says whether
-//! that was owed, and at the end of a step whether something is still owed that could have been sent.
+//! group it chooses, when retained messages come among others, or what comes first of what is due for several
+//! clients at once. It is told what a broker sent and says whether that was owed, and at the end of a step whether
+//! something is still owed that could have been sent.
 
 use crate::world::*;
 use mqtt_proto::{QoS, RetainHandling, SharedFilter};
@@ -108,6 +109,15 @@ impl Shared {
     }
 }
 
+/// What a broker did by itself because its time had come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Turn {
+    /// It published the will of this client.
+    Will(Who),
+    /// It ended the session of this client.
+    End(Who),
+}
+
 #[derive(Default)]
 pub(crate) struct Model {
     pub(crate) now: u64,
@@ -170,30 +180,57 @@ impl Model {
         let Some(conn) = session.conn.take() else { return };
         session.ends = Some(now + session.expiry);
         session.will = conn.will.filter(|_| with_will).map(|(message, delay)| (now + delay, message));
-        self.pass(0);
+        if let Some((_, message)) = session.will.take_if(|(at, _)| *at <= now) {
+            self.distribute(Message { received: now, ..message });
+        }
+        if self.sessions[&who].expiry == 0 {
+            self.end(who);
+        }
     }
 
-    /// Lets time pass, a second at most: wills and sessions whose time has come.
-    pub(crate) fn pass(&mut self, secs: u64) {
+    /// Lets time pass, a second at most, in which the broker did what was due in this order.
+    pub(crate) fn pass(&mut self, secs: u64, turns: &[Turn]) {
         self.now += secs;
-        for who in self.sessions.keys().copied().collect::<Vec<_>>() {
-            let Some(session) = self.sessions.get_mut(&who) else { continue };
-            if let Some((_, message)) = session.will.take_if(|(at, _)| *at <= self.now) {
-                self.distribute(Message { received: self.now, ..message });
-            }
-            if self.sessions[&who].ends.is_some_and(|at| at <= self.now) {
-                self.end(who);
-            }
-        }
+        self.take_turns(turns);
         let now = self.now;
         self.retained.retain(|_, message| message.lasts.is_none_or(|secs| message.received + secs > now));
     }
 
-    /// The broker is killed and starts again: sessions that outlive their connection are as they were, what was
-    /// under way at QoS 1 may come again, and the wills of all who were connected wait from now.
-    pub(crate) fn restart(&mut self, down_secs: u64) {
+    /// Does what the broker did: nothing before its time, and everything by then. A will goes out after its delay
+    /// or at the end of its session, whichever comes first ([MQTT-3.1.3-9]).
+    fn take_turns(&mut self, turns: &[Turn]) {
+        let now = self.now;
+        for turn in turns {
+            let (Turn::Will(who) | Turn::End(who)) = *turn;
+            let session = self.sessions.get_mut(&who).unwrap_or_else(|| panic!("{turn:?} of nobody"));
+            let is_over = session.ends.is_some_and(|at| at <= now);
+            if let Turn::End(_) = turn {
+                assert!(is_over, "{turn:?} before its time");
+                assert!(
+                    !session.will.as_ref().is_some_and(|(_, last)| last.lasts != Some(0)),
+                    "{turn:?} without its will"
+                );
+                self.end(who);
+            } else {
+                let last = session.will.take_if(|(at, _)| is_over || *at <= now);
+                let (_, last) = last.unwrap_or_else(|| panic!("{turn:?} is not due"));
+                self.distribute(Message { received: now, ..last });
+            }
+        }
+        for (who, session) in &mut self.sessions {
+            assert!(session.ends.is_none_or(|at| at > now), "the session of {who} has not ended");
+            // One that expires at once is sent to nobody.
+            drop(session.will.take_if(|(at, last)| *at <= now && last.lasts == Some(0)));
+            assert!(session.will.as_ref().is_none_or(|(at, _)| *at > now), "the will of {who} was not sent");
+        }
+    }
+
+    /// The broker is killed and starts again, and does what is due in this order: sessions that outlive their
+    /// connection are as they were, what was under way at QoS 1 may come again, and the wills of all who were
+    /// connected wait from now.
+    pub(crate) fn restart(&mut self, down_secs: u64, turns: &[Turn]) {
         self.now += down_secs;
-        let (now, mut last) = (self.now, Vec::new());
+        let now = self.now;
         for who in self.sessions.keys().copied().collect::<Vec<_>>() {
             let session = self.sessions.get_mut(&who).unwrap();
             let conn = session.conn.take();
@@ -202,23 +239,23 @@ impl Model {
                 session.ends = Some(now + session.expiry);
                 session.will = conn.will.map(|(message, delay)| (now + delay, message));
             }
-            if is_gone {
-                last.extend(self.sessions.remove(&who).unwrap().will);
-                for shared in self.shared.iter_mut().filter(|shared| shared.is_held_by(who)) {
-                    shared.may_be_lost = true;
-                    shared.grants.retain(|(holder, _)| *holder != who);
-                }
-            } else {
+            // One that is to end with its connection may come back to end: to send its will, or as it was stored
+            // for what it once was.
+            let is_back = !is_gone || turns.iter().any(|turn| matches!(turn, Turn::End(of) if *of == who));
+            if is_back {
                 self.forget_what_was_sent(who);
+            } else {
+                self.sessions.remove(&who);
+            }
+            for shared in self.shared.iter_mut().filter(|shared| is_gone && shared.is_held_by(who)) {
+                shared.may_be_lost = true;
+                shared.grants.retain(|(holder, _)| is_back || *holder != who);
             }
         }
         for (_, owed) in self.shared.iter_mut().flat_map(|shared| &mut shared.grants) {
             owed.may_be_again = true;
         }
-        for (_, message) in last {
-            self.distribute(Message { received: now, ..message });
-        }
-        self.pass(0);
+        self.pass(0, turns);
     }
 
     fn forget_what_was_sent(&mut self, who: Who) {

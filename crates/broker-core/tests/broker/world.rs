@@ -20,6 +20,13 @@ pub(crate) use mqtt_proto::Version::{V5, V311};
 /// The wall clock when the monotonic one is at zero.
 pub(crate) const START: UnixMillis = UnixMillis::from_secs(1_800_000_000);
 
+/// What an ending left to be done by itself: a will to be published, or nothing but the end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Ended {
+    Connection,
+    Session,
+}
+
 pub(crate) struct World {
     pub(crate) broker: Broker,
     pub(crate) now: Now,
@@ -31,6 +38,9 @@ pub(crate) struct World {
     connacks: BTreeMap<ConnId, ConnAck>,
     reason_strings: BTreeMap<ConnId, Vec<String>>,
     audits: Vec<AuditEvent>,
+    /// The connection that is sent everything, if any, and what it shows the broker do by itself.
+    watch: Option<ConnId>,
+    turns: Vec<(Ended, SpiffeId, Arc<str>)>,
     deliveries: Vec<(ConnId, Delivery)>,
     order: Order,
     requests: Vec<(ConnId, AuthRequest)>,
@@ -91,6 +101,8 @@ impl World {
             connacks: BTreeMap::new(),
             reason_strings: BTreeMap::new(),
             audits: Vec::new(),
+            watch: None,
+            turns: Vec::new(),
             deliveries: Vec::new(),
             order: Order::default(),
             requests: Vec::new(),
@@ -221,6 +233,10 @@ impl World {
             self.check_rights(&effect);
             let conn = match effect {
                 Effect::Audit(event) => {
+                    if matches!(event.kind, AuditKind::SessionEnded) {
+                        let (identity, client_id) = (&event.identity, &event.client_id);
+                        self.turns.push((Ended::Session, (**identity).clone(), Arc::clone(client_id)));
+                    }
                     self.audits.push(*event);
                     continue;
                 }
@@ -236,6 +252,11 @@ impl World {
                     conn
                 }
                 Effect::Deliver { conn, delivery } => {
+                    if let Origin::Client { identity, client_id, will: true, .. } = delivery.message.origin()
+                        && self.watch == Some(conn)
+                    {
+                        self.turns.push((Ended::Connection, (**identity).clone(), Arc::clone(client_id)));
+                    }
                     self.seen.entry(conn).or_default().push(spell_delivery(&delivery));
                     self.deliveries.push((conn, delivery));
                     conn
@@ -342,7 +363,34 @@ impl World {
     /// Ends the broker like a kill, losing what was not stored, and starts it again after so many seconds.
     pub(crate) fn crash(&mut self, down_secs: u64) -> Restored {
         self.disk.pending.clear();
-        self.restart(down_secs)
+        let restored = self.restart(down_secs);
+        self.wake();
+        restored
+    }
+
+    /// Like [`Self::crash`], but with a watch from before the broker does what is due.
+    pub(crate) fn crash_watched(&mut self, down_secs: u64) {
+        self.disk.pending.clear();
+        self.restart(down_secs);
+        self.watched(Self::wake);
+    }
+
+    /// Does this while a connection that no history knows of is sent everything: wills show by it, and in which
+    /// order the broker sends them.
+    pub(crate) fn watched(&mut self, act: impl FnOnce(&mut Self)) {
+        let watch = self.client("watch");
+        let all = Subscription { retain_handling: RetainHandling::DoNotSend, ..sub("#", Q0) };
+        self.send(watch, subscribe([all]));
+        self.watch = Some(watch);
+        act(self);
+        self.watch = None;
+        self.lose(watch);
+        self.take(watch);
+    }
+
+    /// Takes whose wills were sent and whose sessions ended since it was last asked.
+    pub(crate) fn turns(&mut self) -> Vec<(Ended, SpiffeId, Arc<str>)> {
+        std::mem::take(&mut self.turns)
     }
 
     /// Stops the broker as planned and starts it again after so many seconds.
@@ -350,7 +398,9 @@ impl World {
         self.broker.handle_drain(self.now);
         self.drain();
         self.store();
-        self.restart(down_secs)
+        let restored = self.restart(down_secs);
+        self.wake();
+        restored
     }
 
     /// Sets the rules that the next start finds.
@@ -364,9 +414,13 @@ impl World {
         self.broker = Broker::new(self.config.clone(), Arc::clone(&self.policy));
         let restored = self.broker.restore(self.disk.read(), self.now);
         self.drain();
+        restored
+    }
+
+    /// Lets the broker do what is due.
+    fn wake(&mut self) {
         self.broker.handle_timeout(self.now);
         self.drain();
-        restored
     }
 
     /// Takes what a client saw since it was last asked.
