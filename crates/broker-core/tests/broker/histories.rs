@@ -2,9 +2,10 @@
 //!
 //! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many.
 
+use crate::attacker::{self, ATTACKER, Attacker, Mischief, mischief};
 use crate::model::{Conn, Message, Model, Seen, Subscribed, Turn, Who};
 use crate::world::*;
-use broker_core::ConnId;
+use broker_core::{Config, ConnId};
 use mqtt_proto::{
     Connect, Disconnect, Packet, Publication, Publish, PublishProperties, QoS, ReasonCode, RetainHandling,
     Subscription, Will,
@@ -42,6 +43,7 @@ enum Op {
     Wait(u64),
     /// The broker is killed, and started again after so many seconds.
     Restart(u64),
+    Attack(Mischief),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,13 +98,17 @@ struct Play {
     world: World,
     model: Model,
     conns: BTreeMap<Who, ConnId>,
+    attacker: Attacker,
     number: u32,
 }
 
 /// Plays a history; panics where the broker does what the reference does not allow.
 fn play(history: &[Op]) {
-    let (world, model) = (World::new(), Model::default());
-    let mut play = Play { world, model, conns: BTreeMap::new(), number: 0 };
+    let config = Config { unsent_bytes_soft: 300, unsent_bytes_hard: 900, ..Config::default() };
+    let mut world = World::with(config, attacker::rules(&NAMES, 0));
+    world.deaf = Some(spiffe(ATTACKER));
+    let (model, attacker) = (Model::default(), Attacker::default());
+    let mut play = Play { world, model, conns: BTreeMap::new(), attacker, number: 0 };
     for op in history {
         play.act(*op);
     }
@@ -147,6 +153,11 @@ impl Play {
                 for (_, conn) in std::mem::take(&mut self.conns) {
                     assert_eq!(self.world.take(conn), [""; 0]);
                 }
+                self.attacker.restart();
+                self.look(None);
+            }
+            Op::Attack(mischief) => {
+                self.attacker.act(&mut self.world, &NAMES, mischief);
                 self.look(None);
             }
             Op::Lose(who)
@@ -281,7 +292,8 @@ impl Play {
             ..publish("unused", "", qos)
         };
         // [MQTT-3.4.2-1]: 0x10 is for who asks nobody.
-        let code = if self.model.is_wanted(message.topic) || !is_v5 { "00" } else { "10" };
+        let is_wanted = self.model.is_wanted(message.topic) || Attacker::is_sent(&self.world, message.topic);
+        let code = if is_wanted || !is_v5 { "00" } else { "10" };
         let answer = match qos {
             Q0 => None,
             Q1 => Some(format!("PUBACK {id} {code}")),
@@ -343,6 +355,7 @@ impl Play {
             }
         }
         assert_eq!(answer, None, "an answer is missing");
+        self.attacker.look(&mut self.world);
         self.model.settle();
     }
 
@@ -428,6 +441,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(who, nth, fails)| Op::Acknowledge(who, nth, fails)),
         2 => (1..6_u64).prop_map(Op::Wait),
         1 => (0..6_u64).prop_map(Op::Restart),
+        12 => mischief().prop_map(Op::Attack),
     ]
     .prop_map(Step)
 }
@@ -442,7 +456,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: seed(), ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_is_one_the_reference_allows(history in prop::collection::vec(step(), 1..80)) {
+    fn every_history_is_one_the_reference_allows(history in prop::collection::vec(step(), 1..100)) {
         let history: Vec<Op> = history.iter().map(|step| step.0).collect();
         play(&history);
     }

@@ -8,6 +8,8 @@ mod acknowledge;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod attacker;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod connect;
@@ -29,6 +31,8 @@ mod limits;
 mod model;
 #[cfg(test)]
 mod modes;
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod order;
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! A broker, its clients and their time.
 
 use crate::disk::Disk;
+use crate::oracle::{Oracle, Party};
 use crate::order::Order;
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
     Durability, Effect, Listener, Now, Origin, PolicyChange, Restored, Revocation, SessionSnapshot,
 };
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
-use midge_policy::{Context, Policy, PublishFacts, Rights, Rule, SubscribeMode};
+use midge_policy::{Policy, Rule, SubscribeMode};
 use mqtt_proto::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
@@ -44,7 +45,8 @@ pub(crate) struct World {
     deliveries: Vec<(ConnId, Delivery)>,
     order: Order,
     requests: Vec<(ConnId, AuthRequest)>,
-    /// What the oracle goes by: the policy in force, who is revoked, and whose each connection is.
+    /// What the oracle goes by: the rules in force, who is revoked, and whose each connection is.
+    oracle: Oracle,
     revoked: BTreeSet<SpiffeId>,
     owners: BTreeMap<ConnId, (SpiffeId, Arc<str>, Arc<Listener>)>,
     /// By which the next connections come in.
@@ -56,6 +58,8 @@ pub(crate) struct World {
     pub(crate) settling: bool,
     /// Whether clients read what they are sent.
     pub(crate) flushing: bool,
+    /// Who does not in any case.
+    pub(crate) deaf: Option<SpiffeId>,
     config: Config,
     policy: Arc<Policy>,
     pub(crate) disk: Disk,
@@ -83,8 +87,9 @@ impl World {
     }
 
     pub(crate) fn of(config: Config, rules: Vec<Rule>) -> Self {
-        let policy = Arc::new(Policy::compile(rules, 1).unwrap());
+        let policy = Arc::new(Policy::compile(rules.clone(), 1).unwrap());
         Self {
+            oracle: Oracle { rules },
             broker: Broker::new(config.clone(), Arc::clone(&policy)),
             keeps_revoked: !config.purge_revoked,
             config,
@@ -107,6 +112,7 @@ impl World {
             order: Order::default(),
             requests: Vec::new(),
             flushing: true,
+            deaf: None,
             settling: true,
             paused_until: None,
         }
@@ -181,7 +187,8 @@ impl World {
 
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         self.epoch += 1;
-        let policy = Arc::new(Policy::compile(rules, self.epoch).unwrap());
+        let policy = Arc::new(Policy::compile(rules.clone(), self.epoch).unwrap());
+        self.oracle.rules = rules;
         let before = std::mem::replace(&mut self.policy, Arc::clone(&policy));
         drop(self.broker.handle_policy(PolicyChange::between(before, policy), self.now));
         self.settle();
@@ -192,6 +199,19 @@ impl World {
         self.revoked.insert(spiffe(id));
         self.broker.handle_revoked(&revocation, self.now);
         self.settle();
+    }
+
+    /// Ends a connection whose proof of identity does not hold any more, while the identity does.
+    pub(crate) fn end_proof(&mut self, conn: ConnId) {
+        self.broker.handle_proof_ended(conn, &"banned".into(), self.now);
+        self.drain();
+    }
+
+    /// Whether a client, by the listener of now, may receive a topic, as the oracle says.
+    pub(crate) fn may_receive(&self, id: &str, client_id: &str, topic: &str) -> bool {
+        let id = spiffe(id).to_string();
+        let party = Party { id: &id, client_id, listener: Some(&self.listener.name) };
+        self.oracle.may_receive(party, topic).is_some()
     }
 
     /// Lets the broker do what a change left to be done, in portions of one session.
@@ -270,7 +290,8 @@ impl World {
                     conn
                 }
             };
-            if self.flushing {
+            let is_deaf = |owner: &(SpiffeId, _, _)| self.deaf.as_ref() == Some(&owner.0);
+            if self.flushing && !self.owners.get(&conn).is_some_and(is_deaf) {
                 self.broker.handle_flushed(conn, bytes, self.now);
             }
         }
@@ -301,22 +322,16 @@ impl World {
         let ((receiver, client_id, listener), publication) =
             (&self.owners[conn], delivery.message.publication());
         assert!(!self.revoked.contains(receiver), "to a revoked identity: {effect:?}");
-        let context = Context { client_id: Some(client_id), listener: Some(&listener.name) };
-        self.policy.rights_at(receiver, context).receive(&publication.topic).unwrap();
+        let party = Party { id: &receiver.to_string(), client_id, listener: Some(&listener.name) };
+        let may = self.oracle.may_receive(party, publication.topic.as_str());
+        assert!(may.is_some(), "{party:?} may not receive {publication:?}");
         let Origin::Client { identity, client_id, listener, will, .. } = delivery.message.origin() else {
             return;
         };
         assert!(self.keeps_revoked || !self.revoked.contains(identity), "of a revoked identity: {effect:?}");
-        let context = Context { client_id: Some(client_id), listener: listener.as_deref() };
-        let rights = self.policy.rights_at(identity, context);
-        let facts = PublishFacts {
-            qos: publication.qos,
-            retain: publication.retain,
-            payload_len: publication.payload.len(),
-            response_topic: publication.properties.as_ref().and_then(|p| p.response_topic.as_ref()),
-        };
-        let decide = if *will { Rights::will } else { Rights::publish };
-        decide(&rights, &publication.topic, facts).unwrap();
+        let party = Party { id: &identity.to_string(), client_id, listener: listener.as_deref() };
+        let may = self.oracle.may_publish(party, publication, *will);
+        assert!(may, "{party:?} may not publish {publication:?}");
     }
 
     fn note(&mut self, conn: ConnId, packet: &Packet) {
@@ -405,7 +420,8 @@ impl World {
 
     /// Sets the rules that the next start finds.
     pub(crate) fn change_rules_while_down(&mut self, rules: Vec<Rule>) {
-        self.policy = Arc::new(Policy::compile(rules, 1).unwrap());
+        self.policy = Arc::new(Policy::compile(rules.clone(), 1).unwrap());
+        self.oracle.rules = rules;
     }
 
     fn restart(&mut self, down_secs: u64) -> Restored {
