@@ -448,7 +448,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The same histories in each run of the tests, so that a run says something of the change at hand; others where a
 /// number of them is asked for.
-fn seed() -> RngSeed {
+pub(crate) fn seed() -> RngSeed {
     if std::env::var_os("PROPTEST_CASES").is_some() { RngSeed::Random } else { RngSeed::Fixed(5) }
 }
 

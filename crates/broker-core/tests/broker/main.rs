@@ -56,6 +56,8 @@ mod retained;
 #[cfg(test)]
 mod review;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod session;
 #[cfg(test)]
 mod shared;

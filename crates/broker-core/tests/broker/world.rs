@@ -214,6 +214,17 @@ impl World {
         self.oracle.may_receive(party, topic).is_some()
     }
 
+    /// Does all that changes left to be done.
+    pub(crate) fn finish_backlog(&mut self) {
+        let settling = std::mem::replace(&mut self.settling, true);
+        self.settle();
+        self.settling = settling;
+    }
+
+    pub(crate) fn version(&self, conn: ConnId) -> Version {
+        self.shapes[&conn].0
+    }
+
     /// Lets the broker do what a change left to be done, in portions of one session.
     fn settle(&mut self) {
         self.drain();
@@ -429,6 +440,10 @@ impl World {
         self.now = Now { mono: Duration::ZERO, wall };
         self.broker = Broker::new(self.config.clone(), Arc::clone(&self.policy));
         let restored = self.broker.restore(self.disk.read(), self.now);
+        // As the shell does: entries may have ended while nobody served.
+        let identities = self.revoked.iter().cloned().collect();
+        let revocation = Revocation { identities, reason: "entry deleted".into() };
+        self.broker.handle_revoked(&revocation, self.now);
         self.drain();
         restored
     }
