@@ -7,27 +7,40 @@
 
 mod audit;
 mod codec;
+mod compiler;
 mod connection;
+mod containment;
 mod filters;
 mod policy;
 mod records;
+mod websocket;
 
 pub use audit::audit;
 pub use codec::codec;
+pub use compiler::compiler;
 pub use connection::connection;
+pub use containment::containment;
 pub use filters::filters;
 pub use policy::policy;
 pub use records::records;
+pub use websocket::websocket;
+
+/// Why the shell turns somebody away.
+#[derive(Debug)]
+struct Refusal(#[expect(dead_code, reason = "it is the shell's, and only shown")] String);
 
 /// A target: its name, which is also that of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 9] = [
     ("audit", audit),
     ("codec", codec),
+    ("compiler", compiler),
     ("connection", connection),
+    ("containment", containment),
     ("filters", filters),
     ("policy", policy),
     ("records", records),
+    ("websocket", websocket),
 ];
