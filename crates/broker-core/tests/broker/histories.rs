@@ -1,4 +1,4 @@
-//! Random histories of several clients, held against the reference in [`crate::model`].
+//! Random histories of several clients and an attacker, held against the reference in [`crate::model`].
 //!
 //! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many.
 
@@ -460,4 +460,60 @@ proptest! {
         let history: Vec<Op> = history.iter().map(|step| step.0).collect();
         play(&history);
     }
+}
+
+// Histories that failed once.
+
+const PLAIN: Opening = Opening { v5: true, clean: false, expiry: 1000, window: 1, will: None };
+
+fn kept(topic: &'static str, qos: u8) -> Said {
+    Said { topic, qos, retain: true, empty: false, lasts: None }
+}
+
+fn all_of(filter: &'static str) -> Wish {
+    Wish { filter, qos: 1, no_local: false, retain_as_published: false, handling: 0, id: None }
+}
+
+// [MQTT-3.8.3-3]: with its window full a client waits for a retained message, and puts one of its own in its place.
+#[test]
+fn a_retained_message_of_its_own_is_not_owed_where_no_local_is() {
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(2, PLAIN),
+        Op::Subscribe(2, all_of("a/b")),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        Op::Subscribe(2, Wish { no_local: true, ..all_of("a/b") }),
+        Op::Publish(2, 1, kept("a/b", 0)),
+    ]);
+}
+
+// The will of who is taken over may be what it then finds retained.
+#[test]
+fn a_retained_will_of_its_own_is_not_owed_where_no_local_is() {
+    let mortal = Opening { will: Some((kept("a", 0), 0)), ..PLAIN };
+    play(&[
+        Op::Connect(2, PLAIN),
+        Op::Connect(1, mortal),
+        Op::Publish(2, 1, kept("a", 1)),
+        Op::Subscribe(1, all_of("a")),
+        Op::Subscribe(1, Wish { no_local: true, ..all_of("a") }),
+    ]);
+}
+
+// Two wills that are due at the restart, of which one is retained in the end; a session that once was to be kept
+// comes back only to end.
+#[test]
+fn what_is_due_at_a_restart_comes_in_any_order() {
+    let mortal = |topic| Opening { will: Some((kept(topic, 1), 0)), ..PLAIN };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, mortal("a")),
+        Op::Connect(2, mortal("a")),
+        Op::Connect(1, Opening { expiry: 0, ..mortal("a") }),
+        Op::Connect(3, PLAIN),
+        Op::Subscribe(3, all_of("#")),
+        Op::Restart(0),
+        Op::Connect(3, PLAIN),
+        Op::Subscribe(3, all_of("a")),
+    ]);
 }
