@@ -206,10 +206,8 @@ impl Model {
             let is_over = session.ends.is_some_and(|at| at <= now);
             if let Turn::End(_) = turn {
                 assert!(is_over, "{turn:?} before its time");
-                assert!(
-                    !session.will.as_ref().is_some_and(|(_, last)| last.lasts != Some(0)),
-                    "{turn:?} without its will"
-                );
+                let sent = session.will.as_ref().is_none_or(|(_, last)| last.lasts == Some(0));
+                assert!(sent, "{turn:?} without its will");
                 self.end(who);
             } else {
                 let last = session.will.take_if(|(at, _)| is_over || *at <= now);

@@ -109,8 +109,9 @@ impl<'a> Held<'a> {
         let rule = self.rule;
         let reply = publication.properties.as_ref().and_then(|properties| properties.response_topic.as_ref());
         let reply = reply.map(|reply| reply.as_str());
-        !(is_will && rule.will == Some(false))
-            && !(publication.retain && rule.retain == Some(false))
+        let forbids =
+            (is_will && rule.will == Some(false)) || (publication.retain && rule.retain == Some(false));
+        !forbids
             && rule.qos_max.is_none_or(|max| publication.qos as u8 <= max)
             && rule.payload_max.is_none_or(|max| publication.payload.len() <= max as usize)
             && reply.is_none_or(|reply| self.lists(&rule.response_topics, reply) || may_name(reply))

@@ -518,12 +518,7 @@ fn play(modes: (usize, usize), history: &[Op]) -> (u64, u64) {
 
 #[test]
 fn rights_that_come_and_go_are_asked_for_at_every_delivery() {
-    let config =
-        ProptestConfig { failure_persistence: None, rng_seed: seed(), ..ProptestConfig::with_cases(128) };
-    let config = match std::env::var("PROPTEST_CASES") {
-        Ok(cases) => ProptestConfig { cases: cases.parse().unwrap(), ..config },
-        Err(_) => config,
-    };
+    let config = ProptestConfig { failure_persistence: None, rng_seed: seed(), ..ProptestConfig::default() };
     let cases = u64::from(config.cases);
     let (mut delivered, mut denied) = (0, 0);
     let totals = RefCell::new((&mut delivered, &mut denied));
