@@ -19,6 +19,7 @@ mod usage;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use tokio::runtime::Builder;
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -52,9 +53,17 @@ enum What {
     DeleteToCut,
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    // The relay shows what TLS and sockets cost at least: on one thread, as Midge's connections.
+    let mut runtime = match arguments.what {
+        What::Relay(_) => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    runtime.enable_all().build()?.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let what = match arguments.what.clone() {
         What::Compare(arguments) => return compare::run(arguments).await,
         What::Authorization(options) => return authorization::run(options).await,
