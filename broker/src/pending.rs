@@ -34,6 +34,9 @@ pub(crate) struct Pending {
     outcomes: HashMap<RecordKey, Wanted, BuildHasherDefault<ConnIdHasher>>,
     /// How many have to survive the end of the process, and how many loss of power.
     awaited: [usize; 2],
+    /// How many records were new, and how many of those were removed again.
+    created: usize,
+    undone: usize,
     /// The last ticket among them.
     pub(crate) ticket: u64,
     /// Bytes they take, about.
@@ -46,10 +49,6 @@ impl Pending {
         self.ticket == 0
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.outcomes.len()
-    }
-
     /// What they have to survive together, of what was not undone since.
     pub(crate) fn level(&self) -> Durability {
         match self.awaited {
@@ -57,6 +56,11 @@ impl Pending {
             [_, 0] => Durability::ProcessCrash,
             _ => Durability::PowerLoss,
         }
+    }
+
+    /// Whether most of what came was undone before it was written.
+    pub(crate) fn is_mostly_undone(&self) -> bool {
+        self.undone > self.created / 2
     }
 
     /// Whether there is nothing to write: everything that came was undone since.
@@ -88,6 +92,7 @@ impl Pending {
     fn set(&mut self, key: RecordKey, (level, next): Wanted) {
         match self.outcomes.entry(key) {
             Entry::Vacant(place) => {
+                self.created += usize::from(matches!(next, Outcome::Created(_)));
                 self.bytes += next.cost();
                 count(&mut self.awaited, level);
                 place.insert((level, next));
@@ -100,6 +105,7 @@ impl Pending {
                 let level = level.max(*before);
                 let next = match next {
                     Outcome::Removed if was_new => {
+                        self.undone += 1;
                         place.remove();
                         return;
                     }
@@ -190,7 +196,8 @@ mod tests {
     #[test]
     fn what_was_created_and_removed_is_never_written() {
         let undone = pending(vec![create(1), remove(1)]);
-        assert!(undone.is_empty() && !undone.is_idle());
+        assert!(undone.is_empty() && !undone.is_idle() && undone.is_mostly_undone());
+        assert!(!pending(vec![create(1), create(2), remove(1)]).is_mostly_undone());
         assert_eq!((undone.bytes, undone.level()), (0, Durability::None), "nobody has to wait any more");
         assert_eq!(pending(vec![create(1), replace(1), remove(1)]).batch().len(), 0);
     }

@@ -16,16 +16,13 @@ use std::time::{Duration, Instant};
 /// room may be followed by one that does.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Changes in one transaction from which on the next one waits as long as this one took: of what gathers meanwhile
-/// much is undone again, and needs never be written.
-const CROWD: usize = 256;
-
-/// Part of the time of the last transaction that the next one waits in any case: a receiver that is there acknowledges
-/// within it, and with a disk that takes its time nobody waits for the disk then.
+/// Part of the time of the last transaction that the next one waits: a receiver that is there acknowledges within it,
+/// and with a disk that takes its time nobody waits for the disk then. Where most of what came was undone before it was
+/// written, it waits as long as the last one took: what is not written saves as much again.
 const SHARE: u32 = 8;
 
 /// Longest such wait, and the shortest that the timer knows.
-const LINGER_MAX: Duration = Duration::from_millis(4);
+const LINGER_MAX: Duration = Duration::from_millis(16);
 const LINGER_MIN: Duration = Duration::from_millis(1);
 
 /// Records read at a time at the start.
@@ -78,7 +75,7 @@ pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
             Ok(()) => {
                 backoff.reset();
                 hub.stored(&pending);
-                (wait, written) = (linger(started.elapsed(), pending.len()), Instant::now());
+                (wait, written) = (linger(started.elapsed(), pending.is_mostly_undone()), Instant::now());
             }
             Err(error) => {
                 hub.not_stored(pending, error.to_string());
@@ -92,9 +89,9 @@ pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long the transaction after one that took so long, with so many changes, waits for more.
-fn linger(took: Duration, changes: usize) -> Duration {
-    let wait = if changes >= CROWD { took } else { took / SHARE };
+/// How long the transaction after one that took so long waits for more.
+fn linger(took: Duration, is_mostly_undone: bool) -> Duration {
+    let wait = if is_mostly_undone { took } else { took / SHARE };
     if wait < LINGER_MIN { Duration::ZERO } else { wait.min(LINGER_MAX) }
 }
 
@@ -116,9 +113,9 @@ mod tests {
     #[test]
     fn who_is_quick_waits_for_nobody_and_who_is_slow_not_for_long() {
         let millis = Duration::from_millis;
-        assert_eq!(linger(Duration::from_micros(100), 1), Duration::ZERO);
-        assert_eq!(linger(millis(12), 1), Duration::from_micros(1_500));
-        assert_eq!(linger(millis(2), CROWD), millis(2));
-        assert_eq!(linger(millis(500), 1), LINGER_MAX);
+        assert_eq!(linger(Duration::from_micros(100), true), Duration::ZERO);
+        assert_eq!(linger(millis(12), false), Duration::from_micros(1_500));
+        assert_eq!(linger(millis(12), true), millis(12));
+        assert_eq!(linger(millis(500), false), LINGER_MAX);
     }
 }
