@@ -63,6 +63,7 @@ enum Order {
     Connect(Vec<Plan>),
     /// Has the listener subscribe again.
     Listen,
+    End,
 }
 
 /// The other side of the thread.
@@ -119,6 +120,11 @@ impl Loader {
 
     pub(super) fn listen(&self) -> anyhow::Result<()> {
         self.order(Order::Listen)
+    }
+
+    /// Lets the clients go.
+    pub(super) fn end(&self) -> anyhow::Result<()> {
+        self.order(Order::End)
     }
 
     /// Returns the next thing that was seen.
@@ -245,7 +251,7 @@ impl Thread {
                     }
                 }
                 Err(std::sync::mpsc::TryRecvError::Empty) => return Ok(true),
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(false),
+                Ok(Order::End) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return Ok(false),
             }
         }
     }

@@ -89,7 +89,8 @@ pub(crate) async fn run(arguments: Arguments, rounds: usize) -> anyhow::Result<(
     stage.rest(quiet).await?;
     let times = stage.expiries(rounds).await?;
     stage.report("SVID expired -> DISCONNECT", &times);
-    stage.rest(quiet).await
+    stage.rest(quiet).await?;
+    stage.loader.end()
 }
 
 impl Stage {
