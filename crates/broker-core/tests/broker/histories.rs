@@ -23,7 +23,7 @@ const HANDLING: [RetainHandling; 3] =
 /// Seconds a 3.1.1 session is kept: longer than any history.
 const KEPT: u32 = 24 * 3600;
 
-/// One thing that happens. A client that is not connected does nothing but connect.
+/// One thing that happens. Of those who are not connected, one connects; the rest another does for them.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     /// Also of a client that is connected: takeover.
@@ -133,7 +133,23 @@ impl Play {
         }
     }
 
-    fn act(&mut self, op: Op) {
+    /// Who is not connected leaves what it was to do to the next one who is.
+    fn deputy(&self, who: Who) -> Option<Who> {
+        (0..NAMES.len()).map(|on| (who + on) % NAMES.len()).find(|who| self.conns.contains_key(who))
+    }
+
+    fn act(&mut self, mut op: Op) {
+        if let Op::Lose(who)
+        | Op::Disconnect(who, _)
+        | Op::Subscribe(who, _)
+        | Op::Unsubscribe(who, _)
+        | Op::Publish(who, ..)
+        | Op::Release(who, _)
+        | Op::Acknowledge(who, ..) = &mut op
+        {
+            let Some(deputy) = self.deputy(*who) else { return };
+            *who = deputy;
+        }
         match op {
             Op::Connect(who, opening) => self.connect(who, opening),
             Op::Wait(secs) => {
@@ -160,14 +176,6 @@ impl Play {
                 self.attacker.act(&mut self.world, &NAMES, mischief);
                 self.look(None);
             }
-            Op::Lose(who)
-            | Op::Disconnect(who, _)
-            | Op::Subscribe(who, _)
-            | Op::Unsubscribe(who, _)
-            | Op::Publish(who, ..)
-            | Op::Release(who, _)
-            | Op::Acknowledge(who, ..)
-                if !self.conns.contains_key(&who) => {}
             Op::Lose(who) => {
                 let conn = self.conns.remove(&who).unwrap();
                 self.model.lose(who, true);
@@ -392,7 +400,7 @@ fn publication(message: &Message) -> Publication {
 
 fn said() -> impl Strategy<Value = Said> {
     let topic = prop::sample::select(vec!["a", "a/b", "a/c", "d"]);
-    let (retain, empty) = (prop::bool::weighted(0.3), prop::bool::weighted(0.1));
+    let (retain, empty) = (prop::bool::weighted(0.4), prop::bool::weighted(0.2));
     let lasts = prop::option::weighted(0.3, 0..8_u32);
     (topic, 0..3_u8, retain, empty, lasts).prop_map(|(topic, qos, retain, empty, lasts)| Said {
         topic,

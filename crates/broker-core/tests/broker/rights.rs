@@ -225,6 +225,8 @@ impl Play {
             Op::Connect(client, opening) => self.connect(client, opening),
             Op::Lose(client) => {
                 if let Some(conn) = self.conns.remove(&client) {
+                    // Its will is the session's now.
+                    self.wills.remove(&conn);
                     self.world.lose(conn);
                 }
             }
