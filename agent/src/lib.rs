@@ -26,7 +26,7 @@ mod workload_api;
 
 pub use attest::{
     AttestError, AttestPool, Attestor, LocalPeer, LoopbackError, Needs, ProcessHandle, attest_process,
-    owner_of_loopback,
+    owner_of_loopback, user_of_loopback,
 };
 pub use client::{ClientError, X509Context, X509Svid, await_identity};
 pub use error::AgentError;

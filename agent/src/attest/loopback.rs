@@ -3,9 +3,11 @@
 //! Owns the way from a pair of addresses to the socket's inode and user, and from the inode to
 //! the process. Leaves attestation of that process to [`super::Attestor`].
 
+use super::diag;
 use rustix::{
     fd::OwnedFd,
     fs::{AtFlags, Mode, OFlags, RawDir},
+    io::Errno,
 };
 use std::{
     collections::BTreeMap,
@@ -79,12 +81,7 @@ pub enum LoopbackError {
 /// # Errors
 /// When the connection is not local, is gone, or is held by a process of another user than the socket's.
 pub fn owner_of_loopback(peer: SocketAddr, local: SocketAddr) -> Result<LocalPeer, LoopbackError> {
-    for address in [peer, local] {
-        if !is_loopback(address.ip()) {
-            return Err(LoopbackError::NotLoopback(address));
-        }
-    }
-    let socket = find_socket(peer, local)?.ok_or(LoopbackError::NoSocket { peer, local })?;
+    let socket = socket_of(peer, local)?;
     let holders = holders(socket.uid, &format!("socket:[{}]", socket.inode));
     let Some(holder) = single_program(&holders) else {
         return Ok(LocalPeer { pid: None, uid: socket.uid, gid: None, start_ticks: None });
@@ -101,10 +98,28 @@ pub fn owner_of_loopback(peer: SocketAddr, local: SocketAddr) -> Result<LocalPee
     })
 }
 
+/// Returns the user whose socket the client end is, whatever process holds it: that costs the same however many
+/// sockets and processes there are.
+///
+/// # Errors
+/// When the connection is not local, or is gone.
+pub fn user_of_loopback(peer: SocketAddr, local: SocketAddr) -> Result<u32, LoopbackError> {
+    Ok(socket_of(peer, local)?.uid)
+}
+
+fn socket_of(peer: SocketAddr, local: SocketAddr) -> Result<Socket, LoopbackError> {
+    for address in [peer, local] {
+        if !is_loopback(address.ip()) {
+            return Err(LoopbackError::NotLoopback(address));
+        }
+    }
+    find_socket(peer, local)?.ok_or(LoopbackError::NoSocket { peer, local })
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Socket {
-    uid: u32,
-    inode: u64,
+pub(super) struct Socket {
+    pub(super) uid: u32,
+    pub(super) inode: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +137,9 @@ fn is_loopback(address: IpAddr) -> bool {
 
 fn find_socket(client: SocketAddr, server: SocketAddr) -> Result<Option<Socket>, LoopbackError> {
     let (client, server) = (canonical(client), canonical(server));
+    if let Ok(found) = ask_kernel(client, server) {
+        return Ok(found);
+    }
     if client.is_ipv4()
         && let Some(socket) = find_row("/proc/net/tcp", client, server)?
     {
@@ -129,6 +147,15 @@ fn find_socket(client: SocketAddr, server: SocketAddr) -> Result<Option<Socket>,
     }
     // An IPv6 socket connected to an IPv4 address is listed with mapped addresses.
     find_row("/proc/net/tcp6", mapped(client), mapped(server))
+}
+
+fn ask_kernel(client: SocketAddr, server: SocketAddr) -> Result<Option<Socket>, Errno> {
+    let found = diag::find_socket(client, server)?;
+    // The kernel knows an IPv6 socket connected to an IPv4 address by mapped addresses.
+    if found.is_none() && client.is_ipv4() {
+        return diag::find_socket(mapped(client), mapped(server));
+    }
+    Ok(found)
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -316,6 +343,8 @@ mod tests {
         drop(client);
         assert!(matches!(owner_of_loopback(peer, local), Err(LoopbackError::NoSocket { .. })));
         let outside: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        assert!(matches!(user_of_loopback(peer, local), Err(LoopbackError::NoSocket { .. })));
+        assert!(matches!(user_of_loopback(outside, local), Err(LoopbackError::NotLoopback(_))));
         assert!(matches!(owner_of_loopback(outside, local), Err(LoopbackError::NotLoopback(_))));
         assert!(matches!(owner_of_loopback(peer, outside), Err(LoopbackError::NotLoopback(_))));
     }

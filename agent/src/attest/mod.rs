@@ -7,6 +7,7 @@
 //! What they are worth: user and groups separate users. Path and digest tell the programs of one
 //! user apart only as far as that user wants: he may trace, preload into and feed his own processes.
 
+mod diag;
 mod executable;
 mod loopback;
 mod names;
@@ -14,7 +15,7 @@ mod pool;
 mod process;
 mod status;
 
-pub use loopback::{LocalPeer, LoopbackError, owner_of_loopback};
+pub use loopback::{LocalPeer, LoopbackError, owner_of_loopback, user_of_loopback};
 pub use pool::{ATTESTATIONS_PER_UID_MAX, AttestPool};
 pub use process::ProcessHandle;
 

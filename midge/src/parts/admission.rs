@@ -3,7 +3,9 @@
 
 use async_trait::async_trait;
 use issuer_core::Selector;
-use midge_agent::{AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owner_of_loopback};
+use midge_agent::{
+    AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owner_of_loopback, user_of_loopback,
+};
 use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal};
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_issuer::Issuer;
@@ -19,6 +21,8 @@ pub(crate) struct Door {
     issuer: Issuer,
     views: watch::Receiver<Arc<AgentView>>,
     attestations: AttestPool,
+    /// The user whose processes may do everything, whichever of them it is.
+    open_uid: Option<u32>,
     changes: watch::Receiver<u64>,
 }
 
@@ -29,11 +33,16 @@ pub(crate) struct DoorTask {
 }
 
 impl Door {
-    /// Returns the door and the task that keeps its changes announced.
-    pub(crate) fn new(issuer: Issuer, views: watch::Receiver<Arc<AgentView>>) -> (Self, DoorTask) {
+    /// Returns the door and the task that keeps its changes announced. Of the processes of `open_uid` that come by
+    /// TCP only the user is asked for: which process has a socket open costs more with every socket there is.
+    pub(crate) fn new(
+        issuer: Issuer,
+        views: watch::Receiver<Arc<AgentView>>,
+        open_uid: Option<u32>,
+    ) -> (Self, DoorTask) {
         let (sender, changes) = watch::channel(0);
         let attestations = AttestPool::new(Attestor::default(), ATTESTATIONS_PER_UID);
-        (Self { issuer, views: views.clone(), attestations, changes }, DoorTask { views, sender })
+        (Self { issuer, views: views.clone(), attestations, open_uid, changes }, DoorTask { views, sender })
     }
 }
 
@@ -68,8 +77,9 @@ impl Admission for Door {
 
     async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {
         let view = Arc::clone(&self.views.borrow());
+        let open_uid = self.open_uid;
         // /proc is read: not on the tasks that carry messages.
-        let peer = tokio::task::spawn_blocking(move || local_peer(origin)).await;
+        let peer = tokio::task::spawn_blocking(move || local_peer(origin, open_uid)).await;
         let peer = peer.map_err(|error| Refusal(error.to_string()))??;
         let selectors = self.attestations.attest_local(peer, view.needs()).await;
         let selectors = selectors.map_err(|error| Refusal(error.to_string()))?;
@@ -82,12 +92,16 @@ impl Admission for Door {
     }
 }
 
-fn local_peer(origin: LocalOrigin) -> Result<LocalPeer, Refusal> {
+fn local_peer(origin: LocalOrigin, open_uid: Option<u32>) -> Result<LocalPeer, Refusal> {
     match origin {
         LocalOrigin::Unix { pid, uid, gid } => {
             Ok(LocalPeer { pid: Some(pid), uid, gid: Some(gid), start_ticks: None })
         }
         LocalOrigin::Tcp { peer, local } => {
+            let is_open = |uid: u32| user_of_loopback(peer, local).is_ok_and(|user| user == uid);
+            if let Some(uid) = open_uid.filter(|uid| is_open(*uid)) {
+                return Ok(LocalPeer { pid: None, uid, gid: None, start_ticks: None });
+            }
             owner_of_loopback(peer, local).map_err(|error| Refusal(error.to_string()))
         }
     }

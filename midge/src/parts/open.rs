@@ -4,10 +4,15 @@ use super::edge::EdgeBox;
 use issuer_core::{Origin, RegistrationEntry, Selector};
 use midge_identity::SpiffeId;
 
+/// Returns the user that runs this process.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
 /// Gives the user that runs this process an identity that may do everything.
 pub(crate) async fn allow_own_uid(node: &EdgeBox) -> anyhow::Result<()> {
     const ENTRY: &str = "open-to-own-uid";
-    let uid = rustix::process::getuid().as_raw();
+    let uid = own_uid();
     tracing::warn!(
         uid,
         "OPEN: every process of this user may publish and subscribe to everything (open-to-own-uid)"
