@@ -121,6 +121,12 @@ async fn an_unknown_protocol_is_told_so_and_closed() {
         assert!(ended.served.is_err());
         assert_eq!(stage.hub.metrics().connects, 0);
     }
+    // Level 5 reads its own form only.
+    let stage = Stage::new();
+    let connect = b"\x10\x0D\0\x04MQTX\x05\x02\0\0\0\0\0";
+    let ended = stage.talk("press", &[connect, CONNECT_5], usize::MAX).await;
+    assert_eq!(ended.answer, b"\x20\x03\0\x84\0");
+    assert_eq!(stage.hub.metrics().connects, 0);
 }
 
 // [MQTT-3.1.2-3], [MQTT-3.1.4-1]; 3.1.1 [MQTT-3.1.4-1], [MQTT-3.2.2-6]: without CONNACK.

@@ -25,8 +25,7 @@ pub(super) fn connect(
     limits: &Limits,
     known: &mut Option<Version>,
 ) -> Result<Packet, Violation> {
-    let version = version(reader)?;
-    *known = Some(version);
+    let version = version(reader, known)?;
     let flags = reader.u8()?;
     let will_qos = check_flags(flags, version)?;
     let mut connect = Connect {
@@ -64,9 +63,15 @@ pub(super) fn connect(
     Ok(Packet::Connect(Box::new(connect)))
 }
 
-fn version(reader: &mut Reader<'_>) -> Result<Version, Violation> {
+fn version(reader: &mut Reader<'_>, known: &mut Option<Version>) -> Result<Version, Violation> {
     let name = reader.prefixed()?;
     let level = reader.u8();
+    *known = match (name, &level) {
+        (b"MQTT", Ok(4)) => Some(Version::V311),
+        // Whatever the name: who speaks level 5 could not read a refusal of 3.1.1.
+        (_, Ok(5)) => Some(Version::V5),
+        _ => None,
+    };
     match (name, level) {
         (b"MQTT", Ok(4)) => Ok(Version::V311),
         (b"MQTT", Ok(5)) => Ok(Version::V5),

@@ -645,7 +645,8 @@ fn the_version_is_known_once_connect_named_one() {
         ("10 [<MQTT> 04 02 0000 <> 00]", Some(V311)),
         ("10 [<MQTT> 03 02 0000 <>]", None),
         ("10 [<MQTT> 05]", Some(V5)),
-        ("10 [<HTTP> 05]", None),
+        ("10 [<HTTP> 05]", Some(V5)),
+        ("10 [<HTTP> 04]", None),
         ("11 00", None),
     ] {
         let mut decoder = Decoder::server(Limits::default());
