@@ -82,6 +82,7 @@ where
         decoder: Decoder::server(limits.codec.clone()),
         buffer: BytesMut::with_capacity(READ_BYTES),
         taken: 0,
+        patience: None,
     };
     let connect = match arrival.within(reader.connect()).await? {
         Ok(connect) => connect,
@@ -108,8 +109,9 @@ where
         }
     };
     hub.traffic().read(reader.taken);
-    let (conn, outbox) = hub.connect(listener, peer, connect);
     let unread_timeout = limits.unread_timeout;
+    reader.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
+    let (conn, outbox) = hub.connect(listener, peer, connect);
     tokio::select! {
         cause = reader.run(hub, conn) => hub.closed(conn, cause),
         result = write_all(hub, conn, Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout }) => {
@@ -152,6 +154,8 @@ struct Reader<R> {
     buffer: BytesMut,
     /// Bytes read until CONNECT.
     taken: usize,
+    /// How long the rest of a packet may stay away, where no keep alive says so.
+    patience: Option<Duration>,
 }
 
 struct NoConnect {
@@ -193,6 +197,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(true)
     }
 
+    /// Reads more.
+    ///
+    /// # Errors
+    /// `TimedOut` when nothing more comes of a packet that has begun.
+    async fn more(&mut self) -> io::Result<usize> {
+        let patience = self.patience.filter(|_| !self.buffer.is_empty());
+        let read = self.read.read_buf(&mut self.buffer);
+        match patience {
+            Some(patience) => tokio::time::timeout(patience, read).await?,
+            None => read.await,
+        }
+    }
+
     /// Reads until the network connection ends. After a violation it waits to be dropped: the
     /// writer still sends what the core says about it.
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
@@ -220,8 +237,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.buffer = BytesMut::new();
             }
             self.buffer.reserve(wanted);
-            match self.read.read_buf(&mut self.buffer).await {
+            match self.more().await {
                 Ok(0) => return CloseCause::Eof,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && self.patience.is_some() => {
+                    hub.malformed(conn, ReasonCode::KeepAliveTimeout);
+                    std::future::pending::<()>().await;
+                }
                 Ok(count) => {
                     hub.traffic().read(count);
                     if count >= wanted {

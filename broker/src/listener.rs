@@ -7,6 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 
+/// Connections that the kernel keeps for a listener that has not accepted them, at most what the system allows: whole
+/// sites come back at once, and who finds no place tries again only after a second.
+const BACKLOG: i32 = 4096;
+
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -94,8 +98,10 @@ fn address(listener: Option<&TcpListener>) -> Option<SocketAddr> {
 
 async fn bind_tcp(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, BindError> {
     let Some(address) = address else { return Ok(None) };
-    let listener = TcpListener::bind(address).await;
-    listener.map(Some).map_err(|source| BindError::Address { key, address: address.to_string(), source })
+    let fail = |source| BindError::Address { key, address: address.to_string(), source };
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
+    Ok(Some(listener))
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
@@ -108,6 +114,7 @@ fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
         std::fs::remove_file(path).map_err(fail)?;
     }
     let listener = UnixListener::bind(path).map_err(fail)?;
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
     // Any local process may ask; its attested identity decides, not the file's mode.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail)?;
     Ok(listener)

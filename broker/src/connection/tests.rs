@@ -211,3 +211,17 @@ async fn a_peer_that_publishes_too_fast_is_read_later() {
     assert_eq!(ended.answer, expected);
     assert!(stage.hub.metrics().throttled > 0);
 }
+
+// [MQTT-3.1.2-22] leaves a client without keep alive its silence, but not the middle of a packet.
+#[tokio::test(start_paused = true)]
+async fn without_keep_alive_a_packet_that_has_begun_goes_on_or_ends_the_connection() {
+    let half = b"\x30\x05\0\x01a";
+    let ended = Stage::new().talk("press", &[CONNECT_311, half], usize::MAX).await;
+    assert_eq!(ended.answer, CONNACK_311);
+    let ended = Stage::new().talk("press", &[CONNECT_5, half], usize::MAX).await;
+    assert!(ended.answer.ends_with(b"\xE0\x02\x8D\0"), "{:x?}", ended.answer);
+    let (stage, pieces) = (Stage::new(), [CONNECT_311, b"\x30\x05\0\x01abc"]);
+    let talk = stage.talk("press", &pieces, usize::MAX);
+    let silent = tokio::time::timeout(Duration::from_secs(3600), talk).await;
+    assert!(silent.is_err(), "the connection ended");
+}
