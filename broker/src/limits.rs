@@ -21,6 +21,8 @@ pub struct LimitsConfig {
     pub sessions_max: u32,
     /// Sessions of one identity.
     pub sessions_per_identity_max: u32,
+    /// Bytes of a client identifier.
+    pub client_id_bytes_max: u16,
     /// Longest session expiry in seconds; longer wishes are lowered.
     pub session_expiry_max_secs: u32,
     /// Subscriptions of one session.
@@ -65,6 +67,7 @@ impl Default for LimitsConfig {
         Self {
             sessions_max: of(core.sessions_max),
             sessions_per_identity_max: of(core.sessions_per_identity_max),
+            client_id_bytes_max: u16::try_from(core.client_id_bytes_max).unwrap_or(u16::MAX),
             session_expiry_max_secs: u32::try_from(core.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
             subscriptions_per_session_max: of(core.subscriptions_per_session_max),
             topic_levels_max: of(core.topic_levels_max),
@@ -97,6 +100,7 @@ impl MqttConfig {
             connections_max: to(self.connections_max),
             sessions_max: to(limits.sessions_max),
             sessions_per_identity_max: to(limits.sessions_per_identity_max),
+            client_id_bytes_max: usize::from(limits.client_id_bytes_max),
             session_expiry_max: Duration::from_secs(limits.session_expiry_max_secs.into()),
             subscriptions_per_session_max: to(limits.subscriptions_per_session_max),
             topic_levels_max: to(limits.topic_levels_max),

@@ -19,6 +19,11 @@ fn example(place: &Place, file: &str) -> String {
     for key in ["tls", "tcp"] {
         assert!(mqtt.insert(key.into(), "127.0.0.1:0".into()).is_some());
     }
+    for key in ["websocket-tls", "websocket-loopback"] {
+        if let Some(address) = mqtt.get_mut(key) {
+            *address = "127.0.0.1:0".into();
+        }
+    }
     if let Some(unix) = mqtt.get_mut("unix") {
         *unix = place.text("data/mqtt.sock").into();
     }
@@ -69,6 +74,9 @@ fn a_standalone_box_is_useful_with_its_example_file() {
     assert_eq!(client.subscribe("hall/#"), ReasonCode::Success);
     assert_eq!(client.subscribe("#"), ReasonCode::NotAuthorized);
     client.leave();
+    let long = "x".repeat(257);
+    let refused = Client::tcp(&tcp, &Who { id: &long, ..Who::default() }).err();
+    assert_eq!(refused, Some(ReasonCode::ClientIdentifierNotValid));
     server.stop();
 }
 
@@ -92,6 +100,10 @@ fn an_open_box_says_so_and_lets_its_user_do_everything() {
         Client::unix(&path, &Who { id: "writer", will: Some("any/will"), ..Who::default() }).ok().unwrap();
     assert_eq!(writer.publish("any/topic/at/all", "hello"), ReasonCode::Success);
     assert_eq!(reader.message(), ("any/topic/at/all".into(), "hello".into()));
+    let long = "x".repeat(usize::from(u16::MAX));
+    let who = Who { id: &long, user_name: Some(&long), password: Some(&long), ..Who::default() };
+    let mut longest = Client::tcp(&server.address("mqtt-tcp"), &who).ok().unwrap();
+    assert_eq!(longest.subscribe(&"level/".repeat(200)), ReasonCode::Success);
 }
 
 #[test]
