@@ -10,6 +10,7 @@ use crate::{Admission, Authenticator, Refusal};
 use broker_core::{
     AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher, Durability, Effect, Listener,
     Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, StoreTrouble,
+    Witness,
 };
 use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
@@ -161,6 +162,24 @@ impl Hub {
         let change = PolicyChange::between(before, policy);
         // What it replaces may be large: it is given back to the memory after the lock.
         drop(self.enter(|broker, now| broker.handle_policy(change, now)));
+    }
+
+    /// Puts a witness of decisions in place of the one before. It is called under the lock of the core.
+    pub fn set_witness(&self, witness: Option<Box<dyn Witness>>) {
+        self.enter(|broker, _| broker.set_witness(witness));
+    }
+
+    /// Tells a witness of what sessions were granted before it came; others get their turn in between.
+    pub fn tell_standing(&self, witness: &mut dyn Witness) {
+        let mut told = None;
+        loop {
+            let mut inner = self.0.inner.lock();
+            told = inner.broker.tell_standing(witness, told, PORTION);
+            MutexGuard::unlock_fair(inner);
+            if told.is_none() {
+                return;
+            }
+        }
     }
 
     /// Ends every connection for a planned stop.

@@ -1,8 +1,12 @@
 //! The policy in force, the rights it gives by identity, and who has been revoked.
 
 use crate::message::{Message, Origin};
+use crate::session::Session;
+use crate::witness::{Asker, Witness};
 use midge_identity::SpiffeId;
-use midge_policy::{Context, Denial, Policy, Principal, PublishFacts, Rights, SubscribeMode, Touched};
+use midge_policy::{
+    Context, Denial, Policy, Principal, PublishFacts, Question, Rights, SubscribeMode, Touched,
+};
 use mqtt_proto::Publication;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -51,6 +55,8 @@ pub(crate) struct Authority {
     principals: HashMap<Arc<SpiffeId>, (u64, Principal)>,
     /// Identities whose messages of before this revision are dead.
     revoked: HashMap<Arc<SpiffeId>, u64>,
+    /// Who is told of decisions.
+    pub(crate) witness: Option<Box<dyn Witness>>,
 }
 
 /// Why a message must not be released.
@@ -73,6 +79,20 @@ impl Authority {
             revision: 1,
             principals: HashMap::new(),
             revoked: HashMap::new(),
+            witness: None,
+        }
+    }
+
+    /// Tells the witness, if there is one, what was decided about a session.
+    pub(crate) fn tell(&mut self, session: &Session, question: &Question<'_>, allowed: bool) {
+        if self.witness.is_some() {
+            self.tell_of(&session.asker(), question, allowed);
+        }
+    }
+
+    pub(crate) fn tell_of(&mut self, asker: &Asker<'_>, question: &Question<'_>, allowed: bool) {
+        if let Some(witness) = &mut self.witness {
+            witness.decided(asker, question, allowed);
         }
     }
 

@@ -14,8 +14,9 @@ use crate::session::{Link, Session};
 use crate::slab::Key;
 use crate::tally::RuleTally;
 use crate::timers::Due;
+use crate::witness::Asker;
 use midge_identity::{SpiffeId, VerifiedPeer};
-use midge_policy::{Context, Denial, SubscribeMode};
+use midge_policy::{Context, Denial, Question, SubscribeMode};
 use mqtt_proto::{ConnAck, Connect, Info, Packet, QoS, ReasonCode, SharedFilter, Version, encoded_len};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +114,11 @@ impl Broker {
         if let Some(will) = &connect.will {
             let context = Context { client_id: Some(&connect.client_id), listener: Some(&listener.name) };
             let rights = self.authority.rights(&identity, context);
-            rights.will(&will.message.topic, facts(&will.message)).map_err(|denial| Refusal {
+            let (topic, facts) = (&will.message.topic, facts(&will.message));
+            let decided = rights.will(topic, facts);
+            let asker = Asker { identity: &identity, context, rights: &rights };
+            self.authority.tell_of(&asker, &Question::Will { topic, facts }, decided.is_ok());
+            decided.map_err(|denial| Refusal {
                 reason: ReasonCode::NotAuthorized,
                 text: "not authorized to leave this will",
                 denial: Some(Box::new(denial)),

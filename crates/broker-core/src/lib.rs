@@ -46,6 +46,7 @@ mod tally;
 mod timers;
 mod trie;
 mod will;
+mod witness;
 
 pub use audit::{AuditEvent, AuditKind, Stage};
 pub use auth::{AuthOutcome, AuthRequest};
@@ -64,3 +65,4 @@ pub use restore::Restored;
 pub use snapshot::{SessionSnapshot, SessionState};
 pub use sys::{SysFacts, SysTopics};
 pub use tally::RuleTally;
+pub use witness::{Asker, Told, Witness};

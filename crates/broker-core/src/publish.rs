@@ -14,7 +14,7 @@ use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::{Denial, QueueOverflow};
+use midge_policy::{Denial, Question, QueueOverflow};
 use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, Version};
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,7 +208,14 @@ impl Broker {
         let at = (self.authority.generation(), self.subscriptions.epoch());
         let (facts, topic) = (facts(publication), &publication.topic);
         let decided = match self.connection_mut(key)?.cache.find(topic, at, &facts) {
-            Some(decided) => decided,
+            Some(decided) => {
+                if self.authority.witness.is_some()
+                    && let Some(session) = self.sessions.get(key)
+                {
+                    self.authority.tell(session, &Question::Publish { topic, facts }, true);
+                }
+                decided
+            }
             None => match self.decide_anew(key, publication)? {
                 Ok(decided) => decided,
                 Err(denial) => return Some(Err(denial)),
@@ -223,9 +230,11 @@ impl Broker {
 
     fn decide_anew(&mut self, key: Key, publication: &Publication) -> Option<Decision> {
         let at = (self.authority.generation(), self.subscriptions.epoch());
-        let topic = &publication.topic;
+        let (topic, facts) = (&publication.topic, facts(publication));
         let session = self.sessions.get_mut(key)?;
-        let permit = match session.rights(&mut self.authority).publish(topic, facts(publication)) {
+        let decided = session.rights(&mut self.authority).publish(topic, facts);
+        self.authority.tell(session, &Question::Publish { topic, facts }, decided.is_ok());
+        let permit = match decided {
             Ok(permit) => permit,
             Err(denial) => return Some(Err(denial)),
         };

@@ -13,6 +13,7 @@ use crate::retained::Retained;
 use crate::session::{Link, Replay, Session};
 use crate::shared::Groups;
 use crate::{AuditKind, Message, Origin, Stage};
+use midge_policy::Question;
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode};
 use std::sync::Arc;
 
@@ -239,7 +240,9 @@ impl Session {
         }
         // A subscription may cover topics that its owner must not read.
         let rights = Arc::clone(self.rights(release.authority));
-        let Ok(permit) = rights.receive(topic) else {
+        let decided = rights.receive(topic);
+        release.authority.tell(self, &Question::Receive { topic, group: None }, decided.is_ok());
+        let Ok(permit) = decided else {
             release.out.metrics.denials.receive += 1;
             return None;
         };

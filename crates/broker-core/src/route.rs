@@ -6,6 +6,7 @@ use crate::shared::{GroupId, Groups, Joined, Member};
 use crate::slab::{Key, Slab};
 use crate::subscription::{Grant, Leaf, Subscribed, merge};
 use crate::trie::Trie;
+use midge_policy::Question;
 use mqtt_proto::{QoS, TopicName};
 
 /// Who stands under a filter of the subscription tree.
@@ -174,14 +175,17 @@ impl Reader<'_> {
     fn may_receive(&mut self, session: Key, covered: bool, group: Option<&str>) -> Option<QoS> {
         let session = self.sessions.get_mut(session)?;
         session.rights(self.authority);
-        if covered && session.reviewed == self.authority.generation() {
-            return Some(QoS::ExactlyOnce);
-        }
-        let permit = match group {
-            Some(group) => session.rights.receive_shared(self.topic, group),
-            None => session.rights.receive(self.topic),
+        let qos = if covered && session.reviewed == self.authority.generation() {
+            Some(QoS::ExactlyOnce)
+        } else {
+            let permit = match group {
+                Some(group) => session.rights.receive_shared(self.topic, group),
+                None => session.rights.receive(self.topic),
+            };
+            permit.ok().map(|permit| permit.qos())
         };
-        permit.ok().map(|permit| permit.qos())
+        self.authority.tell(session, &Question::Receive { topic: self.topic, group }, qos.is_some());
+        qos
     }
 }
 

@@ -64,6 +64,13 @@ impl<T> Slab<T> {
         })
     }
 
+    /// Returns the next keys in the order of their places.
+    pub(crate) fn keys_after(&self, after: Option<Key>, count: usize) -> Vec<Key> {
+        let from = after.map_or(0, |key| key.index as usize + 1);
+        let slots = (0_u32..).zip(&self.slots).skip(from).filter(|(_, slot)| slot.value.is_some());
+        slots.map(|(index, slot)| Key { index, generation: slot.generation }).take(count).collect()
+    }
+
     pub(crate) fn keys(&self) -> Vec<Key> {
         self.iter().map(|(key, _)| key).collect()
     }
@@ -85,5 +92,11 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get(second), Some(&"second"));
         assert_eq!((slab.len(), slab.keys()), (1, vec![second]));
+        let third = slab.insert("third");
+        assert_eq!(slab.keys_after(None, 1), [second]);
+        assert_eq!(
+            (slab.keys_after(Some(second), 5), slab.keys_after(Some(third), 5)),
+            (vec![third], vec![])
+        );
     }
 }

@@ -7,6 +7,7 @@ use crate::ledger::StoreTrouble;
 use crate::session::mode_of;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
+use midge_policy::Question;
 use mqtt_proto::{
     Info, Packet, PacketId, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe,
     Version, encoded_len,
@@ -60,7 +61,10 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
         session.rights(&mut self.authority);
         let mode = mode_of(session.listener.as_deref(), &subscription.filter);
-        let permit = match session.rights.subscribe(&subscription.filter, subscription.qos, mode) {
+        let (filter, qos) = (&subscription.filter, subscription.qos);
+        let decided = session.rights.subscribe(filter, qos, mode);
+        self.authority.tell(session, &Question::Subscribe { filter, qos, mode }, decided.is_ok());
+        let permit = match decided {
             Ok(permit) => permit,
             Err(denial) => {
                 self.audit(key, AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial }, now);

@@ -9,6 +9,7 @@ use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
 use crate::{AuditKind, Origin, Stage};
+use midge_policy::Question;
 use mqtt_proto::Will;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,10 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let publication = will.message;
         let topic = &publication.topic;
-        match session.rights(&mut self.authority).will(topic, facts(&publication)) {
+        let facts = facts(&publication);
+        let decided = session.rights(&mut self.authority).will(topic, facts);
+        self.authority.tell(session, &Question::Will { topic, facts }, decided.is_ok());
+        match decided {
             Ok(permit) => {
                 let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
                 let rule = Arc::clone(permit.rule());

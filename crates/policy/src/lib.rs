@@ -18,6 +18,7 @@ mod meet;
 mod permit;
 mod policy;
 mod principal;
+mod question;
 mod rights;
 mod rule;
 mod rule_file;
@@ -41,9 +42,10 @@ pub use permit::{
 };
 pub use policy::Policy;
 pub use principal::Principal;
+pub use question::Question;
 pub use rights::{Context, Rights};
 pub use rule::{Rule, RuleName, RuleSource};
-pub use sources::Sources;
+pub use sources::{SourceCounts, Sources};
 pub use subscribe::NARROW_MAX;
 pub use touched::Touched;
 

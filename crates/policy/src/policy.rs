@@ -141,6 +141,19 @@ impl Policy {
         rules
     }
 
+    /// Returns the rules that only the earlier policy has, and those that only this one has. Costs no more than
+    /// the change where one policy was made from the other by [`Policy::changed`].
+    pub fn differing<'a>(&'a self, earlier: &'a Self) -> (Vec<&'a CheckedRule>, Vec<&'a CheckedRule>) {
+        let same = |one: &CheckedRule, two: &CheckedRule| Arc::ptr_eq(&one.0, &two.0);
+        let keys = self.names.changed(&earlier.names, same);
+        let of = |policy: &'a Self| {
+            let mut rules: Vec<&CheckedRule> = keys.iter().filter_map(|key| policy.names.get(*key)).collect();
+            rules.sort_by(|a, b| a.name().cmp_precedence(b.name()));
+            rules
+        };
+        (of(earlier), of(self))
+    }
+
     /// Returns the rules that speak of the identity, in order of precedence, whatever the connection.
     /// Costs the rules whose `id` matches, however many others there are.
     pub fn rules_for(&self, id: &SpiffeId) -> Vec<&CheckedRule> {

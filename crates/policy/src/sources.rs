@@ -19,6 +19,19 @@ pub struct Sources {
     policy: Arc<Policy>,
 }
 
+/// How many rules there are of each source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    /// Of policy files.
+    pub files: usize,
+    /// Built-in ones.
+    pub builtin: usize,
+    /// Of the cloud.
+    pub cloud: usize,
+    /// Grants of registration entries.
+    pub entries: usize,
+}
+
 impl Default for Sources {
     fn default() -> Self {
         let policy = Arc::new(Policy::deny_all());
@@ -30,6 +43,22 @@ impl Sources {
     /// The policy that all rules make together. Its epoch grows by one with every change.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
+    }
+
+    /// Returns how many rules there are of each source.
+    pub fn counts(&self) -> SourceCounts {
+        let builtin = self.files.iter().filter(|rule| rule.rule().source == RuleSource::Built).count();
+        SourceCounts {
+            files: self.files.len() - builtin,
+            builtin,
+            cloud: self.cloud.len(),
+            entries: self.grants.len(),
+        }
+    }
+
+    /// Returns the rules of files, and the built-in ones where they are wanted.
+    pub fn file_rules(&self) -> &[CheckedRule] {
+        &self.files
     }
 
     /// Replaces the rules of files, each given by its name and its text, and says whether the built-in

@@ -72,4 +72,6 @@ mod sys;
 #[cfg(test)]
 mod will;
 #[cfg(test)]
+mod witness;
+#[cfg(test)]
 mod world;
