@@ -56,6 +56,12 @@ pub(crate) fn fields(fields: &[(&str, String)]) {
     }
 }
 
+/// Makes a text from elsewhere safe to print: it cannot write lines of its own, nor move the cursor.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// Says a span of time the way people do: two units at most.
 pub(crate) fn span(secs: u64) -> String {
     let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
@@ -74,7 +80,12 @@ pub(crate) fn span(secs: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::span;
+    use super::{plain, span};
+
+    #[test]
+    fn texts_from_elsewhere_stay_in_their_line() {
+        assert_eq!(plain("a \"b\"\n\u{1b}[2J"), "a \"b\"\\n\\u{1b}[2J");
+    }
 
     #[test]
     fn spans_read_like_speech() {

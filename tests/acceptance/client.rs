@@ -117,6 +117,18 @@ impl Client {
         }
     }
 
+    /// Publishes to a topic that it has subscribed to, and returns the broker's reason.
+    pub(crate) fn publish_with_echo(&mut self, topic: &str, payload: &str) -> ReasonCode {
+        self.send_publish(topic, payload, QoS::AtLeastOnce);
+        let answers = [self.next(), self.next()];
+        let reason = answers.iter().find_map(|answer| match answer {
+            Some(Packet::PubAck(answer)) => Some(answer.reason),
+            _ => None,
+        });
+        assert!(answers.iter().any(|answer| matches!(answer, Some(Packet::Publish(_)))), "{answers:?}");
+        reason.unwrap_or_else(|| panic!("no PUBACK: {answers:?}"))
+    }
+
     fn send_publish(&mut self, topic: &str, payload: &str, qos: QoS) {
         let Publication { topic, payload, retain, properties, .. } = publication(topic, payload);
         let (dup, packet_id) = (false, (qos != QoS::AtMostOnce).then_some(NonZeroU16::MIN));

@@ -21,6 +21,7 @@ mod flaws;
 mod interop;
 mod node_audit;
 mod policy;
+mod policy_live;
 mod power_cut;
 mod running;
 mod sessions;

@@ -160,6 +160,8 @@ struct Seen {
     will: bool,
     payload: Option<u32>,
     unknown_payload: bool,
+    /// Share groups that were joined.
+    groups: BTreeSet<String>,
     identities: BTreeSet<SpiffeId>,
 }
 
@@ -168,6 +170,7 @@ impl Seen {
         self.templates.entry(seen.action).or_default().insert(template);
         self.identities.insert(seen.identity.clone());
         self.qos = self.qos.max(Some(seen.qos.unwrap_or(2)));
+        self.groups.extend(shared(seen).map(|(group, _)| group.to_owned()));
         if matches!(seen.action, Verb::Publish | Verb::Will) {
             self.retain |= seen.retain != Some(false);
             self.will |= seen.action == Verb::Will;
@@ -200,10 +203,14 @@ fn common_and_single(scheme: &Scheme, seen: &[&Observation]) -> (Seen, BTreeMap<
     (common, single)
 }
 
+/// Returns share group and filter of a shared subscription.
+fn shared(seen: &Observation) -> Option<(&str, &str)> {
+    seen.topic.strip_prefix("$share/").filter(|_| seen.action == Verb::Subscribe)?.split_once('/')
+}
+
 /// Returns the filter without `$share/<group>/`.
 fn filter_of(seen: &Observation) -> &str {
-    let shared = seen.topic.strip_prefix("$share/").filter(|_| seen.action == Verb::Subscribe);
-    shared.and_then(|rest| rest.split_once('/')).map_or(&seen.topic, |(_, filter)| filter)
+    shared(seen).map_or(&seen.topic, |(_, filter)| filter)
 }
 
 fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Report) -> Option<Rule> {
@@ -220,6 +227,7 @@ fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Repor
     let receive =
         receive.into_iter().filter(|topic| !subscribe.iter().any(|filter| covers(filter, topic))).collect();
     let publishes = !publish.is_empty();
+    let share_groups = (!subscribe.is_empty()).then(|| seen.groups.iter().cloned().collect());
     if scheme.captures.len() > 1 {
         report.wider.push(format!(
             "{} for any identity of the kind; seen: {}",
@@ -240,6 +248,7 @@ fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Repor
             .payload
             .filter(|_| publishes && !seen.unknown_payload)
             .map(|max| max.max(1).next_power_of_two()),
+        share_groups,
         source: RuleSource::Built,
         ..Rule::default()
     })

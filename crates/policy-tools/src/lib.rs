@@ -1,7 +1,8 @@
 //! What a policy grants, to whom and why: for operators, not for the broker.
 //!
 //! Owns the questions that are asked *about* policies. [`Ruleset`] holds the rules of one; [`Diff`]
-//! tells exactly which access one gives and another does not, [`Who`] who can reach a topic,
+//! tells exactly which access one gives and another does not, [`PolicyChange`] the same of the policy in
+//! force for the record, [`Who`] who can reach a topic,
 //! [`Explanation`] why one decision is as it is, [`check`] what rules do not do, [`learn`] which rules
 //! would do, and [`Shadow`] what a candidate would change. Decisions for one identity are made by
 //! `midge-policy` itself; what is said here of all identities at once is proven against it by tests.
@@ -10,6 +11,7 @@
 mod access;
 mod cases;
 mod cell;
+mod change;
 mod check;
 mod diff;
 mod explain;
@@ -28,12 +30,13 @@ mod who;
 pub use access::Access;
 pub use cases::{Case, CaseError, Outcome};
 pub use cell::TooManyKinds;
+pub use change::{PolicyChange, Untold};
 pub use check::{Finding, Severity, check, check_against};
 pub use diff::{Change, Diff, Kind};
 pub use explain::{Considered, Explanation, PRECEDENCE, Said, qos};
 pub use learn::{Generality, Proposal, Report, learn};
 pub use model::Ruleset;
-pub use observation::{Observation, ObservationError};
+pub use observation::{Observation, ObservationError, Observed};
 pub use observer::Observer;
 pub use request::{Decision, Request, Verb};
 pub use shadow::{Asker, Difference, Sample, Shadow};

@@ -38,7 +38,20 @@ impl Ruleset {
         }
         let policy = Arc::new(Policy::of(checked.iter().cloned(), 1)?);
         let held = rules.into_iter().zip(checked).map(|(rule, checked)| Arc::new(Held::new(rule, checked)));
-        let mut set = Self { rules: held.collect(), points: BTreeMap::new(), patterns: Vec::new(), policy };
+        Ok(Self::holding(held.collect(), policy))
+    }
+
+    /// Prepares rules of a policy, which were checked for it.
+    pub fn of(rules: impl IntoIterator<Item = CheckedRule>) -> Self {
+        let checked: Vec<CheckedRule> = rules.into_iter().collect();
+        // Rules of one policy have no name twice.
+        let policy = Policy::of(checked.iter().cloned(), 1).unwrap_or_else(|_| Policy::deny_all());
+        let held = checked.into_iter().map(|checked| Arc::new(Held::new(checked.rule().clone(), checked)));
+        Self::holding(held.collect(), Arc::new(policy))
+    }
+
+    fn holding(rules: Vec<Arc<Held>>, policy: Arc<Policy>) -> Self {
+        let mut set = Self { rules, points: BTreeMap::new(), patterns: Vec::new(), policy };
         for rule in &set.rules {
             match &rule.only {
                 Some(id) => set.points.entry(id.clone()).or_default().push(Arc::clone(rule)),
@@ -48,7 +61,7 @@ impl Ruleset {
                 set.points.entry(id).or_default();
             }
         }
-        Ok(set)
+        set
     }
 
     /// Returns the policy without rules: everything is denied.

@@ -5,6 +5,9 @@ use crate::model::Ruleset;
 use crate::request::{Decision, Request, Verb};
 use midge_identity::SpiffeId;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+type Map = serde_json::Map<String, Value>;
 
 /// Something that an identity did, once or more often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,36 +58,76 @@ pub struct ObservationError {
     pub fault: String,
 }
 
+/// What lines of a file tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// What was seen.
+    pub seen: Vec<Observation>,
+    /// How many times something was done that the audit log only counts, has lost, or has clipped: rules learned
+    /// from the rest may refuse it.
+    pub left_out: u64,
+}
+
+impl Observed {
+    fn audited(&mut self, record: Map, denied: bool) -> Result<(), String> {
+        let text = |key: &str| record.get(key).and_then(Value::as_str);
+        let number = |key: &str| record.get(key).and_then(Value::as_u64).unwrap_or(1);
+        match text("event").unwrap_or_default() {
+            "repeated" if text("of").is_some_and(|of| audited_action(of, denied).is_some()) => {
+                self.left_out += number("count");
+            }
+            "gap" => self.left_out += number("lost"),
+            event => {
+                let Some(action) = audited_action(event, denied) else { return Ok(()) };
+                if text("topic").or_else(|| text("filter")).is_some_and(is_clipped) {
+                    self.left_out += 1;
+                    return Ok(());
+                }
+                let kept = ["identity", "topic", "filter", "qos"];
+                let mut kept: Map =
+                    record.into_iter().filter(|(key, _)| kept.contains(&key.as_str())).collect();
+                kept.insert("action".into(), action.name().into());
+                self.add(kept.into())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, value: Value) -> Result<(), String> {
+        let seen: Observation = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        Request::new(seen.action, &seen.topic).map_err(|error| format!("`{}`: {error}", seen.topic))?;
+        self.seen.push(seen);
+        Ok(())
+    }
+}
+
+/// The audit log writes no more than the start of a long text.
+fn is_clipped(text: &str) -> bool {
+    text.rsplit_once("… (").is_some_and(|(start, end)| start.len() >= 2_000 && end.ends_with(" bytes)"))
+}
+
 impl Observation {
     /// Reads lines of JSON: observations, and the broker's audit log, of which subscriptions count and,
-    /// with `denied`, what was refused. Other audit events are passed over.
+    /// with `denied`, what was refused. Other audit events are passed over, and so is a last line that is not
+    /// whole: a log may be read while it is written.
     ///
     /// # Errors
     /// The first line that is neither.
-    pub fn read(text: &str, denied: bool) -> Result<Vec<Self>, ObservationError> {
-        let mut found = Vec::new();
-        for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
+    pub fn read(text: &str, denied: bool) -> Result<Observed, ObservationError> {
+        let mut found = Observed::default();
+        let last = text.lines().count();
+        for (line, content) in (1..).zip(text.lines()).filter(|(_, content)| !content.trim().is_empty()) {
             let wrong = |fault: String| ObservationError { line, fault };
-            let value: serde_json::Value =
-                serde_json::from_str(text).map_err(|error| wrong(format!("not JSON: {error}")))?;
-            let audited = value.get("event").and_then(serde_json::Value::as_str).map(str::to_owned);
-            let value = match audited {
-                None => value,
-                Some(event) => match (audited_action(&event, denied), value) {
-                    (Some(action), serde_json::Value::Object(record)) => {
-                        let kept = ["identity", "topic", "filter", "qos"];
-                        let mut record: serde_json::Map<_, _> =
-                            record.into_iter().filter(|(key, _)| kept.contains(&key.as_str())).collect();
-                        record.insert("action".into(), action.name().into());
-                        record.into()
-                    }
-                    _ => continue,
-                },
+            let value: Value = match serde_json::from_str(content) {
+                Ok(value) => value,
+                Err(error) if error.is_eof() && line == last && line > 1 && !text.ends_with('\n') => break,
+                Err(error) => return Err(wrong(format!("not JSON: {error}"))),
             };
-            let seen: Self = serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
-            Request::new(seen.action, &seen.topic)
-                .map_err(|error| wrong(format!("`{}`: {error}", seen.topic)))?;
-            found.push(seen);
+            let read = match value {
+                Value::Object(record) if record.contains_key("event") => found.audited(record, denied),
+                other => found.add(other),
+            };
+            read.map_err(wrong)?;
         }
         Ok(found)
     }
@@ -115,5 +158,52 @@ fn audited_action(event: &str, denied: bool) -> Option<Verb> {
         "will-denied" if denied => Some(Verb::Will),
         "receive-denied" if denied => Some(Verb::Receive),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = concat!(
+        r#"{"seq":1,"prev":"00","at":1,"event":"log-created","format":1,"log":"a","public-key":"x"}"#,
+        "\n",
+        r#"{"seq":2,"prev":"9a","at":2,"event":"subscribed","identity":"spiffe://td/x","client-id":"c","connection":1,"filter":"$share/g/a/#","qos":1,"rule":"r"}"#,
+        "\n",
+        r#"{"seq":3,"prev":"9b","at":3,"event":"publish-denied","identity":"spiffe://td/x","connection":1,"topic":"b","reason":"no rule"}"#,
+        "\n",
+        r#"{"seq":4,"prev":"9c","at":4,"event":"repeated","of":"publish-denied","identity":"spiffe://td/x","class":"b","count":7,"since":1,"until":2}"#,
+        "\n",
+    );
+
+    #[test]
+    fn the_audit_log_is_read_with_what_it_leaves_out() {
+        let read = Observation::read(HEAD, false).unwrap();
+        assert_eq!((read.seen.len(), read.left_out), (1, 0));
+        assert_eq!((&*read.seen[0].topic, read.seen[0].qos), ("$share/g/a/#", Some(1)));
+        let read = Observation::read(HEAD, true).unwrap();
+        assert_eq!((read.seen.len(), read.left_out), (2, 7));
+        let gap = format!("{HEAD}{}\n", r#"{"seq":5,"prev":"9d","at":5,"event":"gap","lost":3}"#);
+        assert_eq!(Observation::read(&gap, false).unwrap().left_out, 3);
+    }
+
+    #[test]
+    fn a_text_that_was_clipped_teaches_nothing() {
+        let line = |filter: &str| {
+            format!(r#"{{"event":"subscribed","identity":"spiffe://td/x","filter":"{filter}","qos":0}}"#)
+        };
+        let clipped = line(&format!("{}… (4000 bytes)", "a".repeat(2_048)));
+        let read = Observation::read(&clipped, false).unwrap();
+        assert_eq!((read.seen.len(), read.left_out), (0, 1));
+        assert_eq!(Observation::read(&line("a… (4000 bytes)"), false).unwrap().seen.len(), 1, "its own name");
+    }
+
+    #[test]
+    fn a_last_line_may_be_torn_and_no_other() {
+        let torn = format!("{HEAD}{}", r#"{"seq":5,"prev":"9d","at":5,"event":"subscr"#);
+        assert_eq!(Observation::read(&torn, false).unwrap().seen.len(), 1);
+        let error = Observation::read(&format!("{torn}\n"), false).unwrap_err();
+        assert_eq!(error.line, 5);
+        assert!(Observation::read("{\"ev", false).is_err(), "what begins so is no log");
     }
 }

@@ -3,16 +3,21 @@
 use crate::observation::Observation;
 use crate::request::Verb;
 use midge_identity::SpiffeId;
-use midge_policy::PublishFacts;
-use mqtt_proto::{QoS, SharedFilter, TopicName};
-use std::collections::BTreeMap;
+use midge_policy::Question;
+use mqtt_proto::{QoS, SharedFilter};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// What a kept thing costs beside its text.
+const OVERHEAD: usize = 128;
 
 /// Gathers what identities do, each different thing once with its count. Bounded: what finds no room
 /// is counted and not kept.
 #[derive(Debug)]
 pub struct Observer {
-    kept_max: usize,
-    kept: BTreeMap<(SpiffeId, Verb, Box<str>), Seen>,
+    bytes_max: usize,
+    bytes: usize,
+    kept: HashMap<SpiffeId, HashMap<Verb, HashMap<Box<str>, Seen>>>,
     left_out: u64,
 }
 
@@ -24,82 +29,128 @@ struct Seen {
     count: u64,
 }
 
+impl Seen {
+    fn add(&mut self, other: Self) {
+        self.qos = self.qos.max(other.qos);
+        self.retain |= other.retain;
+        self.payload = self.payload.max(other.payload);
+        self.count += 1;
+    }
+}
+
 impl Observer {
-    /// Returns an observer that keeps at most so many different things.
-    pub fn new(kept_max: usize) -> Self {
-        Self { kept_max, kept: BTreeMap::new(), left_out: 0 }
+    /// Returns an observer that keeps no more than about so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, bytes: 0, kept: HashMap::new(), left_out: 0 }
     }
 
-    /// Sees a publication.
-    pub fn publish(&mut self, id: &SpiffeId, topic: &TopicName, facts: PublishFacts<'_>) {
-        self.see(id, Verb::Publish, topic.as_str(), facts);
+    /// Sees what an identity asks for. Deliveries are no wish of their own: they follow from
+    /// subscriptions.
+    pub fn see(&mut self, id: &SpiffeId, question: &Question<'_>) {
+        let published = |qos, retain, payload| Seen { qos, retain, payload, count: 0 };
+        match *question {
+            Question::Publish { topic, facts } => {
+                self.keep(
+                    id,
+                    Verb::Publish,
+                    topic.as_str(),
+                    published(facts.qos, facts.retain, facts.payload_len),
+                );
+            }
+            Question::Will { topic, facts } => {
+                self.keep(
+                    id,
+                    Verb::Will,
+                    topic.as_str(),
+                    published(facts.qos, facts.retain, facts.payload_len),
+                );
+            }
+            Question::Subscribe { filter, qos, .. } => {
+                self.keep(id, Verb::Subscribe, &spelled(filter), published(qos, false, 0));
+            }
+            Question::Receive { .. } => {}
+        }
     }
 
-    /// Sees a will.
-    pub fn will(&mut self, id: &SpiffeId, topic: &TopicName, facts: PublishFacts<'_>) {
-        self.see(id, Verb::Will, topic.as_str(), facts);
-    }
-
-    /// Sees one filter of a SUBSCRIBE.
-    pub fn subscribe(&mut self, id: &SpiffeId, filter: &SharedFilter, qos: QoS) {
-        let text = match &filter.group {
-            Some(group) => format!("$share/{group}/{}", filter.filter),
-            None => filter.filter.to_string(),
-        };
-        self.see(id, Verb::Subscribe, &text, PublishFacts { qos, ..PublishFacts::default() });
-    }
-
-    fn see(&mut self, id: &SpiffeId, verb: Verb, subject: &str, facts: PublishFacts<'_>) {
-        let key = (id.clone(), verb, subject.into());
-        if self.kept.len() >= self.kept_max && !self.kept.contains_key(&key) {
+    fn keep(&mut self, id: &SpiffeId, verb: Verb, subject: &str, seen: Seen) {
+        let known = self.kept.get_mut(id).and_then(|verbs| verbs.get_mut(&verb)?.get_mut(subject));
+        if let Some(known) = known {
+            return known.add(seen);
+        }
+        let is_new = !self.kept.contains_key(id);
+        let cost = subject.len() + OVERHEAD + if is_new { id.to_string().len() + OVERHEAD } else { 0 };
+        if self.bytes + cost > self.bytes_max {
             self.left_out += 1;
             return;
         }
-        let seen = self.kept.entry(key).or_default();
-        seen.qos = seen.qos.max(facts.qos);
-        seen.retain |= facts.retain;
-        seen.payload = seen.payload.max(facts.payload_len);
-        seen.count += 1;
+        self.bytes += cost;
+        let subjects = self.kept.entry(id.clone()).or_default().entry(verb).or_default();
+        subjects.entry(subject.into()).or_default().add(seen);
     }
 
-    /// Returns how many things found no room: rules learned from the rest would refuse them.
+    /// Returns how often something found no room: rules learned from the rest would refuse it.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// Returns what was seen.
-    pub fn observations(&self) -> impl Iterator<Item = Observation> {
-        self.kept.iter().map(|((identity, action, topic), seen)| {
-            let publishes = *action != Verb::Subscribe;
-            Observation {
-                identity: identity.clone(),
-                action: *action,
-                topic: topic.to_string(),
-                qos: Some(seen.qos as u8),
-                retain: publishes.then_some(seen.retain),
-                payload: publishes.then(|| u32::try_from(seen.payload).unwrap_or(u32::MAX)),
-                count: seen.count,
-            }
-        })
+    /// Returns what was seen, in the order of identities, actions and topics.
+    pub fn observations(&self) -> Vec<Observation> {
+        let mut found: Vec<Observation> = self
+            .kept
+            .iter()
+            .flat_map(|(id, verbs)| verbs.iter().map(move |(verb, subjects)| (id, *verb, subjects)))
+            .flat_map(|(id, verb, subjects)| {
+                subjects.iter().map(move |(subject, seen)| observation(id, verb, subject, seen))
+            })
+            .collect();
+        found.sort_by(|a, b| (&a.identity, a.action, &a.topic).cmp(&(&b.identity, b.action, &b.topic)));
+        found
+    }
+}
+
+fn observation(id: &SpiffeId, action: Verb, subject: &str, seen: &Seen) -> Observation {
+    let publishes = action != Verb::Subscribe;
+    Observation {
+        identity: id.clone(),
+        action,
+        topic: subject.to_owned(),
+        qos: Some(seen.qos as u8),
+        retain: publishes.then_some(seen.retain),
+        payload: publishes.then(|| u32::try_from(seen.payload).unwrap_or(u32::MAX)),
+        count: seen.count,
+    }
+}
+
+/// Returns the filter as a client spells it.
+fn spelled(filter: &SharedFilter) -> Cow<'_, str> {
+    match &filter.group {
+        Some(group) => format!("$share/{group}/{}", filter.filter).into(),
+        None => filter.filter.as_str().into(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use midge_policy::{PublishFacts, SubscribeMode};
+    use mqtt_proto::TopicName;
 
     #[test]
     fn what_is_seen_twice_is_kept_once_with_the_most_it_asked_for() {
         let (id, topic) = (SpiffeId::new("spiffe://td/x").unwrap(), TopicName::new("a").unwrap());
-        let mut observer = Observer::new(2);
+        let mut observer = Observer::new(600);
         let facts = |qos, payload_len| PublishFacts { qos, payload_len, ..PublishFacts::default() };
-        observer.publish(&id, &topic, facts(QoS::AtLeastOnce, 3));
-        observer.publish(&id, &topic, facts(QoS::AtMostOnce, 7));
-        observer.subscribe(&id, &SharedFilter::new("$share/g/a/#").unwrap(), QoS::AtMostOnce);
-        observer.will(&id, &topic, facts(QoS::AtMostOnce, 0));
+        observer.see(&id, &Question::Publish { topic: &topic, facts: facts(QoS::AtLeastOnce, 3) });
+        observer.see(&id, &Question::Publish { topic: &topic, facts: facts(QoS::AtMostOnce, 7) });
+        let filter = SharedFilter::new("$share/g/a/#").unwrap();
+        let (qos, mode) = (QoS::AtMostOnce, SubscribeMode::Reject);
+        observer.see(&id, &Question::Subscribe { filter: &filter, qos, mode });
+        observer.see(&id, &Question::Receive { topic: &topic, group: None });
+        let long = TopicName::new("b".repeat(1_000)).unwrap();
+        observer.see(&id, &Question::Will { topic: &long, facts: facts(QoS::AtMostOnce, 0) });
         assert_eq!(observer.left_out(), 1);
         let lines: Vec<String> =
-            observer.observations().map(|seen| serde_json::to_string(&seen).unwrap()).collect();
+            observer.observations().iter().map(|seen| serde_json::to_string(seen).unwrap()).collect();
         assert_eq!(
             lines,
             [
@@ -107,6 +158,6 @@ mod tests {
                 r#"{"identity":"spiffe://td/x","action":"subscribe","topic":"$share/g/a/#","qos":0,"count":1}"#,
             ]
         );
-        assert_eq!(Observation::read(&lines.join("\n"), false).unwrap().len(), 2);
+        assert_eq!(Observation::read(&lines.join("\n"), false).unwrap().seen.len(), 2);
     }
 }

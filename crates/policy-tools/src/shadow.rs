@@ -1,42 +1,51 @@
 //! A candidate policy beside the active one: every decision is made twice, and where they differ it
 //! is counted and some are kept.
 
+use crate::request::Verb;
 use midge_identity::SpiffeId;
-use midge_policy::{
-    Action, Context, Denial, Policy, Principal, PublishFacts, Rights, RuleName, Subject, SubscribeMode,
-};
-use mqtt_proto::{QoS, SharedFilter, TopicName};
-use std::collections::{BTreeMap, HashMap};
+use midge_policy::{Action, Context, Denial, Policy, Principal, Question, Rights, RuleName, Subject};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 /// Identities whose rights under the candidate are kept; beyond it all are dropped and made again.
-const PRINCIPALS_MAX: usize = 4_096;
+const PRINCIPALS_MAX: usize = 16_384;
 
 /// Kinds of differences that are told apart.
 const KINDS_MAX: usize = 1_024;
 
 /// Evaluates a candidate policy beside the active one. It never changes a decision.
 ///
-/// Whoever makes decisions hands each of them to one of the methods, with what the active policy
-/// said. Rights of an identity are made once per connection context and kept, so that a decision
-/// costs a look-up and a decision.
+/// Whoever makes decisions hands over each of them with what the active policy said. Rights of an
+/// identity are made once and kept, so that a decision costs a look-up and a decision.
 #[derive(Debug)]
 pub struct Shadow {
     candidate: Arc<Policy>,
     samples_max: usize,
-    principals: HashMap<SpiffeId, Principal>,
+    principals: HashMap<SpiffeId, Known>,
     asked: u64,
-    differences: BTreeMap<Kind, Difference>,
+    kinds: HashMap<Kind, usize>,
+    differences: Vec<Difference>,
+    gained: u64,
+    lost: u64,
     uncounted: u64,
 }
 
+/// One identity under the candidate.
+#[derive(Debug)]
+struct Known {
+    principal: Principal,
+    /// Its rights, where they are the same on all its connections.
+    rights: Option<Arc<Rights>>,
+}
+
 /// What kind a difference is of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kind {
     action: &'static str,
     would_allow: bool,
-    rule: String,
+    active: Option<RuleName>,
+    candidate: Option<RuleName>,
 }
 
 /// Decisions that the candidate makes differently for the same reason.
@@ -46,8 +55,10 @@ pub struct Difference {
     pub action: &'static str,
     /// Whether the candidate allows what is denied now; else it denies what is allowed now.
     pub would_allow: bool,
-    /// The candidate's rule that decides, as `name (place)`; empty where it has none.
-    pub rule: String,
+    /// The rule in force that decides; none where it has none.
+    pub active: Option<RuleName>,
+    /// The candidate's rule that decides; none where it has none.
+    pub candidate: Option<RuleName>,
     /// How many decisions.
     pub count: u64,
     /// The first of them, and then ever rarer ones.
@@ -65,13 +76,15 @@ pub struct Sample {
     pub why: String,
 }
 
-/// Who asks, and over what connection.
+/// Who asks, over what connection, and with which rights.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     /// The identity.
     pub id: &'a SpiffeId,
     /// Its connection.
     pub context: Context<'a>,
+    /// What it may do under the active policy.
+    pub active: &'a Rights,
 }
 
 impl Shadow {
@@ -82,42 +95,33 @@ impl Shadow {
             samples_max,
             principals: HashMap::new(),
             asked: 0,
-            differences: BTreeMap::new(),
+            kinds: HashMap::new(),
+            differences: Vec::new(),
+            gained: 0,
+            lost: 0,
             uncounted: 0,
         }
     }
 
-    /// Looks at a PUBLISH that the active policy allowed or not.
-    pub fn publish(&mut self, asker: Asker<'_>, topic: &TopicName, facts: PublishFacts<'_>, allowed: bool) {
-        let decided = self.rights(asker).publish(topic, facts).map(|permit| permit.rule_name().clone());
-        self.compare(asker.id, Action::Publish, allowed, decided, || Subject::Topic(topic.clone()));
+    /// Returns the candidate.
+    pub fn candidate(&self) -> &Arc<Policy> {
+        &self.candidate
     }
 
-    /// Looks at a will.
-    pub fn will(&mut self, asker: Asker<'_>, topic: &TopicName, facts: PublishFacts<'_>, allowed: bool) {
-        let decided = self.rights(asker).will(topic, facts).map(|permit| permit.rule_name().clone());
-        self.compare(asker.id, Action::Will, allowed, decided, || Subject::Topic(topic.clone()));
+    /// Goes on with a candidate that has changed in part; counts stay.
+    pub fn follow(&mut self, candidate: Arc<Policy>) {
+        let touched = candidate.touched_since(&self.candidate);
+        self.principals.retain(|id, _| !touched.touches(id));
+        self.candidate = candidate;
     }
 
-    /// Looks at one filter of a SUBSCRIBE.
-    pub fn subscribe(
-        &mut self,
-        asker: Asker<'_>,
-        filter: &SharedFilter,
-        qos: QoS,
-        mode: SubscribeMode,
-        allowed: bool,
-    ) {
-        let decided =
-            self.rights(asker).subscribe(filter, qos, mode).map(|permit| permit.rule_name().clone());
-        self.compare(asker.id, Action::Subscribe, allowed, decided, || Subject::Filter(filter.clone()));
-    }
-
-    /// Looks at one delivery.
-    pub fn receive(&mut self, asker: Asker<'_>, topic: &TopicName, allowed: bool) {
-        let rights = self.rights(asker);
-        let decided = rights.receive(topic).map(|permit| permit.rule().clone());
-        self.compare(asker.id, Action::Receive, allowed, decided, || Subject::Topic(topic.clone()));
+    /// Looks at one decision of the active policy.
+    pub fn see(&mut self, asker: &Asker<'_>, question: &Question<'_>, allowed: bool) {
+        self.asked += 1;
+        let decided = question.put(&self.rights(asker));
+        if decided.is_ok() != allowed {
+            self.count(asker, question, decided);
+        }
     }
 
     /// Returns how many decisions were looked at.
@@ -125,97 +129,136 @@ impl Shadow {
         self.asked
     }
 
-    /// Returns how many of them the candidate makes differently.
-    pub fn differing(&self) -> u64 {
-        self.differences.values().map(|difference| difference.count).sum::<u64>() + self.uncounted
+    /// Returns how many of them the candidate would allow though they are denied now.
+    pub fn gained(&self) -> u64 {
+        self.gained
+    }
+
+    /// Returns how many of them the candidate would deny though they are allowed now.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Returns how many differing decisions are in no [`Difference`], as there were too many kinds.
+    pub fn uncounted(&self) -> u64 {
+        self.uncounted
     }
 
     /// Returns the differences, the most frequent first.
     pub fn differences(&self) -> Vec<&Difference> {
-        let mut differences: Vec<&Difference> = self.differences.values().collect();
+        let mut differences: Vec<&Difference> = self.differences.iter().collect();
         differences.sort_by_key(|difference| std::cmp::Reverse(difference.count));
         differences
     }
 
-    fn rights(&mut self, asker: Asker<'_>) -> Arc<Rights> {
-        let Asker { id, context } = asker;
-        if self.principals.len() >= PRINCIPALS_MAX && !self.principals.contains_key(id) {
-            self.principals.clear();
+    fn rights(&mut self, asker: &Asker<'_>) -> Arc<Rights> {
+        let Asker { id, context, .. } = *asker;
+        if !self.principals.contains_key(id) {
+            if self.principals.len() >= PRINCIPALS_MAX {
+                self.principals.clear();
+            }
+            let mut principal = self.candidate.principal(id);
+            let rights = (!principal.depends_on_connection()).then(|| principal.rights(Context::default()));
+            self.principals.insert(id.clone(), Known { principal, rights });
         }
-        let principal = self.principals.entry(id.clone()).or_insert_with(|| self.candidate.principal(id));
-        principal.rights(context)
+        match self.principals.get_mut(id) {
+            Some(Known { rights: Some(rights), .. }) => Arc::clone(rights),
+            Some(Known { principal, rights: None }) => principal.rights(context),
+            None => self.candidate.rights_at(id, context),
+        }
     }
 
-    fn compare(
-        &mut self,
-        id: &SpiffeId,
-        action: Action,
-        allowed: bool,
-        decided: Result<RuleName, Denial>,
-        subject: impl FnOnce() -> Subject,
-    ) {
-        self.asked += 1;
-        if decided.is_ok() == allowed {
-            return;
-        }
-        let told = |rule: &RuleName| format!("{} ({})", rule.text(), rule.source());
-        let rule = match &decided {
-            Ok(rule) => told(rule),
-            Err(denial) => denial.rule.as_ref().map(told).unwrap_or_default(),
+    fn count(&mut self, asker: &Asker<'_>, question: &Question<'_>, decided: Result<RuleName, Denial>) {
+        let would_allow = decided.is_ok();
+        *(if would_allow { &mut self.gained } else { &mut self.lost }) += 1;
+        let rule = |decided: &Result<RuleName, Denial>| match decided {
+            Ok(rule) => Some(rule.clone()),
+            Err(denial) => denial.rule.clone(),
         };
-        let kind = Kind { action: name(action), would_allow: decided.is_ok(), rule };
-        if self.differences.len() >= KINDS_MAX && !self.differences.contains_key(&kind) {
-            self.uncounted += 1;
-            return;
-        }
-        let known = self.differences.entry(kind.clone()).or_insert_with(|| Difference {
-            action: kind.action,
-            would_allow: kind.would_allow,
-            rule: kind.rule,
-            count: 0,
-            samples: Vec::new(),
-        });
-        known.count += 1;
-        // The first ones are kept, and then the place of one is taken at each power of two.
-        let full = known.samples.len() >= self.samples_max;
-        if full && !(known.count.is_power_of_two() && self.samples_max > 0) {
-            return;
-        }
-        let why = match decided {
-            Ok(rule) => format!("rule {rule} allows it"),
-            Err(denial) => denial.to_string(),
+        let kind = Kind {
+            action: name(question.action()),
+            would_allow,
+            active: rule(&question.put(asker.active)),
+            candidate: rule(&decided),
         };
-        if full {
-            known.samples.pop();
+        let at = match self.kinds.get(&kind) {
+            Some(at) => *at,
+            None if self.differences.len() >= KINDS_MAX => {
+                self.uncounted += 1;
+                return;
+            }
+            None => {
+                let Kind { action, would_allow, active, candidate } = kind.clone();
+                let samples = Vec::new();
+                self.kinds.insert(kind, self.differences.len());
+                self.differences.push(Difference {
+                    action,
+                    would_allow,
+                    active,
+                    candidate,
+                    count: 0,
+                    samples,
+                });
+                self.differences.len() - 1
+            }
+        };
+        if let Some(known) = self.differences.get_mut(at) {
+            known.count += 1;
+            known.keep(self.samples_max, || {
+                let why = match decided {
+                    Ok(rule) => format!("rule {rule} allows it"),
+                    Err(denial) => denial.to_string(),
+                };
+                Sample { id: asker.id.clone(), subject: question.subject(), why }
+            });
         }
-        known.samples.push(Sample { id: id.clone(), subject: subject(), why });
     }
 }
 
 fn name(action: Action) -> &'static str {
-    match action {
-        Action::Publish => "publish",
-        Action::Will => "will",
-        Action::Subscribe => "subscribe",
-        _ => "receive",
+    let verb = match action {
+        Action::Publish => Verb::Publish,
+        Action::Will => Verb::Will,
+        Action::Subscribe => Verb::Subscribe,
+        _ => Verb::Receive,
+    };
+    verb.name()
+}
+
+impl Difference {
+    /// Keeps the first samples; then the place of the last is taken at each power of two.
+    fn keep(&mut self, samples_max: usize, sample: impl FnOnce() -> Sample) {
+        let is_full = self.samples.len() >= samples_max;
+        if is_full && (samples_max == 0 || !self.count.is_power_of_two()) {
+            return;
+        }
+        let sample = sample();
+        // What is there already tells nothing new.
+        if self.samples.iter().any(|known| known.id == sample.id && known.subject == sample.subject) {
+            return;
+        }
+        if is_full {
+            self.samples.pop();
+        }
+        self.samples.push(sample);
     }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.would_allow { "allow" } else { "deny" };
-        write!(f, "{} times the candidate would {word} to {}", self.count, self.action)?;
-        if self.rule.is_empty() {
-            f.write_str(": no rule allows it")
-        } else {
-            write!(f, ": rule {}", self.rule)
-        }
+        write!(f, "{} times the candidate would {word} to {}: ", self.count, self.action)?;
+        let told =
+            |rule: &Option<RuleName>| rule.as_ref().map_or_else(|| "no rule".into(), ToString::to_string);
+        write!(f, "{} instead of {}", told(&self.candidate), told(&self.active))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use midge_policy::{PublishFacts, SubscribeMode};
+    use mqtt_proto::{QoS, SharedFilter, TopicName};
 
     const ACTIVE: &str =
         "[[rule]]\nname = \"a\"\nid = \"spiffe://td/{app}\"\npublish = [\"{app}/#\"]\nsubscribe = [\"#\"]\n";
@@ -224,22 +267,28 @@ mod tests {
         Arc::new(Policy::from_toml_str(text, "test.toml").unwrap())
     }
 
-    /// Publishes under the active policy with the shadow beside.
-    fn publish(shadow: &mut Shadow, active: &Policy, id: &str, topic: &str, qos: QoS) -> bool {
-        let (id, topic) = (SpiffeId::new(id).unwrap(), TopicName::new(topic).unwrap());
-        let facts = PublishFacts { qos, ..PublishFacts::default() };
-        let allowed = active.rights(&id).publish(&topic, facts).is_ok();
-        shadow.publish(Asker { id: &id, context: Context::default() }, &topic, facts, allowed);
+    /// Asks the active policy, with the shadow beside.
+    fn ask(shadow: &mut Shadow, active: &Policy, id: &str, question: Question<'_>) -> bool {
+        let id = SpiffeId::new(id).unwrap();
+        let rights = active.rights(&id);
+        let allowed = question.put(&rights).is_ok();
+        shadow.see(&Asker { id: &id, context: Context::default(), active: &rights }, &question, allowed);
         allowed
+    }
+
+    fn publish(shadow: &mut Shadow, active: &Policy, topic: &str, qos: QoS) -> bool {
+        let facts = PublishFacts { qos, ..PublishFacts::default() };
+        let topic = TopicName::new(topic).unwrap();
+        ask(shadow, active, "spiffe://td/x", Question::Publish { topic: &topic, facts })
     }
 
     #[test]
     fn the_same_policy_differs_nowhere() {
         let active = policy(ACTIVE);
         let mut shadow = Shadow::new(Arc::clone(&active), 4);
-        assert!(publish(&mut shadow, &active, "spiffe://td/x", "x/1", QoS::AtMostOnce));
-        assert!(!publish(&mut shadow, &active, "spiffe://td/x", "y/1", QoS::AtMostOnce));
-        assert_eq!((shadow.asked(), shadow.differing()), (2, 0));
+        assert!(publish(&mut shadow, &active, "x/1", QoS::AtMostOnce));
+        assert!(!publish(&mut shadow, &active, "y/1", QoS::AtMostOnce));
+        assert_eq!((shadow.asked(), shadow.gained(), shadow.lost()), (2, 0, 0));
     }
 
     #[test]
@@ -250,17 +299,17 @@ mod tests {
         ));
         let mut shadow = Shadow::new(candidate, 2);
         for n in 0..10 {
-            publish(&mut shadow, &active, "spiffe://td/x", &format!("x/{n}"), QoS::AtLeastOnce);
+            publish(&mut shadow, &active, &format!("x/{n}"), QoS::AtLeastOnce);
         }
-        publish(&mut shadow, &active, "spiffe://td/x", "y", QoS::AtMostOnce);
-        publish(&mut shadow, &active, "spiffe://td/x", "x", QoS::AtMostOnce);
-        assert_eq!((shadow.asked(), shadow.differing()), (12, 11));
+        publish(&mut shadow, &active, "y", QoS::AtMostOnce);
+        publish(&mut shadow, &active, "x", QoS::AtMostOnce);
+        assert_eq!((shadow.asked(), shadow.gained(), shadow.lost(), shadow.uncounted()), (12, 1, 10, 0));
         let told: Vec<String> = shadow.differences().iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
             [
-                "10 times the candidate would deny to publish: rule a (test.toml:1)",
-                "1 times the candidate would allow to publish: rule b (test.toml:7)"
+                "10 times the candidate would deny to publish: `a` (test.toml:1) instead of `a` (test.toml:1)",
+                "1 times the candidate would allow to publish: `b` (test.toml:7) instead of no rule"
             ]
         );
         let samples = &shadow.differences()[0].samples;
@@ -271,18 +320,35 @@ mod tests {
 
     #[test]
     fn subscriptions_and_deliveries_are_looked_at_too() {
+        let active = policy(ACTIVE);
         let candidate =
             policy("[[rule]]\nname = \"a\"\nid = \"spiffe://td/{app}\"\nsubscribe = [\"{app}/#\"]\n");
         let mut shadow = Shadow::new(candidate, 2);
-        let id = SpiffeId::new("spiffe://td/x").unwrap();
-        let asker = Asker { id: &id, context: Context::default() };
         let all = SharedFilter::new("#").unwrap();
-        shadow.subscribe(asker, &all, QoS::AtMostOnce, SubscribeMode::Reject, true);
-        shadow.subscribe(asker, &all, QoS::AtMostOnce, SubscribeMode::Narrow, true);
-        shadow.receive(asker, &TopicName::new("y").unwrap(), true);
-        shadow.receive(asker, &TopicName::new("x/1").unwrap(), true);
-        shadow.will(asker, &TopicName::new("x").unwrap(), PublishFacts::default(), false);
-        let actions: Vec<&str> = shadow.differences().iter().map(|difference| difference.action).collect();
+        let subscribe = |mode| Question::Subscribe { filter: &all, qos: QoS::AtMostOnce, mode };
+        ask(&mut shadow, &active, "spiffe://td/x", subscribe(SubscribeMode::Reject));
+        ask(&mut shadow, &active, "spiffe://td/x", subscribe(SubscribeMode::Narrow));
+        for topic in ["y", "x/1"] {
+            let topic = TopicName::new(topic).unwrap();
+            ask(&mut shadow, &active, "spiffe://td/x", Question::Receive { topic: &topic, group: None });
+        }
+        let (topic, facts) = (TopicName::new("y").unwrap(), PublishFacts::default());
+        ask(&mut shadow, &active, "spiffe://td/x", Question::Will { topic: &topic, facts });
+        let mut actions: Vec<&str> =
+            shadow.differences().iter().map(|difference| difference.action).collect();
+        actions.sort_unstable();
         assert_eq!((shadow.asked(), actions), (5, vec!["receive", "subscribe"]));
+    }
+
+    #[test]
+    fn a_candidate_that_follows_keeps_its_counts_and_is_asked_anew() {
+        let active = policy(ACTIVE);
+        let mut shadow = Shadow::new(policy(""), 2);
+        publish(&mut shadow, &active, "x/1", QoS::AtMostOnce);
+        shadow.follow(policy(ACTIVE));
+        publish(&mut shadow, &active, "x/1", QoS::AtMostOnce);
+        assert_eq!((shadow.asked(), shadow.lost()), (2, 1));
+        assert_eq!(shadow.differences()[0].active.as_ref().unwrap().text().as_ref(), "a");
+        assert_eq!(shadow.differences()[0].candidate, None);
     }
 }

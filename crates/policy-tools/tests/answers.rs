@@ -257,7 +257,7 @@ fn logs_are_read_as_observations_or_as_audit() {
 {"at":1,"event":"publish-denied","identity":"spiffe://td/x","client-id":"c","topic":"b","reason":"no"}
 "#;
     let told = |denied| -> Vec<String> {
-        let seen = Observation::read(log, denied).unwrap();
+        let seen = Observation::read(log, denied).unwrap().seen;
         seen.iter().map(|seen| format!("{} {} {}", seen.action.name(), seen.topic, seen.count)).collect()
     };
     assert_eq!(told(false), ["publish a 3", "subscribe a/# 1"]);

@@ -47,7 +47,8 @@ impl Sources {
 
     /// Returns how many rules there are of each source.
     pub fn counts(&self) -> SourceCounts {
-        let builtin = self.files.iter().filter(|rule| rule.rule().source == RuleSource::Built).count();
+        let is_builtin = |rule: &&CheckedRule| matches!(rule.name().source(), RuleSource::File { file, .. } if **file == *DEFAULT_POLICY_NAME);
+        let builtin = self.files.iter().filter(is_builtin).count();
         SourceCounts {
             files: self.files.len() - builtin,
             builtin,

@@ -48,6 +48,9 @@ fn the_rule_that_is_named_is_the_first_by_precedence() {
     assert_eq!(named(sources.policy(), APP, "t").unwrap(), "`q` (10.toml:1)");
     sources.set_files(&[("20.toml", &two)], true).unwrap();
     assert_eq!(named(sources.policy(), APP, "t").unwrap(), "`z` (20.toml:1)");
+    let counts = sources.counts();
+    assert_eq!((counts.files, counts.cloud, counts.entries), (2, 1, 1));
+    assert_eq!(counts.builtin, sources.policy().rules() - 4);
     let order: Vec<_> =
         sources.policy().all_rules().iter().map(|rule| rule.name().source().to_string()).collect();
     assert_eq!((order[0].as_str(), order[1].as_str()), ("20.toml:1", "20.toml:5"));

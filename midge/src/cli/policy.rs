@@ -113,9 +113,15 @@ pub(crate) enum PolicyCommand {
     /// have refused some of it.
     Learn {
         /// Observations: lines of JSON, or the audit log; may be given several times.
-        #[arg(long = "from", value_name = "FILE", required = true)]
+        #[arg(long = "from", value_name = "FILE", required_unless_present = "duration")]
         from: Vec<PathBuf>,
-        /// Counts what the audit log says was denied as wanted.
+        /// Watches the running edge behind --socketPath for so long: 90s, 10m, 2h, 1d.
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<String>,
+        /// Keeps what was observed in this file too, for --from.
+        #[arg(long = "save", value_name = "FILE", requires = "duration")]
+        save: Option<PathBuf>,
+        /// Counts what was denied as wanted.
         #[arg(long = "denied")]
         denied: bool,
         /// Gives each identity rules of its own instead of one rule for its kind.
@@ -124,6 +130,14 @@ pub(crate) enum PolicyCommand {
         /// Most values of a topic level before `+` stands for all.
         #[arg(long = "values-max", value_name = "N", default_value_t = 8)]
         values_max: usize,
+    },
+    /// Has a running edge read its policy files now; exit code 78 when they are refused.
+    Reload,
+    /// Shows what the candidate policy of a running edge (policy.shadow) would decide otherwise.
+    Shadow {
+        /// Ends with exit code 1 when decisions differ.
+        #[arg(long = "exit-code")]
+        exit_code: bool,
     },
     /// Lists the rules in order of precedence with their sources.
     Rules {

@@ -3,6 +3,8 @@
 mod check;
 mod diff;
 mod learn;
+mod reload;
+mod shadow;
 mod source;
 mod table;
 
@@ -54,9 +56,15 @@ pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -
             let rules = source::ruleset(admin, &sources.policy).await?;
             test(&file, &cases, &rules, output)
         }
-        PolicyCommand::Learn { from, denied, exact_ids, values_max } => {
-            learn::run(&from, denied, Generality { kinds: !exact_ids, values_max }, output)
+        PolicyCommand::Learn { from, duration, save, denied, exact_ids, values_max } => {
+            let mut observed = learn::read(&from, denied)?;
+            if let Some(duration) = &duration {
+                learn::watch(admin, duration, denied, save.as_deref(), &mut observed).await?;
+            }
+            learn::run(&observed, Generality { kinds: !exact_ids, values_max }, output)
         }
+        PolicyCommand::Reload => reload::run(admin, output).await,
+        PolicyCommand::Shadow { exit_code } => shadow::run(admin, exit_code, output).await,
         PolicyCommand::Rules { sources } => {
             list(&source::ruleset(admin, &sources.policy).await?, output)?;
             Ok(ExitCode::SUCCESS)

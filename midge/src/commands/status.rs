@@ -1,8 +1,9 @@
 use super::admin::{Admin, rpc_error};
 use crate::exit;
 use crate::output::{self, Output};
-use midge_api::midge::v1::{StatusRequest, StatusResponse};
+use midge_api::midge::v1::{PolicyStatus, StatusRequest, StatusResponse};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) async fn run(admin: &Admin, output: Output) -> anyhow::Result<ExitCode> {
     let response = admin.midge().await?.status(StatusRequest {}).await;
@@ -53,6 +54,9 @@ fn print(status: &StatusResponse) {
             .iter()
             .map(|listener| ("Listener", format!("{} {}", listener.kind, listener.address))),
     );
+    if let Some(policy) = &status.policy {
+        fields.extend(self::policy(policy));
+    }
     if let Some(audit) = &status.audit {
         let lost = if audit.lost == 0 { String::new() } else { format!(", {} events lost", audit.lost) };
         fields.push(("Audit", format!("{}, signed to line {}{lost}", audit.path, audit.signed_seq)));
@@ -62,4 +66,34 @@ fn print(status: &StatusResponse) {
         fields.push(("Degraded", format!("{}; {}", problem.what, problem.remedy)));
     }
     output::fields(&fields);
+}
+
+/// Says what is in force, and what was refused of late.
+fn policy(policy: &PolicyStatus) -> Vec<(&'static str, String)> {
+    let PolicyStatus { epoch, rules, file_rules, builtin_rules, cloud_rules, entry_rules, .. } = policy;
+    let files =
+        if policy.dir.is_empty() { String::new() } else { format!("{file_rules} of {}, ", policy.dir) };
+    let of = format!("{files}{builtin_rules} built-in, {cloud_rules} of the cloud, {entry_rules} of entries");
+    let mut fields = vec![("Policy", format!("epoch {epoch}, {rules} rules: {of}"))];
+    if policy.warnings > 0 {
+        fields.push(("Policy warnings", format!("{} (`midge policy check` shows them)", policy.warnings)));
+    }
+    if let Some(refused) = &policy.last_refused {
+        let corrected = if refused.corrected { ", corrected since" } else { "" };
+        let what = format!("{} ago, {}{corrected}: ", ago(refused.at_ms), refused.source);
+        let more = refused.faults.len().saturating_sub(1);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let first = refused.faults.first().map(|fault| format!("{}: {}", fault.place, fault.message));
+        fields.push(("Policy refused", format!("{what}{}{more}", output::plain(&first.unwrap_or_default()))));
+    }
+    if let Some(shadow) = &policy.shadow {
+        let counts = format!("{} decisions, {} gained, {} lost", shadow.asked, shadow.gained, shadow.lost);
+        fields.push(("Shadow policy", format!("{}: {counts}", shadow.dir)));
+    }
+    fields
+}
+
+fn ago(at_ms: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    output::span(now.saturating_sub(u64::try_from(at_ms / 1_000).unwrap_or_default()))
 }

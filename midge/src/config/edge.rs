@@ -65,13 +65,15 @@ pub(crate) struct CloudLink {
 pub(crate) struct PolicyConfig {
     /// Directory whose `*.toml` files hold rules; read at start and whenever they change.
     pub dir: Option<PathBuf>,
+    /// Directory of a candidate's `*.toml` files, evaluated beside those in force while there are any.
+    pub shadow: Option<PathBuf>,
     /// Whether the built-in rules for mappers, event-bus and boxes apply.
     pub builtin: bool,
 }
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self { dir: None, builtin: true }
+        Self { dir: None, shadow: None, builtin: true }
     }
 }
 

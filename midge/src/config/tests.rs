@@ -126,7 +126,8 @@ fn every_file_in_conf_loads() {
 
 #[test]
 fn the_policies_in_conf_load() {
-    let policy = PolicyConfig { dir: Some(conf().join("policies")), builtin: false };
+    let policy =
+        PolicyConfig { dir: Some(conf().join("policies")), builtin: false, ..PolicyConfig::default() };
     assert!(crate::parts::policy::file_rules(&policy).unwrap().policy().rules() > 0);
 }
 

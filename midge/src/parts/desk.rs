@@ -3,6 +3,7 @@
 
 use super::edge_cloud::LinkView;
 use super::node_audit::NodeAudit;
+use super::policy::PolicyHandle;
 use super::service::Desk;
 use async_trait::async_trait;
 use bridge_core::twin::{MsgTwin, TwinValue};
@@ -14,10 +15,8 @@ use midge_api::midge::v1::{
     TwinProperty,
 };
 use midge_issuer::Issuer;
-use midge_policy::{Policy, Rule};
+use midge_policy::Rule;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
-use tokio::sync::watch;
 use tonic::Status;
 
 /// The desk of an edge.
@@ -26,7 +25,7 @@ pub(crate) struct EdgeDesk {
     pub(crate) link: Option<LinkView>,
     /// Whether a cloud hands out the devices: then they are made and set there.
     pub(crate) managed: bool,
-    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    pub(crate) policy: PolicyHandle,
 }
 
 impl EdgeDesk {
@@ -114,8 +113,8 @@ impl Desk for EdgeDesk {
         })
     }
 
-    fn policy(&self) -> Result<Arc<Policy>, Status> {
-        Ok(Arc::clone(&self.policy.borrow()))
+    fn policy(&self) -> Result<&PolicyHandle, Status> {
+        Ok(&self.policy)
     }
 }
 
@@ -224,7 +223,7 @@ impl Desk for CloudDesk {
         None
     }
 
-    fn policy(&self) -> Result<Arc<Policy>, Status> {
+    fn policy(&self) -> Result<&PolicyHandle, Status> {
         Err(Status::failed_precondition("a cloud decides about no topics; ask an edge"))
     }
 }

@@ -6,7 +6,7 @@ use super::audit_stream::stream;
 use super::data_dir::{DataDir, audit_log};
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
-use super::policy::{PolicyTask, file_rules};
+use super::policy::{PolicyHandle, PolicyParts, PolicyTask, file_rules, policy_metrics};
 use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
 use super::trail::Trail;
@@ -107,22 +107,27 @@ impl EdgeBox {
         let rules = cloud.rules();
         let handed = Arc::clone(&rules.borrow());
         let (policy_task, policy) = PolicyTask::new(
-            (self.config.policy.clone(), files),
-            &self.issuer.view(),
+            (&self.config.policy, files),
+            &self.issuer.view().entries,
             &handed,
-            self.problems.clone(),
+            PolicyParts {
+                problems: self.problems.clone(),
+                clock: self.clock.clone(),
+                trail: Some(Arc::clone(&self.trail)),
+            },
         );
-        let policy_task = policy_task.recorded(Arc::clone(&self.trail));
-        let server = self.server(Arc::new(door), policy.clone()).await.code(exit::IO)?;
+        let server = self.server(Arc::new(door), policy.policy.clone()).await.code(exit::IO)?;
+        policy.watchers.attach(server.hub());
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
         let agent = agent.code(exit::UNAVAILABLE)?;
 
-        self.serve_endpoints(endpoints, &server.hub(), &mut tasks);
+        self.serve_endpoints(endpoints, &server.hub(), &policy, &mut tasks);
         let (issuer, stop) = (self.issuer.clone(), token.clone());
         tasks.spawn("issuer", async move { Ok(midge_issuer::run(issuer, stop).await?) });
         tasks.spawn("agent-view", until(token.clone(), views.run()));
         tasks.spawn("admission", until(token.clone(), announcements.run()));
+        tasks.spawn("policy-clerk", policy_task.clerk().run(token.clone()));
         tasks.spawn("policy", until(token.clone(), policy_task.run(self.issuer.subscribe(), rules)));
         let stop = token.clone();
         tasks.spawn("agent", async move {
@@ -154,7 +159,13 @@ impl EdgeBox {
         ended
     }
 
-    fn serve_endpoints(&self, listener: Option<TcpListener>, hub: &Hub, tasks: &mut Supervisor) {
+    fn serve_endpoints(
+        &self,
+        listener: Option<TcpListener>,
+        hub: &Hub,
+        policy: &PolicyHandle,
+        tasks: &mut Supervisor,
+    ) {
         let health = http::health(&self.issuer, &self.problems);
         let token = tasks.token();
         tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(Arc::clone(&health), token.clone()));
@@ -162,6 +173,7 @@ impl EdgeBox {
         let metrics = Arc::new(Metrics::new());
         http::issuer_metrics(&metrics, &self.issuer);
         http::broker_metrics(&metrics, hub, &self.audit);
+        policy_metrics(&metrics, policy);
         let router = midge_runtime::endpoints::router(health, metrics);
         tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token));
     }

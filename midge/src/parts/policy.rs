@@ -1,124 +1,148 @@
 //! The policy of an edge: built-in rules, files, rules from the cloud, grants of entries. How they
 //! count together is `midge_policy::Sources`.
 
+mod candidate;
+mod clerk;
+mod files;
+mod metrics;
+mod state;
+
+pub(crate) use clerk::Clerk;
+pub(crate) use files::policy_files;
+pub(crate) use metrics::policy_metrics;
+pub(crate) use state::{Fault, Lint, Origin, PolicyState};
+
 use super::problems::{Problem, Problems};
 use super::trail::Trail;
+use super::watchers::Watchers;
 use crate::config::PolicyConfig;
-use anyhow::Context as _;
+use candidate::Candidate;
+use files::Files;
 use issuer_core::RegistrationEntry;
 use midge_issuer::IssuerView;
 use midge_policy::{Policy, PolicyError, Rule, Sources};
+use midge_runtime::Clock;
+use state::{State, listed};
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How often policy files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Operators that may wait for a reload.
+const RELOADS_MAX: usize = 16;
+
 /// Rules that the cloud handed out, as last synced.
 pub(crate) type CloudRules = Arc<Vec<Rule>>;
+
+/// All registration entries.
+type Entries = [Arc<RegistrationEntry>];
 
 /// Reads the rules of the configuration: those of the directory and built-in ones.
 pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<Sources> {
     let mut sources = Sources::default();
-    take_files(&mut sources, config)?;
+    let taken = Files::new(config.dir.as_deref(), config.builtin).take(&mut sources);
+    taken.map_err(|faults| anyhow::Error::msg(listed(&faults)))?;
     Ok(sources)
 }
 
-/// Reads the policy files and puts their rules in place of those before; what is faulty changes nothing.
-fn take_files(sources: &mut Sources, config: &PolicyConfig) -> anyhow::Result<()> {
-    let mut files = Vec::new();
-    for file in config.dir.as_deref().map(policy_files).transpose()?.unwrap_or_default() {
-        let text =
-            std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        files.push((file.display().to_string(), text));
+/// How a reload that an operator asked for ended: which load it was and whether something changed, or why not.
+pub(crate) type Reloaded = Result<(u64, bool), Vec<Fault>>;
+
+/// The policy as the rest of the process sees it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct PolicyHandle {
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    pub(crate) state: watch::Receiver<PolicyState>,
+    pub(crate) watchers: Watchers,
+    reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
+}
+
+impl PolicyHandle {
+    /// Has the policy files read now; none when the process stops.
+    pub(crate) async fn reload(&self) -> Option<Reloaded> {
+        let (answer, answered) = oneshot::channel();
+        self.reloads.send(answer).await.ok()?;
+        answered.await.ok()
     }
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (&**name, &**text)).collect();
-    sources.set_files(&files, config.builtin).map_err(|errors| anyhow::Error::msg(listed(&errors)))
-}
 
-/// What tells whether policy files have changed without reading them; unset where they cannot be listed.
-type Marks = Option<Vec<(PathBuf, Option<SystemTime>, u64)>>;
-
-fn marks(config: &PolicyConfig) -> Marks {
-    let files = config.dir.as_deref().map(policy_files).transpose().ok()?.unwrap_or_default();
-    let mark = |file: PathBuf| {
-        let metadata = std::fs::metadata(&file).ok();
-        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-        (file, modified, metadata.map_or(0, |metadata| metadata.len()))
-    };
-    Some(files.into_iter().map(mark).collect())
-}
-
-/// Returns the policy files of a directory in the order in which they are read.
-pub(crate) fn policy_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let context = || format!("cannot read the policy directory {} (policy.dir)", dir.display());
-    let mut files = Vec::new();
-    for item in std::fs::read_dir(dir).with_context(context)? {
-        let path = item.with_context(context)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            files.push(path);
-        }
+    /// Ends when the process stops.
+    pub(crate) async fn ended(&self) {
+        self.reloads.closed().await;
     }
-    files.sort();
-    Ok(files)
 }
 
-fn listed(errors: &[PolicyError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+/// What the policy task needs of others.
+pub(crate) struct PolicyParts {
+    pub(crate) problems: Problems,
+    pub(crate) clock: Clock,
+    /// Where changes are recorded.
+    pub(crate) trail: Option<Arc<Trail>>,
 }
 
-/// Keeps the policy in step with entries and cloud rules.
+/// Keeps the policy in step with files, entries and cloud rules.
 pub(crate) struct PolicyTask {
-    config: PolicyConfig,
-    /// The files as last taken over, and as last looked at.
-    taken: Marks,
-    seen: Marks,
+    files: Files,
     sources: Sources,
+    candidate: Option<Candidate>,
     cloud: CloudRules,
     cloud_faults: Vec<PolicyError>,
     /// Entries that grant something, as last taken over, with the faults of their grants.
     entries: HashMap<String, (Arc<RegistrationEntry>, Vec<PolicyError>)>,
     sender: watch::Sender<Arc<Policy>>,
-    problems: Problems,
-    trail: Option<Arc<Trail>>,
+    state: State,
+    watchers: Watchers,
+    clerk: Clerk,
+    reloads: mpsc::Receiver<oneshot::Sender<Reloaded>>,
+    parts: PolicyParts,
 }
 
 impl PolicyTask {
     /// Returns the task and where its policies appear; the first one is complete already.
     pub(crate) fn new(
-        (config, sources): (PolicyConfig, Sources),
-        view: &IssuerView,
+        (config, sources): (&PolicyConfig, Sources),
+        entries: &Entries,
         cloud: &CloudRules,
-        problems: Problems,
-    ) -> (Self, watch::Receiver<Arc<Policy>>) {
-        let (sender, receiver) = watch::channel(Arc::clone(sources.policy()));
-        let (entries, none) = (HashMap::new(), CloudRules::default());
-        let taken = marks(&config);
-        let (seen, cloud_faults) = (taken.clone(), Vec::new());
+        parts: PolicyParts,
+    ) -> (Self, PolicyHandle) {
+        let (sender, policy) = watch::channel(Arc::clone(sources.policy()));
+        let state = State::new((config.dir.clone(), config.shadow.clone()), parts.clock.now());
+        let (asked, reloads) = mpsc::channel(RELOADS_MAX);
+        let watchers = Watchers::default();
+        let handle =
+            PolicyHandle { policy, state: state.subscribe(), watchers: watchers.clone(), reloads: asked };
         let mut task = Self {
-            config,
-            taken,
-            seen,
+            files: Files::new(config.dir.as_deref(), config.builtin),
             sources,
-            cloud: none,
-            cloud_faults,
-            entries,
+            candidate: config.shadow.as_deref().map(|dir| Candidate::new(dir, config.builtin)),
+            cloud: CloudRules::default(),
+            cloud_faults: Vec::new(),
+            entries: HashMap::new(),
             sender,
-            problems,
-            trail: None,
+            clerk: Clerk::new(state.clone(), parts.trail.clone()),
+            state,
+            watchers,
+            reloads,
+            parts: PolicyParts { trail: None, problems: parts.problems.clone(), clock: parts.clock.clone() },
         };
-        task.update(view, cloud);
-        (task, receiver)
+        task.update(entries, cloud);
+        task.take_candidate();
+        // What is there at the start is no change.
+        task.state.start(&task.sources);
+        task.clerk.lint(0, task.sources.file_rules());
+        if let Some(trail) = &parts.trail {
+            trail.policy_loaded(task.sources.policy());
+        }
+        task.parts = parts;
+        (task, handle)
     }
 
-    /// Records what is in force, and each change of it.
-    pub(crate) fn recorded(self, trail: Arc<Trail>) -> Self {
-        trail.policy_loaded(self.sources.policy());
-        Self { trail: Some(trail), ..self }
+    /// Returns who writes about changes; it has to be run beside the task.
+    pub(crate) fn clerk(&self) -> Clerk {
+        self.clerk.clone()
     }
 
     /// Follows its sources until one of them ends.
@@ -139,82 +163,141 @@ impl PolicyTask {
                     continue;
                 }
                 _ = hangup.recv() => {
-                    self.reload();
+                    // Told where it has to be; nobody waits for it here.
+                    drop(self.reload_all());
+                    continue;
+                }
+                Some(answer) = self.reloads.recv() => {
+                    // Who asked may be gone; it is done all the same.
+                    drop(answer.send(self.reload_all()));
                     continue;
                 }
             }
             let (view, cloud) =
                 (Arc::clone(&view.borrow_and_update()), Arc::clone(&cloud.borrow_and_update()));
-            self.update(&view, &cloud);
+            self.update(&view.entries, &cloud);
         }
     }
 
     /// What is faulty changes nothing, loudly: neither the cloud's rules nor a grant.
-    fn update(&mut self, view: &IssuerView, cloud: &CloudRules) {
+    fn update(&mut self, entries: &Entries, cloud: &CloudRules) {
         if self.cloud != *cloud {
-            self.cloud_faults = self.sources.set_cloud(cloud).err().unwrap_or_default();
+            let taken = self.sources.set_cloud(cloud);
+            if let Some(candidate) = &mut self.candidate {
+                candidate.set_cloud(cloud);
+            }
+            self.note(Origin::Cloud, taken.as_ref().err().map(Vec::as_slice));
+            self.cloud_faults = taken.err().unwrap_or_default();
             self.cloud = Arc::clone(cloud);
         }
-        self.update_grants(view);
+        self.update_grants(entries);
         self.publish();
         let of_entries = self.entries.values().flat_map(|(_, faults)| faults);
-        let faults: Vec<PolicyError> = self.cloud_faults.iter().chain(of_entries).cloned().collect();
+        let faults: Vec<Fault> = self.cloud_faults.iter().chain(of_entries).map(Fault::from).collect();
         let problem = (!faults.is_empty()).then(|| Problem {
             what: format!("policy: {}", listed(&faults)),
             remedy: "correct the rule at its source; until then what held before holds on".into(),
         });
-        self.problems.set("policy", problem);
+        self.parts.problems.set("policy", problem);
     }
 
-    fn publish(&self) {
-        if !Arc::ptr_eq(&self.sender.borrow(), self.sources.policy()) {
-            let policy = Arc::clone(self.sources.policy());
+    /// Counts a change that was taken over, or refused for faults.
+    fn note(&self, origin: Origin, errors: Option<&[PolicyError]>) {
+        let faults = errors.map(|errors| errors.iter().map(Fault::from).collect::<Vec<_>>());
+        self.note_faults(origin, faults.as_deref());
+    }
+
+    fn note_faults(&self, origin: Origin, faults: Option<&[Fault]>) {
+        let at = self.parts.clock.now();
+        let Some(faults) = faults else { return self.state.taken(origin, at) };
+        self.state.refused(origin, at, faults.to_vec());
+        if let Some(trail) = &self.parts.trail {
+            trail.policy_refused(origin.name(), faults.iter().map(ToString::to_string));
+        }
+    }
+
+    fn publish(&mut self) {
+        let policy = self.sources.policy();
+        if !Arc::ptr_eq(&self.sender.borrow(), policy) {
             tracing::debug!(epoch = policy.epoch(), rules = policy.rules(), "policy");
-            let before = self.sender.send_replace(Arc::clone(&policy));
-            if let Some(trail) = &self.trail {
-                trail.policy_changed(&before, &policy);
+            let before = self.sender.send_replace(Arc::clone(policy));
+            self.state.in_force(&self.sources);
+            if self.parts.trail.is_some() {
+                self.clerk.record(before, Arc::clone(policy), self.parts.clock.now());
             }
         }
+        if let Some(candidate) = &self.candidate {
+            candidate.follow(&self.watchers);
+        }
     }
 
-    /// Looks whether policy files have changed. They are taken over once two looks find the same: who writes
-    /// them may be in the middle of it, and half a policy could be valid.
+    /// Looks whether policy files have changed.
     fn look(&mut self) {
-        let now = marks(&self.config);
-        if now == self.seen && now != self.taken {
-            self.reload();
+        if self.files.look() {
+            // Told where it has to be; nobody waits for it here.
+            drop(self.reload());
         }
-        self.seen = now;
+        if self.candidate.as_mut().is_some_and(Candidate::look) {
+            self.take_candidate();
+        }
+    }
+
+    fn reload_all(&mut self) -> Reloaded {
+        self.take_candidate();
+        self.reload()
     }
 
     /// Takes over the policy files as they are. What is faulty changes nothing, loudly.
-    fn reload(&mut self) {
-        self.taken = marks(&self.config);
-        let taken = take_files(&mut self.sources, &self.config);
+    fn reload(&mut self) -> Reloaded {
+        let before = self.sources.policy().epoch();
+        let taken = self.files.take(&mut self.sources);
+        self.note_faults(Origin::Files, taken.as_ref().err().map(Vec::as_slice));
+        let load = self.state.loaded();
         if taken.is_ok() {
             let policy = self.sources.policy();
             tracing::info!(epoch = policy.epoch(), rules = policy.rules(), "policy files taken over");
+            self.clerk.lint(load, self.sources.file_rules());
         }
         self.publish();
-        let problem = taken.err().map(|error| Problem {
-            what: format!("policy files: {error:#}"),
+        let problem = taken.as_ref().err().map(|faults| Problem {
+            what: format!("policy files: {}", listed(faults)),
             remedy: "correct them (`midge policy check` names every fault); until then the policy of before holds on"
                 .into(),
         });
-        self.problems.set("policy-files", problem);
+        self.parts.problems.set("policy-files", problem);
+        taken.map(|()| (load, self.sources.policy().epoch() != before))
     }
 
-    fn update_grants(&mut self, view: &IssuerView) {
+    fn take_candidate(&mut self) {
+        let Some(candidate) = &mut self.candidate else { return };
+        let taken = candidate.take(&self.watchers, self.parts.clock.now());
+        let problem = taken.as_ref().err().map(|faults| Problem {
+            what: format!("candidate policy: {}", listed(faults)),
+            remedy: "correct the files (policy.shadow); nothing depends on them but `midge policy shadow`"
+                .into(),
+        });
+        self.note_faults(Origin::Shadow, taken.as_ref().err().map(Vec::as_slice));
+        self.parts.problems.set("policy-shadow", problem);
+    }
+
+    fn update_grants(&mut self, entries: &Entries) {
         let known = |entry: &Arc<RegistrationEntry>| {
             self.entries.get(&entry.id).is_some_and(|(known, _)| Arc::ptr_eq(known, entry) || known == entry)
         };
-        let granting = || view.entries.iter().filter(|entry| has_grants(entry));
+        let granting = || entries.iter().filter(|entry| has_grants(entry));
         let come: Vec<_> = granting().filter(|entry| !known(entry)).cloned().collect();
         let there: HashSet<&str> = granting().map(|entry| &*entry.id).collect();
         let gone: Vec<String> = self.entries.keys().filter(|id| !there.contains(&***id)).cloned().collect();
+        if come.is_empty() && gone.is_empty() {
+            return;
+        }
         let grant = |e: &Arc<RegistrationEntry>| Rule::grant(&e.id, &e.spiffe_id, &e.publish, &e.subscribe);
         let grants: Vec<Rule> = come.iter().map(grant).collect();
         let faults = self.sources.set_grants(&grants, gone.iter().map(String::as_str));
+        if let Some(candidate) = &mut self.candidate {
+            candidate.set_grants(&grants, &gone);
+        }
+        self.note(Origin::Entries, (!faults.is_empty()).then_some(&*faults));
         for id in &gone {
             self.entries.remove(id);
         }
@@ -232,7 +315,7 @@ fn has_grants(entry: &RegistrationEntry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use midge_identity::SpiffeId;
+    use midge_identity::{SpiffeId, UnixMillis};
     use mqtt_proto::TopicName;
 
     fn rule(publish: &str) -> String {
@@ -242,7 +325,7 @@ mod tests {
     struct Stage {
         dir: tempfile::TempDir,
         task: PolicyTask,
-        policy: watch::Receiver<Arc<Policy>>,
+        handle: PolicyHandle,
         problems: Problems,
     }
 
@@ -250,23 +333,20 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("a.toml"), rule("one")).unwrap();
-            let config = PolicyConfig { dir: Some(dir.path().into()), builtin: false };
-            let (sources, problems) = (file_rules(&config).unwrap(), Problems::default());
-            let (sender, policy) = watch::channel(Arc::clone(sources.policy()));
-            let (taken, seen) = (marks(&config), marks(&config));
-            let task = PolicyTask {
-                config,
-                taken,
-                seen,
-                sources,
-                cloud: CloudRules::default(),
-                cloud_faults: Vec::new(),
-                entries: HashMap::new(),
-                sender,
-                problems: problems.clone(),
-                trail: None,
+            let config = PolicyConfig {
+                dir: Some(dir.path().into()),
+                shadow: Some(dir.path().join("candidate")),
+                builtin: false,
             };
-            Self { dir, task, policy, problems }
+            let (sources, problems) = (file_rules(&config).unwrap(), Problems::default());
+            let clock = Clock::manual(UnixMillis(1_000));
+            let parts = PolicyParts { problems: problems.clone(), clock, trail: None };
+            let (task, handle) = PolicyTask::new((&config, sources), &[], &CloudRules::default(), parts);
+            Self { dir, task, handle, problems }
+        }
+
+        fn state(&self) -> PolicyState {
+            self.handle.state.borrow().clone()
         }
 
         fn write(&self, text: &str) {
@@ -275,7 +355,7 @@ mod tests {
 
         fn allows(&self, topic: &str) -> bool {
             let id = SpiffeId::new("spiffe://td/a").unwrap();
-            let rights = self.policy.borrow().rights(&id);
+            let rights = self.handle.policy.borrow().rights(&id);
             rights.publish(&TopicName::new(topic).unwrap(), midge_policy::PublishFacts::default()).is_ok()
         }
     }
@@ -293,14 +373,21 @@ mod tests {
 
         for faulty in ["[[rule]]", "allow = true", &rule("#/x"), "\u{0}"] {
             stage.write(faulty);
-            stage.task.reload();
+            assert!(stage.task.reload().is_err());
             assert!(stage.allows("another") && !stage.allows("one"), "{faulty}");
             assert!(stage.problems.list()[0].what.contains("a.toml"), "{:?}", stage.problems.list());
         }
+        let refused = stage.state().refused.unwrap();
+        assert!(!refused.is_corrected && refused.faults[0].to_string().contains("a.toml"), "{refused:?}");
         stage.write(&rule("one"));
-        stage.task.reload();
+        assert_eq!(stage.task.reload(), Ok((6, true)));
         assert!(stage.allows("one") && !stage.allows("another"));
         assert_eq!(stage.problems.list(), []);
+        let state = stage.state();
+        assert!(state.refused.as_ref().unwrap().is_corrected);
+        let counted = state.changes_of(Origin::Files);
+        assert_eq!((counted.taken, counted.refused, state.loads, state.epoch), (2, 4, 6, 3));
+        assert_eq!(stage.task.reload(), Ok((7, false)), "the same again");
     }
 
     #[test]
@@ -316,6 +403,31 @@ mod tests {
         stage.task.look();
         stage.task.look();
         assert!(!stage.allows("one"));
+        assert_eq!(stage.problems.list(), []);
+    }
+
+    #[test]
+    fn a_candidate_is_there_while_its_directory_has_files_and_takes_entries_and_cloud_rules_too() {
+        let mut stage = Stage::new();
+        assert!(stage.handle.watchers.shadow().is_none());
+        let candidate = stage.dir.path().join("candidate");
+        std::fs::create_dir(&candidate).unwrap();
+        std::fs::write(candidate.join("c.toml"), rule("two")).unwrap();
+        stage.task.look();
+        assert!(stage.handle.watchers.shadow().is_none(), "it may be half written");
+        stage.task.look();
+        let cloud = Rule::from_toml_str(&rule("from-cloud").replace("\"a\"", "\"c\""), "cloud").unwrap();
+        stage.task.update(&[], &Arc::new(cloud));
+        assert_eq!(stage.handle.watchers.shadow().map(|shadow| shadow.rules), Some(2));
+        assert!(stage.allows("one") && !stage.allows("two"), "nothing else depends on it");
+
+        std::fs::write(candidate.join("c.toml"), "[[rule]]").unwrap();
+        stage.task.take_candidate();
+        assert_eq!(stage.handle.watchers.shadow().map(|shadow| shadow.rules), Some(2));
+        assert!(stage.problems.list()[0].what.contains("c.toml"), "{:?}", stage.problems.list());
+        std::fs::remove_file(candidate.join("c.toml")).unwrap();
+        stage.task.take_candidate();
+        assert!(stage.handle.watchers.shadow().is_none());
         assert_eq!(stage.problems.list(), []);
     }
 }

@@ -1,6 +1,8 @@
 //! Midge's own gRPC service on the admin socket, for the edge and for the cloud.
 
 use super::active_policy;
+use super::policy::PolicyHandle;
+use super::policy_service;
 use super::problems::Problems;
 use super::trail::Trail;
 use async_trait::async_trait;
@@ -10,8 +12,9 @@ use midge_api::midge::v1::{
     AcceptNodeAuditRequest, AcceptNodeAuditResponse, AgentView, ApplyRulesRequest, AuditLog as AuditStatus,
     CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteRuleRequest, Device, Lease,
     ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse, ListRulesRequest,
-    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, PolicyPage, Session,
-    SetDeviceRequest, ShowDeviceRequest, ShowPolicyRequest, SignX509svidRequest, SignX509svidResponse,
+    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, ObserveAccessRequest,
+    PolicyPage, ReloadPolicyRequest, ReloadPolicyResponse, Session, SetDeviceRequest, ShadowPolicy,
+    ShowDeviceRequest, ShowPolicyRequest, ShowShadowRequest, SignX509svidRequest, SignX509svidResponse,
     StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
@@ -19,7 +22,6 @@ use midge_audit::AuditLog;
 use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
-use midge_policy::Policy;
 use midge_store::Store;
 use mqtt_proto::Version;
 use std::collections::HashMap;
@@ -58,8 +60,8 @@ pub(crate) trait Desk: Send + Sync + 'static {
     async fn nodes(&self) -> Result<Vec<Node>, Status>;
     /// Returns the link to the cloud, where there is one.
     fn link(&self) -> Option<CloudLink>;
-    /// Returns the policy in force.
-    fn policy(&self) -> Result<Arc<Policy>, Status>;
+    /// Returns the policy that decides.
+    fn policy(&self) -> Result<&PolicyHandle, Status>;
 }
 
 /// The service.
@@ -159,6 +161,7 @@ impl Midge for Service {
             listeners: self.listeners.clone(),
             pid: std::process::id(),
             audit: Some(self.audit_status()),
+            policy: self.desk.policy().ok().map(policy_service::status),
         }))
     }
 
@@ -294,6 +297,7 @@ impl Midge for Service {
         _request: Request<ShowPolicyRequest>,
     ) -> Result<Response<Self::ShowPolicyStream>, Status> {
         let policy = self.desk.policy()?;
+        let policy = Arc::clone(&policy.policy.borrow());
         let pages = active_policy::pages(&policy);
         Ok(Response::new(Box::pin(tokio_stream::iter(pages.into_iter().map(Ok)))))
     }
@@ -306,6 +310,31 @@ impl Midge for Service {
         let findings = self.desk.accept_audit(&node).await?;
         self.trail.act("node-audit-accepted", |record| record.with("node", node).with("findings", findings));
         Ok(Response::new(AcceptNodeAuditResponse { findings }))
+    }
+
+    async fn reload_policy(
+        &self,
+        _request: Request<ReloadPolicyRequest>,
+    ) -> Result<Response<ReloadPolicyResponse>, Status> {
+        let policy = self.desk.policy()?;
+        policy_service::reload(policy).await.map(Response::new)
+    }
+
+    async fn show_shadow(
+        &self,
+        _request: Request<ShowShadowRequest>,
+    ) -> Result<Response<ShadowPolicy>, Status> {
+        Ok(Response::new(policy_service::shadow(self.desk.policy()?)))
+    }
+
+    type ObserveAccessStream = policy_service::Observations;
+
+    async fn observe_access(
+        &self,
+        request: Request<ObserveAccessRequest>,
+    ) -> Result<Response<Self::ObserveAccessStream>, Status> {
+        let policy = self.desk.policy()?.clone();
+        policy_service::observe(policy, request.into_inner()).map(Response::new)
     }
 
     async fn list_nodes(

@@ -3,8 +3,10 @@
 use super::audit::by;
 use issuer_core::{CaJournal, CaRecord, EntryChange, Origin, RegistrationEntry};
 use midge_audit::{Alike, AuditLog, Record, fingerprint};
+use midge_identity::UnixMillis;
 use midge_issuer::{Cause, Changed, Issued, Mutation, Witness};
-use midge_policy::{CheckedRule, Policy};
+use midge_policy::Policy;
+use midge_policy_tools::PolicyChange;
 use midge_runtime::{Actor, Clock};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -13,6 +15,9 @@ use std::collections::HashMap;
 
 /// Certificates of one identity that are written in a minute, before the others are counted.
 const CERTIFICATES: u32 = 600;
+/// Sets of topics that a change of policy gives, and that it takes, which are written out; and bytes of each.
+const ACCESS_MAX: usize = 32;
+const ACCESS_BYTES_MAX: usize = 512;
 /// Entries whose last serial is remembered, to tell a renewal from a first SVID.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -50,25 +55,24 @@ impl Trail {
             .record(self.event("policy-loaded").with("epoch", policy.epoch()).with("rules", policy.rules()));
     }
 
-    /// Records a change of the policy by the names of its rules; which access that gives and takes is what `midge
-    /// policy diff` tells.
-    pub(crate) fn policy_changed(&self, before: &Policy, after: &Policy) {
-        let (before, after_rules) = (before.all_rules(), after.all_rules());
-        let mut old: HashMap<&str, &CheckedRule> = before.iter().map(|rule| (name(rule), *rule)).collect();
-        let (mut added, mut changed) = (Vec::new(), Vec::new());
-        for rule in &after_rules {
-            match old.remove(name(rule)) {
-                None => added.push(name(rule)),
-                Some(known) if known != *rule => changed.push(name(rule)),
-                Some(_) => {}
-            }
-        }
-        let mut removed: Vec<&str> = old.into_keys().collect();
-        for names in [&mut added, &mut changed, &mut removed] {
-            names.sort_unstable();
-        }
-        let record = self.event("policy-changed").with("epoch", after.epoch()).with("rules", after.rules());
-        self.log.record(record.with("added", added).with("removed", removed).with("changed", changed));
+    /// Records a change of the policy: names of rules, and the access that it gives and takes.
+    pub(crate) fn policy_changed(&self, at: UnixMillis, after: &Policy, change: &PolicyChange) {
+        let record =
+            Record::new(at, "policy-changed").with("epoch", after.epoch()).with("rules", after.rules());
+        let record = record
+            .with("added", change.added.clone())
+            .with("removed", change.removed.clone())
+            .with("changed", change.changed.clone())
+            .with("gained", access(change, true))
+            .with("lost", access(change, false))
+            .with("untold", change.untold.as_ref().map(ToString::to_string));
+        self.log.record(record);
+    }
+
+    /// Records a change of the policy that was not put in force.
+    pub(crate) fn policy_refused(&self, source: &str, faults: impl Iterator<Item = String>) {
+        let record = self.event("policy-refused").with("source", source);
+        self.log.record(record.with("faults", faults.collect::<Vec<_>>()));
     }
 
     fn entry(&self, change: &EntryChange) -> Option<Record> {
@@ -190,6 +194,20 @@ impl Witness for Trail {
     }
 }
 
+/// Writes out what is gained or lost, as far as there is room for it.
+fn access(change: &PolicyChange, gained: bool) -> Vec<String> {
+    let mut lines: Vec<String> = change.lines(gained).map(shortened).collect();
+    let more = lines.len().saturating_sub(ACCESS_MAX);
+    lines.truncate(ACCESS_MAX);
+    lines.extend((more > 0).then(|| format!("… {more} more")));
+    lines
+}
+
+fn shortened(line: String) -> String {
+    let Some(end) = (0..=ACCESS_BYTES_MAX).rev().find(|at| line.is_char_boundary(*at)) else { return line };
+    if line.len() <= ACCESS_BYTES_MAX { line } else { format!("{}…", line.get(..end).unwrap_or_default()) }
+}
+
 /// What an operator sets of an entry.
 fn fields(entry: &RegistrationEntry) -> Vec<(&'static str, Value)> {
     let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
@@ -208,8 +226,4 @@ fn fields(entry: &RegistrationEntry) -> Vec<(&'static str, Value)> {
 
 fn start(hash: &str) -> &str {
     hash.get(..16).unwrap_or(hash)
-}
-
-fn name(rule: &CheckedRule) -> &str {
-    rule.name().text()
 }

@@ -1,52 +1,110 @@
+use crate::commands::admin::{Admin, rpc_error};
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use anyhow::Context as _;
-use midge_policy_tools::{Generality, Observation, Proposal, Report, learn};
+use midge_api::midge::v1::ObserveAccessRequest;
+use midge_policy_tools::{Generality, Observation, Observed, Proposal, Report, learn};
 use serde_json::json;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Lines of each kind that are shown in the head of the proposal.
 const SHOWN: usize = 10;
 
-pub(super) fn run(
-    from: &[PathBuf],
-    denied: bool,
-    generality: Generality,
-    output: Output,
-) -> anyhow::Result<ExitCode> {
-    let mut observations = Vec::new();
-    for path in from {
-        observations.extend(read(path, denied)?);
-    }
-    if observations.is_empty() {
+pub(super) fn run(observed: &Observed, generality: Generality, output: Output) -> anyhow::Result<ExitCode> {
+    if observed.seen.is_empty() {
         return Err(failure(exit::NO, "nothing was seen: there are no observations to learn from"));
     }
-    let proposal = learn(&observations, generality).map_err(|faults| {
+    let proposal = learn(&observed.seen, generality).map_err(|faults| {
         let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
         failure(exit::CONFIG, lines.join("\n"))
     })?;
     match output {
         Output::Json => output::json(&json!({
             "rules": proposal.rules, "toml": proposal.to_toml(), "report": proposal.report,
+            "left-out": observed.left_out,
         }))?,
-        Output::Pretty => print(&proposal),
+        Output::Pretty => print(&proposal, observed.left_out),
     }
     Ok(if proposal.report.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
 }
 
-fn read(path: &Path, denied: bool) -> anyhow::Result<Vec<Observation>> {
-    let shown = path.display();
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
-    Observation::read(&text, denied)
-        .map_err(|error| failure(exit::CONFIG, format!("{shown}:{}: {}", error.line, error.fault)))
+/// Reads observations and audit logs.
+pub(super) fn read(from: &[PathBuf], denied: bool) -> anyhow::Result<Observed> {
+    let mut observed = Observed::default();
+    for path in from {
+        let shown = path.display();
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
+        let read = Observation::read(&text, denied)
+            .map_err(|error| failure(exit::CONFIG, format!("{shown}:{}: {}", error.line, error.fault)))?;
+        observed.seen.extend(read.seen);
+        observed.left_out += read.left_out;
+    }
+    Ok(observed)
+}
+
+/// Watches what identities do at a running edge.
+pub(super) async fn watch(
+    admin: &Admin,
+    duration: &str,
+    denied: bool,
+    save: Option<&Path>,
+    observed: &mut Observed,
+) -> anyhow::Result<()> {
+    let secs = secs(duration)?;
+    let mut saved = save.map(create).transpose()?;
+    let request = ObserveAccessRequest { secs, denied };
+    let response = admin.midge().await?.observe_access(request).await;
+    let mut pages = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let mut left_out = 0;
+    while let Some(page) = pages.message().await.map_err(|status| rpc_error(&status))? {
+        let text = page.lines.join("\n");
+        if let Some(file) = saved.as_mut().filter(|_| !text.is_empty()) {
+            writeln!(file, "{text}").context("cannot write the observations").code(exit::IO)?;
+        }
+        let read = Observation::read(&text, denied);
+        observed.seen.extend(read.map_err(|error| failure(exit::INTERNAL, error.to_string()))?.seen);
+        left_out = page.left_out;
+    }
+    observed.left_out += left_out;
+    Ok(())
+}
+
+/// What identities do is not for everybody to read.
+fn create(path: &Path) -> anyhow::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).with_context(|| format!("cannot write {}", path.display())).code(exit::IO)
+}
+
+/// Reads `90s`, `10m`, `2h` or `1d`.
+fn secs(text: &str) -> anyhow::Result<u64> {
+    let unit = |unit: char| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3_600),
+        'd' => Some(86_400),
+        _ => None,
+    };
+    let mut rest = text.chars();
+    let unit = rest.next_back().and_then(unit);
+    let secs = unit.and_then(|unit| rest.as_str().parse::<u64>().ok()?.checked_mul(unit));
+    let wrong = || failure(exit::USAGE, format!("\"{text}\" is no duration: write 90s, 10m, 2h or 1d"));
+    secs.filter(|secs| *secs > 0).ok_or_else(wrong)
 }
 
 /// Prints a policy file; what there is to say about it is in its comments.
-fn print(proposal: &Proposal) {
+fn print(proposal: &Proposal, left_out: u64) {
     let Report { seen, identities, refused, allowed_pairs, seen_pairs, beyond, wider } = &proposal.report;
     output::line(format_args!("# Proposed for {seen} things that {identities} identities were seen to do."));
+    if left_out > 0 {
+        output::line(format_args!(
+            "# Done {left_out} times more and not told by whom or where: it may be refused."
+        ));
+    }
     let more = allowed_pairs - seen_pairs;
     output::line(format_args!("# Refused of them: {}.", refused.len()));
     listed(refused);
@@ -66,5 +124,18 @@ fn listed(lines: &[String]) {
     }
     if lines.len() > SHOWN {
         output::line(format_args!("#   and {} more (--output json lists all)", lines.len() - SHOWN));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::secs;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!((secs("90s").unwrap(), secs("10m").unwrap(), secs("1d").unwrap()), (90, 600, 86_400));
+        for wrong in ["", "0s", "10", "m", "-1m", "1w", "99999999999999999999d", "ä"] {
+            assert!(secs(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -61,7 +61,7 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Result<Vec<Rule>, Ve
                 let text = format!("there are no rules at {}: {remedy}", path.display());
                 return Err(failure(exit::CONFIG, text));
             }
-            if path.is_dir() { files(policy::policy_files(path).code(exit::IO)?) } else { file(path) }
+            if path.is_dir() { files(listed_files(path).code(exit::IO)?) } else { file(path) }
         }
     }
 }
@@ -88,9 +88,13 @@ fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
         read = Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME);
     }
     if let Some(dir) = &config.policy.dir {
-        read = both(read, files(policy::policy_files(dir).code(exit::CONFIG)?)?);
+        read = both(read, files(listed_files(dir).code(exit::CONFIG)?)?);
     }
     Ok(read)
+}
+
+fn listed_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    policy::policy_files(dir).with_context(|| format!("cannot read the policy directory {}", dir.display()))
 }
 
 fn files(paths: Vec<PathBuf>) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {

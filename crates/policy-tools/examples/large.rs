@@ -1,0 +1,118 @@
+//! What comparing and checking large policies costs, and what a shadow and an observer cost a decision:
+//! `cargo run --release -p midge-policy-tools --example large [RULES]`.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement")]
+
+use midge_identity::SpiffeId;
+use midge_policy::{Context, DEFAULT_POLICY, DEFAULT_POLICY_NAME, PublishFacts, Question, Rule};
+use midge_policy_tools::{Asker, Diff, Observer, Ruleset, Shadow, check};
+use mqtt_proto::TopicName;
+use std::sync::Arc;
+use std::time::Instant;
+
+const OPERATORS: &str = r#"
+[[rule]]
+name = "ops-read"
+id = "spiffe://plant.example/ops/**"
+subscribe = ["line/#"]
+deny-receive = ["line/+/debug/#"]
+
+[[rule]]
+name = "apps"
+id = "spiffe://{td}/edge/{node}/app/{app}"
+publish = ["up/{node}/{app}/#"]
+subscribe = ["down/{node}/{app}/#"]
+qos-max = 1
+"#;
+
+fn rule(n: usize, id: &str, publish: &str) -> Rule {
+    Rule {
+        name: format!("rule-{n}"),
+        id: id.into(),
+        publish: vec![publish.into()],
+        subscribe: vec![format!("shop/{n}/command/#")],
+        ..Rule::default()
+    }
+}
+
+/// Rules for one identity each.
+fn literal(count: usize, publish: &str) -> Vec<Rule> {
+    let one = |n| {
+        let id = format!("spiffe://plant.example/edge/box-{}/app/shop-{n}", n % 50);
+        rule(n, &id, &format!("shop/{n}/{publish}"))
+    };
+    (0..count).map(one).collect()
+}
+
+/// Rules for one box each: their ids tell as many kinds of identities apart.
+fn boxes(count: usize, publish: &str) -> Vec<Rule> {
+    let one = |n| rule(n, &format!("spiffe://*/edge/box-{n}/app/*"), &format!("shop/{n}/{publish}"));
+    (0..count).map(one).collect()
+}
+
+fn set(rules: Vec<Rule>, more: &str) -> Ruleset {
+    let mut all = Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME).unwrap();
+    all.extend(Rule::from_toml_str(more, "operators.toml").unwrap());
+    all.extend(rules);
+    Ruleset::new(all).unwrap()
+}
+
+fn compare(what: &str, old: &Ruleset, new: &Ruleset) {
+    let start = Instant::now();
+    let kinds = Diff::between(old, new).map(|diff| diff.kinds().len());
+    println!("{what:56} {:>8} ms  {kinds:?}", start.elapsed().as_millis());
+}
+
+/// Best mean time of a publication that is seen again and again, of 1,000 identities in turn.
+fn watch(what: &str, active: &Ruleset, mut see: impl FnMut(&Asker<'_>, &Question<'_>)) {
+    let one = |n: usize| {
+        let id = SpiffeId::new(format!("spiffe://plant.example/edge/box-{}/app/shop-{n}", n % 50)).unwrap();
+        (active.policy().rights(&id), id, TopicName::new(format!("shop/{n}/up")).unwrap())
+    };
+    let asked: Vec<_> = (0..1_000).map(one).collect();
+    let mut round = || {
+        let start = Instant::now();
+        for (rights, id, topic) in &asked {
+            let asker = Asker { id, context: Context::default(), active: rights };
+            see(&asker, &Question::Publish { topic, facts: PublishFacts::default() });
+        }
+        start.elapsed() / 1_000
+    };
+    let best = (0..200).map(|_| round()).min().unwrap();
+    println!("{what:56} {:>8} ns", best.as_nanos());
+}
+
+fn main() {
+    let count = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5_000);
+    println!("{count} rules");
+    let start = Instant::now();
+    let old = set(literal(count, "up"), OPERATORS);
+    println!("{:56} {:>8} ms", "read", start.elapsed().as_millis());
+    let mut changed = literal(count, "up");
+    changed.iter_mut().step_by(count / 10).for_each(|rule| rule.publish.push("more/#".into()));
+    compare("literal ids: ten rules change", &old, &set(changed, OPERATORS));
+    compare("literal ids: all rules change", &old, &set(literal(count, "down"), OPERATORS));
+    compare("literal ids: all rules come", &set(Vec::new(), OPERATORS), &old);
+    let same = Arc::clone(old.policy());
+    let mut shadow = Shadow::new(same, 8);
+    watch("a decision beside a candidate that agrees", &old, |asker, question| {
+        shadow.see(asker, question, true);
+    });
+    let mut shadow = Shadow::new(Arc::clone(set(literal(count, "down"), "").policy()), 8);
+    watch("a decision beside a candidate that differs", &old, |asker, question| {
+        shadow.see(asker, question, true);
+    });
+    let mut observer = Observer::new(16 * 1024 * 1024);
+    watch("a decision that is observed", &old, |asker, question| observer.see(asker.id, question));
+    let wider = OPERATORS.replace("up/{node}/{app}/#", "up/{node}/#");
+    compare("literal ids: a pattern changes that speaks of all", &old, &set(literal(count, "up"), &wider));
+    let denied =
+        format!("{OPERATORS}\n[[rule]]\nname = \"no\"\nid = \"spiffe://*/**\"\ndeny-publish = [\"x\"]\n");
+    compare("literal ids: a deny for all that meets nothing", &old, &set(literal(count, "up"), &denied));
+    let (old, new) = (set(boxes(count, "up"), OPERATORS), set(boxes(count, "down"), OPERATORS));
+    compare("a literal segment: all rules change", &old, &new);
+    let small = set(literal(count / 10, "up"), OPERATORS);
+    let start = Instant::now();
+    let findings = check(&small).map(|findings| findings.len());
+    println!("{:56} {:>8} ms  {findings:?}", "check of a tenth", start.elapsed().as_millis());
+}

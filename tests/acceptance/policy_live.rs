@@ -1,0 +1,279 @@
+//! The policy of a running edge: taken over or refused, a candidate beside it, rules learned from what is done.
+
+use crate::client::{Client, Who};
+use crate::support::{BOX, Place, Program, Server, eventually, midge, own_uid, run_midge};
+use mqtt_proto::ReasonCode;
+use serde_json::Value;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+
+/// Rules of the apps, with what they may publish.
+fn apps(publish: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"apps\"\nid = \"spiffe://{{td}}/edge/{{node}}/app/{{app}}\"\npublish = {publish}\nsubscribe = [\"line/#\"]\n"
+    )
+}
+
+/// An edge whose policy files are in `policies`, and its candidate's in `candidate`.
+fn started(place: &Place, publish: &str) -> Server {
+    std::fs::create_dir(place.path("policies")).unwrap();
+    place.write("policies/apps.toml", &apps(publish));
+    let policy = format!(
+        "[policy]\ndir = \"{}\"\nshadow = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n",
+        place.text("policies"),
+        place.text("candidate")
+    );
+    let config = place.edge("data", "", "", &policy);
+    let server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
+    server.entry("me", &own_uid(), &[]);
+    server
+}
+
+fn client(server: &Server) -> Client {
+    Client::tcp(&server.address("mqtt-tcp"), &Who { id: "me", ..Who::default() }).ok().unwrap()
+}
+
+/// Publishes at QoS 1 where nobody listens; tells whether the broker takes it.
+fn may_publish(client: &mut Client, topic: &str) -> bool {
+    match client.publish(topic, "1") {
+        ReasonCode::Success | ReasonCode::NoMatchingSubscribers => true,
+        ReasonCode::NotAuthorized => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The value of a metric, by its name with labels.
+fn metric(server: &Server, name: &str) -> Option<f64> {
+    let address = server.address("http");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(crate::support::SOON)).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// Records of the audit log of one kind, once there is one that is wanted.
+fn recorded(place: &Place, kind: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let dir = place.text("data");
+    eventually("recorded", || {
+        let ended = run_midge(&["audit", "show", "--dir", &dir, "--kind", kind, "--output", "json"]);
+        let records = ended.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.into_iter().find(|record| wanted(record)).ok_or(ended.stdout)
+    })
+}
+
+#[test]
+fn a_bad_change_is_refused_loudly_and_a_good_one_is_told_as_access() {
+    let place = Place::new();
+    let server = started(&place, "[\"line/{app}/up\"]");
+    let file = place.text("policies/apps.toml");
+    let mut me = client(&server);
+    assert!(may_publish(&mut me, "line/me/up"));
+
+    place.write("policies/apps.toml", &apps("[\"line/{appp}/up\"]"));
+    let refused = server.run(&["policy", "reload"]);
+    assert_eq!(refused.code, Some(78), "{}{}", refused.stdout, refused.stderr);
+    let refused = refused.json();
+    assert_eq!(
+        (&refused["taken"], &refused["faults"][0]["place"]),
+        (&false.into(), &format!("{file}:4").into())
+    );
+    let status = server.status();
+    let last = &status["policy"]["last_refused"];
+    assert_eq!((&last["source"], &last["corrected"]), (&"files".into(), &false.into()), "{status}");
+    assert!(last["faults"][0]["message"].as_str().unwrap().contains("{appp}"), "{status}");
+    assert!(status["degraded"][0]["what"].as_str().unwrap().contains(&format!("{file}:4")), "{status}");
+    let count = |result| {
+        metric(&server, &format!("midge_policy_changes_total{{source=\"files\",result=\"{result}\"}}"))
+            .or_else(|| {
+                metric(
+                    &server,
+                    &format!("midge_policy_changes_total{{result=\"{result}\",source=\"files\"}}"),
+                )
+            })
+    };
+    assert!(count("refused") >= Some(1.0));
+    recorded(&place, "policy-refused", |record| {
+        record["faults"][0].as_str().unwrap().contains("apps.toml:4")
+    });
+    let log = server.program.log().join("\n");
+    assert!(log.contains("WARN") && log.contains("apps.toml:4"), "{log}");
+    assert!(may_publish(&mut me, "line/me/up"), "what held before holds on");
+
+    // A right that is all denied again is taken over, with a warning.
+    let rules = apps("[\"line/{app}/more\", \"cmd/1\"]\ndeny-publish = [\"cmd/#\"]");
+    place.write("policies/apps.toml", &rules);
+    let taken = server.run(&["policy", "reload"]).ok().json();
+    // The file may have been seen before.
+    assert_eq!((&taken["taken"], &taken["linted"]), (&true.into(), &true.into()), "{taken}");
+    assert_eq!(taken["warnings"][0]["code"], "unreachable", "{taken}");
+    assert_eq!(taken["warnings"][0]["place"], format!("{file}:1"));
+    assert!(!may_publish(&mut me, "line/me/up"));
+    assert!(may_publish(&mut me, "line/me/more"));
+    eventually("logged", || {
+        let log = server.program.log().join("\n");
+        if log.contains("unreachable") { Ok(()) } else { Err(log) }
+    });
+    let status = server.status();
+    let policy = &status["policy"];
+    assert_eq!((&policy["last_refused"]["corrected"], &policy["warnings"]), (&true.into(), &1.into()));
+    assert!(status["degraded"].as_array().is_none_or(Vec::is_empty), "{status}");
+    assert_eq!(metric(&server, "midge_policy_epoch"), policy["epoch"].as_u64().map(|epoch| epoch as f64));
+    assert_eq!(metric(&server, "midge_policy_warnings"), Some(1.0));
+    assert!(count("taken") >= Some(1.0));
+
+    let change = recorded(&place, "policy-changed", |record| record["changed"][0] == "apps");
+    let has =
+        |list: &Value, text: &str| list.as_array().unwrap().iter().any(|line| line.as_str() == Some(text));
+    let id = "spiffe://*/edge/*/app/{app}";
+    assert!(has(&change["lost"], &format!("{id}: publish line/{{app}}/up")), "{change}");
+    let gained = format!("{id}: publish line/{{app}}/more");
+    assert!(
+        change["gained"].as_array().unwrap().iter().any(|line| line.as_str().unwrap().starts_with(&gained)),
+        "{change}"
+    );
+
+    // Nothing new is no change, and a human reads it in a line.
+    let again = run_midge(&["policy", "reload", "--socketPath", &server.socket]).ok();
+    assert!(again.stdout.contains("nothing has changed: epoch"), "{}", again.stdout);
+    let shown = run_midge(&["status", "--socketPath", &server.socket]).ok().stdout;
+    for text in ["Policy          : epoch", "1 of ", "Policy warnings : 1", "corrected since: "] {
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
+}
+
+#[test]
+fn a_candidate_is_told_of_and_refuses_nothing() {
+    let place = Place::new();
+    let server = started(&place, "[\"line/{app}/up\", \"line/{app}/down\"]");
+    server.run(&["policy", "shadow"]).refused(1, &["no candidate policy", &place.text("candidate")]);
+    let mut me = client(&server);
+    // Before there is a candidate; it will know of it.
+    assert_eq!(me.subscribe("line/#"), ReasonCode::Success);
+
+    std::fs::create_dir(place.path("candidate")).unwrap();
+    let candidate = apps("[\"line/{app}/up\", \"line/other\"]").replace("line/#", "line/{app}/#");
+    place.write("candidate/apps.toml", &candidate);
+    server.run(&["policy", "reload"]).ok();
+    let shadow = |what: &str, wanted: &dyn Fn(&Value) -> bool| {
+        eventually(what, || {
+            let shadow = server.run(&["policy", "shadow"]).ok().json();
+            if wanted(&shadow) { Ok(shadow) } else { Err(shadow.to_string()) }
+        })
+    };
+    let of = |shadow: &Value, action: &str, kind: &str| -> Option<Value> {
+        let all = shadow["differences"].as_array().unwrap();
+        all.iter().find(|one| one["action"] == action && one["kind"] == kind).cloned()
+    };
+    let standing = shadow("the subscription", &|shadow| of(shadow, "subscribe", "lost").is_some());
+    let lost = of(&standing, "subscribe", "lost").unwrap();
+    assert_eq!((&lost["samples"][0]["topic"], &lost["count"]), (&"line/#".into(), &1.into()), "{lost}");
+
+    for _ in 0..3 {
+        assert_eq!(me.publish_with_echo("line/me/down", "1"), ReasonCode::Success);
+    }
+    assert_eq!(me.publish_with_echo("line/me/up", "1"), ReasonCode::Success, "both allow it");
+    assert!(!may_publish(&mut me, "line/other"), "only the candidate allows it");
+    let told = server.run(&["policy", "shadow"]).ok().json();
+    let lost = of(&told, "publish", "lost").unwrap();
+    let (id, file) = (format!("{BOX}/app/me"), place.text("policies/apps.toml"));
+    assert_eq!((&lost["count"], &lost["samples"][0]["topic"]), (&3.into(), &"line/me/down".into()), "{told}");
+    assert_eq!(
+        (&lost["samples"][0]["spiffe_id"], &lost["candidate_rule"]),
+        (&id.into(), &"".into()),
+        "{told}"
+    );
+    assert_eq!(lost["active_rule"], format!("`apps` ({file}:1)"));
+    let gained = of(&told, "publish", "gained").unwrap();
+    assert_eq!(
+        (&gained["count"], &gained["samples"][0]["topic"]),
+        (&1.into(), &"line/other".into()),
+        "{told}"
+    );
+    let counted =
+        |kind| metric(&server, &format!("midge_policy_shadow_differences_total{{kind=\"{kind}\"}}"));
+    assert_eq!((counted("gained"), counted("lost")), (told["gained"].as_f64(), told["lost"].as_f64()));
+    assert_eq!(server.run(&["policy", "shadow", "--exit-code"]).code, Some(1));
+    let shown = run_midge(&["policy", "shadow", "--socketPath", &server.socket]).ok().stdout;
+    for text in ["lost    publish    3", "no rule", "line/me/down", "Would gain"] {
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
+
+    // The policy in force becomes the same: nothing differs from then on.
+    place.write("policies/apps.toml", &candidate);
+    std::fs::remove_file(place.path("candidate/apps.toml")).unwrap();
+    server.run(&["policy", "reload"]).ok();
+    server.run(&["policy", "shadow"]).refused(1, &["no candidate policy"]);
+    place.write("candidate/apps.toml", &candidate);
+    server.run(&["policy", "reload"]).ok();
+    assert!(!may_publish(&mut me, "line/me/down"));
+    let same = shadow("asked", &|shadow| shadow["asked"].as_u64() > Some(0));
+    assert_eq!((&same["gained"], &same["lost"]), (&0.into(), &0.into()), "{same}");
+
+    place.write("candidate/apps.toml", "[[rule]]");
+    assert_eq!(server.run(&["policy", "reload"]).code, Some(0), "it is no part of the policy");
+    let faulty = server.run(&["policy", "shadow"]).ok().json();
+    assert!(faulty["faults"][0]["place"].as_str().unwrap().contains("candidate/apps.toml"), "{faulty}");
+    assert_eq!(faulty["active"], true, "the one before is looked at");
+}
+
+#[test]
+fn rules_are_learned_from_a_running_edge() {
+    let place = Place::new();
+    let server = started(&place, "[\"#\"]");
+    let mut me = client(&server);
+    assert_eq!(me.subscribe("line/me/#"), ReasonCode::Success);
+    let (seen, socket) = (place.text("seen.jsonl"), server.socket.clone());
+    let learn = ["policy", "learn", "--for", "2s", "--save", &seen, "--socketPath", &socket];
+    let mut learning = Program::start(Command::new(midge()).args(learn));
+    while learning.runs() {
+        assert!(may_publish(&mut me, "shop/me/up"));
+        assert!(!may_publish(&mut me, "$forbidden"));
+    }
+    assert!(learning.ended().success(), "{:?}", learning.log());
+    let learned = place.write("learned.toml", &learning.printed().join("\n"));
+    let can = |arguments: &[&str]| {
+        let id = format!("{BOX}/app/me");
+        run_midge(&[&["policy", "can", &id], arguments, &["-p", &learned]].concat()).code
+    };
+    assert_eq!(can(&["publish", "shop/me/up", "-q", "1"]), Some(0), "{:?}", learning.printed());
+    assert_eq!(can(&["subscribe", "line/me/#"]), Some(0), "it stood already: {:?}", learning.printed());
+    for no in [["publish", "shop/me/down"], ["publish", "$forbidden"], ["subscribe", "line/#"]] {
+        assert_eq!(can(&no), Some(1), "{no:?}: {:?}", learning.printed());
+    }
+    let again = run_midge(&["policy", "learn", "--from", &seen]).ok();
+    assert_eq!(again.stdout, learning.printed().join("\n"));
+    server.run(&["policy", "learn", "--for", "0s"]).refused(64, &["\"0s\"", "10m"]);
+    server.run(&["policy", "learn"]).refused(64, &["--from"]);
+    let nothing = server.run(&["policy", "learn", "--for", "1s"]);
+    assert!(nothing.code == Some(0), "standing rights are seen: {}", nothing.stderr);
+}
+
+#[test]
+fn rules_are_learned_from_the_audit_log_of_a_box() {
+    let place = Place::new();
+    let mut server = started(&place, "[\"line/{app}/up\"]");
+    let mut me = client(&server);
+    for filter in ["line/me/#", "$share/workers/line/jobs/+", "line/me/#"] {
+        assert_eq!(me.subscribe(filter), ReasonCode::Success);
+    }
+    for _ in 0..7 {
+        assert!(!may_publish(&mut me, "line/other/up"));
+    }
+    me.leave();
+    server.stop();
+    let log = place.text("data/audit.jsonl");
+    let learned = run_midge(&["policy", "learn", "--from", &log, "--output", "json"]).ok().json();
+    let app = learned["rules"].as_array().unwrap().iter().find(|rule| rule["name"] == "learned-app");
+    assert_eq!(
+        app.unwrap_or_else(|| panic!("{learned}"))["subscribe"],
+        serde_json::json!(["line/jobs/+", "line/{app}/#"])
+    );
+    assert_eq!(app.unwrap()["share-groups"], serde_json::json!(["workers"]), "{learned}");
+    assert!(!learned.to_string().contains("line/other"), "{learned}");
+    let denied = run_midge(&["policy", "learn", "--from", &log, "--denied"]).ok().stdout;
+    assert!(denied.contains("line/other/up") && denied.contains("# Refused of them: 0."), "{denied}");
+}
