@@ -48,7 +48,7 @@ fn quantile(sorted: &[u64], part: f64) -> f64 {
 /// Prints one run.
 #[expect(clippy::print_stdout, reason = "the figures are the result")]
 pub(super) fn progress(run: &Run) {
-    let head = format!("{} {:<14}{:<10}", run.round + 1, run.shape.name, run.server.name());
+    let head = format!("{} {:<22}{:<10}", run.round + 1, run.shape.name, run.server.name());
     match &run.result {
         Err(error) => println!("{head}FAILED: {error}"),
         Ok(outcome) => {
