@@ -111,7 +111,12 @@ where
     hub.traffic().read(reader.taken);
     let unread_timeout = limits.unread_timeout;
     reader.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
-    let (conn, outbox) = hub.connect(listener, peer, connect);
+    let (conn, outbox) = {
+        let (identity, proof) = (peer.id().clone(), peer.proof().clone());
+        let connected = hub.connect(listener, peer, connect);
+        hub.admit_again(connected.0, &identity, &proof, admission);
+        connected
+    };
     tokio::select! {
         cause = reader.run(hub, conn) => hub.closed(conn, cause),
         result = write_all(hub, conn, Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout }) => {

@@ -9,17 +9,24 @@ use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rate, Rule, SubscribeMode};
 use midge_runtime::Clock;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
-/// Lets everybody in but `nobody`.
-struct Door;
+/// Lets everybody in but `nobody`, and `gone` once.
+#[derive(Default)]
+struct Door(AtomicBool);
 
 #[async_trait]
 impl Admission for Door {
     fn admits(&self, id: &SpiffeId, _: Option<&Proof>) -> Result<(), Refusal> {
-        if id.path() == "/nobody" { Err(Refusal("no entry".into())) } else { Ok(()) }
+        let is_out = match id.path() {
+            "/nobody" => true,
+            "/gone" => self.0.swap(true, Ordering::Relaxed),
+            _ => false,
+        };
+        if is_out { Err(Refusal("no entry".into())) } else { Ok(()) }
     }
 
     async fn attest(&self, _: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {
@@ -65,7 +72,8 @@ impl Stage {
         let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;
         let (mut near, far) = tokio::io::duplex(64 * 1024);
         let listener = &Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
-        let served = serve(&self.hub, &Door, far, Visit { listener, entrance, arrival, limits: &limits });
+        let door = Door::default();
+        let served = serve(&self.hub, &door, far, Visit { listener, entrance, arrival, limits: &limits });
         let talking = async move {
             for piece in pieces {
                 // The broker may close before it has read all.
@@ -149,6 +157,18 @@ async fn a_refused_client_is_answered_and_closed() {
         let admitted = stage.talk("press", &[connect, b"\xC0\0\xE0\0"], usize::MAX).await;
         assert!(admitted.answer.ends_with(b"\xD0\0"));
     }
+}
+
+// Its entry ends after it was asked for and before the session is there, where a change of entries looks.
+#[tokio::test]
+async fn who_is_no_longer_admitted_once_it_is_in_is_cut() {
+    let stage = Stage::new();
+    let answer = stage.talk("gone", &[CONNECT_5], usize::MAX).await.answer;
+    // CONNACK, then DISCONNECT with 0x87.
+    assert_eq!((answer[0], answer[16], answer[18]), (0x20, 0xE0, 0x87), "{answer:?}");
+    assert_eq!((stage.hub.metrics().connects, stage.hub.metrics().connections), (1, 0));
+    // The twin.
+    assert!(stage.talk("press", &[CONNECT_5, b"\xC0\0\xE0\0"], usize::MAX).await.answer.ends_with(b"\xD0\0"));
 }
 
 // [MQTT-4.13.1-1], [MQTT-3.14.4-2], [MQTT-3.1.0-2], [MQTT-3.3.1-4], [MQTT-3.14.1-1]; 3.1.1 [MQTT-4.8.0-1],

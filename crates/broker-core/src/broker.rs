@@ -202,17 +202,19 @@ impl Broker {
         self.known.iter().cloned().collect()
     }
 
-    /// Returns every connection with what proved its identity.
-    pub fn proofs(&self) -> Vec<(ConnId, Arc<SpiffeId>, Proof)> {
-        let live = self.sessions.iter().filter_map(|(_, session)| {
-            let connection = session.connection()?;
-            Some((connection.id, Arc::clone(&session.identity), connection.peer.proof().clone()))
-        });
-        let candidates = self.candidates.iter().map(|(conn, candidate)| {
-            let peer = &candidate.peer;
-            (*conn, Arc::new(peer.id().clone()), peer.proof().clone())
-        });
-        live.chain(candidates).collect()
+    /// Returns every connection.
+    pub fn connections(&self) -> Vec<ConnId> {
+        self.conns.keys().chain(self.candidates.keys()).copied().collect()
+    }
+
+    /// Returns the identity of a connection and what proved it.
+    pub fn proof(&self, conn: ConnId) -> Option<(Arc<SpiffeId>, Proof)> {
+        let Some(&key) = self.conns.get(&conn) else {
+            let peer = &self.candidates.get(&conn)?.peer;
+            return Some((Arc::new(peer.id().clone()), peer.proof().clone()));
+        };
+        let session = self.sessions.get(key)?;
+        Some((Arc::clone(&session.identity), session.connection()?.peer.proof().clone()))
     }
 
     /// Returns counters and sizes.

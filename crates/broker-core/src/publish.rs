@@ -401,10 +401,18 @@ impl Broker {
     ) -> Option<()> {
         let turn = self.subscriptions.groups.next_turn(group, members.len());
         let (before, after) = members.split_at_checked(turn).unwrap_or((members, &[]));
-        let in_turn = after.iter().chain(before);
-        let (_, member) = in_turn
-            .filter_map(|member| Some((self.readiness(member, message)?, member)))
-            .min_by_key(|(readiness, _)| *readiness)?;
+        let mut best: Option<(u8, &Member)> = None;
+        for member in after.iter().chain(before) {
+            let Some(readiness) = self.readiness(member, message) else { continue };
+            if best.is_none_or(|(least, _)| readiness < least) {
+                best = Some((readiness, member));
+            }
+            // Nobody is readier, and the others need not be looked at.
+            if readiness == 0 {
+                break;
+            }
+        }
+        let (_, member) = best?;
         let waiting = Waiting {
             qos: message.qos().min(member.grant.qos),
             retain: member.grant.retain_as_published && message.publication().retain,
