@@ -259,6 +259,16 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
         }
     }
 
+    /// Waits until an entry made at the cloud is at the edge: a workload that asks before is refused.
+    pub(super) async fn entry_arrives(&self, id: &str) -> anyhow::Result<()> {
+        let since = Instant::now();
+        while !self.quietly("edge", &["entry", "show", "-entryID", id]).await?.ok() {
+            anyhow::ensure!(since.elapsed() < SOON, "the entry {id} does not reach the edge");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
     /// Returns the session of an identity at the edge, by the end of its SPIFFE ID.
     pub(super) async fn session(&self, id_end: &str) -> anyhow::Result<Option<Value>> {
         let sessions = self.quietly("edge", &["session", "list"]).await?.json()?;

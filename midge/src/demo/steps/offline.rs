@@ -49,12 +49,7 @@ async fn synced_entry(stage: &Stage, narrator: &Narrator) -> anyhow::Result<()> 
         &path,
     ];
     stage.operator(narrator, "cloud", &create).await?;
-    let since = Instant::now();
-    while !stage.quietly("edge", &["entry", "show", "-entryID", "late"]).await?.ok() {
-        anyhow::ensure!(since.elapsed() < SOON, "the entry does not reach the edge");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
+    stage.entry_arrives("late").await
 }
 
 fn lines(stage: &Stage) -> usize {

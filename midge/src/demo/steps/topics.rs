@@ -120,6 +120,7 @@ async fn start_app(stage: &mut Stage, narrator: &Narrator) -> anyhow::Result<()>
         "plant/line-1/#",
     ];
     stage.operator(narrator, "cloud", &arguments).await?;
+    stage.entry_arrives("app").await?;
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
     narrator.command("app sub -t 'plant/line-1/#'");
     let arguments = [
