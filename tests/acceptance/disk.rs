@@ -213,15 +213,20 @@ fn errors_of_the_disk_stall_or_refuse_messages_and_lose_none() {
     }
 }
 
+/// Lets one client subscribe and leave, and another come that will publish.
+fn receiver_away(server: &mut Server) -> Link {
+    server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
+    let stage = Stage::default();
+    stage.set(server);
+    drop(Subscriber::new("sub".into(), "demo/x".into(), QoS::AtLeastOnce).subscribe(&stage).unwrap());
+    Link::open(&stage, "press").unwrap().0
+}
+
 #[test]
 fn a_store_that_cannot_be_read_at_the_start_is_left_as_it_is() {
     let Some(faulty) = Faulty::new() else { return };
     let mut server = faulty.start();
-    server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
-    let stage = Stage::default();
-    stage.set(&server);
-    drop(Subscriber::new("sub".into(), "demo/x".into(), QoS::AtLeastOnce).subscribe(&stage).unwrap());
-    let (mut press, _) = Link::open(&stage, "press").unwrap();
+    let mut press = receiver_away(&mut server);
     for number in 0..20 {
         assert_eq!(answer(&mut press, number), Some(ReasonCode::Success));
     }
@@ -239,11 +244,7 @@ fn a_store_that_cannot_be_read_at_the_start_is_left_as_it_is() {
 fn a_disk_that_does_not_answer_stops_nothing_but_what_waits_for_it() {
     let Some(faulty) = Faulty::new() else { return };
     let mut server = faulty.start();
-    server.entry("peer", &own_uid(), &["-publish", "demo/#", "-subscribe", "demo/#"]);
-    let stage = Stage::default();
-    stage.set(&server);
-    drop(Subscriber::new("sub".into(), "demo/x".into(), QoS::AtLeastOnce).subscribe(&stage).unwrap());
-    let (mut press, _) = Link::open(&stage, "press").unwrap();
+    let mut press = receiver_away(&mut server);
     let address = server.address("mqtt-tcp");
 
     faulty.fail("H");
