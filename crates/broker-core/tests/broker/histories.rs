@@ -526,3 +526,18 @@ fn what_is_due_at_a_restart_comes_in_any_order() {
         Op::Subscribe(3, all_of("a")),
     ]);
 }
+
+// An empty will that nobody was left to keep, and an empty one that is due: they look the same.
+#[test]
+fn of_equal_messages_of_a_group_the_one_that_is_due_came() {
+    let share = "$share/g/a/#";
+    let mortal =
+        |qos| Opening { will: Some((Said { empty: true, retain: false, ..kept("a/b", qos) }, 0)), ..PLAIN };
+    play(&[
+        Op::Connect(0, Opening { expiry: 0, ..mortal(1) }),
+        Op::Subscribe(0, all_of(share)),
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(0, Wish { qos: 0, ..all_of(share) }),
+        Op::Connect(1, mortal(0)),
+    ]);
+}

@@ -506,8 +506,10 @@ impl Model {
             let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && (!seen.dup || owed.may_be_again));
             grant.map(|(_, owed)| owed.clone())
         };
-        let (at, owed) =
-            self.shared.iter().enumerate().find_map(|(at, shared)| Some((at, owed_to(shared)?)))?;
+        // Of equal ones, such as two that are empty, first what must be sent.
+        let candidates = self.shared.iter().enumerate().filter(|(_, shared)| owed_to(shared).is_some());
+        let (at, _) = candidates.min_by_key(|(_, shared)| (!shared.due, shared.may_be_lost))?;
+        let owed = owed_to(&self.shared[at])?;
         Some((owed, Some(self.shared.remove(at).group)))
     }
 
