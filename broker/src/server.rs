@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// What the server is made of besides its listeners.
 pub struct Parts {
@@ -115,6 +115,7 @@ impl Server {
         let persister = this.parts.store.clone().map(|store| tokio::spawn(persister::run(this.hub(), store)));
         // Entries may have ended while nobody served.
         this.hub.re_admit(&*this.parts.admission);
+        let keeping = this.keep();
         let served = tokio::select! {
             // First: when the process stops, the feeds below may end before this is seen.
             biased;
@@ -124,8 +125,7 @@ impl Server {
             result = this.accept(bound.websocket_tls, Way::WebsocketTls) => result,
             result = this.accept(bound.websocket_loopback, Way::WebsocketLoopback) => result,
             result = this.accept_unix(bound.unix) => result,
-            () = this.hub.keep_time() => Ok(()),
-            () = this.hub.clear_backlog() => Ok(()),
+            ended = keeping => ended,
             () = sys::publish(&this.hub, &this.parts, this.sys_interval) => Ok(()),
             result = this.follow_policy() => result,
             result = this.follow_admission() => result,
@@ -142,6 +142,16 @@ impl Server {
         }
         // At a stop its sources may end before it does.
         if token.is_cancelled() { Ok(()) } else { served }
+    }
+
+    /// Keeps time and clears the backlog, where the core is entered most: elsewhere each portion would fight for it.
+    fn keep(&self) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let (timing, clearing) = (self.hub(), self.hub());
+        let task = self.threads.first().handle().spawn(async move {
+            tokio::join!(timing.keep_time(), clearing.clear_backlog());
+        });
+        let task = AbortOnDropHandle::new(task);
+        async { task.await.context("what keeps time ended") }
     }
 
     async fn follow_policy(&self) -> anyhow::Result<()> {

@@ -38,6 +38,11 @@ impl Threads {
         Ok(Self { first, others, turn: AtomicUsize::new(0), _end: end })
     }
 
+    /// The thread that is always there.
+    pub(crate) fn first(&self) -> &Thread {
+        &self.first
+    }
+
     /// The next connection's thread.
     pub(crate) fn next(&self) -> Thread {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
