@@ -46,6 +46,15 @@ pub trait LocalClaims: Send + Sync {
     fn identity(&self, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal>;
 }
 
+/// Where what admission goes by has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Goes up whenever anything changes.
+    pub revision: u64,
+    /// Goes up whenever a root comes or goes: what SVIDs stand by.
+    pub roots: u64,
+}
+
 /// Decides who may be connected at all.
 #[async_trait]
 pub trait Admission: Send + Sync {
@@ -63,5 +72,5 @@ pub trait Admission: Send + Sync {
     async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal>;
 
     /// Changes whenever an answer of [`Admission::admits`] may have changed.
-    fn changes(&self) -> watch::Receiver<u64>;
+    fn changes(&self) -> watch::Receiver<Standing>;
 }

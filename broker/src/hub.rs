@@ -189,9 +189,9 @@ impl Hub {
         self.enter(Broker::handle_drain);
     }
 
-    /// Ends what no longer stands: the sessions of identities, and connections by their proof. Nobody is asked
-    /// about under the lock, and what there is to end is ended in portions.
-    pub fn re_admit(&self, admission: &dyn Admission) {
+    /// Ends what no longer stands: the sessions of identities, and connections by their proof; those by SVID only
+    /// where `roots_changed`. Nobody is asked about under the lock, and what there is to end is ended in portions.
+    pub fn re_admit(&self, admission: &dyn Admission, roots_changed: bool) {
         let identities = self.0.inner.lock().broker.identities();
         let mut revoked: BTreeMap<String, Vec<SpiffeId>> = BTreeMap::new();
         for identity in &identities {
@@ -202,7 +202,10 @@ impl Hub {
         for (reason, identities) in revoked {
             self.revoke(identities, &reason);
         }
-        let connections = self.0.inner.lock().broker.connections();
+        let connections = {
+            let broker = &self.0.inner.lock().broker;
+            if roots_changed { broker.connections() } else { broker.attested() }
+        };
         for some in connections.chunks(PROOFS) {
             let proofs: Vec<_> = {
                 let inner = self.0.inner.lock();

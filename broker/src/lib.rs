@@ -24,7 +24,7 @@ mod threads;
 mod traffic;
 mod websocket;
 
-pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal};
+pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
 pub use authenticator::Authenticator;
 pub use config::{DurabilityLevel, LostRetained, MqttConfig, SubscribeModeConfig, SubscribeModes};
 pub use hub::Hub;

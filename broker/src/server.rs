@@ -114,7 +114,7 @@ impl Server {
         let this = Arc::new(self);
         let persister = this.parts.store.clone().map(|store| tokio::spawn(persister::run(this.hub(), store)));
         // Entries may have ended while nobody served.
-        this.hub.re_admit(&*this.parts.admission);
+        this.hub.re_admit(&*this.parts.admission, true);
         let keeping = this.keep();
         let served = tokio::select! {
             // First: when the process stops, the feeds below may end before this is seen.
@@ -165,10 +165,12 @@ impl Server {
 
     async fn follow_admission(&self) -> anyhow::Result<()> {
         let mut changes = self.parts.admission.changes();
+        let mut roots = None;
         loop {
             changes.changed().await.context("admission source ended")?;
-            changes.borrow_and_update();
-            self.hub.re_admit(&*self.parts.admission);
+            let standing = *changes.borrow_and_update();
+            let roots_changed = roots.replace(standing.roots) != Some(standing.roots);
+            self.hub.re_admit(&*self.parts.admission, roots_changed);
         }
     }
 }

@@ -5,7 +5,9 @@ use async_trait::async_trait;
 use bridge_core::{Change, DeviceId, Operation, UpwardItem};
 use event_bus::{EventBus, EventBusConfig, EventBusHandle, EventBusParts, UpwardSink};
 use midge_audit::AuditLog;
-use midge_broker::{Admission, Bound, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server};
+use midge_broker::{
+    Admission, Bound, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server, Standing,
+};
 use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{
@@ -37,7 +39,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-struct Everybody(watch::Sender<u64>);
+struct Everybody(watch::Sender<Standing>);
 
 #[async_trait]
 impl Admission for Everybody {
@@ -49,7 +51,7 @@ impl Admission for Everybody {
         Err(Refusal("no local listeners here".into()))
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
+    fn changes(&self) -> watch::Receiver<Standing> {
         self.0.subscribe()
     }
 }
@@ -138,7 +140,7 @@ impl Box1 {
         // Dropping it waits for the server, which lives as long as the test.
         std::mem::forget(writer);
         let parts = Parts {
-            admission: Arc::new(Everybody(watch::Sender::new(0))),
+            admission: Arc::new(Everybody(watch::Sender::new(Standing::default()))),
             policy: watch::Sender::new(Arc::new(policy)).subscribe(),
             tls,
             trust,

@@ -2,7 +2,7 @@
 
 use super::{Entrance, Limits, Refused, Visit, serve};
 use crate::arrivals::{Arrivals, Source};
-use crate::{Admission, AuditLog, AuditWriter, Hub, LocalClaims, LocalOrigin, Refusal};
+use crate::{Admission, AuditLog, AuditWriter, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
 use async_trait::async_trait;
 use broker_core::Listener;
 use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
@@ -33,8 +33,8 @@ impl Admission for Door {
         Err(Refusal("nobody is local here".into()))
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
+    fn changes(&self) -> watch::Receiver<Standing> {
+        watch::channel(Standing::default()).1
     }
 }
 

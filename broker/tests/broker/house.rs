@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use broker_core::{AuthOutcome, AuthRequest};
 use midge_broker::{
     Admission, AuditLog, AuditWriter, Authenticator, Bound, Hub, LocalClaims, LocalOrigin, MqttConfig, Parts,
-    Refusal, Server,
+    Refusal, Server, Standing,
 };
 use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, VerifiedPeer};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
@@ -42,33 +42,51 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Lets everybody in; a local process is whom its user name says.
-struct Door;
+/// Lets everybody in until their entries or roots go; a local process is whom its user name says.
+pub(crate) struct Door(watch::Sender<Standing>);
+
+impl Door {
+    /// Takes away every entry that a process was attested by.
+    pub(crate) fn remove_entries(&self) {
+        self.0.send_modify(|standing| standing.revision += 1);
+    }
+
+    /// Takes away every root.
+    pub(crate) fn remove_roots(&self) {
+        self.0.send_modify(|standing| standing.roots += 1);
+    }
+}
 
 struct Named;
 
 impl LocalClaims for Named {
     fn identity(&self, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal> {
-        let name = wanted.unwrap_or("local");
-        Ok(VerifiedPeer::attested(spiffe(&format!("app/{name}")), 1, 2, "entry".into()))
+        let name = wanted.filter(|name| !name.is_empty()).unwrap_or("local");
+        let id = SpiffeId::new(format!("spiffe://plant/app/{name}"));
+        let id = id.map_err(|error| Refusal(error.to_string()))?;
+        Ok(VerifiedPeer::attested(id, 1, 2, "entry".into()))
     }
 }
 
 #[async_trait]
 impl Admission for Door {
-    fn admits(&self, id: &SpiffeId, _proof: Option<&Proof>) -> Result<(), Refusal> {
-        if id.path() == "/app/nobody" { Err(Refusal("no entry".into())) } else { Ok(()) }
+    fn admits(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<(), Refusal> {
+        let standing = *self.0.borrow();
+        let why = match proof {
+            Some(Proof::Local { .. }) if standing.revision > 0 => "entry is gone",
+            Some(Proof::X509Svid { .. }) if standing.roots > 0 => "root is gone",
+            _ if id.path() == "/app/nobody" => "no entry",
+            _ => return Ok(()),
+        };
+        Err(Refusal(why.into()))
     }
 
     async fn attest(&self, _origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {
         Ok(Box::new(Named))
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        // The sender lives as long as the process.
-        let (sender, receiver) = watch::channel(0);
-        std::mem::forget(sender);
-        receiver
+    fn changes(&self) -> watch::Receiver<Standing> {
+        self.0.subscribe()
     }
 }
 
@@ -110,6 +128,7 @@ pub(crate) struct House {
     pub(crate) tcp: SocketAddr,
     pub(crate) websocket_tls: SocketAddr,
     pub(crate) websocket_loopback: SocketAddr,
+    pub(crate) door: Arc<Door>,
     issuer: Issuer,
     trust: Arc<dyn TrustSource>,
     token: CancellationToken,
@@ -146,7 +165,8 @@ impl House {
         let (audit, writer) = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
         let (policy_sender, policy) = watch::channel(policy());
         let facts = Arc::new(|| vec![("lease/until", "never".to_owned())]);
-        let (admission, trust_source) = (Arc::new(Door), Arc::clone(&trust));
+        let (door, trust_source) = (Arc::new(Door(watch::Sender::default())), Arc::clone(&trust));
+        let admission = Arc::clone(&door) as Arc<dyn Admission>;
         let parts = Parts {
             admission,
             policy,
@@ -167,6 +187,7 @@ impl House {
             tcp: address(bound.tcp_address),
             websocket_tls: address(bound.websocket_tls_address),
             websocket_loopback: address(bound.websocket_loopback_address),
+            door,
             issuer,
             trust,
             task: tokio::spawn(server.serve(bound, token.clone())),

@@ -1,6 +1,8 @@
 //! The server on real sockets: every way in, what clients are told, and peers that mean no good.
 
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod client;

@@ -19,7 +19,7 @@ use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin,
 use midge_identity::{Proof, SpiffeId};
 use midge_policy::Policy;
 use mqtt_proto::{Packet, Publication, ReasonCode, TopicName, Version};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct Broker {
     /// Connections without CONNACK: their authentication exchange is under way.
     pub(crate) candidates: HashMap<ConnId, Candidate, BuildHasherDefault<ConnIdHasher>>,
     pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<ConnIdHasher>>,
+    /// Those of `conns` that stand by a registration entry.
+    pub(crate) attested: BTreeSet<ConnId>,
     /// Whose packet came last: many come from one connection at once.
     pub(crate) latest: Option<(ConnId, Key)>,
     /// Client ids live in a namespace per identity: nobody can reach another's session by its id.
@@ -62,6 +64,7 @@ impl Broker {
             sessions: Slab::new(),
             candidates: HashMap::default(),
             conns: HashMap::default(),
+            attested: BTreeSet::new(),
             latest: None,
             by_identity: HashMap::new(),
             known: HashSet::new(),
@@ -205,6 +208,11 @@ impl Broker {
     /// Returns every connection.
     pub fn connections(&self) -> Vec<ConnId> {
         self.conns.keys().chain(self.candidates.keys()).copied().collect()
+    }
+
+    /// Returns every connection that stands by a registration entry, and those that do not stand yet.
+    pub fn attested(&self) -> Vec<ConnId> {
+        self.attested.iter().chain(self.candidates.keys()).copied().collect()
     }
 
     /// Returns the identity of a connection and what proved it.

@@ -15,7 +15,7 @@ use crate::slab::Key;
 use crate::tally::RuleTally;
 use crate::timers::Due;
 use crate::witness::Asker;
-use midge_identity::{SpiffeId, VerifiedPeer};
+use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_policy::{Context, Denial, Question, SubscribeMode};
 use mqtt_proto::{ConnAck, Connect, Info, Packet, QoS, ReasonCode, SharedFilter, Version, encoded_len};
 use std::sync::Arc;
@@ -385,6 +385,9 @@ impl Broker {
         connection.gate.barrier = session.barrier;
         connection.resend = session.inflight.in_order().into();
         self.conns.insert(connection.id, key);
+        if let Proof::Local { .. } = connection.peer.proof() {
+            self.attested.insert(connection.id);
+        }
         session.link = Link::Live(Box::new(connection));
         if let Some(late) = late {
             self.timers.clear(Some(late.at), Due::Will(key));

@@ -90,6 +90,7 @@ impl Broker {
         let Link::Live(connection) = std::mem::replace(&mut session.link, parked) else { return };
         session.inflight.uncount_all();
         self.conns.remove(&connection.id);
+        self.attested.remove(&connection.id);
         self.latest = None;
         self.timers.clear(connection.keep_alive_at, Due::KeepAlive(key));
         self.timers.clear(connection.svid_at, Due::SvidExpiry(key));

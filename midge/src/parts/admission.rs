@@ -6,8 +6,8 @@ use issuer_core::Selector;
 use midge_agent::{
     AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owner_of_loopback, user_of_loopback,
 };
-use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal};
-use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
+use midge_identity::{BundleSet, Proof, SpiffeId, VerifiedPeer};
 use midge_issuer::Issuer;
 use midge_pki::TrustSource as _;
 use std::sync::Arc;
@@ -23,13 +23,15 @@ pub(crate) struct Door {
     attestations: AttestPool,
     /// The user whose processes may do everything, whichever of them it is.
     open_uid: Option<u32>,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<Standing>,
 }
 
 /// Announces changes of the agent's view as changes of admission.
 pub(crate) struct DoorTask {
     views: watch::Receiver<Arc<AgentView>>,
-    sender: watch::Sender<u64>,
+    /// Those of the last view.
+    bundles: Arc<BundleSet>,
+    sender: watch::Sender<Standing>,
 }
 
 impl Door {
@@ -40,9 +42,11 @@ impl Door {
         views: watch::Receiver<Arc<AgentView>>,
         open_uid: Option<u32>,
     ) -> (Self, DoorTask) {
-        let (sender, changes) = watch::channel(0);
+        let (sender, changes) = watch::channel(Standing::default());
         let attestations = AttestPool::new(Attestor::default(), ATTESTATIONS_PER_UID);
-        (Self { issuer, views: views.clone(), attestations, open_uid, changes }, DoorTask { views, sender })
+        let bundles = Arc::clone(views.borrow().bundles());
+        let task = DoorTask { views: views.clone(), bundles, sender };
+        (Self { issuer, views, attestations, open_uid, changes }, task)
     }
 }
 
@@ -51,7 +55,13 @@ impl DoorTask {
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         loop {
             self.views.changed().await?;
-            self.sender.send_replace(self.views.borrow_and_update().revision());
+            let view = Arc::clone(&self.views.borrow_and_update());
+            let roots_changed = !Arc::ptr_eq(&self.bundles, view.bundles());
+            self.bundles = Arc::clone(view.bundles());
+            self.sender.send_modify(|standing| {
+                standing.revision = view.revision();
+                standing.roots += u64::from(roots_changed);
+            });
         }
     }
 }
@@ -87,7 +97,7 @@ impl Admission for Door {
         Ok(Box::new(Claims { peer, selectors, views }))
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
+    fn changes(&self) -> watch::Receiver<Standing> {
         self.changes.clone()
     }
 }

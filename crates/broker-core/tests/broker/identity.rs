@@ -180,3 +180,15 @@ fn a_proof_that_ends_takes_its_connection_and_leaves_the_session() {
     let first = world.connect("press", durable("a"));
     world.expect(first, ["CONNACK 00 present"]);
 }
+
+#[test]
+fn who_stands_by_an_entry_is_found_among_many_who_stand_by_svids() {
+    let mut world = World::new();
+    let shown = world.connect_peer(peer_until("press", 100), durable("c"));
+    let attested = world.open("ops", durable("c"));
+    assert_eq!(world.broker.attested(), [attested]);
+    assert_eq!(world.broker.connections().len(), 2);
+    world.expect(shown, ["CONNACK 00"]);
+    world.lose(attested);
+    assert_eq!(world.broker.attested(), []);
+}
