@@ -5,7 +5,7 @@ use crate::rights::{Applying, Context, Standing};
 use crate::shards::ShardMap;
 use crate::{CheckedRule, PolicyError, Principal, Problem, Rights, Rule, RuleName, RuleSource, Touched};
 use midge_identity::SpiffeId;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// An immutable set of rules with an epoch. Without rules it denies everything.
@@ -203,7 +203,8 @@ impl Policy {
             Arc::ptr_eq(one, two)
                 || (one.len() == two.len() && one.iter().zip(&**two).all(|(a, b)| a.means_same_as(b)))
         };
-        let ids = self.literal.changed(&earlier.literal, alike).into_iter().cloned().collect();
+        let mut ids: HashSet<SpiffeId> =
+            self.literal.changed(&earlier.literal, alike).into_iter().cloned().collect();
         let mut rules = Vec::new();
         if !Arc::ptr_eq(&self.patterns, &earlier.patterns) {
             let (ours, theirs) = differing(self.patterns.rules(), earlier.patterns.rules());
@@ -214,7 +215,36 @@ impl Policy {
                 rules.extend(of.iter().filter(|rule| !same(rule)).cloned());
             }
         }
+        for rule in self.overtaken_since(earlier) {
+            match &rule.0.only {
+                Some(id) => drop(ids.insert(id.clone())),
+                None => rules.push(rule.clone()),
+            }
+        }
         Touched::new(ids, rules)
+    }
+}
+
+impl Policy {
+    /// Returns the rules that say the same as before and may come before or after others than before: in another
+    /// file, or among rules of their file in another order. Which of two rules decides may have changed with it.
+    fn overtaken_since<'a>(&'a self, earlier: &'a Self) -> Vec<&'a CheckedRule> {
+        let (_, new) = self.differing(earlier);
+        let mut stayed: BTreeMap<&Arc<str>, Vec<(usize, &CheckedRule)>> = BTreeMap::new();
+        let mut moved = Vec::new();
+        for rule in new {
+            let Some(before) = earlier.names.get(&RuleKey::of(rule.name())) else { continue };
+            match (before.name().source(), rule.name().source()) {
+                (RuleSource::File { file: old, line }, RuleSource::File { file, .. }) if old == file => {
+                    stayed.entry(file).or_default().push((*line, rule));
+                }
+                (RuleSource::File { .. }, RuleSource::File { .. }) => moved.push(rule),
+                _ => {}
+            }
+        }
+        let reordered = stayed.into_values().filter(|rules| !rules.is_sorted_by_key(|(line, _)| *line));
+        moved.extend(reordered.flatten().map(|(_, rule)| rule));
+        moved
     }
 }
 

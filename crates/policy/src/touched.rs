@@ -4,7 +4,7 @@ use midge_identity::SpiffeId;
 use std::collections::HashSet;
 
 /// The identities whose rights are not the same under two policies, or might not be: those that a
-/// rule speaks of which only one of them has.
+/// rule speaks of which only one of them has, or which may come before or after others than before.
 #[derive(Debug)]
 pub struct Touched {
     ids: HashSet<SpiffeId>,

@@ -114,6 +114,30 @@ fn what_did_not_change_touches_nobody() {
 }
 
 #[test]
+fn a_rule_that_others_overtake_touches_whom_it_speaks_of() {
+    let (one, two) = (rule("one", APP, "t"), rule("two", ALL, "t"));
+    let decides = |sources: &Sources| named(sources.policy(), APP, "t").unwrap();
+    let mut sources = Sources::default();
+    sources.set_files(&[("b.toml", &one), ("c.toml", &two)], false).unwrap();
+    let before = Arc::clone(sources.policy());
+    assert!(decides(&sources).starts_with("`one`"));
+
+    sources.set_files(&[("c.toml", &two), ("d.toml", &one)], false).unwrap();
+    assert!(decides(&sources).starts_with("`two`"));
+    assert!(sources.policy().touched_since(&before).touches(&id(APP)), "one file was renamed");
+
+    sources.set_files(&[("c.toml", &format!("{one}{two}"))], false).unwrap();
+    let before = Arc::clone(sources.policy());
+    sources.set_files(&[("c.toml", &format!("{two}{one}"))], false).unwrap();
+    assert!(decides(&sources).starts_with("`two`"));
+    assert!(sources.policy().touched_since(&before).touches(&id(APP)), "they changed places");
+
+    let before = Arc::clone(sources.policy());
+    sources.set_files(&[("c.toml", &format!("# A comment.\n{two}\n{one}"))], false).unwrap();
+    assert!(sources.policy().touched_since(&before).is_empty(), "the order stayed");
+}
+
+#[test]
 fn the_cloud_cannot_take_the_names_of_others() {
     let mut sources = Sources::default();
     sources.set_files(&[("a.toml", &rule("r", ALL, "t"))], false).unwrap();
