@@ -58,10 +58,10 @@ pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>) {
         // INFO for what an operator changed or must see; what a peer can cause at will is DEBUG.
         match &event.kind {
             AuditKind::Connected { .. } | AuditKind::Disconnected { .. } => {
-                tracing::info!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "client");
+                tracing::info!(identity = %event.identity, client_id = &*event.client_id, kind = ?event.kind, "client");
             }
             _ => {
-                tracing::debug!(identity = %event.identity, client_id = %event.client_id, kind = ?event.kind, "decision");
+                tracing::debug!(identity = %event.identity, client_id = &*event.client_id, kind = ?event.kind, "decision");
             }
         }
         event_record(&event)

@@ -56,6 +56,8 @@ pub struct Dropped {
     pub revoked: u64,
     /// The session ended while it waited.
     pub session_ended: u64,
+    /// Wills of an identity that came faster than its rate.
+    pub will_too_fast: u64,
 }
 
 impl Dropped {
@@ -70,8 +72,10 @@ impl Dropped {
             retained_full,
             revoked,
             session_ended,
+            will_too_fast,
         } = self;
-        queue_full + slow_reader + expired + too_large + no_member + retained_full + revoked + session_ended
+        let unread = queue_full + slow_reader + expired + too_large;
+        unread + no_member + retained_full + revoked + session_ended + will_too_fast
     }
 }
 

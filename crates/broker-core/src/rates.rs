@@ -45,12 +45,22 @@ impl Rates {
         if self.0.len() >= BUCKETS_MAX {
             self.0.retain(|_, levels| levels.messages.max(levels.bytes) > mono);
         }
-        let owner = (limit.scope == RateScope::Identity).then(|| Arc::clone(identity));
-        let levels = self.0.entry((rule.clone(), owner)).or_default();
+        let levels = self.levels(rule, limit, identity);
         Debt {
             messages: take(limit.messages, &mut levels.messages, 1, mono),
             bytes: take(limit.bytes, &mut levels.bytes, bytes as u64, mono),
         }
+    }
+
+    fn levels(&mut self, rule: &RuleName, limit: &RateLimit, identity: &Arc<SpiffeId>) -> &mut Levels {
+        let owner = (limit.scope == RateScope::Identity).then(|| Arc::clone(identity));
+        self.0.entry((rule.clone(), owner)).or_default()
+    }
+}
+
+impl Debt {
+    fn wait(self) -> Duration {
+        self.messages.max(self.bytes)
     }
 }
 
@@ -70,7 +80,7 @@ impl Broker {
     pub(crate) fn count_rate(&mut self, key: Key, limited: &Limited, bytes: usize, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let debt = self.rates.take(limited, &session.identity, bytes, now.mono);
-        let wait = debt.messages.max(debt.bytes);
+        let wait = debt.wait();
         if wait.is_zero() {
             return;
         }
@@ -84,5 +94,29 @@ impl Broker {
         connection.paused_until = until;
         self.paused_until = Some(until);
         self.out.metrics.throttled += 1;
+    }
+
+    /// Counts a will that was permitted, and tells whether it may go out. Nobody is left to wait: it goes out for
+    /// as long again as a client may be made to wait, so that the will of one that was cut for its rate still does.
+    /// A rate that identities share does not count wills: none can use up what others' wills need.
+    pub(crate) fn count_will(
+        &mut self,
+        limited: &Limited,
+        identity: &Arc<SpiffeId>,
+        bytes: usize,
+        now: Now,
+    ) -> bool {
+        let (rule, limit) = limited;
+        if limit.scope == RateScope::Rule {
+            return true;
+        }
+        let debt_max = self.config.rate_debt_max.saturating_mul(2);
+        let before = *self.rates.levels(rule, limit, identity);
+        let fits = self.rates.take(limited, identity, bytes, now.mono).wait() <= debt_max;
+        if !fits {
+            *self.rates.levels(rule, limit, identity) = before;
+            self.out.metrics.dropped.will_too_fast += 1;
+        }
+        fits
     }
 }

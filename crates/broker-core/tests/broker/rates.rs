@@ -116,3 +116,40 @@ fn a_client_that_is_left_unread_is_not_taken_for_dead() {
     world.pass_secs(1);
     world.expect(press, ["DISCONNECT 8D", "CLOSE KeepAlive"]);
 }
+
+/// Connects with a will on `a`, breaks the connection, and tells how many wills were received.
+fn wills(world: &mut World, who: &str, ops: ConnId, count: usize) -> usize {
+    for _ in 0..count {
+        let conn = world.open(who, Connect { will: will("a", "gone", 0), ..v5("c") });
+        world.lose(conn);
+    }
+    world.take(ops).len()
+}
+
+#[test]
+fn wills_count_against_the_rate_of_an_identity() {
+    let config = Config { rate_debt_max: Duration::from_secs(5), ..Config::default() };
+    let mut world = World::with(config, limited(messages(1, 1)));
+    let ops = world.client("ops");
+    world.subscribe(ops, "a", Q0);
+    // One of the burst, and ten seconds of debt.
+    assert_eq!(wills(&mut world, "press", ops, 100), 11);
+    assert_eq!(world.broker.metrics().dropped.will_too_fast, 89);
+    world.pass_secs(3);
+    assert_eq!(wills(&mut world, "press", ops, 100), 3);
+    // The twins: another identity, and one that was cut for its rate.
+    assert_eq!(wills(&mut world, "saw", ops, 1), 1);
+    let loud = world.open("loud", Connect { will: will("a", "gone", 0), ..v5("c") });
+    (0..7).for_each(|_| world.publish(loud, "a", "x", Q0));
+    assert_eq!(world.take(loud).last().unwrap(), "CLOSE Protocol(MessageRateTooHigh)");
+    assert_eq!(world.take(ops).len(), 6 + 1);
+}
+
+#[test]
+fn no_identity_uses_up_what_the_wills_of_others_need() {
+    let mut world = World::ruled(limited(Rate { per: RateScope::Rule, ..messages(1, 1) }));
+    let ops = world.client("ops");
+    world.subscribe(ops, "a", Q0);
+    assert_eq!(wills(&mut world, "press", ops, 100), 100);
+    assert_eq!(wills(&mut world, "saw", ops, 1), 1);
+}
