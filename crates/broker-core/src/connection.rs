@@ -104,12 +104,20 @@ impl Connection {
 
     /// Returns how a message would be sent; `None` when the client cannot take one that large ([MQTT-3.1.2-24]).
     pub(crate) fn fit(&self, waiting: &Waiting, is_gated: bool) -> Option<Fit> {
-        let publication = waiting.message.publication();
-        let naming = match self.aliases_out.naming(&publication.topic) {
+        let naming = match self.aliases_out.naming(&waiting.message.publication().topic) {
             // What waits for the store must not be the one to set an alias that others use before it is sent.
             Naming::Set(_) if is_gated => Naming::Topic,
             naming => naming,
         };
+        self.fit_named(waiting, naming).or_else(|| match naming {
+            // An alias is not worth a message.
+            Naming::Set(_) => self.fit_named(waiting, Naming::Topic),
+            Naming::Topic | Naming::Alias(_) => None,
+        })
+    }
+
+    fn fit_named(&self, waiting: &Waiting, naming: Naming) -> Option<Fit> {
+        let publication = waiting.message.publication();
         let publish = PublishRef {
             qos: waiting.qos,
             packet_id: (waiting.qos != QoS::AtMostOnce).then_some(PacketId::MIN),

@@ -75,7 +75,7 @@ impl Broker {
                 }
                 (ReasonCode::QuotaExceeded, Some(STORE_REFUSES))
             }
-            Ok(decided) if self.queues_refuse(key, &publication, &decided) => {
+            Ok(decided) if self.queues_refuse(key, &publication, &decided, now) => {
                 if self.is_v311(key) {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
@@ -129,7 +129,7 @@ impl Broker {
                 }
                 (ReasonCode::QuotaExceeded, STORE_REFUSES)
             }
-            Ok(decided) if self.queues_refuse(key, &publication, &decided) => {
+            Ok(decided) if self.queues_refuse(key, &publication, &decided, now) => {
                 if version == Version::V311 {
                     return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
                 }
@@ -290,7 +290,7 @@ impl Broker {
     }
 
     /// Tells whether a message is refused because a receiver could neither take it now nor keep it.
-    fn queues_refuse(&self, key: Key, publication: &Publication, decided: &Decided) -> bool {
+    fn queues_refuse(&self, key: Key, publication: &Publication, decided: &Decided, now: Now) -> bool {
         let Decided { source, route, .. } = decided;
         if !source.refuses_overflow {
             return false;
@@ -301,7 +301,7 @@ impl Broker {
             qos != QoS::AtMostOnce
                 && self.sessions.get(session).is_some_and(|session| {
                     !session.is_ready(qos, self.config.unsent_bytes_soft)
-                        && !session.queue.has_room_for(bytes, &self.config)
+                        && !session.queue.may_have_room_for(bytes, &self.config, now)
                 })
         };
         let full_target = route.targets.iter().any(|target| {
@@ -403,7 +403,7 @@ impl Broker {
         let (before, after) = members.split_at_checked(turn).unwrap_or((members, &[]));
         let mut best: Option<(u8, &Member)> = None;
         for member in after.iter().chain(before) {
-            let Some(readiness) = self.readiness(member, message) else { continue };
+            let Some(readiness) = self.readiness(member, message, now) else { continue };
             if best.is_none_or(|(least, _)| readiness < least) {
                 best = Some((readiness, member));
             }
@@ -427,13 +427,14 @@ impl Broker {
         Some(())
     }
 
-    fn readiness(&self, member: &Member, message: &Message) -> Option<u8> {
+    fn readiness(&self, member: &Member, message: &Message, now: Now) -> Option<u8> {
         let session = self.sessions.get(member.session)?;
         let qos = message.qos().min(member.grant.qos);
         if session.is_ready(qos, self.config.unsent_bytes_soft) {
             return Some(0);
         }
-        let can_keep = qos != QoS::AtMostOnce && session.queue.has_room(message, &self.config);
+        let can_keep =
+            qos != QoS::AtMostOnce && session.queue.may_have_room_for(message.bytes(), &self.config, now);
         can_keep.then(|| if session.connection().is_some() { 1 } else { 2 })
     }
 }

@@ -1,5 +1,6 @@
 //! Messages that wait for one session.
 
+use crate::effect::Now;
 use crate::limits::Config;
 use crate::message::{Message, UNDECIDED};
 use crate::shared::GroupId;
@@ -8,6 +9,7 @@ use mqtt_proto::QoS;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A message for one receiver.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ impl QueuedBytes {
 pub(crate) struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// Nothing that waits expires before.
+    expires: Option<Duration>,
     /// Of this queue and all others.
     all: QueuedBytes,
     /// What the rule of its session's latest subscription says to drop, if it says so.
@@ -75,6 +79,25 @@ impl Queue {
         self.waiting.len() < config.queue_messages_max
             && self.bytes.saturating_add(bytes) <= config.queue_bytes_max
             && self.all.get().saturating_add(bytes) <= config.queues_bytes_max
+    }
+
+    /// Tells whether there is room, or may be once what has expired is taken out.
+    pub(crate) fn may_have_room_for(&self, bytes: usize, config: &Config, now: Now) -> bool {
+        self.has_room_for(bytes, config) || self.may_have_expired(now)
+    }
+
+    fn may_have_expired(&self, now: Now) -> bool {
+        self.expires.is_some_and(|at| at <= now.mono)
+    }
+
+    /// Takes out what has expired.
+    pub(crate) fn take_expired(&mut self, now: Now) -> Vec<Waiting> {
+        if !self.may_have_expired(now) {
+            return Vec::new();
+        }
+        let expired = self.extract(|waiting| waiting.message.is_expired(now));
+        self.expires = self.waiting.iter().filter_map(|waiting| waiting.message.expires).min();
+        expired
     }
 
     /// Counts this queue, which is empty, among all others.
@@ -108,14 +131,14 @@ impl Queue {
         if !self.has_room(&waiting.message, config) {
             return false;
         }
-        self.grow(waiting.message.bytes());
-        self.waiting.push_back(waiting);
+        self.restore(waiting);
         true
     }
 
     /// Takes a message of an earlier run, whose acceptance has been acknowledged: there is no refusing it.
     pub(crate) fn restore(&mut self, waiting: Waiting) {
         self.grow(waiting.message.bytes());
+        self.expires = self.expires.into_iter().chain(waiting.message.expires).min();
         self.waiting.push_back(waiting);
     }
 

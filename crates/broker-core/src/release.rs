@@ -45,6 +45,12 @@ impl Session {
 
     /// Lets a message wait, or drops it or older ones as the rule says.
     fn keep(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+        if !self.queue.has_room(&waiting.message, release.config) {
+            for expired in self.queue.take_expired(release.now) {
+                release.out.metrics.dropped.expired += 1;
+                release.out.ledger.dequeue(self.number, &expired);
+            }
+        }
         while let Some(oldest) = self.queue.yield_to(&waiting.message, release.config) {
             release.out.metrics.dropped.queue_full += 1;
             release.out.ledger.dequeue(self.number, &oldest);

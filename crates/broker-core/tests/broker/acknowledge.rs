@@ -266,3 +266,19 @@ fn a_qos2_message_that_expired_before_pubrel_is_not_delivered() {
     world.expect(press, ["PUBREC 1 00", "PUBCOMP 1 00"]);
     world.quiet(ops);
 }
+
+// [MQTT-3.1.2-25]: left out is what cannot be sent within the maximum, not what is too long with an alias.
+#[test]
+fn a_message_that_fits_without_an_alias_is_sent_without() {
+    let mut world = World::new();
+    let payload = "x".repeat(40);
+    let plain = format!("PUBLISH topic \"{payload}\" q0");
+    for (max, expected) in [(49, vec![]), (50, vec![plain.clone()]), (53, vec![format!("{plain} alias=1")])] {
+        let ops = world.open("ops", Connect { topic_alias_max: 2, packet_size_max: Some(max), ..v5("ops") });
+        world.subscribe(ops, "topic", Q0);
+        let press = world.client("press");
+        world.publish(press, "topic", &payload, Q0);
+        assert_eq!(world.take(ops), expected, "{max}");
+        world.lose(ops);
+    }
+}

@@ -3,7 +3,7 @@
 use crate::world::*;
 use broker_core::ConnId;
 use midge_policy::{QueueOverflow, Rule};
-use mqtt_proto::{Connect, Packet, SharedFilter};
+use mqtt_proto::{Connect, Packet, Publish, SharedFilter};
 use std::num::NonZeroU16;
 
 fn says(overflow: QueueOverflow, rule: Rule) -> Rule {
@@ -185,4 +185,38 @@ fn a_share_group_refuses_only_when_no_member_has_room() {
     assert_eq!(seen, ["PUBACK 1 00", "PUBACK 1 00", "PUBACK 1 97"]);
     world.send(press, Packet::PingReq);
     world.expect(press, ["PINGRESP"]);
+}
+
+// [MQTT-3.3.2-5]: what has expired is deleted, and keeps nothing out.
+#[test]
+fn what_has_expired_makes_room() {
+    let mut world = absent(vec![allow("*", &["a"], &["a"])]);
+    let press = world.client("press");
+    world.send(press, Packet::Publish(Box::new(expiring("a", "short", Q1, 1))));
+    world.send(press, Packet::Publish(Box::new(expiring("a", "long", Q1, 100))));
+    world.publish(press, "a", "no room", Q1);
+    world.pass_secs(2);
+    world.publish(press, "a", "fresh", Q1);
+    world.publish(press, "a", "no room", Q1);
+    let dropped = world.broker.metrics().dropped;
+    assert_eq!((dropped.queue_full, dropped.expired), (2, 1));
+    assert_eq!(kept(&mut world), ["long", "fresh"]);
+    assert_eq!(world.broker.metrics().dropped.expired, 1);
+}
+
+// The twin for those who would rather be refused: 0x97 only where there is really no room.
+#[test]
+fn what_has_expired_has_nobody_refused() {
+    let mut world =
+        absent(vec![says(QueueOverflow::Refuse, allow("press", &["a"], &[])), allow("ops", &[], &["a"])]);
+    let press = world.client("press");
+    for id in 1..=2 {
+        let publish = Publish { packet_id: Some(pid(id)), ..expiring("a", "short", Q1, 1) };
+        world.send(press, Packet::Publish(Box::new(publish)));
+    }
+    world.publish(press, "a", "refused", Q1);
+    world.pass_secs(2);
+    world.publish(press, "a", "fresh", Q1);
+    world.expect(press, ["PUBACK 1 00", "PUBACK 2 00", "PUBACK 1 97", "PUBACK 1 00"]);
+    assert_eq!(kept(&mut world), ["fresh"]);
 }
