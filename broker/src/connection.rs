@@ -10,7 +10,7 @@ use mqtt_proto::{ConnAck, Connect, DecodeError, Decoder, Packet, ReasonCode, Ver
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// First size of the read buffer: an idle connection costs no more.
@@ -24,7 +24,10 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// Pieces that are written as they are; smaller ones are gathered.
 const LARGE_BYTES: usize = 16 * 1024;
 /// Written bytes that are reported to the core at once: far below what it lets a connection wait for.
-const FLUSHED_BYTES: usize = 32 * 1024;
+pub(crate) const FLUSHED_BYTES: usize = 32 * 1024;
+/// How long one connection may keep its thread while others wait: what the core does for a packet may take
+/// long, where many receive it.
+const TURN: Duration = Duration::from_micros(250);
 /// How long a peer may take to accept its last bytes.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,8 @@ pub(crate) struct Limits {
     pub(crate) codec: mqtt_proto::Limits,
     /// How long a peer may take none of what it is sent.
     pub(crate) unread_timeout: Duration,
+    /// Written bytes that are reported to the core.
+    pub(crate) flushed_bytes: usize,
 }
 
 /// How the peer came in.
@@ -109,7 +114,7 @@ where
         }
     };
     hub.traffic().read(reader.taken);
-    let unread_timeout = limits.unread_timeout;
+    let Limits { unread_timeout, flushed_bytes, .. } = *limits;
     reader.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
     let (conn, outbox) = {
         let (identity, proof) = (peer.id().clone(), peer.proof().clone());
@@ -119,7 +124,7 @@ where
     };
     tokio::select! {
         cause = reader.run(hub, conn) => hub.closed(conn, cause),
-        result = write_all(hub, conn, Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout }) => {
+        result = write_all(hub, conn, Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout, flushed_bytes }) => {
             if let Err(error) = result {
                 if error.kind() == io::ErrorKind::TimedOut {
                     hub.stalled(conn);
@@ -220,6 +225,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
         let (mut packets, mut woken) = (VecDeque::new(), Woken::default());
         let mut wanted = READ_BYTES;
+        let mut began = Instant::now();
         loop {
             let decoded = self.decode_some(&mut packets);
             while !packets.is_empty() {
@@ -228,6 +234,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     woken.wake();
                     tokio::time::sleep(wait).await;
                 }
+            }
+            if began.elapsed() > TURN {
+                woken.wake();
+                tokio::task::yield_now().await;
+                began = Instant::now();
             }
             if let Ok(true) = decoded {
                 continue;
@@ -252,7 +263,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     hub.traffic().read(count);
                     if count >= wanted {
                         wanted = (wanted * 2).min(READ_BYTES_MAX);
-                    } else if count < wanted / 4 {
+                        continue;
+                    }
+                    // There was no more to read: others have had their turn, or have it at the next read.
+                    began = Instant::now();
+                    if count < wanted / 4 {
                         wanted = (wanted / 2).max(READ_BYTES);
                     }
                 }
@@ -269,6 +284,7 @@ struct Outlet<'a, W> {
     write: &'a mut W,
     /// How long the peer may take none of what it is sent.
     unread_timeout: Duration,
+    flushed_bytes: usize,
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(
@@ -284,7 +300,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
             return finish(outlet.write, &reason).await;
         }
         unreported += batch.bytes;
-        if unreported >= FLUSHED_BYTES {
+        if unreported >= outlet.flushed_bytes {
             hub.flushed(conn, unreported);
             unreported = 0;
         }

@@ -376,7 +376,10 @@ impl Hub {
                 storing.pending.ticket
             }
         };
-        self.enter(|broker, now| broker.handle_stored(ticket, now));
+        self.enter_storing(|broker, trouble, now| {
+            broker.handle_store_trouble(trouble);
+            broker.handle_stored(ticket, now);
+        });
         None
     }
 

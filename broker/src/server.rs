@@ -2,7 +2,7 @@
 
 use crate::accept::Way;
 use crate::arrivals::Arrivals;
-use crate::connection::Limits;
+use crate::connection::{FLUSHED_BYTES, Limits};
 use crate::listeners::Listeners;
 use crate::threads::Threads;
 use crate::{Admission, Authenticator, Bound, Hub, MqttConfig, persister, sys};
@@ -88,6 +88,7 @@ impl Server {
             limits: Limits {
                 codec: config.codec(),
                 unread_timeout: Duration::from_secs(config.unread_timeout_secs.into()),
+                flushed_bytes: flushed_bytes(config),
             },
             listeners: Listeners::new(&config.subscribe_mode),
             arrivals: Arrivals::new(arrivals_max, connect_timeout, turns),
@@ -173,6 +174,11 @@ impl Server {
             self.hub.re_admit(&*self.parts.admission, roots_changed);
         }
     }
+}
+
+/// A connection that is held back for its unsent bytes has to be heard of before it has none.
+fn flushed_bytes(config: &MqttConfig) -> usize {
+    usize::try_from(config.limits.unsent_bytes_soft / 2).map_or(FLUSHED_BYTES, |half| half.min(FLUSHED_BYTES))
 }
 
 fn permits(count: usize) -> usize {

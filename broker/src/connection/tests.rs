@@ -11,7 +11,7 @@ use midge_runtime::Clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 
 /// Lets everybody in but `nobody`, and `gone` once.
@@ -65,15 +65,7 @@ impl Stage {
 
     /// What a peer that sends these pieces is sent until the broker closes, or until `expected` bytes came.
     async fn talk(&self, name: &str, pieces: &[&[u8]], expected: usize) -> Ended {
-        let id = SpiffeId::new(format!("spiffe://plant/{name}")).unwrap();
-        let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into()));
-        let codec = mqtt_proto::Limits { packet_bytes_max: 1024, ..mqtt_proto::Limits::default() };
-        let limits = Limits { codec, unread_timeout: Duration::from_secs(30) };
-        let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;
         let (mut near, far) = tokio::io::duplex(64 * 1024);
-        let listener = &Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
-        let door = Door::default();
-        let served = serve(&self.hub, &door, far, Visit { listener, entrance, arrival, limits: &limits });
         let talking = async move {
             for piece in pieces {
                 // The broker may close before it has read all.
@@ -84,8 +76,19 @@ impl Stage {
             while answer.len() < expected && near.read_buf(&mut answer).await.unwrap() > 0 {}
             answer
         };
-        let (served, answer) = tokio::join!(served, talking);
+        let (served, answer) = tokio::join!(self.serve(name, far), talking);
         Ended { answer, served }
+    }
+
+    async fn serve(&self, name: &str, far: DuplexStream) -> Result<(), Refused> {
+        let id = SpiffeId::new(format!("spiffe://plant/{name}")).unwrap();
+        let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into()));
+        let codec = mqtt_proto::Limits { packet_bytes_max: 1024, ..mqtt_proto::Limits::default() };
+        let limits = Limits { codec, unread_timeout: Duration::from_secs(30), flushed_bytes: 0 };
+        let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;
+        let listener = &Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
+        let door = Door::default();
+        serve(&self.hub, &door, far, Visit { listener, entrance, arrival, limits: &limits }).await
     }
 
     async fn answer(&self, sent: &[u8]) -> Vec<u8> {
@@ -244,4 +247,28 @@ async fn without_keep_alive_a_packet_that_has_begun_goes_on_or_ends_the_connecti
     let talk = stage.talk("press", &pieces, usize::MAX);
     let silent = tokio::time::timeout(Duration::from_secs(3600), talk).await;
     assert!(silent.is_err(), "the connection ended");
+}
+
+// A peer that sends as fast as it can is read in turns: whoever shares its thread gets his.
+#[tokio::test]
+async fn a_peer_that_sends_without_end_leaves_others_their_turns() {
+    let stage = Stage::new();
+    let flood = sent(CONNECT_311, &b"\x30\x04\0\x01ax".repeat(100_000));
+    let turns = std::cell::Cell::new(0_u32);
+    let others = async {
+        loop {
+            tokio::task::yield_now().await;
+            turns.set(turns.get() + 1);
+        }
+    };
+    let (mut near, far) = tokio::io::duplex(flood.len());
+    near.write_all(&flood).await.unwrap();
+    near.shutdown().await.unwrap();
+    tokio::select! {
+        biased;
+        served = stage.serve("press", far) => served.unwrap(),
+        () = others => {}
+    }
+    assert_eq!(stage.hub.metrics().messages_in, 100_000);
+    assert!(turns.get() > 5, "{turns:?}");
 }

@@ -200,7 +200,7 @@ async fn a_reader_that_never_reads_is_cut_and_its_session_stays() {
     })
     .await;
     let never_reads = || async {
-        let stuck = Connect { session_expiry_secs: Some(3600), clean_start: false, ..connect("stuck") };
+        let stuck = Connect { session_expiry_secs: Some(3600), ..connect("stuck") };
         let stream = TcpStream::connect(house.tcp).await.unwrap();
         let mut stuck = Client::open_with(stream, stuck).await;
         stuck.subscribe("flood", QoS::AtLeastOnce).await;
