@@ -30,6 +30,7 @@ mod queue;
 mod rates;
 mod record;
 mod release;
+mod replay;
 mod restore;
 mod retained;
 mod review;
@@ -58,8 +59,9 @@ pub use limits::{Config, DeniedPublish};
 pub use message::{Message, Origin};
 pub use metrics::{Denials, Dropped, Metrics};
 pub use record::{
-    Change, Durability, FORMAT, HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordError,
-    RecordKey, RecordKind, SessionRecord, StoreBatch, StoredMessage, SubscriptionRecord, WillRecord,
+    Change, Durability, FORMAT, HeldRecord, OutgoingRecord, OutgoingState, OwedRecord, QueuedRecord, Record,
+    RecordError, RecordKey, RecordKind, SessionRecord, StoreBatch, StoredMessage, SubscriptionRecord,
+    WillRecord,
 };
 pub use restore::Restored;
 pub use snapshot::{SessionSnapshot, SessionState};

@@ -13,7 +13,7 @@ use crate::authority::Listener;
 use crate::message::Message;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::PublishPermit;
-use mqtt_proto::{Publication, QoS, SharedFilter, Version, Will};
+use mqtt_proto::{Publication, QoS, SharedFilter, TopicName, Version, Will};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +120,17 @@ pub struct SubscriptionRecord {
     pub retain_as_published: bool,
     /// Subscription Identifier.
     pub id: Option<u32>,
+    /// Retained messages that are still to be sent for it; `None` once all have been.
+    pub owed: Option<OwedRecord>,
+}
+
+/// Which retained messages are still to be sent for a subscription. They come in the order of their topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwedRecord {
+    /// The last topic that needs not be looked at again; `None` where all do.
+    pub after: Option<TopicName>,
+    /// The highest number of a message that may have been sent in an earlier run without its being stored.
+    pub sent: u64,
 }
 
 /// A message and when it was received. Its origin travels with it and is asked for again before it is released.
@@ -198,7 +209,10 @@ impl Record {
         const SMALL: usize = 128;
         let extra = match self {
             Self::Session(record) => record.client_id.len() + record.identity.path().len(),
-            Self::Subscription(record) => record.filter.filter.as_str().len(),
+            Self::Subscription(record) => {
+                let after = record.owed.as_ref().and_then(|owed| owed.after.as_ref());
+                record.filter.filter.as_str().len() + after.map_or(0, |topic| topic.as_str().len())
+            }
             Self::Message(stored) => stored.message.bytes(),
             Self::Held(held) => match &**held {
                 HeldRecord::Accepted(publication, _) => Message::cost(publication),

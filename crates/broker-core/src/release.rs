@@ -1,5 +1,5 @@
-//! Handing messages to one client: at once, from its queue, again after a reconnect, or from the
-//! retained ones. Every release asks for the rights of receiver and publisher as they are now.
+//! Handing messages to one client: at once, from its queue, or again after a reconnect; retained ones come last
+//! (`replay.rs`). Every release asks for the rights of receiver and publisher as they are now.
 
 use crate::authority::{Authority, Obstacle};
 use crate::connection::Sending;
@@ -10,10 +10,9 @@ use crate::output::{Output, Subject};
 use crate::queue::Waiting;
 use crate::record::OutgoingState;
 use crate::retained::Retained;
-use crate::session::{Link, Replay, Session};
+use crate::session::{Link, Session};
 use crate::shared::Groups;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::Question;
 use mqtt_proto::{Packet, PacketId, QoS, ReasonCode};
 use std::sync::Arc;
 
@@ -101,7 +100,7 @@ impl Session {
         true
     }
 
-    fn send(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+    pub(crate) fn send(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
         let is_gated = self.gates(&waiting);
         let Link::Live(connection) = &mut self.link else { return };
         let behind = connection.gate.behind_deliveries();
@@ -195,83 +194,6 @@ impl Session {
         withhold(obstacle, waiting, self.subject(), release);
         false
     }
-
-    /// Sends the next retained message of a new subscription.
-    fn replay(&mut self, release: &mut Release<'_>) -> bool {
-        let Link::Live(connection) = &self.link else { return false };
-        let Some(replay) = self.replays.front_mut() else { return false };
-        if !release.out.ledger.is_stored(replay.after) {
-            return false;
-        }
-        let subscribed = self.subscriptions.get(&replay.spelled);
-        let next = release.retained.next_match(&replay.filter, replay.cursor.as_ref());
-        let (Some(subscribed), Some(message)) = (subscribed, next.cloned()) else {
-            self.replays.pop_front();
-            return true;
-        };
-        let topic = &message.publication().topic;
-        let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);
-        // Not every topic under a narrowed filter is one of the subscription's.
-        let Some(granted) = subscribed.granted_for(topic).filter(|_| !is_own) else {
-            replay.cursor = Some(topic.clone());
-            return true;
-        };
-        let qos = message.qos().min(granted);
-        if !connection.has_room_for(qos) {
-            return false;
-        }
-        replay.cursor = Some(topic.clone());
-        let mut waiting = Waiting {
-            qos,
-            retain: true,
-            subscription_ids: subscribed.grant().ids,
-            group: None,
-            revision: release.authority.revision(),
-            number: 0,
-            resent: false,
-            message,
-        };
-        if let Some(qos) = self.may_replay(&waiting, release) {
-            waiting.qos = waiting.qos.min(qos);
-            self.send(waiting, release);
-        }
-        true
-    }
-
-    /// Returns the highest QoS at which a retained message may be delivered, if it may.
-    fn may_replay(&mut self, waiting: &Waiting, release: &mut Release<'_>) -> Option<QoS> {
-        let topic = &waiting.message.publication().topic;
-        if waiting.message.is_expired(release.now) {
-            return None;
-        }
-        // A subscription may cover topics that its owner must not read.
-        let rights = Arc::clone(self.rights(release.authority));
-        let decided = rights.receive(topic);
-        release.authority.tell(self, &Question::Receive { topic, group: None }, decided.is_ok());
-        let Ok(permit) = decided else {
-            release.out.metrics.denials.receive += 1;
-            return None;
-        };
-        let Err(obstacle) = release.authority.recheck_origin(&waiting.message) else {
-            return Some(permit.qos());
-        };
-        let is_purged = matches!(obstacle, Obstacle::Revoked) || release.config.purge_lost;
-        if is_purged {
-            release.retained.remove(topic, release.out);
-            purged(&waiting.message, release);
-        } else {
-            withhold(obstacle, waiting, self.subject(), release);
-        }
-        None
-    }
-
-    /// Lets the retained messages of a subscription follow, from the start.
-    pub(crate) fn start_replay(&mut self, spelled: &Arc<str>, after: u64) {
-        let Some(subscribed) = self.subscriptions.get(spelled) else { return };
-        let filter = subscribed.filter.filter.clone();
-        self.replays.retain(|replay| replay.spelled != *spelled);
-        self.replays.push_back(Replay { spelled: Arc::clone(spelled), filter, cursor: None, after });
-    }
 }
 
 /// Asks for the rights of receiver and publisher where policy changed since they were last seen.
@@ -286,7 +208,7 @@ fn authorize(
     release.authority.recheck_origin(&waiting.message)
 }
 
-fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject, release: &mut Release<'_>) {
+pub(crate) fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject, release: &mut Release<'_>) {
     let topic: Arc<str> = waiting.message.publication().topic.as_str().into();
     match (obstacle, origin(&waiting.message)) {
         (Obstacle::Receiver(denial), _) => {
@@ -301,7 +223,7 @@ fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject, release: &
     }
 }
 
-fn purged(message: &Message, release: &mut Release<'_>) {
+pub(crate) fn purged(message: &Message, release: &mut Release<'_>) {
     if let Some(origin) = origin(message) {
         let topic = message.publication().topic.as_str().into();
         release.out.audit(origin, AuditKind::RetainedPurged { topic }, release.now);

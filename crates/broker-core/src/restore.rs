@@ -14,6 +14,7 @@ use crate::record::{
     HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind, SessionRecord,
     StoredMessage, SubscriptionRecord, WillRecord,
 };
+use crate::replay::Replay;
 use crate::session::{LateWill, Link, Parked, Session, mode_of};
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled};
@@ -21,7 +22,7 @@ use crate::timers::Due;
 use crate::{AuditKind, Origin};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{PacketId, QoS, RetainHandling, Subscription, Version};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ struct Restoration<'a> {
     broker: &'a mut Broker,
     now: Now,
     sessions: HashMap<u64, Key>,
+    /// Sessions, by number, that may have been sent anything that there was.
+    sent_any: HashSet<u64>,
     messages: BTreeMap<u64, Arc<Message>>,
     exchanges: BTreeMap<Key, Vec<(u64, PacketId, Exchange)>>,
     found: Restored,
@@ -70,6 +73,7 @@ impl Broker {
             broker: self,
             now,
             sessions: HashMap::new(),
+            sent_any: HashSet::new(),
             messages: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             found: Restored::default(),
@@ -113,6 +117,9 @@ impl Restoration<'_> {
         let session = self.broker.sessions.get_mut(key)?;
         session.number = number;
         session.sent = sent.unwrap_or_else(|| self.broker.out.ledger.last_number());
+        if sent.is_none() {
+            self.sent_any.insert(number);
+        }
         self.sessions.insert(number, key);
         // Connected when the broker ended: from now on its time runs.
         if parked.is_none() {
@@ -173,8 +180,10 @@ impl Restoration<'_> {
                 subscribed.ordinal = session.ordinals;
                 session.ordinals = session.ordinals.wrapping_add(1);
                 self.broker.subscriptions.add(session_key, &subscribed, None);
-                session.subscriptions.insert(spelled, subscribed);
+                subscribed.owed = record.owed.is_some();
+                session.subscriptions.insert(Arc::clone(&spelled), subscribed);
                 self.found.subscriptions += 1;
+                self.replay(key, record, spelled);
             }
             Err(denial) => {
                 let kind = AuditKind::SubscriptionRevoked { filter: spelled, denial };
@@ -184,6 +193,22 @@ impl Restoration<'_> {
             }
         }
         Some(())
+    }
+
+    /// Takes what a subscription is still to be sent of the retained messages.
+    fn replay(&mut self, key: RecordKey, record: &SubscriptionRecord, spelled: Arc<str>) {
+        let Some(mut owed) = record.owed.clone() else { return };
+        let ledger = &mut self.broker.out.ledger;
+        if self.sent_any.contains(&key.owner) {
+            owed.sent = ledger.last_number();
+            let record = SubscriptionRecord { owed: Some(owed.clone()), ..record.clone() };
+            ledger.replace_unpromised(key, Record::Subscription(Box::new(record)));
+        }
+        let session =
+            self.sessions.get(&key.owner).and_then(|session| self.broker.sessions.get_mut(*session));
+        if let Some(session) = session {
+            session.replays.push_back(Replay::restored(spelled, record.filter.filter.clone(), owed));
+        }
     }
 
     fn message(&mut self, number: u64, stored: StoredMessage) -> Option<()> {

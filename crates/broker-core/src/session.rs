@@ -8,11 +8,12 @@ use crate::inflight::Inflight;
 use crate::output::Subject;
 use crate::queue::{Queue, Waiting};
 use crate::record::Durability;
+use crate::replay::Replay;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::{Context, Rights, SubscribeMode};
-use mqtt_proto::{Connect, QoS, SharedFilter, TopicFilter, TopicName, Version, Will};
+use mqtt_proto::{Connect, QoS, SharedFilter, Version, Will};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,17 +76,6 @@ pub(crate) struct LateWill {
     pub(crate) will: Will,
     /// Number under which it is stored; 0 when it is not.
     pub(crate) number: u64,
-}
-
-/// Retained messages still to be sent for a new subscription. They are read one by one as the client
-/// takes them, so that a wide filter costs no memory.
-#[derive(Debug)]
-pub(crate) struct Replay {
-    pub(crate) spelled: Arc<str>,
-    pub(crate) filter: TopicFilter,
-    pub(crate) cursor: Option<TopicName>,
-    /// The ticket its SUBACK waits for: they follow it.
-    pub(crate) after: u64,
 }
 
 /// Returns what becomes of a subscription that is allowed in part. A share group has one filter for all its

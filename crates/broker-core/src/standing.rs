@@ -4,9 +4,8 @@ use crate::broker::Broker;
 use crate::effect::Now;
 use crate::inflight::Exchange;
 use crate::ledger::{Ledger, StoreTrouble};
-use crate::record::{
-    Durability, Record, RecordKey, RecordKind, SessionRecord, SubscriptionRecord, WillRecord,
-};
+use crate::record::{Durability, Record, RecordKey, RecordKind, SessionRecord, WillRecord};
+use crate::replay::Replay;
 use crate::session::{Link, Session};
 use crate::slab::Key;
 use crate::subscription::Subscribed;
@@ -23,7 +22,7 @@ impl Broker {
         if session.number != 0 {
             let (record_key, record) = (session.key(), session.record());
             // What waits is not sent before it is stored that it may have been ([MQTT-3.3.1-1]).
-            if is_same && session.queue.is_empty() {
+            if is_same && session.queue.is_empty() && session.replays.is_empty() {
                 self.out.ledger.replace_unpromised(record_key, record);
             } else {
                 self.out.ledger.replace(record_key, record);
@@ -165,18 +164,23 @@ impl Ledger {
             return;
         }
         subscribed.number = earlier.map_or_else(|| self.next_number(), |earlier| earlier.number);
-        if earlier.is_some_and(|earlier| earlier.asks_the_same(subscribed)) {
+        let same = earlier.filter(|earlier| earlier.asks_the_same(subscribed));
+        let replay = session.replay_of(spelled);
+        if let Some(same) = same
+            && !replay.is_some_and(Replay::is_unanswered)
+        {
+            subscribed.owed = same.owed;
             return;
         }
-        let record = SubscriptionRecord {
-            filter: subscribed.filter.clone(),
-            requested: subscribed.requested,
-            no_local: subscribed.no_local,
-            retain_as_published: subscribed.retain_as_published,
-            id: subscribed.id,
-        };
+        subscribed.owed = replay.is_some();
         let key = RecordKey::owned(RecordKind::Subscription, session.number, subscribed.number);
-        self.replace(key, Record::Subscription(Box::new(record)));
+        let record = subscribed.record(replay.map(Replay::owed));
+        // Who subscribes once more to what it has is answered even while the disk fails.
+        if same.is_some() && self.trouble != StoreTrouble::None {
+            self.replace_unpromised(key, record);
+        } else {
+            self.replace(key, record);
+        }
     }
 
     /// Removes a subscription of a session.

@@ -4,6 +4,7 @@ use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::ledger::StoreTrouble;
+use crate::replay::Replay;
 use crate::session::mode_of;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
@@ -26,30 +27,23 @@ impl Broker {
         }
         let is_v311 = self.is_v311(key);
         let mut reasons = Vec::with_capacity(subscriptions.len());
-        let mut replays = Vec::new();
         // Every filter is decided by itself and answered in its place ([MQTT-3.8.4-5], [MQTT-3.9.3-1]).
         for subscription in &subscriptions {
             let spelled = spelled(&subscription.filter);
             match self.subscribe(key, subscription, &spelled, subscription_id, now) {
-                Ok((qos, existed)) => {
-                    reasons.push(granted(qos));
-                    if wants_retained(subscription, existed) {
-                        replays.push(spelled);
-                    }
-                }
+                Ok(qos) => reasons.push(granted(qos)),
                 Err(_) if is_v311 => reasons.push(ReasonCode::UnspecifiedError),
                 Err(reason) => reasons.push(reason),
             }
         }
         self.answer(key, Packet::SubAck(Box::new(SubAck { packet_id, info: Info::default(), reasons })));
         if let Some(session) = self.sessions.get_mut(key) {
-            let after = session.connection().map_or(0, |connection| connection.gate.barrier);
-            replays.iter().for_each(|spelled| session.start_replay(spelled, after));
+            session.let_replays_follow();
         }
         self.pump(key, now);
     }
 
-    /// Adds or replaces one subscription. Returns the granted QoS and whether it existed.
+    /// Adds or replaces one subscription. Returns the granted QoS.
     fn subscribe(
         &mut self,
         key: Key,
@@ -57,7 +51,7 @@ impl Broker {
         spelled: &Arc<str>,
         id: Option<u32>,
         now: Now,
-    ) -> Result<(QoS, bool), ReasonCode> {
+    ) -> Result<QoS, ReasonCode> {
         let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
         session.rights(&mut self.authority);
         let mode = mode_of(session.listener.as_deref(), &subscription.filter);
@@ -88,13 +82,18 @@ impl Broker {
         {
             return Err(ReasonCode::QuotaExceeded);
         }
+        // Where nothing is retained now, whatever will be is sent on as any message.
+        let filter = &subscription.filter.filter;
+        if wants_retained(subscription, existed) && self.retained.next_match(filter, None).is_some() {
+            Replay::start(&mut session.replays, spelled, filter);
+        }
         self.out.ledger.subscribe(session, spelled, &mut subscribed);
         self.subscriptions.add(key, &subscribed, replaced);
         session.ordinals = session.ordinals.wrapping_add(u32::from(!existed));
         session.subscriptions.insert(Arc::clone(spelled), subscribed);
         let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));
         self.audit(key, AuditKind::Subscribed { filter, qos: permit.qos(), rule }, now);
-        Ok((permit.qos(), existed))
+        Ok(permit.qos())
     }
 
     pub(crate) fn take_unsubscribe(&mut self, key: Key, unsubscribe: Unsubscribe, now: Now) {

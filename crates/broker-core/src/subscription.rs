@@ -1,5 +1,6 @@
 //! What a subscription asks for, and what several of one session amount to.
 
+use crate::record::{OwedRecord, Record, SubscriptionRecord};
 use midge_policy::{SubscribePart, SubscribePermit};
 use mqtt_proto::{QoS, RetainHandling, SharedFilter, Subscription, TopicName};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub(crate) struct Subscribed {
     pub(crate) id: Option<u32>,
     /// Number under which it is stored; 0 when it is not.
     pub(crate) number: u64,
+    /// Whether its record says that retained messages are still to be sent for it.
+    pub(crate) owed: bool,
 }
 
 /// What the tree keeps of one part of a subscription.
@@ -51,7 +54,20 @@ impl Subscribed {
             retain_as_published: subscription.retain_as_published,
             id,
             number: 0,
+            owed: false,
         }
+    }
+
+    /// Returns its record.
+    pub(crate) fn record(&self, owed: Option<OwedRecord>) -> Record {
+        Record::Subscription(Box::new(SubscriptionRecord {
+            filter: self.filter.clone(),
+            requested: self.requested,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            id: self.id,
+            owed,
+        }))
     }
 
     /// Returns the subscription as policy permits it now, where that is something else than before.

@@ -2,8 +2,8 @@
 //! and publications as MQTT 5.0 PUBLISH packets, last.
 
 use super::{
-    Durability, HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind,
-    SessionRecord, StoredMessage, SubscriptionRecord, WillRecord,
+    Durability, HeldRecord, OutgoingRecord, OutgoingState, OwedRecord, QueuedRecord, Record, RecordKey,
+    RecordKind, SessionRecord, StoredMessage, SubscriptionRecord, WillRecord,
 };
 use crate::authority::Listener;
 use crate::message::{Message, Origin, plain};
@@ -11,7 +11,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::SubscribeMode;
 use mqtt_proto::{
-    Decoder, EncodeError, Limits, Packet, Publication, QoS, SharedFilter, Version, Will, encode_publish,
+    Decoder, EncodeError, Limits, Packet, Publication, QoS, SharedFilter, TopicName, Version, Will,
+    encode_publish,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -167,6 +168,10 @@ fn put_subscription(record: &SubscriptionRecord, out: &mut BytesMut) {
     out.put_u8(u8::from(record.no_local));
     out.put_u8(u8::from(record.retain_as_published));
     put_option(record.id.map(u64::from), out);
+    if let Some(OwedRecord { after, sent }) = &record.owed {
+        out.put_u64_le(*sent);
+        put_text(after.as_ref().map_or("", TopicName::as_str), out);
+    }
 }
 
 fn put_origin(origin: &Origin, out: &mut BytesMut) {
@@ -317,7 +322,16 @@ impl Reader {
             no_local: self.flag()?,
             retain_as_published: self.flag()?,
             id: self.option()?.map(u32::try_from).transpose().map_err(|_| RecordError::Damaged)?,
+            // The first records of this format end here, and so does one that owes nothing.
+            owed: if self.0.is_empty() { None } else { Some(self.owed()?) },
         })
+    }
+
+    fn owed(&mut self) -> Read<OwedRecord> {
+        let (sent, topic) = (self.u64()?, self.text()?);
+        let after = if topic.is_empty() { None } else { Some(TopicName::new(&topic)) };
+        let after = after.transpose().map_err(|_| RecordError::Damaged)?;
+        Ok(OwedRecord { after, sent })
     }
 
     fn message(&mut self, number: u64) -> Read<StoredMessage> {

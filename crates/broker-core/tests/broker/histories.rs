@@ -541,3 +541,22 @@ fn of_equal_messages_of_a_group_the_one_that_is_due_came() {
         Op::Connect(1, mortal(0)),
     ]);
 }
+
+// A client that has no room for what is retained when the broker is killed: the rest is owed still, and no more than it.
+#[test]
+fn what_is_retained_is_owed_over_restarts() {
+    for qos in 0..3 {
+        let publish = |topic| [Op::Publish(0, 1, kept(topic, qos)), Op::Release(0, 1)];
+        let start = [Op::Connect(0, PLAIN), Op::Connect(1, PLAIN)];
+        let rest = [
+            Op::Subscribe(1, Wish { qos, ..all_of("#") }),
+            Op::Acknowledge(1, 0, false),
+            Op::Restart(0),
+            Op::Restart(0),
+            Op::Connect(1, PLAIN),
+            Op::Acknowledge(1, 0, false),
+            Op::Restart(0),
+        ];
+        play(&[&start[..], &publish("a"), &publish("a/b"), &publish("a/c"), &publish("d"), &rest].concat());
+    }
+}

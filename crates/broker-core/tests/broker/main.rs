@@ -49,6 +49,7 @@ mod random;
 mod rates;
 #[cfg(test)]
 mod record;
+mod replay;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]

@@ -73,10 +73,20 @@ pub(crate) struct Session {
     will: Option<(u64, Message)>,
     subscriptions: BTreeMap<&'static str, Subscribed>,
     owed: Vec<Owed>,
-    /// Subscriptions that may still be sent retained messages, and the topics they must be.
-    replays: BTreeMap<&'static str, BTreeSet<&'static str>>,
+    /// Subscriptions that may still be sent retained messages.
+    replays: BTreeMap<&'static str, Replay>,
     pub(crate) flight: Vec<Flight>,
     held: BTreeMap<u16, Message>,
+}
+
+/// What a subscription is sent of the retained messages: of each topic one, as it is then.
+#[derive(Clone, Debug, Default)]
+struct Replay {
+    /// Topics that were retained when the subscription was made, and not sent since.
+    owed: BTreeSet<&'static str>,
+    sent: BTreeSet<&'static str>,
+    /// Payloads that a broker that was restarted may have sent before.
+    may_be_again: BTreeSet<String>,
 }
 
 impl Session {
@@ -232,7 +242,8 @@ impl Model {
         for who in self.sessions.keys().copied().collect::<Vec<_>>() {
             let session = self.sessions.get_mut(&who).unwrap();
             let conn = session.conn.take();
-            let is_gone = conn.is_some() && session.expiry == 0;
+            let was_connected = conn.is_some();
+            let is_gone = was_connected && session.expiry == 0;
             if let Some(conn) = conn {
                 session.ends = Some(now + session.expiry);
                 session.will = conn.will.map(|(message, delay)| (now + delay, message));
@@ -241,7 +252,7 @@ impl Model {
             // for what it once was.
             let is_back = !is_gone || turns.iter().any(|turn| matches!(turn, Turn::End(of) if *of == who));
             if is_back {
-                self.forget_what_was_sent(who);
+                self.forget_what_was_sent(who, was_connected);
             } else {
                 self.sessions.remove(&who);
             }
@@ -256,9 +267,11 @@ impl Model {
         self.pass(0, turns);
     }
 
-    fn forget_what_was_sent(&mut self, who: Who) {
+    fn forget_what_was_sent(&mut self, who: Who, was_connected: bool) {
         let session = self.sessions.get_mut(&who).unwrap();
-        session.replays.clear();
+        for replay in session.replays.values_mut().filter(|_| was_connected) {
+            replay.may_be_again = self.retained.values().map(|message| message.payload.clone()).collect();
+        }
         let (again, flight) =
             std::mem::take(&mut session.flight).into_iter().partition(|flight| flight.owed.qos == Q1);
         session.flight = flight;
@@ -408,7 +421,7 @@ impl Model {
         let topics = self.retained.iter().filter(|(topic, message)| {
             matches(plain(filter), topic) && !(subscribed.no_local && message.from == who)
         });
-        let topics = topics.map(|(topic, _)| *topic).collect();
+        let owed = topics.map(|(topic, _)| *topic).collect();
         let session = self.sessions.get_mut(&who).unwrap();
         let existed = session.subscriptions.insert(filter, subscribed).is_some();
         let wanted = match handling {
@@ -417,7 +430,7 @@ impl Model {
             RetainHandling::DoNotSend => false,
         };
         if wanted && !is_shared(filter) {
-            session.replays.insert(filter, topics);
+            session.replays.insert(filter, Replay { owed, ..Replay::default() });
         }
         for at in 0..self.shared.len() {
             if self.shared[at].group == filter {
@@ -516,17 +529,24 @@ impl Model {
     fn take_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
         let message = self.retained.values().find(|message| message.topic == seen.topic)?.clone();
         let session = &self.sessions[&who];
-        let by = |filter: &&'static str| {
+        let by = |(filter, replay): (&&'static str, &Replay)| {
+            let may_be_again = replay.may_be_again.contains(&message.payload);
             let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
-            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again: false };
+            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again };
             let own = subscribed.no_local && message.from == who;
-            (!own && self.is_how(&owed, seen)).then_some((*filter, owed))
+            let is_right = !own
+                && !replay.sent.contains(message.topic)
+                && (!seen.dup || (may_be_again && qos == Q1))
+                && self.is_how(&owed, seen);
+            is_right.then_some((*filter, owed))
         };
         // By the one that still owes it; else it was retained after the subscription was made.
-        let owing = session.replays.iter().filter(|(_, topics)| topics.contains(message.topic));
-        let (filter, owed) = owing.map(|(filter, _)| filter).chain(session.replays.keys()).find_map(by)?;
-        self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap().remove(message.topic);
+        let owing = session.replays.iter().filter(|(_, replay)| replay.owed.contains(message.topic));
+        let (filter, owed) = owing.chain(&session.replays).find_map(by)?;
+        let replay = self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap();
+        replay.owed.remove(message.topic);
+        replay.sent.insert(message.topic);
         Some(owed)
     }
 
@@ -544,12 +564,12 @@ impl Model {
             }
             let again = session.flight.iter().find(|flight| !flight.here);
             assert!(again.is_none(), "{who} was not sent this again: {again:?}");
-            for (filter, topics) in std::mem::take(&mut session.replays) {
+            for (filter, replay) in std::mem::take(&mut session.replays) {
                 let no_local =
                     session.subscriptions.get(filter).is_some_and(|subscribed| subscribed.no_local);
                 // What was retained meanwhile in its place may be its own ([MQTT-3.8.3-3]).
                 let is_owed = |message: &Message| !(no_local && message.from == *who);
-                let missing = topics.iter().find(|topic| self.retained.get(*topic).is_some_and(is_owed));
+                let missing = replay.owed.iter().find(|topic| self.retained.get(*topic).is_some_and(is_owed));
                 assert_eq!(missing, None, "{who} was not sent what is retained, by {filter}");
             }
         }

@@ -23,6 +23,10 @@ struct Client {
     pending: BTreeSet<PacketId>,
     unacknowledged: BTreeSet<PacketId>,
     received: Vec<u32>,
+    /// It has to ask for what is retained.
+    is_asking: bool,
+    /// What it was sent of that and not told to be a duplicate.
+    first: BTreeSet<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -44,6 +48,8 @@ impl Client {
             pending: BTreeSet::new(),
             unacknowledged: BTreeSet::new(),
             received: Vec::new(),
+            is_asking: false,
+            first: BTreeSet::new(),
         }
     }
 
@@ -57,6 +63,11 @@ impl Client {
             Sending::Idle => {}
             Sending::Published => self.to_broker.push_back(self.message(qos, true)),
             Sending::Released => self.to_broker.push_back(Packet::PubRel(ack(1))),
+        }
+        if self.is_asking {
+            // Once more is not anew.
+            let retain_handling = RetainHandling::SendIfNew;
+            self.to_broker.push_back(subscribe([Subscription { retain_handling, ..sub("r/+", qos) }]));
         }
     }
 
@@ -78,6 +89,7 @@ impl Client {
                 self.to_broker.push_back(Packet::PubRel(ack(1)));
             }
             Packet::Publish(publish) => self.receive_publish(&publish),
+            Packet::SubAck(_) => self.is_asking = false,
             Packet::PubRel(ack) => {
                 self.pending.remove(&ack.packet_id);
                 self.unacknowledged.remove(&ack.packet_id);
@@ -124,6 +136,26 @@ impl Links {
         links.store(usize::MAX);
         links.world.disk.is_quick = false;
         links.world.disk.is_checked = false;
+        links
+    }
+
+    /// Nothing is published any more, and much is retained.
+    fn retaining(qos: QoS) -> Self {
+        let mut links = Self::new(qos);
+        links.world.disk.is_quick = true;
+        for n in 0..MESSAGES {
+            let message = publish(&format!("r/{n:02}"), &n.to_string(), qos);
+            links.clients[0]
+                .to_broker
+                .push_back(Packet::Publish(Box::new(Publish { retain: true, ..message })));
+            links.clients[0].to_broker.push_back(Packet::PubRel(ack(1)));
+        }
+        links.deliver(0, usize::MAX);
+        links.world.disk.is_quick = false;
+        links.clients[0].next = MESSAGES;
+        links.clients[0].from_broker.clear();
+        links.clients[1].is_asking = true;
+        links.connect(1);
         links
     }
 
@@ -207,6 +239,10 @@ impl Links {
                 // [MQTT-4.9.0-2], [MQTT-2.2.1-3]: never more than allowed, never an identifier in use.
                 assert!(client.unacknowledged.insert(publish.packet_id.unwrap()), "identifier in use");
                 assert!(client.unacknowledged.len() <= usize::from(RECEIVE_MAX), "receive maximum exceeded");
+                if publish.retain && !publish.dup {
+                    let number = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
+                    assert!(client.first.insert(number), "[MQTT-3.3.1-1]: {number} was sent before");
+                }
             }
             client.from_broker.push_back(packet);
         }
@@ -287,6 +323,23 @@ proptest! {
         let mut first = BTreeSet::new();
         let firsts: Vec<_> = links.clients[1].received.iter().copied().filter(|n| first.insert(*n)).collect();
         prop_assert_eq!(firsts, (0..MESSAGES).collect::<Vec<_>>());
+    }
+
+    // [MQTT-3.3.1-9]: what is retained follows the one SUBACK, whatever breaks meanwhile.
+    #[test]
+    fn retained_messages_come_once_at_qos2_and_at_least_once_at_qos1(
+        is_qos2 in any::<bool>(),
+        steps in proptest::collection::vec(step(), 0..150),
+    ) {
+        let mut links = Links::retaining(if is_qos2 { Q2 } else { Q1 });
+        steps.into_iter().for_each(|step| links.step(step));
+        links.finish();
+        let received = &mut links.clients[1].received;
+        if !is_qos2 {
+            let mut first = BTreeSet::new();
+            received.retain(|n| first.insert(*n));
+        }
+        prop_assert_eq!(&*received, &(0..MESSAGES).collect::<Vec<_>>());
     }
 
     // Any packets in any order: nothing panics, nobody who is gone is sent to, the counts agree, and

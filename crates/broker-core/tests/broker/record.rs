@@ -1,7 +1,9 @@
 //! Records as bytes.
 
 use crate::world::*;
-use broker_core::{Record, RecordError, RecordKey, RecordKind, SessionRecord};
+use broker_core::{
+    OwedRecord, Record, RecordError, RecordKey, RecordKind, SessionRecord, SubscriptionRecord,
+};
 use mqtt_proto::*;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -29,6 +31,9 @@ fn all_kinds() -> Vec<(RecordKey, Record)> {
     world.send(ops, Packet::PubRec(ack(1)));
     world.lose(ops);
     world.send(press, Packet::Publish(Box::new(rich("a/c", Q1))));
+    let slow = Connect { receive_max: std::num::NonZeroU16::new(1), ..durable("slow") };
+    let slow = world.open("slow", slow);
+    world.send(slow, subscribe([sub("a/+", Q1)]));
     world.disk.read()
 }
 
@@ -66,6 +71,32 @@ fn a_session_record_that_does_not_say_what_was_sent_is_read() {
     let Record::Session(session) = record else { panic!("{record:?} is no session") };
     let earlier = SessionRecord { sent: None, ..*session };
     assert_eq!(Record::decode(key, &bytes[..bytes.len() - 9]), Ok(Record::Session(Box::new(earlier))));
+}
+
+// What an earlier version wrote, byte for byte: nothing is owed then. A plain record is written so still.
+#[test]
+fn a_subscription_record_that_does_not_say_what_is_owed_is_read() {
+    let key = RecordKey::parse("u/0000000000000001/0000000000000002").unwrap();
+    let plain = SubscriptionRecord {
+        filter: SharedFilter::new("a/#").unwrap(),
+        requested: Q1,
+        no_local: true,
+        retain_as_published: false,
+        id: Some(9),
+        owed: None,
+    };
+    let earlier = b"\x01\x03\0\0\0a/#\x01\x01\0\x01\x09\0\0\0\0\0\0\0";
+    assert_eq!(Record::decode(key, earlier), Ok(Record::Subscription(Box::new(plain.clone()))));
+    assert_eq!(&Record::Subscription(Box::new(plain.clone())).encode().unwrap(), earlier);
+    for after in [None, Some(topic_name("a/b"))] {
+        let owed = Some(OwedRecord { after, sent: 7 });
+        let record = Record::Subscription(Box::new(SubscriptionRecord { owed, ..plain.clone() }));
+        let bytes = record.encode().unwrap();
+        assert_eq!(Record::decode(key, &bytes), Ok(record));
+        for end in earlier.len() + 1..bytes.len() {
+            assert_eq!(Record::decode(key, &bytes[..end]), Err(RecordError::Damaged));
+        }
+    }
 }
 
 proptest! {
