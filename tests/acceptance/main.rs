@@ -20,6 +20,7 @@ mod enrolment;
 mod flaws;
 mod interop;
 mod node_audit;
+mod owed;
 mod policy;
 mod policy_live;
 mod power_cut;

@@ -20,6 +20,15 @@ pub(crate) struct Link {
 impl Link {
     /// Connects, keeping the session. Tells whether there was one.
     pub(crate) fn open(stage: &Stage, client_id: &str) -> Result<(Self, bool)> {
+        Self::open_with(stage, client_id, None)
+    }
+
+    /// As [`Self::open`], with this Receive Maximum.
+    pub(crate) fn open_with(
+        stage: &Stage,
+        client_id: &str,
+        receive_max: Option<NonZeroU16>,
+    ) -> Result<(Self, bool)> {
         let address = stage.address().ok_or(ErrorKind::ConnectionRefused)?;
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -35,7 +44,7 @@ impl Link {
             username: None,
             password: None,
             session_expiry_secs: Some(3600),
-            receive_max: None,
+            receive_max,
             packet_size_max: None,
             topic_alias_max: 10,
             request_response_info: false,
