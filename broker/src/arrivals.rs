@@ -51,6 +51,7 @@ pub(crate) struct Arrivals {
     started: Instant,
     state: Mutex<State>,
     left: Notify,
+    closing: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +90,7 @@ impl Arrivals {
             started: Instant::now(),
             state: Mutex::default(),
             left: Notify::new(),
+            closing: CancellationToken::new(),
         })
     }
 
@@ -102,6 +104,11 @@ impl Arrivals {
             // Time alone makes somebody lose the broker's patience.
             drop(tokio::time::timeout(LOOK, left).await);
         }
+    }
+
+    /// Sends everybody away, also who comes later.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
     }
 
     fn try_enter(self: &Arc<Self>, source: Source) -> Option<Arrival> {
@@ -197,6 +204,7 @@ impl Arrival {
             biased;
             output = steps => Ok(output),
             () = self.displaced.cancelled() => Err(Refusal("too many arrivals: it let the broker wait longest".into())),
+            () = self.room.closing.cancelled() => Err(Refusal("the broker stops".into())),
             () = tokio::time::sleep_until(self.deadline) => Err(Refusal("no CONNECT in time".into())),
         }
     }

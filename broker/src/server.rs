@@ -132,6 +132,7 @@ impl Server {
             result = this.follow_admission() => result,
         };
         this.hub.drain();
+        this.arrivals.close();
         this.tasks.close();
         this.tasks.wait().await;
         this.hub.end_storing();

@@ -549,3 +549,15 @@ async fn one_client_cannot_take_what_others_need() {
     drop(house.tcp_client("other").await);
     house.close().await;
 }
+
+// Such as the probe of a port scanner, or somebody in the middle of a handshake.
+#[tokio::test]
+async fn a_silent_peer_does_not_hold_up_the_end() {
+    let house = House::open(|config| config.connect_timeout_secs = 3600).await;
+    let (silent, tls) =
+        (TcpStream::connect(house.tcp).await.unwrap(), TcpStream::connect(house.tls).await.unwrap());
+    // Who came after them is in: so are they.
+    drop((house.tcp_client("a").await, house.tls_client("b").await));
+    tokio::time::timeout(SOON, house.close()).await.unwrap();
+    drop((silent, tls));
+}
