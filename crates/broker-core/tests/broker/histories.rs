@@ -1,6 +1,6 @@
 //! Random histories of several clients and an attacker, held against the reference in [`crate::model`].
 //!
-//! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many. By now 170,000 have been
+//! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many. By now 190,000 have been
 //! played; what they found of the broker's or the reference's faults stands at the end.
 
 use crate::attacker::{self, ATTACKER, Attacker, Mischief, mischief};
