@@ -40,3 +40,17 @@ impl Listeners {
 fn listener(name: &str, mode: SubscribeModeConfig) -> Arc<Listener> {
     Arc::new(Listener { name: name.into(), subscribe_mode: mode.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use midge_policy::LISTENERS;
+
+    #[test]
+    fn every_listener_has_a_name_that_rules_may_give() {
+        let listeners = Listeners::new(&SubscribeModes::default());
+        let Listeners { tls, tcp, websocket_tls, websocket_loopback, unix } = &listeners;
+        let names = [tls, tcp, unix, websocket_tls, websocket_loopback].map(|listener| &*listener.name);
+        assert_eq!(names, LISTENERS);
+    }
+}

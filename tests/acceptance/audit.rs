@@ -30,7 +30,7 @@ fn files(place: &Place) -> Vec<PathBuf> {
 /// Connects, subscribes, publishes, is denied, and leaves.
 fn use_it(server: &Server) {
     server.entry("app", &own_uid(), &["-publish", "a/b", "-subscribe", "a/#"]);
-    let tcp = server.address("mqtt-tcp");
+    let tcp = server.address("tcp");
     let mut client = Client::tcp(&tcp, &Who { id: "one", ..Who::default() }).ok().unwrap();
     for _ in 0..3 {
         assert_eq!(client.publish("a/b", "secret-payload"), ReasonCode::NoMatchingSubscribers);
@@ -151,7 +151,7 @@ fn a_log_is_followed_while_it_grows() {
     let mut follower = Program::start(Command::new(midge()).args(arguments));
     // It tells nothing of its start: whatever it shows was connected after that.
     eventually("followed", || {
-        let tcp = server.address("mqtt-tcp");
+        let tcp = server.address("tcp");
         if server.entries() == 0 {
             server.entry("app", &own_uid(), &[]);
         }
@@ -174,7 +174,7 @@ fn operators_and_certificates_are_told_and_secrets_are_not() {
     let uid = rustix::process::getuid().as_raw();
     let sly = Who { id: "sly", password: Some("secret-password"), will: Some("a/c"), ..Who::default() };
     use_it(&server);
-    let tcp = server.address("mqtt-tcp");
+    let tcp = server.address("tcp");
     assert!(Client::tcp(&tcp, &sly).is_err(), "its will is denied");
     assert!(Client::tcp(&tcp, &Who { will: Some("a/b"), ..sly }).is_ok());
     let id = format!("{BOX}/app/app");
@@ -240,7 +240,7 @@ fn the_log_is_streamed_to_who_may_have_it_and_to_nobody_else() {
     let place = Place::new();
     let server = started(&place);
     server.entry("desk", &own_uid(), &["-subscribe", "$identity/audit/#", "-publish", "$identity/#"]);
-    let broker = format!("mqtt://{}", server.address("mqtt-tcp"));
+    let broker = format!("mqtt://{}", server.address("tcp"));
     let sub = ["sub", "--broker", &broker, "-t", "$identity/audit/#", "--output", "json"];
     let desk = Program::start(Command::new(midge()).args(sub));
     desk.event("subscribed", |event| event["event"] == "subscribed");

@@ -36,7 +36,7 @@ impl Stage {
     }
 
     pub(crate) fn set(&self, server: &Server) {
-        *self.address.lock().unwrap() = Some(server.address("mqtt-tcp"));
+        *self.address.lock().unwrap() = Some(server.address("tcp"));
     }
 }
 

@@ -30,7 +30,7 @@ fn a_light_is_turned_on_without_a_cloud() {
     let (id, selector) = (format!("{BOX}/mapper/{DEVICE}"), format!("unix:path:{}", program.display()));
     server.run(&["entry", "create", "-spiffeID", &id, "-selector", &selector]).ok();
     let api = format!("unix://{}", server.address("workload-api"));
-    let (broker, broker_id) = (server.address("mqtt-tls"), format!("{BOX}/broker"));
+    let (broker, broker_id) = (server.address("tls"), format!("{BOX}/broker"));
     let mut command = Command::new(&program);
     command.args(["light-mapper", "--device", DEVICE, "--broker", &broker, "--broker-id", &broker_id]);
     let mapper = Program::start(command.args(["--workload-api", &api, "--output", "json"]));

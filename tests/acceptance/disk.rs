@@ -121,8 +121,7 @@ fn trouble(server: &mut Server, begin: impl FnOnce(), end: impl FnOnce()) -> Vec
     begin();
     // The log may have some room left in itself.
     let stalled = (1..500).find(|number| answer(&mut press, *number) != Some(ReasonCode::Success)).unwrap();
-    let mut other =
-        Client::tcp(&server.address("mqtt-tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
+    let mut other = Client::tcp(&server.address("tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
     assert_eq!(other.publish("demo/x", "refused"), ReasonCode::QuotaExceeded);
     assert_eq!(other.publish("demo/for-nobody", "x"), ReasonCode::NoMatchingSubscribers);
     let status = server.run(&["status"]);
@@ -245,7 +244,7 @@ fn a_disk_that_does_not_answer_stops_nothing_but_what_waits_for_it() {
     let Some(faulty) = Faulty::new() else { return };
     let mut server = faulty.start();
     let mut press = receiver_away(&mut server);
-    let address = server.address("mqtt-tcp");
+    let address = server.address("tcp");
 
     faulty.fail("H");
     assert_eq!(answer(&mut press, 0), None);

@@ -30,7 +30,7 @@ impl Stage {
     }
 
     fn run(&self, program: &PathBuf, arguments: &[&str]) -> Ended {
-        let port = self.server.address("mqtt-tcp").rsplit(':').next().unwrap().to_owned();
+        let port = self.server.address("tcp").rsplit(':').next().unwrap().to_owned();
         run(Command::new(program).args(["-h", "127.0.0.1", "-p", &port]).args(arguments)).ok()
     }
 
@@ -94,7 +94,7 @@ fn an_identity_that_ended_meanwhile_has_no_session_any_more() {
     stage.restart();
     assert_eq!(stage.server.run(&["session", "list"]).ok().json()["sessions"].as_array().unwrap().len(), 0);
     let who = Who { id: "ops", ..Who::default() };
-    assert!(Client::tcp(&stage.server.address("mqtt-tcp"), &who).is_err());
+    assert!(Client::tcp(&stage.server.address("tcp"), &who).is_err());
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn f28_every_listener_asks_for_the_same_rights() {
     server.entry("me", &own_uid(), &["-publish", "a/b", "-subscribe", "a/b"]);
     let who = Who { id: "local", ..Who::default() };
     let second = Who { id: "second", ..who };
-    let clients = [Client::tcp(&server.address("mqtt-tcp"), &who), Client::unix(&unix, &second)];
+    let clients = [Client::tcp(&server.address("tcp"), &who), Client::unix(&unix, &second)];
     for mut client in clients.map(|client| client.ok().unwrap()) {
         assert_eq!(client.subscribe("a/b"), ReasonCode::Success);
         for filter in ["a/c", "a/#", "#", "$share/g/#"] {
@@ -26,12 +26,12 @@ fn f28_every_listener_asks_for_the_same_rights() {
     }
     for will in ["a/c", "$SYS/x"] {
         let who = Who { will: Some(will), ..who };
-        assert_eq!(Client::tcp(&server.address("mqtt-tcp"), &who).err(), Some(ReasonCode::NotAuthorized));
+        assert_eq!(Client::tcp(&server.address("tcp"), &who).err(), Some(ReasonCode::NotAuthorized));
         assert_eq!(Client::unix(&unix, &who).err(), Some(ReasonCode::NotAuthorized));
     }
     let (id, svid) = (format!("{BOX}/app/me"), place.text("svid"));
     server.run(&["svid", "mint", "-spiffeID", &id, "--write", &svid]).ok();
-    let broker = format!("mqtts://{}", server.address("mqtt-tls"));
+    let broker = format!("mqtts://{}", server.address("tls"));
     let tls = |verb: &str, rest: &[&str]| {
         let mut arguments = vec![verb, "--broker", &broker, "--svid", &svid];
         arguments.extend(rest);

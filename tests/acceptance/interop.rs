@@ -58,8 +58,8 @@ fn mosquitto_pub_and_sub_speak_over_mtls_and_loopback_in_both_versions() {
         return;
     };
     let (_place, server, svid) = stage();
-    let tls = port(&server, "mqtt-tls");
-    let tcp = port(&server, "mqtt-tcp");
+    let tls = port(&server, "tls");
+    let tcp = port(&server, "tcp");
     let (ca, cert, key) =
         (format!("{svid}/bundle.pem"), format!("{svid}/svid.pem"), format!("{svid}/svid.key"));
     // The server's name is a SPIFFE ID, which no TLS library compares by itself.
@@ -92,7 +92,7 @@ fn mosquitto_pub_and_sub_speak_over_mtls_and_loopback_in_both_versions() {
 fn mosquitto_pub_without_an_svid_is_refused_at_the_door() {
     let Some(publisher) = installed("mosquitto_pub") else { return };
     let (_place, server, svid) = stage();
-    let (tls, ca) = (port(&server, "mqtt-tls"), format!("{svid}/bundle.pem"));
+    let (tls, ca) = (port(&server, "tls"), format!("{svid}/bundle.pem"));
     let arguments =
         ["-h", "127.0.0.1", "-p", &tls, "--cafile", &ca, "--insecure", "-t", "demo/x", "-m", "x", "-q", "1"];
     let refused = run(Command::new(publisher).args(arguments));
@@ -103,12 +103,7 @@ fn mosquitto_pub_without_an_svid_is_refused_at_the_door() {
 fn paho_speaks_over_mtls_loopback_and_websocket_in_both_versions() {
     let Some(python) = python() else { return };
     let (_place, server, svid) = stage();
-    let ways = [
-        ("tls", "mqtt-tls"),
-        ("tcp", "mqtt-tcp"),
-        ("wss", "mqtt-websocket-tls"),
-        ("ws", "mqtt-websocket-loopback"),
-    ];
+    let ways = [("tls", "tls"), ("tcp", "tcp"), ("wss", "websocket-tls"), ("ws", "websocket-loopback")];
     for (way, kind) in ways {
         let port = port(&server, kind);
         for version in ["3", "5"] {

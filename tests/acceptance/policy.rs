@@ -39,6 +39,8 @@ fn decisions_have_exit_codes_and_reasons() {
     can(&["dance", "line/left"]).refused(64, &["dance", "publish, will, subscribe or receive"]);
     can(&["publish", "a/#/b"]).refused(64, &["a/#/b"]);
     run_midge(&["policy", "can", "press", "publish", "a", "-p", &policy]).refused(64, &["\"press\""]);
+    run_midge(&["policy", "can", LEFT, "publish", "a", "-p", &policy, "--listener", "mqtt-tls"])
+        .refused(64, &["mqtt-tls", "possible values: tls, tcp, unix"]);
     run_midge(&["policy", "can", LEFT, "publish", "a", "-p", "nowhere.toml"])
         .refused(78, &["nowhere.toml", "running, built-in or none"]);
 

@@ -31,7 +31,7 @@ fn started(place: &Place, publish: &str) -> Server {
 }
 
 fn client(server: &Server) -> Client {
-    Client::tcp(&server.address("mqtt-tcp"), &Who { id: "me", ..Who::default() }).ok().unwrap()
+    Client::tcp(&server.address("tcp"), &Who { id: "me", ..Who::default() }).ok().unwrap()
 }
 
 /// Publishes at QoS 1 where nobody listens; tells whether the broker takes it.

@@ -52,7 +52,7 @@ fn a_standalone_box_is_useful_with_its_example_file() {
     let bundle = crate::support::run_midge(&["bundle", "show", "--socketPath", &server.socket]).ok();
     assert!(bundle.stdout.contains("BEGIN CERTIFICATE"), "{}", bundle.stdout);
 
-    let tcp = server.address("mqtt-tcp");
+    let tcp = server.address("tcp");
     let stranger = Client::tcp(&tcp, &Who { id: "x", ..Who::default() }).err();
     assert_eq!(stranger, Some(ReasonCode::NotAuthorized));
     let selector = own_uid();
@@ -93,16 +93,16 @@ fn an_open_box_says_so_and_lets_its_user_do_everything() {
         if log.iter().any(warns) { Ok(()) } else { Err(log.join("\n")) }
     });
     let mut reader =
-        Client::tcp(&server.address("mqtt-tcp"), &Who { id: "reader", ..Who::default() }).ok().unwrap();
+        Client::tcp(&server.address("tcp"), &Who { id: "reader", ..Who::default() }).ok().unwrap();
     assert_eq!(reader.subscribe("#"), ReasonCode::Success);
-    let path = server.address("mqtt-unix");
+    let path = server.address("unix");
     let mut writer =
         Client::unix(&path, &Who { id: "writer", will: Some("any/will"), ..Who::default() }).ok().unwrap();
     assert_eq!(writer.publish("any/topic/at/all", "hello"), ReasonCode::Success);
     assert_eq!(reader.message(), ("any/topic/at/all".into(), "hello".into()));
     let long = "x".repeat(usize::from(u16::MAX));
     let who = Who { id: &long, user_name: Some(&long), password: Some(&long), ..Who::default() };
-    let mut longest = Client::tcp(&server.address("mqtt-tcp"), &who).ok().unwrap();
+    let mut longest = Client::tcp(&server.address("tcp"), &who).ok().unwrap();
     assert_eq!(longest.subscribe(&"level/".repeat(200)), ReasonCode::Success);
 }
 
@@ -203,7 +203,7 @@ fn a_planned_stop_says_goodbye_and_fires_no_will() {
     let config = place.edge("data", "", "", "");
     let mut server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
     server.entry("me", &own_uid(), &["-publish", "plant/will", "-subscribe", "plant/#"]);
-    let tcp = server.address("mqtt-tcp");
+    let tcp = server.address("tcp");
     let mut watcher = Client::tcp(&tcp, &Who { id: "watcher", ..Who::default() }).ok().unwrap();
     assert_eq!(watcher.subscribe("plant/#"), ReasonCode::Success);
     let with_will = Who { id: "willing", will: Some("plant/will"), ..Who::default() };

@@ -31,7 +31,7 @@ fn identities_of_one_user_are_chosen_by_user_name_and_share_client_ids() {
     let server = started(&place, "");
     server.entry("a", &own_uid(), &["-publish", "of/a"]);
     server.entry("b", &own_uid(), &["-publish", "of/b", "-hint", "second"]);
-    let tcp = server.address("mqtt-tcp");
+    let tcp = server.address("tcp");
     let a = format!("{BOX}/app/a");
     let mut first =
         Client::tcp(&tcp, &Who { id: "same", user_name: Some(&a), ..Who::default() }).ok().unwrap();
@@ -61,7 +61,7 @@ fn a_deleted_entry_cuts_its_identity_and_no_other() {
     let server = started(&place, "");
     server.entry("a", &own_uid(), &[]);
     server.entry("b", &own_uid(), &[]);
-    let tcp = server.address("mqtt-tcp");
+    let tcp = server.address("tcp");
     let (a, b) = (format!("{BOX}/app/a"), format!("{BOX}/app/b"));
     let connect = |id, user| Client::tcp(&tcp, &Who { id, user_name: Some(user), ..Who::default() });
     let mut cut = [connect("1", &a).ok().unwrap(), connect("2", &a).ok().unwrap()];
@@ -108,12 +108,11 @@ fn the_end_of_an_svid_ends_its_session_and_no_other() {
     let server = started(&place, "");
     server.entry("short", "unix:uid:4294967294", &["-subscribe", "a/b"]);
     server.entry("me", &own_uid(), &[]);
-    let mut other =
-        Client::tcp(&server.address("mqtt-tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
+    let mut other = Client::tcp(&server.address("tcp"), &Who { id: "other", ..Who::default() }).ok().unwrap();
     let (id, svid) = (format!("{BOX}/app/short"), place.text("svid"));
     // Long enough for a busy machine to connect with it.
     server.run(&["svid", "mint", "-spiffeID", &id, "-ttl", "5", "--write", &svid]).ok();
-    let broker = format!("mqtts://{}", server.address("mqtt-tls"));
+    let broker = format!("mqtts://{}", server.address("tls"));
     let sub = ["sub", "--broker", &broker, "--svid", &svid, "-t", "a/b", "--output", "json"];
     let subscriber = Program::start(Command::new(midge()).args(sub));
     subscriber.event("subscribed", |event| event["event"] == "subscribed");

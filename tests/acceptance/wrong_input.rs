@@ -290,7 +290,7 @@ fn a_clock_in_the_past_is_told_and_revives_no_expired_svid() {
     server.entry("old", "unix:uid:4294967294", &["-publish", "a/b"]);
     let (id, svid) = (format!("{BOX}/app/old"), place.text("svid"));
     server.run(&["svid", "mint", "-spiffeID", &id, "-ttl", "600", "--write", &svid]).ok();
-    let broker = format!("mqtts://{}", server.address("mqtt-tls"));
+    let broker = format!("mqtts://{}", server.address("tls"));
     run_midge(&["pub", "--broker", &broker, "--svid", &svid, "-t", "a/b", "-m", "x"]).ok();
     server.stop();
 
@@ -308,7 +308,7 @@ fn a_clock_in_the_past_is_told_and_revives_no_expired_svid() {
     assert!(degraded.contains("set the system clock"), "{degraded}");
 
     // A client whose clock is right meets the broker with an SVID that ended long ago.
-    handshake(&server.address("mqtt-tls"), &place, tomorrow);
+    handshake(&server.address("tls"), &place, tomorrow);
     let refused = eventually("audited", || {
         let text = std::fs::read_to_string(place.path("data/audit.jsonl")).unwrap();
         let mut records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -4,6 +4,7 @@ use crate::explain::{Explanation, qos};
 use crate::model::Ruleset;
 use crate::request::{Request, Verb};
 use midge_identity::SpiffeId;
+use midge_policy::LISTENERS;
 use mqtt_proto::TopicName;
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +192,9 @@ impl Written {
             return Err("give one of topic and filter".into());
         };
         let request = Request::new(verb, subject).map_err(|error| format!("`{subject}`: {error}"))?;
+        if let Some(name) = self.listener.as_ref().filter(|name| !LISTENERS.contains(&name.as_str())) {
+            return Err(format!("listener `{name}` is none of {}", LISTENERS.join(", ")));
+        }
         let reply = self.response_topic.as_ref().map(TopicName::new).transpose();
         let request = Request {
             qos: qos(self.qos).ok_or_else(|| format!("qos {}: must be 0, 1 or 2", self.qos))?,

@@ -179,11 +179,13 @@ fn expected_decisions_are_read_from_tables_and_toml() {
 fn lines_that_are_no_cases_are_all_named() {
     let wrong = "allow spiffe://td/x publish\nmaybe spiffe://td/x publish a\nallow td/x publish a\n\
                  allow spiffe://td/x dance a\nallow spiffe://td/x publish a/#/b\nallow spiffe://td/x publish a qos=3\n\
-                 allow spiffe://td/x publish a colour=red\n";
+                 allow spiffe://td/x publish a colour=red\nallow spiffe://td/x publish a listener=tsl\n";
     for (number, line) in (1..).zip(wrong.lines()) {
         let errors = Case::read(line, false).unwrap_err();
         assert_eq!((errors.len(), errors[0].line), (1, 1), "line {number}: {errors:?}");
     }
+    let named = Case::read("allow spiffe://td/x publish a listener=tls\n", false).unwrap();
+    assert_eq!(named[0].request.listener.as_deref(), Some("tls"));
     assert_eq!(Case::read("[[case]]\ncolour = \"red\"\n", true).unwrap_err()[0].line, 2);
 }
 

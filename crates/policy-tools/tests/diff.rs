@@ -25,7 +25,7 @@ struct Request {
 fn request() -> impl Strategy<Value = Request> {
     let qos = proptest::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
     let group = proptest::sample::select(vec![None, Some("a"), Some("b"), Some("g"), Some("h")]);
-    let listener = proptest::sample::select(vec!["l", "k"]);
+    let listener = proptest::sample::select(vec!["tls", "unix"]);
     (qos, any::<bool>(), 0_usize..4, any::<bool>(), group, listener).prop_map(
         |(qos, retain, payload_len, will, group, listener)| Request {
             qos,

@@ -38,7 +38,7 @@ proptest! {
         group in proptest::sample::select(vec![None, Some("a"), Some("g"), Some("h")]),
         qos in proptest::sample::select(vec![QoS::AtMostOnce, QoS::ExactlyOnce]),
         retain in any::<bool>(),
-        listener in proptest::sample::select(vec!["k", "l"]),
+        listener in proptest::sample::select(vec!["unix", "tls"]),
     ) {
         let rules = Ruleset::new(rules).unwrap();
         let request = Request { qos, retain, listener: Some(listener.into()), ..asked(verb, subject, group) };

@@ -1,6 +1,6 @@
 //! From a rule as it is written to a rule that can be asked: every value checked, every pattern parsed.
 
-use crate::condition::ConditionFault;
+use crate::condition::{ConditionFault, LISTENERS};
 use crate::error::{IdFault, TopicFault};
 use crate::id_pattern::{Captures, IdPattern};
 use crate::permit::Limits;
@@ -211,7 +211,7 @@ impl Rule {
     }
 
     fn check_client_ids(&self, captures: &Captures, faults: &mut Vec<Problem>) -> Vec<ClientIdPattern> {
-        for name in self.listener.iter().filter(|name| name.is_empty()) {
+        for name in self.listener.iter().filter(|name| !LISTENERS.contains(&name.as_str())) {
             faults.push(text_condition("listener", name, ConditionFault::Listener));
         }
         let mut patterns = Vec::new();

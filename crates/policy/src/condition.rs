@@ -82,6 +82,10 @@ pub enum QueueOverflow {
     Refuse,
 }
 
+/// Names of the listeners that a broker has: whatever a rule says of another would never hold, and be a deny
+/// that denies nothing.
+pub const LISTENERS: [&str; 5] = ["tls", "tcp", "unix", "websocket-tls", "websocket-loopback"];
+
 /// What is wrong with a condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -101,7 +105,7 @@ pub enum ConditionFault {
     Unbound { capture: String, bound: String },
     #[error("a client id is empty, a brace is not closed, or * is not last")]
     ClientId,
-    #[error("a listener's name is not empty")]
+    #[error("is none of {}", LISTENERS.join(", "))]
     Listener,
 }
 

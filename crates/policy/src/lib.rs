@@ -31,7 +31,9 @@ mod touched;
 mod trie;
 
 pub use check::CheckedRule;
-pub use condition::{Bucket, ConditionFault, Durability, QueueOverflow, Rate, RateLimit, RateScope};
+pub use condition::{
+    Bucket, ConditionFault, Durability, LISTENERS, QueueOverflow, Rate, RateLimit, RateScope,
+};
 pub use denial::{Action, Denial, DenyReason, Subject};
 pub use effect::Effect;
 pub use error::{IdFault, PolicyError, Problem, TopicFault};

@@ -128,7 +128,7 @@ pub struct Rule {
     /// Client ids the rule holds for: text with captures, and a last `*` for any rest. Any when empty.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub client_id: Vec<String>,
-    /// Names of the listeners the rule holds on. Any when empty.
+    /// The listeners the rule holds on, of [`crate::LISTENERS`]. Any when empty.
     #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub listener: Vec<String>,
     /// Highest quality of service to publish with and to grant to subscriptions.

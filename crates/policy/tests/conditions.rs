@@ -67,7 +67,7 @@ publish = ["u"]
         ("td-press", false),
         ("", false),
     ] {
-        let rights = policy.rights_at(&press, on(client_id, "mtls"));
+        let rights = policy.rights_at(&press, on(client_id, "tls"));
         assert_eq!(publishes(&rights, "t"), may, "{client_id}");
         assert!(publishes(&rights, "u"));
     }
@@ -81,19 +81,19 @@ fn f29_a_rule_may_hold_on_some_listeners_only() {
 [[rule]]
 name = "inside"
 id = "spiffe://td/app/*"
-listener = "local"
+listener = "unix"
 publish = ["inside"]
 
 [[rule]]
 name = "outside"
 id = "spiffe://td/app/*"
-listener = ["mtls", "wss"]
+listener = ["tls", "websocket-tls"]
 publish = ["outside"]
 
 [[rule]]
 name = "never-from-outside"
 id = "spiffe://td/app/*"
-listener = ["mtls", "wss"]
+listener = ["tls", "websocket-tls"]
 deny-publish = ["both/secret"]
 
 [[rule]]
@@ -106,9 +106,9 @@ publish = ["both/#"]
     let may = |listener: Option<&str>, to: &str| {
         publishes(&policy.rights_at(&press, Context { client_id: None, listener }), to)
     };
-    assert!(may(Some("local"), "inside") && !may(Some("mtls"), "inside"));
-    assert!(may(Some("wss"), "outside") && !may(Some("local"), "outside"));
-    assert!(may(Some("local"), "both/secret") && !may(Some("mtls"), "both/secret"));
+    assert!(may(Some("unix"), "inside") && !may(Some("tls"), "inside"));
+    assert!(may(Some("websocket-tls"), "outside") && !may(Some("unix"), "outside"));
+    assert!(may(Some("unix"), "both/secret") && !may(Some("tls"), "both/secret"));
     assert!(may(None, "both/open"));
     assert!(!may(None, "inside") && !may(None, "outside"), "what is not known allows nothing");
     assert!(!may(None, "both/secret"), "and escapes no deny");

@@ -179,7 +179,11 @@ fn conditions_name_value_and_remedy() {
         publish("client-id = [\"{a}-{b}\"]"),
         "rule `r`: client-id = \"{a}-{b}\": capture `{b}` is not in id; it has {td}, {a}"
     );
-    assert_eq!(publish("listener = \"\""), "rule `r`: listener = \"\": a listener's name is not empty");
+    let names = "is none of tls, tcp, unix, websocket-tls, websocket-loopback";
+    for name in ["", "tsl", "mqtt-tls", "TLS"] {
+        let fault = format!("rule `r`: listener = \"{name}\": {names}");
+        assert_eq!(publish(&format!("listener = [\"tcp\", \"{name}\"]")), fault);
+    }
     assert!(
         publish("response-topics = [\"{b}\"]").starts_with("rule `r`: response-topics: \"{b}\": capture")
     );

@@ -1,5 +1,6 @@
 //! `midge policy …`
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -32,7 +33,7 @@ pub(crate) struct Conditions {
     #[arg(long = "client-id", value_name = "CLIENT-ID")]
     pub(crate) client_id: Option<String>,
     /// Listener of the connection; without it no right counts that depends on it.
-    #[arg(long = "listener", value_name = "NAME")]
+    #[arg(long = "listener", value_name = "NAME", value_parser = PossibleValuesParser::new(midge_policy::LISTENERS))]
     pub(crate) listener: Option<String>,
 }
 

@@ -263,13 +263,12 @@ impl EdgeBox {
     fn listeners(&self, bound: &Bound, endpoints: Option<&TcpListener>) -> Vec<Listener> {
         let address = |kind: &str, address: String| Listener { kind: kind.into(), address };
         let mut listeners = Vec::new();
-        listeners.extend(bound.tls_address.map(|tls| address("mqtt-tls", tls.to_string())));
-        listeners.extend(bound.tcp_address.map(|tcp| address("mqtt-tcp", tcp.to_string())));
-        listeners
-            .extend(bound.unix_path.as_ref().map(|path| address("mqtt-unix", path.display().to_string())));
+        listeners.extend(bound.tls_address.map(|tls| address("tls", tls.to_string())));
+        listeners.extend(bound.tcp_address.map(|tcp| address("tcp", tcp.to_string())));
+        listeners.extend(bound.unix_path.as_ref().map(|path| address("unix", path.display().to_string())));
         let websocket = [
-            ("mqtt-websocket-tls", bound.websocket_tls_address),
-            ("mqtt-websocket-loopback", bound.websocket_loopback_address),
+            ("websocket-tls", bound.websocket_tls_address),
+            ("websocket-loopback", bound.websocket_loopback_address),
         ];
         listeners.extend(
             websocket.into_iter().filter_map(|(kind, at)| at.map(|at| address(kind, at.to_string()))),

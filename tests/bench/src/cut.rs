@@ -12,7 +12,7 @@ pub(crate) async fn measure(
     mut entries: Entries,
     rounds: usize,
 ) -> anyhow::Result<Vec<Duration>> {
-    let broker: SocketAddr = edge.listener("mqtt-tcp")?.parse()?;
+    let broker: SocketAddr = edge.listener("tcp")?.parse()?;
     let mut times = Vec::with_capacity(rounds);
     for round in 0..rounds {
         let id = format!("bench-{round}");

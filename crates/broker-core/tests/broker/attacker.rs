@@ -72,7 +72,7 @@ pub(crate) fn rules(names: &[&str], rights: u8) -> Vec<Rule> {
         },
         Rule { deny_receive: vec!["a/c".into()], ..allow(ATTACKER, &[], &[]) },
         Rule { share_groups: Some(Vec::new()), ..allow(ATTACKER, &["own/#"], &["own/#"]) },
-        Rule { listener: vec!["elsewhere".into()], ..allow(ATTACKER, &["#"], &["#"]) },
+        Rule { listener: vec!["websocket-tls".into()], ..allow(ATTACKER, &["#"], &["#"]) },
         Rule { client_id: vec!["e*".into()], ..allow(ATTACKER, &["#"], &["#"]) },
     ];
     let bits = bits.into_iter().enumerate().filter(|(bit, _)| rights >> bit & 1 == 1);

@@ -160,7 +160,7 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
                 Rule {
                     id: id.clone(),
                     unless: unless.clone(),
-                    listener: if listens { vec!["l".into()] } else { Vec::new() },
+                    listener: if listens { vec!["tls".into()] } else { Vec::new() },
                     qos_max: qos_max.filter(|_| publishes || subscribes || !receive.is_empty()),
                     share_groups: share_groups.filter(|_| subscribes),
                     retain: (no_retain && publishes).then_some(false),

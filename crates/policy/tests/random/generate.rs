@@ -116,7 +116,7 @@ fn filters(random: &mut Random, names: &[&str], most: usize) -> Vec<String> {
 
 pub(crate) const GROUPS: [&str; 3] = ["g", "h", "a"];
 pub(crate) const CLIENTS: [&str; 4] = ["a", "b", "a-1", "c"];
-pub(crate) const LISTENERS: [&str; 2] = ["in", "out"];
+pub(crate) const LISTENERS: [&str; 2] = ["tls", "unix"];
 
 fn source(random: &mut Random, line: usize) -> RuleSource {
     match random.below(6) {
