@@ -3,7 +3,7 @@
 use crate::{MutationLog, Witness};
 use issuer_core::{AuthorityKind, EntryRules};
 use midge_identity::{SpiffeId, SpiffeIdError, TrustDomain};
-use mqtt_proto::TopicFilter;
+use midge_policy::Rule;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Where the server's CA certificates come from.
@@ -79,7 +79,7 @@ impl IssuerConfig {
             trust_domain: self.trust_domain.clone(),
             boxes_are_scoped: !standalone,
             cloud_is_elsewhere: self.authority == Authority::Upstream,
-            grant_fault: |filter| TopicFilter::new(filter).err().map(|error| error.to_string()),
+            grant_fault: |filter| Rule::grant_fault(filter).map(|fault| fault.to_string()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Owns what may be issued, to whom and until when. Leaves keys and signatures to `pki/`, disk
 //! and sockets to `issuer/`.
 
+mod admit;
 mod bundle;
 mod ca;
 mod clock;

@@ -105,6 +105,7 @@ impl EntryTable {
         entry.revision_number = 0;
         entry.created_at = seconds(now);
         let entry = self.rules.normalise(entry)?;
+        self.rules.admit(&entry, None)?;
         let existing = self.by_id.get(&entry.id).or_else(|| self.similar(&entry));
         match existing {
             Some(existing) => Err(EntryError::Similar(Arc::clone(existing))),
@@ -150,6 +151,7 @@ impl EntryTable {
         entry.created_at = before.created_at;
         entry.revision_number = before.revision_number.saturating_add(1);
         let after = self.rules.normalise(entry)?;
+        self.rules.admit(&after, Some(before))?;
         Ok(EntryChange { before: Some(Arc::clone(before)), after: Some(Arc::new(after)) })
     }
 
@@ -162,7 +164,8 @@ impl EntryTable {
         Ok(EntryChange { before: Some(Arc::clone(before)), after: None })
     }
 
-    /// Plans what the cloud sent: its entries are taken as they are, so far as the rules allow.
+    /// Plans what the cloud sent: its entries are taken as they are, so far as their form allows. What of one can have
+    /// no effect has none; were it left out, what the cloud gave before would hold on.
     ///
     /// # Errors
     /// A rule is broken.

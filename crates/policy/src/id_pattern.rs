@@ -36,6 +36,11 @@ impl fmt::Display for IdPattern {
 pub(crate) struct Captures(Vec<Box<str>>);
 
 impl Captures {
+    /// Those of an identity that is written out.
+    pub(crate) fn of_no_segments() -> Self {
+        Self(vec![TRUST_DOMAIN.into()])
+    }
+
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|known| **known == *name)
     }
@@ -91,7 +96,7 @@ impl IdPattern {
 
     /// Parses the `id` of a rule.
     pub(crate) fn parse(text: &str) -> Result<(Self, Captures), IdFault> {
-        let mut captures = Captures(vec![TRUST_DOMAIN.into()]);
+        let mut captures = Captures::of_no_segments();
         let pattern = Self::parse_with(text, |name| {
             if captures.position(name).is_some() {
                 return Err(IdFault::CaptureTwice(name.to_owned()));

@@ -1,4 +1,7 @@
 use crate::condition::{Durability, QueueOverflow, Rate};
+use crate::error::TopicFault;
+use crate::id_pattern::Captures;
+use crate::template::Template;
 use midge_identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -174,6 +177,11 @@ impl Rule {
             source: RuleSource::Entry,
             ..Self::default()
         }
+    }
+
+    /// Says why a filter is no grant: a rule of its entry with it would be faulty.
+    pub fn grant_fault(filter: &str) -> Option<TopicFault> {
+        Template::parse(filter, &Captures::of_no_segments()).err()
     }
 
     /// Returns the name of the rule that a registration entry's grants make.

@@ -98,8 +98,8 @@ impl Sources {
     }
 
     /// Adds or replaces grants, made by [`Rule::grant`], and removes those of the entries that are gone.
-    /// Costs these grants alone, however many others there are. A faulty one is left out and told; what
-    /// its entry granted before holds on.
+    /// Costs these grants alone, however many others there are. A faulty one is left out and told, and
+    /// what its entry granted before ends: it is no longer said anywhere, so nobody could take it away.
     pub fn set_grants<'a>(
         &mut self,
         grants: &[Rule],
@@ -114,7 +114,10 @@ impl Sources {
                     before.extend(self.grants.insert(Arc::clone(rule.name().text()), rule.clone()));
                     after.push(rule);
                 }
-                Err(mut found) => errors.append(&mut found),
+                Err(mut found) => {
+                    before.extend(self.grants.remove(&*grant.name));
+                    errors.append(&mut found);
+                }
             }
         }
         match self.with(&before, &after) {

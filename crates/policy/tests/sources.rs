@@ -81,6 +81,18 @@ fn a_faulty_source_changes_nothing() {
 }
 
 #[test]
+fn what_is_no_grant_is_known_before_it_is_one() {
+    for filter in ["t", "a/+/#", "plant/{td}/x", "$SYS/#"] {
+        assert_eq!(Rule::grant_fault(filter), None, "{filter}");
+        assert!(grant("e", filter).check().is_ok(), "{filter}");
+    }
+    for filter in ["+x", "rec/{name}/x", "a/x{", "}", "$share/g/t"] {
+        assert!(Rule::grant_fault(filter).is_some(), "{filter}");
+        assert!(grant("e", filter).check().is_err(), "{filter}");
+    }
+}
+
+#[test]
 fn what_did_not_change_touches_nobody() {
     let mut sources = Sources::default();
     let file = rule("r", ALL, "t");
@@ -101,8 +113,13 @@ fn what_did_not_change_touches_nobody() {
     assert!(!touched.has_patterns() && touched.touches(&id(APP)) && !touched.touches(&id("spiffe://td/y")));
     assert!(named(sources.policy(), APP, "u").is_some());
     assert_eq!(sources.set_grants(&[grant("e2", "v"), grant("e1", "#x")], []).len(), 1);
-    assert!(named(sources.policy(), APP, "u").is_some(), "a faulty grant leaves what was granted before");
+    assert!(
+        named(sources.policy(), APP, "u").is_none(),
+        "a faulty grant leaves nothing of what was granted before"
+    );
     assert!(named(sources.policy(), APP, "v").is_some(), "and the others count");
+    assert_eq!(sources.set_grants(&[grant("e1", "u")], []), []);
+    assert!(named(sources.policy(), APP, "u").is_some(), "until it is corrected");
     assert_eq!(sources.set_grants(&[], ["e1", "e2"]), []);
     assert!(named(sources.policy(), APP, "u").is_none());
     assert!(sources.policy().touched_since(&before).is_empty());

@@ -72,6 +72,10 @@ async fn similar_entries_and_bad_grants_are_refused() {
     entry.publish = vec!["a/#/b".to_owned()];
     let error = issuer.create_entry(entry, Origin::Edge).await.unwrap_err().to_string();
     assert!(error.starts_with("invalid publish grant \"a/#/b\": "), "{error}");
+    let error = issuer.update_entry(&made.id, |entry| entry.publish = vec!["rec/{name}/x".to_owned()]).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("invalid publish grant \"rec/{name}/x\": capture"), "{error}");
+    issuer.update_entry(&made.id, |entry| entry.publish = vec!["rec/name/x".to_owned()]).await.unwrap();
 }
 
 #[tokio::test]

@@ -179,7 +179,7 @@ impl PolicyTask {
         }
     }
 
-    /// What is faulty changes nothing, loudly: neither the cloud's rules nor a grant.
+    /// What is faulty gives nothing, loudly: of the cloud, the rules of before hold on; what an entry granted ends.
     fn update(&mut self, entries: &Entries, cloud: &CloudRules) {
         if self.cloud != *cloud {
             let taken = self.sources.set_cloud(cloud);
@@ -196,7 +196,8 @@ impl PolicyTask {
         let faults: Vec<Fault> = self.cloud_faults.iter().chain(of_entries).map(Fault::from).collect();
         let problem = (!faults.is_empty()).then(|| Problem {
             what: format!("policy: {}", listed(&faults)),
-            remedy: "correct the rule at its source; until then what held before holds on".into(),
+            remedy: "correct it at its source; until then the cloud's rules of before hold on, and a faulty entry grants nothing"
+                .into(),
         });
         self.parts.problems.set("policy", problem);
     }

@@ -1,0 +1,109 @@
+//! What an operator may newly ask for in a registration entry. Values that stand in one already are left alone, so
+//! that an entry of an older server or of the cloud can still be changed in other ways.
+
+use crate::{EntryError, EntryRules, RegistrationEntry};
+
+impl EntryRules {
+    /// Checks what is new in an entry that is made or changed here, beyond the form that every entry has.
+    ///
+    /// # Errors
+    /// Names the first value that could never do what was asked for.
+    pub(crate) fn admit(
+        &self,
+        entry: &RegistrationEntry,
+        before: Option<&RegistrationEntry>,
+    ) -> Result<(), EntryError> {
+        let (publish, subscribe) =
+            before.map_or((&[][..], &[][..]), |before| (&before.publish[..], &before.subscribe[..]));
+        self.check_grants("publish", &entry.publish, publish)?;
+        self.check_grants("subscribe", &entry.subscribe, subscribe)
+    }
+
+    fn check_grants(
+        &self,
+        grant: &'static str,
+        filters: &[String],
+        known: &[String],
+    ) -> Result<(), EntryError> {
+        for filter in filters.iter().filter(|filter| !known.contains(filter)) {
+            if let Some(why) = (self.grant_fault)(filter) {
+                return Err(EntryError::Grant { grant, filter: filter.clone(), why });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EntryTable, Origin};
+    use midge_identity::{TrustDomain, UnixMillis};
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+    fn table() -> EntryTable {
+        EntryTable::new(EntryRules {
+            trust_domain: TrustDomain::new("plant").unwrap(),
+            boxes_are_scoped: true,
+            cloud_is_elsewhere: false,
+            grant_fault: |filter| filter.contains("##").then(|| "two hashes".to_owned()),
+        })
+    }
+
+    fn entry(change: impl FnOnce(&mut RegistrationEntry)) -> RegistrationEntry {
+        let mut entry = serde_json::from_value(serde_json::json!({
+            "id": "e", "spiffe_id": "spiffe://plant/edge/box/app/x", "parent_id": "spiffe://plant/edge/box",
+            "selectors": [{ "type": "unix", "value": "uid:1" }],
+        }))
+        .unwrap();
+        change(&mut entry);
+        entry
+    }
+
+    /// What is told of a new entry, and of one that is changed to the same.
+    fn refused(change: fn(&mut RegistrationEntry)) -> String {
+        let table = table();
+        let made = table.plan_create(entry(change), String::new(), Origin::Edge, NOW);
+        let told = made.unwrap_err().to_string();
+        assert_eq!(holding(entry(|_| {})).plan_update("e", change).unwrap_err().to_string(), told);
+        told
+    }
+
+    fn accepted(change: fn(&mut RegistrationEntry)) {
+        table().plan_create(entry(change), String::new(), Origin::Edge, NOW).unwrap();
+        holding(entry(|_| {})).plan_update("e", change).unwrap();
+    }
+
+    /// A table with an entry that nobody asked for here.
+    fn holding(entry: RegistrationEntry) -> EntryTable {
+        let mut table = table();
+        table.restore(entry);
+        table
+    }
+
+    #[test]
+    fn grants_go_through_the_callers_check() {
+        accepted(|entry| entry.publish = vec!["a/#".to_owned()]);
+        assert_eq!(
+            refused(|entry| entry.subscribe = vec!["a/##".to_owned()]),
+            "invalid subscribe grant \"a/##\": two hashes"
+        );
+        assert!(refused(|entry| entry.publish = vec!["##".to_owned()]).starts_with("invalid publish grant"));
+    }
+
+    #[test]
+    fn what_an_entry_has_does_not_keep_it_from_being_changed() {
+        let table = holding(entry(|entry| entry.publish = vec!["##".to_owned()]));
+        table.plan_update("e", |entry| entry.hint = "h".to_owned()).unwrap();
+        table.plan_update("e", |entry| entry.publish.push("a".to_owned())).unwrap();
+        assert!(table.plan_update("e", |entry| entry.publish.push("a/##".to_owned())).is_err());
+    }
+
+    #[test]
+    fn what_the_cloud_sends_is_taken_so_that_nothing_of_before_holds_on() {
+        let sent = entry(|entry| entry.publish = vec!["##".to_owned()]);
+        let change = table().plan_cloud_upsert(sent).unwrap();
+        assert_eq!(change.after.unwrap().publish, ["##"]);
+    }
+}
