@@ -31,6 +31,14 @@ pub enum IdFault {
         /// The ID.
         id: SpiffeId,
     },
+    /// What a box or the cloud proves itself with: clients trust whoever shows it.
+    #[error(
+        "\"{id}\" is an identity that the server keeps for itself; use another path, such as …/app/<name>"
+    )]
+    Own {
+        /// The ID.
+        id: SpiffeId,
+    },
 }
 
 /// Why an operation on an entry was refused.
@@ -169,6 +177,12 @@ pub fn check_workload(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), I
     Ok(())
 }
 
+/// Tells whether a box, its broker, its event bus or the cloud's end of the channel proves itself by this ID.
+fn is_own(id: &SpiffeId) -> bool {
+    let segments: Vec<&str> = id.path().split('/').skip(1).collect();
+    matches!(segments.as_slice(), ["edge", _] | ["edge", _, "broker" | "event-bus"] | ["cloud", "hub"])
+}
+
 fn check_role(trust_domain: &TrustDomain, id: &SpiffeId, role: &'static str) -> Result<(), IdFault> {
     if !id.is_member_of(trust_domain) {
         return Err(IdFault::NotMember { id: id.clone(), trust_domain: trust_domain.clone() });
@@ -189,6 +203,9 @@ impl EntryRules {
         check_member(&self.trust_domain, &entry.parent_id).map_err(EntryError::ParentId)?;
         check_workload(&self.trust_domain, &entry.spiffe_id).map_err(EntryError::SpiffeId)?;
         self.check_scope(&entry)?;
+        if is_own(&entry.spiffe_id) {
+            return Err(EntryError::SpiffeId(IdFault::Own { id: entry.spiffe_id }));
+        }
         check_counts(&entry)?;
         for name in &entry.dns_names {
             check_dns_name(name).map_err(|fault| EntryError::DnsName { name: name.clone(), fault })?;
@@ -424,6 +441,20 @@ mod tests {
             entry.parent_id = id("/spire/server");
             entry.spiffe_id = id("/spired");
         });
+    }
+
+    #[test]
+    fn nobody_is_registered_as_a_part_of_the_server() {
+        for path in
+            ["/edge/box", "/edge/box/broker", "/edge/box/event-bus", "/edge/other/broker", "/cloud/hub"]
+        {
+            let entry = RegistrationEntry { spiffe_id: id(path), ..entry() };
+            let error = EntryRules { boxes_are_scoped: false, ..rules() }.normalise(entry).unwrap_err();
+            assert!(matches!(error, EntryError::SpiffeId(IdFault::Own { .. })), "{path}: {error}");
+        }
+        for path in ["/edge/box/brokers", "/edge/box/broker/x", "/edge/box/app/broker", "/edge/box/agent/b"] {
+            accepted(|entry| entry.spiffe_id = id(path));
+        }
     }
 
     #[test]
