@@ -1,14 +1,11 @@
 //! A listening Unix socket that replaces a dead one, never a living one, and goes with its owner.
 
 use crate::AgentError;
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
-};
+use midge_runtime::{SocketTaken, check_socket};
 use std::{
     fs::{self, Permissions},
     io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 use tokio::net::UnixListener;
@@ -82,28 +79,11 @@ fn create_directory(directory: &Path) -> io::Result<()> {
 }
 
 fn refuse_living(path: &Path) -> Result<(), AgentError> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(AgentError::Listen { path: path.to_owned(), error }),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(AgentError::NotASocket { path: path.to_owned() });
-    }
-    match probe(path) {
-        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
-        // A full backlog is a living one too.
-        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => {
-            Err(AgentError::SocketInUse { path: path.to_owned() })
-        }
-        Err(error) => Err(AgentError::Listen { path: path.to_owned(), error: error.into() }),
-    }
-}
-
-fn probe(path: &Path) -> rustix::io::Result<()> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+    check_socket(path).map_err(|taken| match taken {
+        SocketTaken::InUse => AgentError::SocketInUse { path: path.to_owned() },
+        SocketTaken::NotASocket => AgentError::NotASocket { path: path.to_owned() },
+        SocketTaken::Io(error) => AgentError::Listen { path: path.to_owned(), error },
+    })
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {

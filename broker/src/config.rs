@@ -15,7 +15,8 @@ pub struct MqttConfig {
     /// Address of the kernel-attested plaintext listener: loopback only; `off` means none.
     #[serde(with = "address_or_off")]
     pub tcp: Option<SocketAddr>,
-    /// Path of the kernel-attested Unix socket; absent means none.
+    /// Path of the kernel-attested Unix socket; `off` means none.
+    #[serde(with = "path_or_off")]
     pub unix: Option<PathBuf>,
     /// Address of the mTLS listener for MQTT over WebSocket; `off` means none.
     #[serde(with = "address_or_off")]
@@ -180,5 +181,31 @@ mod address_or_off {
         let fault =
             || format!("\"{text}\" is not an address; write IP:PORT, such as \"127.0.0.1:1883\", or \"off\"");
         text.parse().map(Some).map_err(|_| D::Error::custom(fault()))
+    }
+}
+
+/// A path, or `off`, as for the other listeners.
+mod path_or_off {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use std::path::PathBuf;
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        match path {
+            Some(path) => serializer.collect_str(&path.display()),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "off" => Ok(None),
+            "" => Err(D::Error::custom(
+                "\"\" is not a path; write one such as \"/run/midge/mqtt.sock\", or \"off\"",
+            )),
+            _ => Ok(Some(text.into())),
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! of the start and not of some later moment.
 
 use crate::MqttConfig;
+use midge_runtime::{SocketTaken, clear_socket};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ pub enum BindError {
     /// Somebody serves on this socket.
     #[error("{0} (mqtt.unix) is served by another process; stop it or choose another path")]
     SocketInUse(PathBuf),
+    /// Something else has the socket's name.
+    #[error("{0} (mqtt.unix) exists and is not a socket; move it away or choose another path")]
+    NotASocket(PathBuf),
 }
 
 /// The bound listeners of one broker.
@@ -106,13 +110,11 @@ async fn bind_tcp(key: &'static str, address: Option<SocketAddr>) -> Result<Opti
 
 fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
     let fail = |source| BindError::Address { key: "unix", address: path.display().to_string(), source };
-    if path.exists() {
-        // A socket nobody answers on is left over from a process that was killed.
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(BindError::SocketInUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(fail)?;
-    }
+    clear_socket(path).map_err(|taken| match taken {
+        SocketTaken::InUse => BindError::SocketInUse(path.to_owned()),
+        SocketTaken::NotASocket => BindError::NotASocket(path.to_owned()),
+        SocketTaken::Io(error) => fail(error),
+    })?;
     let listener = UnixListener::bind(path).map_err(fail)?;
     rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
     // Any local process may ask; its attested identity decides, not the file's mode.

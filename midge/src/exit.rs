@@ -1,6 +1,7 @@
 //! Exit codes, as documented in `docs/exit-codes.md` (the values of sysexits.h).
 
 use crate::config::ConfigError;
+use midge_broker::BindError;
 use midge_issuer::IssueError;
 use midge_pki::{FileError, KeyFileError};
 use std::process::ExitCode;
@@ -73,11 +74,10 @@ fn code_of(error: &anyhow::Error) -> u8 {
         if cause.is::<ConfigError>() {
             return CONFIG;
         }
-        if let Some(bind) = cause.downcast_ref::<midge_broker::BindError>() {
-            return if matches!(bind, midge_broker::BindError::NotLoopback { .. }) {
-                CONFIG
-            } else {
-                UNAVAILABLE
+        if let Some(bind) = cause.downcast_ref::<BindError>() {
+            return match bind {
+                BindError::NotLoopback { .. } | BindError::NotASocket(_) => CONFIG,
+                _ => UNAVAILABLE,
             };
         }
         if let Some(issue) = cause.downcast_ref::<IssueError>() {

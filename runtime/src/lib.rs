@@ -13,6 +13,7 @@ pub mod logs;
 mod metrics;
 mod process;
 mod sd_notify;
+mod socket;
 mod supervisor;
 mod warnings;
 
@@ -22,6 +23,7 @@ pub use clock::Clock;
 pub use health::{Check, CheckKind, Health, HealthReport};
 pub use metrics::{Counter, Gauge, MetricKind, Metrics, Sample};
 pub use sd_notify::ServiceNotifier;
+pub use socket::{SocketTaken, check_socket, clear_socket};
 pub use supervisor::{ShutdownError, Supervisor};
 pub use tokio_util::sync::CancellationToken;
 pub use warnings::RateLimitedWarn;

@@ -138,6 +138,41 @@ fn what_another_midge_uses_is_left_to_it() {
 }
 
 #[test]
+fn a_file_in_the_place_of_a_socket_is_left_as_it_is() {
+    let place = Place::new();
+    let config = used(&place);
+    let file = place.write("mqtt.sock", "precious");
+    let tls = "tls = \"127.0.0.1:0\"\ntcp = \"off\"";
+    let named = |unix: &str| place.edge("data", "", &format!("{tls}\nunix = \"{unix}\""), "");
+    for unix in [&file, &config] {
+        let starting = named(unix);
+        let before = std::fs::read(unix).unwrap();
+        starts(&starting).refused(78, &[unix, "mqtt.unix", "not a socket", "move it away"]);
+        assert_eq!(std::fs::read(unix).unwrap(), before);
+    }
+    starts(&named("")).refused(78, &["unix", "not a path"]);
+    let admin = place.path("data/run/admin.sock");
+    std::fs::write(&admin, "precious").unwrap();
+    starts(&place.edge("data", "", "", "")).refused(78, &["admin.sock", "not a socket", "move it away"]);
+    assert_eq!(std::fs::read(&admin).unwrap(), b"precious");
+    std::fs::remove_file(&admin).unwrap();
+
+    // What a killed process left is replaced, and `off` is a word and no file.
+    let dead = place.text("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let mut server = Server::start("edge", &named(&dead), &admin);
+    assert_eq!(server.address("mqtt-unix"), dead);
+    server.stop();
+    let config = named("off");
+    let mut command = Command::new(crate::support::midge());
+    let mut server =
+        Server::start_with(command.args(["edge", "-c", &config]).current_dir(place.path("")), &admin);
+    assert!(!server.status()["listeners"].to_string().contains("mqtt-unix"));
+    assert!(!place.path("off").exists());
+    server.stop();
+}
+
+#[test]
 fn a_data_directory_of_somebody_else_is_left_as_it_is() {
     let place = Place::new();
     let config = used(&place);

@@ -97,6 +97,7 @@ fn box_of(socket: &Path, trust_domain: &str, node: &str) -> anyhow::Result<Spiff
 fn agent_error(error: AgentError) -> anyhow::Error {
     let code = match error {
         AgentError::SocketInUse { .. } | AgentError::UpstreamEnded => exit::UNAVAILABLE,
+        AgentError::NotASocket { .. } => exit::CONFIG,
         _ => exit::IO,
     };
     failure(code, format!("{error} (workload-socket)"))

@@ -2,6 +2,7 @@
 
 use crate::exit::{self, WithCode, failure};
 use anyhow::Context as _;
+use midge_runtime::{SocketTaken, clear_socket};
 use midge_store::{OpenError, Store, StoreInfo};
 use std::fs::{DirBuilder, Permissions, metadata, set_permissions};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -89,18 +90,18 @@ fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
 
 /// Binds a Unix socket with this mode; one that a killed process left behind is replaced.
 pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<tokio::net::UnixListener> {
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            let path = path.display();
-            return Err(failure(
-                exit::UNAVAILABLE,
-                format!("{path} is served by another process; stop it first"),
-            ));
+    clear_socket(path).map_err(|taken| {
+        let path = path.display();
+        match taken {
+            SocketTaken::InUse => {
+                failure(exit::UNAVAILABLE, format!("{path} is served by another process; stop it first"))
+            }
+            SocketTaken::NotASocket => {
+                failure(exit::CONFIG, format!("{path} exists and is not a socket; move it away"))
+            }
+            SocketTaken::Io(error) => failure(exit::IO, format!("cannot replace {path}: {error}")),
         }
-        std::fs::remove_file(path)
-            .with_context(|| format!("cannot replace {}", path.display()))
-            .code(exit::IO)?;
-    }
+    })?;
     let listener = tokio::net::UnixListener::bind(path)
         .with_context(|| format!("cannot bind {}", path.display()))
         .code(exit::IO)?;
