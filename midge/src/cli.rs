@@ -1,16 +1,17 @@
 //! The command line. Flags have SPIRE's names where SPIRE has the command, with one dash or two.
 
+mod dashes;
 mod policy;
 
 pub(crate) use policy::{Conditions, PolicyCommand};
 
 use crate::output::Output;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Parses the arguments of the process; prints help or the usage error and exits.
 pub(crate) fn parse() -> Cli {
-    match Cli::try_parse_from(two_dashes(std::env::args())) {
+    match Cli::try_parse_from(dashes::two_dashes(std::env::args_os(), Cli::command())) {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { i32::from(crate::exit::USAGE) } else { 0 };
@@ -18,20 +19,6 @@ pub(crate) fn parse() -> Cli {
             std::process::exit(code)
         }
     }
-}
-
-/// SPIRE writes `-spiffeID`; clap wants `--spiffeID`.
-fn two_dashes(arguments: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
-    arguments.map(|argument| {
-        let name = argument.strip_prefix('-').unwrap_or_default();
-        let name = name.split('=').next().unwrap_or_default();
-        let mut chars = name.chars();
-        // `-q1` is a short flag with its value, `-x509SVIDTTL` a name.
-        let long = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
-            && chars.any(|c| c.is_ascii_alphabetic())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if long { format!("-{argument}") } else { argument }
-    })
 }
 
 /// MQTT broker and SPIFFE identity server for the edge.
@@ -303,7 +290,8 @@ pub(crate) enum DeviceCommand {
         name: DeviceName,
         /// Twin property.
         property: String,
-        /// Desired value.
+        /// Desired value; it may begin with a dash.
+        #[arg(allow_hyphen_values = true)]
         value: String,
     },
     /// Shows a device and its twin.
@@ -495,29 +483,9 @@ pub(crate) struct LightArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn flags_may_be_written_as_spire_writes_them() {
-        let words = "midge entry create -spiffeID spiffe://td/x -selector unix:uid:0 -x509SVIDTTL 60";
-        let cli = Cli::try_parse_from(two_dashes(words.split(' ').map(String::from))).unwrap();
-        let Command::Entry(EntryCommand::Create(fields)) = cli.command else { panic!("{cli:?}") };
-        assert_eq!(fields.x509_svid_ttl, 60);
-        assert_eq!(fields.selectors, ["unix:uid:0"]);
-    }
-
-    #[test]
-    fn short_flags_stay_what_they_are() {
-        let words =
-            ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "-entryID", "-ttl=5", "-x509SVIDTTL"];
-        let dashed: Vec<String> = two_dashes(words.iter().map(|word| (*word).to_owned())).collect();
-        let expected =
-            ["midge", "-q1", "-C", "-5", "-", "--", "--x", "-t/a", "--entryID", "--ttl=5", "--x509SVIDTTL"];
-        assert_eq!(dashed, expected);
     }
 }
