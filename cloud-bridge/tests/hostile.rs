@@ -51,11 +51,22 @@ async fn upgrade(
     identity: Arc<dyn IdentitySource>,
     headers: &[(&'static str, &str)],
 ) -> Result<ClientSocket, WsError> {
+    upgrade_on(secured(cloud, identity).await, headers).await
+}
+
+/// A TLS connection on which nothing has been asked for.
+async fn secured(cloud: &Cloud, identity: Arc<dyn IdentitySource>) -> client::TlsStream<TcpStream> {
     let hub = SpiffeId::new("spiffe://plant/cloud/hub").unwrap();
     let config = client_config(Some(identity), trust(cloud), ServerExpectation::Id(hub));
     let stream = TcpStream::connect(cloud.websocket()).await.unwrap();
     let name = "127.0.0.1".to_owned().try_into().unwrap();
-    let stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
+    TlsConnector::from(config).connect(name, stream).await.unwrap()
+}
+
+async fn upgrade_on(
+    stream: client::TlsStream<TcpStream>,
+    headers: &[(&'static str, &str)],
+) -> Result<ClientSocket, WsError> {
     let mut request = "wss://cloud/p/n/events".into_client_request().unwrap();
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
@@ -68,7 +79,11 @@ async fn refusal(
     identity: Arc<dyn IdentitySource>,
     headers: &[(&'static str, &str)],
 ) -> (u16, String) {
-    match upgrade(cloud, identity, headers).await {
+    answer_of(upgrade(cloud, identity, headers).await)
+}
+
+fn answer_of(upgraded: Result<ClientSocket, WsError>) -> (u16, String) {
+    match upgraded {
         Err(WsError::Http(response)) => {
             let body = response.body().clone().unwrap_or_default();
             (response.status().as_u16(), String::from_utf8(body).unwrap())
@@ -120,6 +135,24 @@ async fn a_certificate_of_another_root_does_not_get_in() {
     enrolled(&cloud, "box-1").await;
     let (status, text) = refusal(&cloud, foreign, &[("node_id", "box-1"), MSG]).await;
     assert_eq!(status, 0, "the handshake fails: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_kept_ready_does_not_outlive_a_ban() {
+    let cloud = Cloud::start().await;
+    let ready = async |node: &str| {
+        let (directory, identity) = enrolled(&cloud, node).await;
+        (directory, secured(&cloud, identity).await)
+    };
+    let (_stolen, of_stolen) = ready("stolen").await;
+    let (_good, of_good) = ready("good").await;
+    let id = midge_issuer::node_id(cloud.issuer.trust_domain(), "stolen").unwrap();
+    cloud.issuer.ban_node(&id).await.unwrap();
+
+    let (status, text) = answer_of(upgrade_on(of_stolen, &[("node_id", "stolen"), MSG]).await);
+    assert!(status == 403 && text.contains("banned"), "{status} {text}");
+    assert_eq!(answer_of(upgrade_on(of_good, &[("node_id", "good"), MSG]).await).0, 101);
+    assert!(cloud.hub().sessions().iter().all(|session| session.node != "stolen"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use super::CloudHub;
 use super::handshakes::{Handshake, Handshakes};
 use super::session::Session;
+use super::sessions::SessionPlace;
 use crate::frames::{Channel, websocket_config};
 use crate::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
 use issuer_core::node_of;
@@ -24,6 +25,7 @@ static REFUSED: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(10));
 /// Who has proven what on a new connection.
 struct Arrival {
     node: String,
+    id: SpiffeId,
     expires: Option<UnixMillis>,
     remote: SocketAddr,
     socket: WebSocketStream<TlsStream<TcpStream>>,
@@ -114,10 +116,12 @@ impl CloudHub {
         let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
         let trust = &self.shared.parts.issuer;
         let peer = peer_of(stream.get_ref().1, trust).map_err(|error| error.to_string())?;
-        let verdict = self.node_named_by(peer.id());
+        let mut verdict = Err("no upgrade was asked for".to_owned());
         let mut refusal = None;
         #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
         let callback = |request: &Request, response: Response| {
+            // Not before the request: whoever keeps a connection ready may be locked out meanwhile.
+            verdict = self.node_named_by(peer.id());
             check_upgrade(request, &verdict).map(|()| response).map_err(|(status, reason)| {
                 refusal = Some(reason.clone());
                 error_response(status, reason)
@@ -126,7 +130,9 @@ impl CloudHub {
         let socket =
             tokio_tungstenite::accept_hdr_async_with_config(stream, callback, Some(websocket_config())).await;
         match (socket, verdict) {
-            (Ok(socket), Ok(node)) => Ok(Arrival { node, expires: peer.expires(), remote, socket }),
+            (Ok(socket), Ok(node)) => {
+                Ok(Arrival { node, id: peer.id().clone(), expires: peer.expires(), remote, socket })
+            }
             (Ok(_), Err(reason)) => Err(reason),
             (Err(error), _) => Err(refusal.unwrap_or_else(|| error.to_string())),
         }
@@ -145,17 +151,32 @@ impl CloudHub {
     }
 
     async fn serve_node(&self, arrival: Arrival, token: &CancellationToken) {
-        let Arrival { node, expires, remote, socket } = arrival;
-        let clock = &self.shared.parts.clock;
-        let Some(place) = self.shared.sessions.enter(&node, remote, clock.now(), token) else {
-            refused(remote, "the hub serves as many nodes as it is configured for (sessions-max)");
-            return;
+        let Arrival { node, id, expires, remote, socket } = arrival;
+        let place = match self.enter(&node, &id, remote, token) {
+            Ok(place) => place,
+            Err(reason) => return refused(remote, &reason),
         };
         tracing::info!(node, %remote, "node connected");
         let session = Session { hub: self.clone(), node, expires, place };
         let end = session.run(Channel::new(socket)).await;
-        self.shared.sessions.leave(&session.node, &session.place, clock.now());
+        self.shared.sessions.leave(&session.node, &session.place, self.shared.parts.clock.now());
         tracing::info!(node = session.node, %remote, reason = %end, "node disconnected");
+    }
+
+    fn enter(
+        &self,
+        node: &str,
+        id: &SpiffeId,
+        remote: SocketAddr,
+        token: &CancellationToken,
+    ) -> Result<SessionPlace, String> {
+        let (sessions, now) = (&self.shared.sessions, self.shared.parts.clock.now());
+        let place = sessions.enter(node, remote, now, token).ok_or_else(|| {
+            "the hub serves as many nodes as it is configured for (sessions-max)".to_owned()
+        })?;
+        // Whoever locks a node out closes the sessions that are there: one that came later has to ask.
+        self.node_named_by(id).inspect_err(|_| sessions.leave(node, &place, now))?;
+        Ok(place)
     }
 }
 
@@ -184,4 +205,50 @@ fn error_response(status: u16, reason: String) -> ErrorResponse {
     let mut response = ErrorResponse::new(Some(reason));
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::FORBIDDEN);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloudhub::{CloudHubConfig, CloudHubParts, SyncLogs};
+    use midge_identity::TrustDomain;
+    use midge_issuer::{Authority, Issuer, IssuerConfig};
+    use midge_pki::{CsrSubject, PrivateKey};
+    use midge_runtime::Clock;
+    use midge_store::{Store, StoreInfo};
+
+    async fn hub(directory: &std::path::Path) -> CloudHub {
+        let store = Store::open(directory.join("db"), &StoreInfo::new("cloud", "plant")).unwrap();
+        let logs = SyncLogs::open(store.clone()).await.unwrap();
+        let mut config = IssuerConfig::new(TrustDomain::new("plant").unwrap(), Authority::SelfSigned, None);
+        config.mutation_log = Some(Arc::new(logs.clone()));
+        let (clock, keys) = (Clock::system(), directory.join("keys"));
+        let issuer = Issuer::open(config, store.clone(), clock.clone(), keys).await.unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = CloudHubConfig { websocket: any, bootstrap: any, ..CloudHubConfig::default() };
+        CloudHub::open(config, CloudHubParts { issuer, logs, store, clock, audit: None }).await.unwrap()
+    }
+
+    async fn joined(hub: &CloudHub, node: &str) -> SpiffeId {
+        let issuer = &hub.shared.parts.issuer;
+        let id = midge_issuer::node_id(issuer.trust_domain(), node).unwrap();
+        let token = issuer.create_join_token(Duration::from_secs(60), None, Some(id.clone())).await.unwrap();
+        let csr = PrivateKey::generate().unwrap().csr_der(Some(&id), CsrSubject::default()).unwrap();
+        issuer.redeem(&token.token, &csr).await.unwrap();
+        id
+    }
+
+    #[tokio::test]
+    async fn a_ban_between_the_upgrade_and_the_session_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let hub = hub(directory.path()).await;
+        let (remote, token) = (SocketAddr::from(([127, 0, 0, 1], 1)), CancellationToken::new());
+        let (stolen, other) = (joined(&hub, "stolen").await, joined(&hub, "other").await);
+        assert!(hub.node_named_by(&stolen).is_ok());
+        hub.shared.parts.issuer.ban_node(&stolen).await.unwrap();
+        let Err(reason) = hub.enter("stolen", &stolen, remote, &token) else { panic!("let in") };
+        assert!(reason.contains("banned"), "{reason}");
+        let _place = hub.enter("other", &other, remote, &token).unwrap();
+        assert_eq!(hub.shared.sessions.connected(), ["other"]);
+    }
 }
