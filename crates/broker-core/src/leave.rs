@@ -95,7 +95,9 @@ impl Broker {
         self.timers.clear(connection.keep_alive_at, Due::KeepAlive(key));
         self.timers.clear(connection.svid_at, Due::SvidExpiry(key));
         let (messages_in, messages_out) = (connection.messages_in, connection.messages_out);
-        let (will, will_number) = (connection.will.filter(|_| cause.fires_will()), connection.will_number);
+        // Whose identity was revoked leaves none, by whatever its connection ends before its turn has come.
+        let fires_will = cause.fires_will() && session.condemned.is_none();
+        let (will, will_number) = (connection.will.filter(|_| fires_will), connection.will_number);
         let is_over = session.expiry == Some(Duration::ZERO);
         let (published, denied) = (connection.published, connection.denied);
         self.out.audit(

@@ -80,7 +80,11 @@ fn many_revoked_sessions_end_in_portions_and_have_nothing_meanwhile() {
     let mortal = Connect { will: will("a", "gone", 0), ..durable("mortal") };
     let away = world.open("id/0", Connect { will: will("a", "gone", 1), ..mortal.clone() });
     world.lose(away);
-    world.open("id/1", mortal);
+    let brief = Connect { session_expiry_secs: Some(5), will: will("a", "gone", 60), ..durable("brief") };
+    let brief = world.open("id/0", brief);
+    world.lose(brief);
+    let staying = world.open("id/1", mortal.clone());
+    world.open("id/2", mortal);
     let revocation = Revocation { identities, reason: "gone".into() };
     world.broker.handle_revoked(&revocation, world.now);
     let mut closed = 0;
@@ -93,6 +97,10 @@ fn many_revoked_sessions_end_in_portions_and_have_nothing_meanwhile() {
     for conn in &conns[..90] {
         world.quiet(*conn);
     }
+    // Nor where the connection ends by itself before its turn has come.
+    world.lose(staying);
+    assert!(world.broker.handle_kick(&spiffe("id/2"), "mortal", world.now));
+    world.drain();
     world.publish(conns[3], "a", "late", Q0);
     assert!(world.take(conns[3])[0].starts_with("DISCONNECT 87"));
     world.pass_secs(10);
