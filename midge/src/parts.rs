@@ -7,6 +7,7 @@ pub(crate) mod agent;
 mod audit;
 mod audit_stream;
 pub(crate) mod cloud;
+mod cloud_rules;
 pub(crate) mod data_dir;
 mod desk;
 pub(crate) mod edge;

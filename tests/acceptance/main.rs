@@ -19,6 +19,7 @@ mod durable;
 mod enrolment;
 mod flaws;
 mod interop;
+mod newer_cloud;
 mod node_audit;
 mod owed;
 mod policy;

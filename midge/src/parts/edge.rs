@@ -105,7 +105,7 @@ impl EdgeBox {
         let bus = self.event_bus(&bound, reports.clone(), &mut tasks).await?;
         let cloud = CloudSide::open(&self, bus.clone(), reports).await?;
         let rules = cloud.rules();
-        let handed = Arc::clone(&rules.borrow());
+        let handed = rules.borrow().clone();
         let (policy_task, policy) = PolicyTask::new(
             (&self.config.policy, files),
             &self.issuer.view().entries,

@@ -1,14 +1,14 @@
 //! The box's side of its cloud: enrolment, the channel, and what the cloud's changes do here.
 
+use super::cloud_rules::{CloudRules, HandedRules};
 use super::data_dir::audit_log;
 use super::edge::EdgeBox;
 use super::node_audit::{head_of, place_of};
-use super::policy::CloudRules;
 use super::problems::{Problem, Problems};
 use crate::config::CloudLink;
 use crate::exit::{self, failure};
 use async_trait::async_trait;
-use bridge_core::{AuditBatch, AuditPlace, Change, Cursor, Operation, UpwardItem};
+use bridge_core::{AuditBatch, AuditPlace, Change, Cursor, UpwardItem};
 use cloud_bridge::edgehub::{
     CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolError,
     EnrolmentToken, LinkStatus, NodeIdentity, enrol, split_changes,
@@ -17,7 +17,6 @@ use event_bus::{EventBusHandle, UpwardSink};
 use midge_audit::{AuditLog, Record, Source};
 use midge_identity::SpiffeId;
 use midge_issuer::{CaRequest, Issuer};
-use midge_policy::{Rule, RuleSource};
 use midge_runtime::{Backoff, CancellationToken, Clock};
 use midge_store::{Batch, Store};
 use parking_lot::Mutex;
@@ -26,7 +25,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
-const RULE_PREFIX: &str = "cloud-rule/";
 /// Longest pause between two tries to reach the cloud: a box is found again within seconds.
 const RECONNECT_MAX: Duration = Duration::from_secs(15);
 
@@ -80,11 +78,13 @@ impl CloudSide {
         bus: Option<EventBusHandle>,
         reports: Reports,
     ) -> anyhow::Result<Self> {
-        let (rules_sender, rules) = watch::channel(CloudRules::default());
         let (status_sender, status) = watch::channel(None);
         let Some(cloud) = node.config.cloud.clone() else {
+            let (rules_sender, rules) = watch::channel(CloudRules::default());
             return Ok(Self { link: None, silent: Some(rules_sender), rules, status });
         };
+        let handed = HandedRules::open(node.store.clone()).await.map_err(anyhow::Error::msg)?;
+        let rules = handed.subscribe();
         let host = Host {
             issuer: node.issuer.clone(),
             store: node.store.clone(),
@@ -92,9 +92,8 @@ impl CloudSide {
             source: Arc::new(Mutex::new(Source::new(audit_log(&node.config.data_dir)))),
             clock: node.clock.clone(),
             bus,
-            rules: rules_sender,
+            rules: handed,
         };
-        host.publish_rules().await.map_err(anyhow::Error::msg)?;
         let link = Link {
             cloud,
             id: node.id.clone(),
@@ -256,7 +255,7 @@ struct Host {
     source: Arc<Mutex<Source>>,
     clock: Clock,
     bus: Option<EventBusHandle>,
-    rules: watch::Sender<CloudRules>,
+    rules: HandedRules,
 }
 
 #[async_trait]
@@ -281,11 +280,13 @@ impl EdgeHost for Host {
             }
         }
         let rules_change = replace || !split.rules.is_empty();
+        let rules = if rules_change { Some(self.rules.plan(&split.rules, replace).await?) } else { None };
         let cursor = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
-        let batch = self.rules_batch(&split.rules, replace).await?.put(CURSOR_KEY, cursor);
+        let batch = rules.as_ref().map_or_else(Batch::new, |rules| rules.batch.clone());
+        let batch = batch.put(CURSOR_KEY, cursor);
         self.issuer.apply_cloud(split.identity, batch).await.map_err(|error| error.to_string())?;
-        if rules_change {
-            self.publish_rules().await?;
+        if let Some(rules) = rules {
+            self.rules.show(rules);
         }
         Ok(())
     }
@@ -317,39 +318,5 @@ impl EdgeHost for Host {
             Ok((!lines.is_empty()).then_some(AuditBatch { log: signed.log, after, lines }))
         });
         read.await.map_err(|error| error.to_string())?
-    }
-}
-
-impl Host {
-    /// Returns what becomes of the rules on disk.
-    async fn rules_batch(&self, changes: &[Change], replace: bool) -> Result<Batch, String> {
-        let mut batch = Batch::new();
-        let key = |change: &Change| change.resource.replacen("identity/rule/", RULE_PREFIX, 1);
-        if replace {
-            for (known, _) in self.store.scan(RULE_PREFIX).await.map_err(|error| error.to_string())? {
-                if !changes.iter().any(|change| key(change) == known) {
-                    batch = batch.delete(known);
-                }
-            }
-        }
-        for change in changes {
-            batch = match change.operation {
-                Operation::Delete => batch.delete(key(change)),
-                Operation::Insert | Operation::Update => batch.put(key(change), change.content.to_string()),
-            };
-        }
-        Ok(batch)
-    }
-
-    async fn publish_rules(&self) -> Result<(), String> {
-        let mut rules = Vec::new();
-        for (key, value) in self.store.scan(RULE_PREFIX).await.map_err(|error| error.to_string())? {
-            match serde_json::from_slice::<Rule>(&value) {
-                Ok(rule) => rules.push(rule.from_source(RuleSource::Cloud)),
-                Err(error) => tracing::warn!(key, %error, "a rule of the cloud cannot be read"),
-            }
-        }
-        self.rules.send_replace(Arc::new(rules));
-        Ok(())
     }
 }

@@ -12,6 +12,7 @@ pub(crate) use files::policy_files;
 pub(crate) use metrics::policy_metrics;
 pub(crate) use state::{Fault, Lint, Origin, PolicyState};
 
+use super::cloud_rules::CloudRules;
 use super::problems::{Problem, Problems};
 use super::trail::Trail;
 use super::watchers::Watchers;
@@ -34,9 +35,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Operators that may wait for a reload.
 const RELOADS_MAX: usize = 16;
-
-/// Rules that the cloud handed out, as last synced.
-pub(crate) type CloudRules = Arc<Vec<Rule>>;
 
 /// All registration entries.
 type Entries = [Arc<RegistrationEntry>];
@@ -89,7 +87,7 @@ pub(crate) struct PolicyTask {
     sources: Sources,
     candidate: Option<Candidate>,
     cloud: CloudRules,
-    cloud_faults: Vec<PolicyError>,
+    cloud_faults: Vec<Fault>,
     /// Entries that grant something, as last taken over, with the faults of their grants.
     entries: HashMap<String, (Arc<RegistrationEntry>, Vec<PolicyError>)>,
     sender: watch::Sender<Arc<Policy>>,
@@ -173,8 +171,7 @@ impl PolicyTask {
                     continue;
                 }
             }
-            let (view, cloud) =
-                (Arc::clone(&view.borrow_and_update()), Arc::clone(&cloud.borrow_and_update()));
+            let (view, cloud) = (Arc::clone(&view.borrow_and_update()), cloud.borrow_and_update().clone());
             self.update(&view.entries, &cloud);
         }
     }
@@ -182,21 +179,25 @@ impl PolicyTask {
     /// What is faulty gives nothing, loudly: of the cloud, the rules of before hold on; what an entry granted ends.
     fn update(&mut self, entries: &Entries, cloud: &CloudRules) {
         if self.cloud != *cloud {
-            let taken = self.sources.set_cloud(cloud);
+            let mut faults = cloud.faults.to_vec();
+            let taken = self.sources.set_cloud(&cloud.rules);
+            faults.extend(taken.err().iter().flatten().map(Fault::from));
             if let Some(candidate) = &mut self.candidate {
-                candidate.set_cloud(cloud);
+                candidate.set_cloud(&cloud.rules);
             }
-            self.note(Origin::Cloud, taken.as_ref().err().map(Vec::as_slice));
-            self.cloud_faults = taken.err().unwrap_or_default();
-            self.cloud = Arc::clone(cloud);
+            self.note_faults(Origin::Cloud, (!faults.is_empty()).then_some(&*faults));
+            self.cloud_faults = faults;
+            self.cloud = cloud.clone();
         }
         self.update_grants(entries);
         self.publish();
         let of_entries = self.entries.values().flat_map(|(_, faults)| faults);
-        let faults: Vec<Fault> = self.cloud_faults.iter().chain(of_entries).map(Fault::from).collect();
+        let faults: Vec<Fault> =
+            self.cloud_faults.iter().cloned().chain(of_entries.map(Fault::from)).collect();
         let problem = (!faults.is_empty()).then(|| Problem {
             what: format!("policy: {}", listed(&faults)),
-            remedy: "correct it at its source; until then the cloud's rules of before hold on, and a faulty entry grants nothing"
+            remedy: "correct it at its source, or update this box if its cloud is newer; until then the cloud's rules \
+                     of before hold on, and a faulty entry grants nothing"
                 .into(),
         });
         self.parts.problems.set("policy", problem);
@@ -408,6 +409,28 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_the_clouds_rules_are_told_until_they_are_gone_and_what_holds_meanwhile_holds() {
+        let mut stage = Stage::new();
+        let rules = Rule::from_toml_str(&rule("from-cloud").replace("\"a\"", "\"c\""), "cloud").unwrap();
+        let sound = CloudRules::sound(rules);
+        let fault = Fault::new(midge_policy::RuleSource::Cloud, "this version cannot read it".into());
+        let faulty = CloudRules { faults: Arc::new(vec![fault]), ..sound.clone() };
+        for _ in 0..2 {
+            stage.task.update(&[], &sound);
+            assert!(stage.allows("from-cloud") && stage.problems.list().is_empty());
+            stage.task.update(&[], &faulty);
+            assert!(stage.allows("from-cloud"));
+            let [problem] = &*stage.problems.list() else { panic!("{:?}", stage.problems.list()) };
+            assert!(problem.what.contains("cannot read"), "{problem:?}");
+            assert!(!stage.state().refused.unwrap().is_corrected);
+        }
+        stage.task.update(&[], &CloudRules::default());
+        assert!(!stage.allows("from-cloud") && stage.problems.list().is_empty());
+        assert!(stage.state().refused.unwrap().is_corrected);
+        assert_eq!(stage.state().changes_of(Origin::Cloud).refused, 2);
+    }
+
+    #[test]
     fn a_candidate_is_there_while_its_directory_has_files_and_takes_entries_and_cloud_rules_too() {
         let mut stage = Stage::new();
         assert!(stage.handle.watchers.shadow().is_none());
@@ -418,7 +441,7 @@ mod tests {
         assert!(stage.handle.watchers.shadow().is_none(), "it may be half written");
         stage.task.look();
         let cloud = Rule::from_toml_str(&rule("from-cloud").replace("\"a\"", "\"c\""), "cloud").unwrap();
-        stage.task.update(&[], &Arc::new(cloud));
+        stage.task.update(&[], &CloudRules::sound(cloud));
         assert_eq!(stage.handle.watchers.shadow().map(|shadow| shadow.rules), Some(2));
         assert!(stage.allows("one") && !stage.allows("two"), "nothing else depends on it");
 

@@ -40,7 +40,7 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(place: impl fmt::Display, message: String) -> Self {
+    pub(crate) fn new(place: impl fmt::Display, message: String) -> Self {
         Self { place: place.to_string(), rule: None, message }
     }
 }
