@@ -94,6 +94,10 @@ async fn enrolment_with_the_wrong_cloud_says_so() {
     config.node = "box-2".to_owned();
     let error = enrol(&config, &cloud.clock).await.unwrap_err();
     assert!(error.to_string().contains("not for spiffe://plant/edge/box-2"), "{error}");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut config = right.clone();
+    config.directory = elsewhere.path().to_owned();
+    assert_eq!(enrol(&config, &cloud.clock).await.unwrap().node(), "box-1", "the token was not spent");
 
     let mut config = right.clone();
     let hash = cloud.hub().enrolment_text("").unwrap();

@@ -77,20 +77,27 @@ impl Issuer {
         .await
     }
 
-    /// Spends a join token for the node that shows it, and signs the node's first SVID. The same token with the same
-    /// key again gets an SVID again, because the answer may have been lost.
+    /// Spends a join token for the node that shows it, `shown_by` if it says who it is, and signs the node's first
+    /// SVID. The same token with the same key again gets an SVID again, because the answer may have been lost.
     ///
     /// # Errors
-    /// The CSR is wrong (the token is not spent), the token is unknown, spent or expired (and now gone), the node is
-    /// banned, or no CA can sign (the token is not spent).
-    pub async fn redeem(&self, token: &str, csr_der: &[u8]) -> Result<Joined, IssueError> {
+    /// The CSR is wrong or the token is of another node (it is not spent), the token is unknown, spent or expired (and
+    /// now gone), the node is banned, or no CA can sign (the token is not spent).
+    pub async fn redeem(
+        &self,
+        token: &str,
+        csr_der: &[u8],
+        shown_by: Option<&SpiffeId>,
+    ) -> Result<Joined, IssueError> {
         let csr = Csr::parse(csr_der)?;
         let (issuer, token, spki, now) =
             (self.clone(), token.to_owned(), csr.public_key_spki().to_vec(), self.now());
+        let shown_by = shown_by.cloned();
         let verdict = self
             .commit(Batch::new(), move |state| {
+                let (domain, shown_by) = (issuer.trust_domain(), shown_by.as_ref());
                 let (mut mutations, mut node) =
-                    match state.enrolment.plan_redeem(issuer.trust_domain(), &token, &spki, now)? {
+                    match state.enrolment.plan_redeem(domain, &token, &spki, shown_by, now)? {
                         Redemption::Burnt { token_sha256, error } => {
                             return Ok((vec![Mutation::TokenGone(token_sha256)], Verdict::Refused(error)));
                         }

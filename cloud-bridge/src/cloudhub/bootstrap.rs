@@ -111,11 +111,7 @@ impl CloudHub {
         let id = midge_issuer::node_id(issuer.trust_domain(), node)
             .map_err(|error| bad_request(&error.to_string()))?;
         if let Some(token) = text("authorization").and_then(|value| value.strip_prefix("Bearer ")) {
-            let joined = issuer.redeem(bare_token(token), csr_der).await.map_err(refusal)?;
-            if joined.node.id != id {
-                let reason = format!("the join token is for {}, not for {id}", joined.node.id);
-                return Err(Refusal(StatusCode::FORBIDDEN, reason));
-            }
+            let joined = issuer.redeem(bare_token(token), csr_der, Some(&id)).await.map_err(refusal)?;
             tracing::info!(node, "node joined");
             return Ok(joined.svid);
         }

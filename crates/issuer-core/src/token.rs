@@ -60,6 +60,14 @@ pub enum JoinError {
     /// Unknown or spent.
     #[error("join token does not exist or has already been used")]
     UnknownToken,
+    /// Made for another node.
+    #[error("the join token is for {made_for}, not for {shown_by}")]
+    OtherNode {
+        /// Whom it was made for.
+        made_for: SpiffeId,
+        /// Who it was shown by.
+        shown_by: SpiffeId,
+    },
     /// Too late. The token is gone now.
     #[error("join token expired")]
     ExpiredToken,
@@ -157,21 +165,30 @@ impl Enrolment {
         Ok(JoinToken { token_sha256, expires_at: now.after(ttl), agent_id, created_at: now })
     }
 
-    /// Decides what a token is worth in the hands of whoever holds the key.
+    /// Decides what a token is worth in the hands of whoever holds the key, and says that he is `shown_by` if he says
+    /// who he is.
     ///
     /// # Errors
-    /// The token is unknown, spent by another key, or its node is banned: nothing changes.
+    /// The token is unknown, spent by another key, of another node, or its node is banned: nothing changes.
     pub fn plan_redeem(
         &self,
         trust_domain: &TrustDomain,
         token: &str,
         spki_der: &[u8],
+        shown_by: Option<&SpiffeId>,
         now: UnixMillis,
     ) -> Result<Redemption, JoinError> {
+        let of_another = |made_for: &SpiffeId| {
+            let shown_by = shown_by.filter(|id| *id != made_for)?.clone();
+            Some(JoinError::OtherNode { made_for: made_for.clone(), shown_by })
+        };
         let token_sha256 = fingerprint(token.as_bytes());
         let spki_sha256 = fingerprint(spki_der);
         if let Some(node) = self.by_spent_token.get(&token_sha256).and_then(|id| self.nodes.get(id)) {
-            return repeat(node, &spki_sha256);
+            return match of_another(&node.id) {
+                Some(error) if node.spki_sha256 == spki_sha256 => Err(error),
+                _ => repeat(node, &spki_sha256),
+            };
         }
         let waiting = self.tokens.get(&token_sha256).ok_or(JoinError::UnknownToken)?;
         if waiting.expires_at <= now {
@@ -189,6 +206,9 @@ impl Enrolment {
                 })
                 .map_err(|_| JoinError::UnknownToken)?,
         };
+        if let Some(error) = of_another(&id) {
+            return Err(error);
+        }
         match self.nodes.get(&id) {
             Some(node) if node.banned => return Err(JoinError::Banned(id)),
             None if self.nodes.len() >= limits::NODES_MAX => {
@@ -342,7 +362,7 @@ mod tests {
     }
 
     fn redeem(enrolment: &Enrolment, token: &str, key: &[u8]) -> Result<Redemption, JoinError> {
-        enrolment.plan_redeem(&trust_domain(), token, key, NOW)
+        enrolment.plan_redeem(&trust_domain(), token, key, None, NOW)
     }
 
     fn join(enrolment: &mut Enrolment, token: &str) -> Arc<Node> {
@@ -365,6 +385,22 @@ mod tests {
     }
 
     #[test]
+    fn a_token_in_the_hands_of_another_node_is_not_spent() {
+        let mut enrolment = with_token("secret");
+        let shown = |enrolment: &Enrolment, by: &str| {
+            let by = SpiffeId::new(format!("spiffe://plant/edge/{by}")).unwrap();
+            enrolment.plan_redeem(&trust_domain(), "secret", KEY, Some(&by), NOW)
+        };
+        let error = shown(&enrolment, "other").unwrap_err();
+        let told = "the join token is for spiffe://plant/edge/box, not for spiffe://plant/edge/other";
+        assert_eq!(error.to_string(), told);
+        assert!(matches!(shown(&enrolment, "box"), Ok(Redemption::Joined { .. })));
+        join(&mut enrolment, "secret");
+        assert_eq!(shown(&enrolment, "other").unwrap_err().to_string(), told, "nor repeated");
+        assert!(matches!(shown(&enrolment, "box"), Ok(Redemption::Repeated(_))));
+    }
+
+    #[test]
     fn a_lost_answer_does_not_burn_the_token() {
         let mut enrolment = with_token("secret");
         let node = join(&mut enrolment, "secret");
@@ -377,7 +413,7 @@ mod tests {
         join(&mut enrolment, "secret");
         let late = NOW.after(MINUTE * 10);
         assert!(matches!(
-            enrolment.plan_redeem(&trust_domain(), "secret", KEY, late),
+            enrolment.plan_redeem(&trust_domain(), "secret", KEY, None, late),
             Ok(Redemption::Repeated(_))
         ));
     }
@@ -390,7 +426,7 @@ mod tests {
     #[test]
     fn an_expired_token_is_burnt_on_its_first_use() {
         let mut enrolment = with_token("secret");
-        let at_end = enrolment.plan_redeem(&trust_domain(), "secret", KEY, NOW.after(MINUTE));
+        let at_end = enrolment.plan_redeem(&trust_domain(), "secret", KEY, None, NOW.after(MINUTE));
         let Ok(Redemption::Burnt { token_sha256, error }) = at_end else { panic!("{at_end:?}") };
         assert_eq!(error.to_string(), "join token expired");
         enrolment.delete_token(&token_sha256);
@@ -402,7 +438,7 @@ mod tests {
         let enrolment = with_token("secret");
         let last = NOW.after(MINUTE).before(Duration::from_millis(1));
         assert!(matches!(
-            enrolment.plan_redeem(&trust_domain(), "secret", KEY, last),
+            enrolment.plan_redeem(&trust_domain(), "secret", KEY, None, last),
             Ok(Redemption::Joined { .. })
         ));
     }

@@ -279,7 +279,7 @@ async fn tokens_are_made_and_spent() {
     };
     let made = create(600, "", Some(api_id("/edge/box-1"))).await.unwrap();
     assert_eq!((made.value.len(), made.expires_at), (36, 1_700_000_600));
-    let joined = admin.issuer.redeem(&made.value, &csr(None).1).await.unwrap();
+    let joined = admin.issuer.redeem(&made.value, &csr(None).1, None).await.unwrap();
     assert_eq!(joined.node.id, id("/edge/box-1"));
 
     for ttl in [0, -5] {
@@ -301,7 +301,7 @@ async fn nodes_are_listed_banned_and_deleted() {
             .issuer
             .create_join_token(crate::place::HOUR, None, Some(id(&format!("/edge/{node}"))))
             .await;
-        admin.issuer.redeem(&token.unwrap().token, &csr(None).1).await.unwrap();
+        admin.issuer.redeem(&token.unwrap().token, &csr(None).1, None).await.unwrap();
     }
     let mut agents = admin.agents();
     let request = ListAgentsRequest { page_size: 2, ..Default::default() };

@@ -73,7 +73,7 @@ async fn enrolled() -> (Place, Issuer, Place, Issuer) {
     edge_place.clock = cloud_place.clock.clone();
     let cloud = cloud_place.open().await;
     let token = cloud.create_join_token(HOUR, None, Some(id("/edge/box-1"))).await.unwrap();
-    cloud.redeem(&token.token, &csr(None).1).await.unwrap();
+    cloud.redeem(&token.token, &csr(None).1, None).await.unwrap();
     let edge = edge_place.open().await;
     answer(&cloud, &edge).await;
     (cloud_place, cloud, edge_place, edge)

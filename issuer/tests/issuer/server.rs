@@ -194,7 +194,7 @@ impl Pair {
 async fn join(cloud: &Issuer, node: &str) {
     let id = id(&format!("/edge/{node}"));
     let token = cloud.create_join_token(HOUR, None, Some(id)).await.unwrap();
-    cloud.redeem(&token.token, &csr(None).1).await.unwrap();
+    cloud.redeem(&token.token, &csr(None).1, None).await.unwrap();
 }
 
 async fn answer(cloud: &Issuer, edge: &Issuer, node: &str) -> Result<(), IssueError> {
@@ -326,8 +326,8 @@ async fn a_join_token_works_once_and_a_lost_answer_does_not_burn_it() {
     let made = cloud.create_join_token(HOUR, None, Some(id("/edge/box-1"))).await.unwrap();
     assert_eq!(made.expires_at, cloud.now().after(HOUR));
     let (_, request) = csr(None);
-    assert!(matches!(cloud.redeem(&made.token, b"junk").await, Err(IssueError::Csr(_))), "not spent");
-    let joined = cloud.redeem(&made.token, &request).await.unwrap();
+    assert!(matches!(cloud.redeem(&made.token, b"junk", None).await, Err(IssueError::Csr(_))), "not spent");
+    let joined = cloud.redeem(&made.token, &request, None).await.unwrap();
     assert_eq!(joined.node.id, id("/edge/box-1"));
     assert_eq!(*verify(&cloud, &joined.svid.chain).id(), id("/edge/box-1"));
     let facts = CertificateFacts::parse(&joined.svid.chain[0]).unwrap();
@@ -335,10 +335,10 @@ async fn a_join_token_works_once_and_a_lost_answer_does_not_burn_it() {
 
     drop(cloud);
     let cloud = place.open().await;
-    let again = cloud.redeem(&made.token, &request).await.unwrap();
+    let again = cloud.redeem(&made.token, &request, None).await.unwrap();
     assert_ne!(again.svid.serial, joined.svid.serial);
     assert_eq!(cloud.node(&id("/edge/box-1")).unwrap().svid_serial, again.svid.serial);
-    let error = cloud.redeem(&made.token, &csr(None).1).await.unwrap_err();
+    let error = cloud.redeem(&made.token, &csr(None).1, None).await.unwrap_err();
     assert_eq!(error.to_string(), "join token does not exist or has already been used");
 }
 
@@ -350,7 +350,7 @@ async fn a_token_is_spent_by_one_of_many_at_once() {
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let (cloud, token) = (cloud.clone(), made.token.clone());
-            tokio::spawn(async move { cloud.redeem(&token, &csr(None).1).await.is_ok() })
+            tokio::spawn(async move { cloud.redeem(&token, &csr(None).1, None).await.is_ok() })
         })
         .collect();
     let mut joined = 0;
@@ -366,7 +366,7 @@ async fn an_expired_token_is_gone_after_its_first_use() {
     let cloud = place.open().await;
     let made = cloud.create_join_token(HOUR, None, Some(id("/edge/box-1"))).await.unwrap();
     place.clock.advance(HOUR);
-    let redeem = async || cloud.redeem(&made.token, &csr(None).1).await.unwrap_err().to_string();
+    let redeem = async || cloud.redeem(&made.token, &csr(None).1, None).await.unwrap_err().to_string();
     assert_eq!(redeem().await, "join token expired");
     assert_eq!(redeem().await, "join token does not exist or has already been used");
 }
