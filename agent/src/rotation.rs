@@ -175,7 +175,10 @@ impl Rotation {
     pub(crate) fn handle_signed(&mut self, order: &Order, svid: Arc<Svid>) {
         self.signing = self.signing.saturating_sub(1);
         let half = svid.expires.since(svid.issued) / 2;
-        let renew = svid.issued.after(self.jitter.around(half));
+        let half = svid.issued.after(self.jitter.around(half));
+        // The next one would end with the entry too: it would only wake everybody who holds this one.
+        let is_last = order.entry.ends().is_some_and(|end| svid.expires >= end);
+        let renew = if is_last { svid.expires } else { half };
         let Some((slot, stale)) = self.answered(order) else { return };
         slot.failures = 0;
         slot.svid = Some(svid);
@@ -334,6 +337,20 @@ mod tests {
             latest = latest.max(after);
         }
         assert!(earliest < 1650 && latest > 1950, "{earliest} {latest}");
+    }
+
+    #[test]
+    fn an_svid_that_ends_with_its_entry_is_the_last() {
+        let due = |end: UnixMillis| {
+            let mut rotation = rotation(LIMITS);
+            let expires_at = i64::try_from(end.as_secs()).unwrap();
+            let a = Arc::new(RegistrationEntry { expires_at, ..RegistrationEntry::clone(&arc("a")) });
+            rotation.handle_interest(&a).unwrap();
+            sign(&mut rotation, START);
+            rotation.poll_timeout().unwrap()
+        };
+        assert_eq!(due(START.after(HOUR)), START.after(HOUR));
+        assert!(due(START.after(HOUR * 2)) < START.after(HOUR));
     }
 
     #[test]

@@ -62,9 +62,9 @@ impl Issuer {
         id: &str,
         change: impl FnOnce(&mut RegistrationEntry) + Send + 'static,
     ) -> Result<Arc<RegistrationEntry>, IssueError> {
-        let id = id.to_owned();
+        let (id, now) = (id.to_owned(), self.now());
         self.commit(Batch::new(), move |state| {
-            let change = state.entries.plan_update(&id, change)?;
+            let change = state.entries.plan_update(&id, change, now)?;
             let after = change.after.clone().ok_or(EntryError::NotFound)?;
             Ok((vec![Mutation::Entry(change)], after))
         })

@@ -3,7 +3,7 @@
 use crate::witness::{Cause, Issued};
 use crate::{config::node_id, error::IssueError, issuer::Issuer, mutation::Mutation};
 use issuer_core::{
-    LeaseReason, check_dns_name, check_workload, limits, node_of, scope_of_path,
+    EntryError, LeaseReason, check_dns_name, check_workload, limits, node_of, scope_of_path,
     template::{CaTemplate, Subject, SvidTemplate, Validity, serial},
 };
 use midge_identity::{SpiffeId, UnixMillis};
@@ -55,10 +55,10 @@ pub(crate) struct SvidOrder {
 }
 
 impl Issuer {
-    /// Signs an SVID for an entry. The CSR conveys only the key.
+    /// Signs an SVID for an entry, which ends with the entry at the latest. The CSR conveys only the key.
     ///
     /// # Errors
-    /// There is no such entry, the CSR is wrong, or no CA can sign.
+    /// There is no such entry, it has ended, the CSR is wrong, or no CA can sign.
     pub fn sign_svid(&self, entry_id: &str, csr_der: &[u8]) -> Result<SignedSvid, IssueError> {
         let csr = Csr::parse(csr_der)?;
         let entry = self.entry(entry_id)?;
@@ -66,6 +66,11 @@ impl Issuer {
             0 => self.shared.config.svid_ttl,
             secs => Duration::from_secs(u64::from(secs)),
         };
+        let now = self.now();
+        if entry.has_ended(now) {
+            return Err(EntryError::Ended.into());
+        }
+        let ttl = entry.ends().map_or(ttl, |end| ttl.min(end.since(now)));
         let order = SvidOrder {
             id: entry.spiffe_id.clone(),
             dns_names: entry.dns_names.clone(),

@@ -2,6 +2,7 @@
 //! that an entry of an older server or of the cloud can still be changed in other ways.
 
 use crate::{EntryError, EntryRules, RegistrationEntry};
+use midge_identity::UnixMillis;
 
 impl EntryRules {
     /// Checks what is new in an entry that is made or changed here, beyond the form that every entry has.
@@ -12,7 +13,12 @@ impl EntryRules {
         &self,
         entry: &RegistrationEntry,
         before: Option<&RegistrationEntry>,
+        now: UnixMillis,
     ) -> Result<(), EntryError> {
+        let is_new = before.is_none_or(|before| before.expires_at != entry.expires_at);
+        if is_new && (entry.expires_at < 0 || entry.has_ended(now)) {
+            return Err(EntryError::Past(entry.expires_at));
+        }
         let (publish, subscribe) =
             before.map_or((&[][..], &[][..]), |before| (&before.publish[..], &before.subscribe[..]));
         self.check_grants("publish", &entry.publish, publish)?;
@@ -66,13 +72,13 @@ mod tests {
         let table = table();
         let made = table.plan_create(entry(change), String::new(), Origin::Edge, NOW);
         let told = made.unwrap_err().to_string();
-        assert_eq!(holding(entry(|_| {})).plan_update("e", change).unwrap_err().to_string(), told);
+        assert_eq!(holding(entry(|_| {})).plan_update("e", change, NOW).unwrap_err().to_string(), told);
         told
     }
 
     fn accepted(change: fn(&mut RegistrationEntry)) {
         table().plan_create(entry(change), String::new(), Origin::Edge, NOW).unwrap();
-        holding(entry(|_| {})).plan_update("e", change).unwrap();
+        holding(entry(|_| {})).plan_update("e", change, NOW).unwrap();
     }
 
     /// A table with an entry that nobody asked for here.
@@ -93,11 +99,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_ends_in_the_future() {
+        accepted(|entry| entry.expires_at = 1_700_000_001);
+        accepted(|entry| entry.expires_at = 0);
+        for past in [
+            |entry: &mut RegistrationEntry| entry.expires_at = 1_700_000_000,
+            |entry: &mut RegistrationEntry| entry.expires_at = 1000,
+        ] {
+            assert!(refused(past).contains("s since 1970 is past"));
+        }
+        assert!(refused(|entry| entry.expires_at = -1).contains("-1 s since 1970 is past"));
+        let ended = holding(entry(|entry| entry.expires_at = 1000));
+        ended.plan_update("e", |entry| entry.hint = "h".to_owned(), NOW).unwrap();
+    }
+
+    #[test]
     fn what_an_entry_has_does_not_keep_it_from_being_changed() {
         let table = holding(entry(|entry| entry.publish = vec!["##".to_owned()]));
-        table.plan_update("e", |entry| entry.hint = "h".to_owned()).unwrap();
-        table.plan_update("e", |entry| entry.publish.push("a".to_owned())).unwrap();
-        assert!(table.plan_update("e", |entry| entry.publish.push("a/##".to_owned())).is_err());
+        table.plan_update("e", |entry| entry.hint = "h".to_owned(), NOW).unwrap();
+        table.plan_update("e", |entry| entry.publish.push("a".to_owned()), NOW).unwrap();
+        assert!(table.plan_update("e", |entry| entry.publish.push("a/##".to_owned()), NOW).is_err());
     }
 
     #[test]

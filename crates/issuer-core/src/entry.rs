@@ -1,6 +1,6 @@
 //! Registration entries: SPIRE's fields (spire-api-sdk `types/entry.proto`) and Midge's grants.
 
-use midge_identity::SpiffeId;
+use midge_identity::{SpiffeId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -62,7 +62,7 @@ pub struct RegistrationEntry {
     /// May ask for an intermediate CA.
     #[serde(default)]
     pub downstream: bool,
-    /// Seconds since the epoch; 0 means never. Data hygiene, not a security feature.
+    /// Seconds since the epoch; 0 means never. No SVID outlives it.
     #[serde(default)]
     pub expires_at: i64,
     /// DNS SANs.
@@ -89,6 +89,19 @@ pub struct RegistrationEntry {
     /// Who owns the entry.
     #[serde(default)]
     pub origin: Origin,
+}
+
+impl RegistrationEntry {
+    /// Returns when the entry ends, if it does.
+    pub fn ends(&self) -> Option<UnixMillis> {
+        let secs = u64::try_from(self.expires_at).ok().filter(|secs| *secs > 0);
+        secs.map(UnixMillis::from_secs)
+    }
+
+    /// Tells whether the end of the entry has come.
+    pub fn has_ended(&self, now: UnixMillis) -> bool {
+        self.ends().is_some_and(|end| end <= now)
+    }
 }
 
 /// SPIFFE IDs as text in JSON.

@@ -105,7 +105,7 @@ impl EntryTable {
         entry.revision_number = 0;
         entry.created_at = seconds(now);
         let entry = self.rules.normalise(entry)?;
-        self.rules.admit(&entry, None)?;
+        self.rules.admit(&entry, None, now)?;
         let existing = self.by_id.get(&entry.id).or_else(|| self.similar(&entry));
         match existing {
             Some(existing) => Err(EntryError::Similar(Arc::clone(existing))),
@@ -142,6 +142,7 @@ impl EntryTable {
         &self,
         id: &str,
         change: impl FnOnce(&mut RegistrationEntry),
+        now: UnixMillis,
     ) -> Result<EntryChange, EntryError> {
         let before = self.editable(id)?;
         let mut entry = RegistrationEntry::clone(before);
@@ -151,7 +152,7 @@ impl EntryTable {
         entry.created_at = before.created_at;
         entry.revision_number = before.revision_number.saturating_add(1);
         let after = self.rules.normalise(entry)?;
-        self.rules.admit(&after, Some(before))?;
+        self.rules.admit(&after, Some(before), now)?;
         Ok(EntryChange { before: Some(Arc::clone(before)), after: Some(Arc::new(after)) })
     }
 
@@ -184,9 +185,8 @@ impl EntryTable {
 
     /// Plans the deletion of all entries whose expiry has passed. An edge leaves the cloud's to the cloud.
     pub fn plan_expired(&self, now: UnixMillis) -> Vec<EntryChange> {
-        let now = seconds(now);
         self.iter()
-            .filter(|entry| entry.expires_at > 0 && entry.expires_at < now)
+            .filter(|entry| entry.has_ended(now))
             .filter_map(|entry| self.plan_delete(&entry.id).ok())
             .collect()
     }
@@ -495,14 +495,18 @@ mod tests {
         let mut table = table(false);
         let made = create(&mut table, "e1", draft("/a", "/p", &["uid:1"]), Origin::Edge);
         let change = table
-            .plan_update("e1", |entry| {
-                entry.id = "stolen".to_owned();
-                entry.origin = Origin::Builtin;
-                entry.created_at = 0;
-                entry.revision_number = 50;
-                entry.spiffe_id = id("/b");
-                entry.publish = vec!["t".to_owned()];
-            })
+            .plan_update(
+                "e1",
+                |entry| {
+                    entry.id = "stolen".to_owned();
+                    entry.origin = Origin::Builtin;
+                    entry.created_at = 0;
+                    entry.revision_number = 50;
+                    entry.spiffe_id = id("/b");
+                    entry.publish = vec!["t".to_owned()];
+                },
+                NOW,
+            )
             .unwrap();
         table.apply(&change);
         let after = table.find("e1").unwrap();
@@ -519,8 +523,11 @@ mod tests {
     fn an_update_follows_the_rules_too() {
         let mut table = table(false);
         create(&mut table, "e1", draft("/a", "/p", &["uid:1"]), Origin::Edge);
-        assert_eq!(table.plan_update("e1", |entry| entry.selectors.clear()), Err(EntryError::NoSelectors));
-        assert_eq!(table.plan_update("none", |_| {}), Err(EntryError::NotFound));
+        assert_eq!(
+            table.plan_update("e1", |entry| entry.selectors.clear(), NOW),
+            Err(EntryError::NoSelectors)
+        );
+        assert_eq!(table.plan_update("none", |_| {}, NOW), Err(EntryError::NotFound));
     }
 
     #[test]
@@ -551,14 +558,14 @@ mod tests {
         create(&mut table, "e1", draft("/a", "/p", &["uid:1"]), Origin::Cloud);
         let error = table.plan_delete("e1").unwrap_err();
         assert_eq!(error.to_string(), "entry is managed by the cloud: change it there");
-        assert_eq!(table.plan_update("e1", |_| {}), Err(EntryError::ManagedByCloud));
+        assert_eq!(table.plan_update("e1", |_| {}, NOW), Err(EntryError::ManagedByCloud));
     }
 
     #[test]
     fn the_cloud_may_change_its_own() {
         let mut table = table(false);
         create(&mut table, "e1", draft("/a", "/p", &["uid:1"]), Origin::Cloud);
-        assert!(table.plan_update("e1", |_| {}).is_ok() && table.plan_delete("e1").is_ok());
+        assert!(table.plan_update("e1", |_| {}, NOW).is_ok() && table.plan_delete("e1").is_ok());
     }
 
     #[test]
@@ -604,7 +611,7 @@ mod tests {
         create(&mut table, "e2", expiring("/b"), Origin::Cloud);
         create(&mut table, "e3", draft("/c", "/p", &["uid:1"]), Origin::Edge);
         assert!(table.plan_expired(NOW).is_empty());
-        let late = NOW.after(std::time::Duration::from_secs(11));
+        let late = NOW.after(std::time::Duration::from_secs(10));
         let expired: Vec<String> =
             table.plan_expired(late).iter().map(|change| change.id().to_owned()).collect();
         assert_eq!(expired, ["e1"]);

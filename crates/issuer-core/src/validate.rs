@@ -98,6 +98,12 @@ pub enum EntryError {
     /// A lifetime is too long.
     #[error("invalid registration entry: TTL {0} s is longer than a year")]
     TtlTooLong(u32),
+    /// The end of the entry has come already.
+    #[error("invalid registration entry: its end, {0} s since 1970, is past")]
+    Past(i64),
+    /// The end of the entry has come; it is about to be removed.
+    #[error("entry has ended")]
+    Ended,
     /// A grant is none.
     #[error("invalid {grant} grant \"{filter}\": {why}")]
     Grant {

@@ -596,6 +596,29 @@ async fn expired_entries_and_old_tokens_are_cleaned_away() {
 }
 
 #[tokio::test]
+async fn no_svid_outlives_its_entry() {
+    let place = Place::standalone();
+    let issuer = place.open().await;
+    let ending = async |after: Duration| {
+        let mut entry = draft("/edge/box-1/app/a", "/edge/box-1", 1);
+        entry.expires_at = i64::try_from(issuer.now().after(after).as_secs()).unwrap();
+        issuer.create_entry(entry, Origin::Edge).await
+    };
+    let error = ending(Duration::ZERO).await.unwrap_err().to_string();
+    assert!(error.ends_with("is past"), "{error}");
+    let entry = ending(HOUR / 2).await.unwrap();
+    let svid = issuer.sign_svid(&entry.id, &csr(None).1).unwrap();
+    assert_eq!(svid.expires, issuer.now().after(HOUR / 2));
+    place.clock.advance(HOUR / 2);
+    let late = issuer.sign_svid(&entry.id, &csr(None).1);
+    assert!(matches!(late, Err(IssueError::Entry(EntryError::Ended))));
+    issuer.tick().await.unwrap();
+    assert!(issuer.view().entries.is_empty());
+    let entry = ending(DAY).await.unwrap();
+    assert_eq!(issuer.sign_svid(&entry.id, &csr(None).1).unwrap().expires, issuer.now().after(HOUR));
+}
+
+#[tokio::test]
 async fn chains_of_one_trust_domain_mean_nothing_in_another() {
     let (one, other) = (Place::cloud().open().await, Place::cloud().open().await);
     let svid = one.mint_svid(&csr(Some("/a")).1, None).unwrap();
