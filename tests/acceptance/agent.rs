@@ -50,9 +50,12 @@ fn an_agent_of_its_own_serves_while_the_edge_is_away() {
     fetched(&place, "annex.sock", "annexed");
     assert!(agent.runs());
 
-    let server = Server::start("edge", &config, &admin);
+    let mut server = Server::start("edge", &config, &admin);
     server.entry("later", &own_uid(), &["-parentID", &agent_id]);
     fetched(&place, "annex.sock", "later");
+    // The agent follows the entries, without an end of its own.
+    server.stop();
+    assert!(agent.runs());
     let second = run(Command::new(midge()).args(["agent", "-c", &agent_config]));
     second.refused(69, &["annex.sock", "workload-socket"]);
     agent.terminate();

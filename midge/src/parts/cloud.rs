@@ -80,6 +80,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         trail: Arc::clone(&trail),
         listeners,
         started,
+        stopping: token.clone(),
     };
     tasks.spawn("admin", admin.serve(issuer, service, trail, token));
     ServiceNotifier::from_env().ready();

@@ -22,7 +22,7 @@ use midge_broker::{Bound, Facts, Hub, Parts, Server};
 use midge_identity::{SpiffeId, TrustDomain};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{IdentitySource, SvidClientVerifier, TrustSource};
-use midge_runtime::{Clock, Metrics, ServiceNotifier, Supervisor};
+use midge_runtime::{CancellationToken, Clock, Metrics, ServiceNotifier, Supervisor};
 use midge_store::Store;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -137,7 +137,7 @@ impl EdgeBox {
         });
         let managed = self.config.cloud.is_some();
         let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed, policy });
-        let service = self.service(server.hub(), desk, listeners);
+        let service = self.service(server.hub(), desk, listeners, token.clone());
         tasks.spawn(
             "admin",
             admin.serve(self.issuer.clone(), service, Arc::clone(&self.trail), token.clone()),
@@ -244,7 +244,13 @@ impl EdgeBox {
         format!("/edge/{}/{part}", self.config.node)
     }
 
-    fn service(&self, hub: Hub, desk: Box<dyn Desk>, listeners: Vec<Listener>) -> Service {
+    fn service(
+        &self,
+        hub: Hub,
+        desk: Box<dyn Desk>,
+        listeners: Vec<Listener>,
+        stopping: CancellationToken,
+    ) -> Service {
         Service {
             role: if self.config.cloud.is_some() { "edge" } else { "standalone" },
             node: self.config.node.clone(),
@@ -257,6 +263,7 @@ impl EdgeBox {
             trail: Arc::clone(&self.trail),
             listeners,
             started: self.started,
+            stopping,
         }
     }
 
@@ -295,7 +302,7 @@ async fn follow_bus(mut status: watch::Receiver<BusStatus>, problems: Problems) 
 
 /// Runs a follower until the process stops; it has nothing to clean up. What it follows may stop before it.
 async fn until(
-    token: midge_runtime::CancellationToken,
+    token: CancellationToken,
     task: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     match token.run_until_cancelled(task).await {

@@ -22,6 +22,7 @@ use midge_audit::AuditLog;
 use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
+use midge_runtime::CancellationToken;
 use midge_store::Store;
 use mqtt_proto::Version;
 use std::collections::HashMap;
@@ -78,6 +79,8 @@ pub(crate) struct Service {
     pub(crate) trail: Arc<Trail>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) started: Instant,
+    /// Streams without an end of their own end with the process.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Service {
@@ -187,7 +190,7 @@ impl Midge for Service {
         let issuer = self.issuer.clone();
         let views =
             WatchStream::new(self.issuer.subscribe()).map(move |view| Ok(agent_view(&issuer, &agent, &view)));
-        Ok(Response::new(Box::pin(views)))
+        Ok(Response::new(Box::pin(views.take_until(self.stopping.clone().cancelled_owned()))))
     }
 
     async fn sign_x509svid(
