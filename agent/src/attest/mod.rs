@@ -309,6 +309,11 @@ mod tests {
         ] {
             assert!(all.contains(&expected.as_str()), "{expected} not in {all:?}");
         }
+        let key = |value: &str| value.split_once(':').unwrap().0.to_owned();
+        assert!(
+            all.iter().all(|value| issuer_core::UNIX_SELECTORS.contains(&key(value).as_str())),
+            "{all:?}"
+        );
 
         // Without the need, nothing costly is read.
         let few = attestor.attest_process(child.id(), uid, gid, Needs::default()).unwrap();

@@ -1,8 +1,12 @@
 //! What an operator may newly ask for in a registration entry. Values that stand in one already are left alone, so
 //! that an entry of an older server or of the cloud can still be changed in other ways.
 
-use crate::{EntryError, EntryRules, RegistrationEntry};
+use crate::{EntryError, EntryRules, RegistrationEntry, Selector};
 use midge_identity::UnixMillis;
+
+/// What agents attest of a workload: the keys of `unix` selectors.
+pub const UNIX_SELECTORS: [&str; 8] =
+    ["uid", "gid", "user", "group", "supplementary_gid", "supplementary_group", "path", "sha256"];
 
 impl EntryRules {
     /// Checks what is new in an entry that is made or changed here, beyond the form that every entry has.
@@ -18,6 +22,12 @@ impl EntryRules {
         let is_new = before.is_none_or(|before| before.expires_at != entry.expires_at);
         if is_new && (entry.expires_at < 0 || entry.has_ended(now)) {
             return Err(EntryError::Past(entry.expires_at));
+        }
+        let known = before.map_or(&[][..], |before| &before.selectors);
+        for selector in entry.selectors.iter().filter(|selector| !known.contains(selector)) {
+            if let Err(why) = check_attested(selector) {
+                return Err(EntryError::NeverMatches { selector: selector.clone(), why });
+            }
         }
         let (publish, subscribe) =
             before.map_or((&[][..], &[][..]), |before| (&before.publish[..], &before.subscribe[..]));
@@ -38,6 +48,29 @@ impl EntryRules {
         }
         Ok(())
     }
+}
+
+/// Checks that a workload can have the selector. One that none has would make an entry that gives nobody anything.
+fn check_attested(selector: &Selector) -> Result<(), String> {
+    if selector.kind != "unix" {
+        return Err("agents attest selectors of type unix only".to_owned());
+    }
+    let (key, value) = selector.value.split_once(':').unwrap_or((&selector.value, ""));
+    if !UNIX_SELECTORS.contains(&key) {
+        return Err(format!("{key} is none of {}", UNIX_SELECTORS.join(", ")));
+    }
+    if value.is_empty() {
+        return Err(format!("a value is missing; write unix:{key}:VALUE"));
+    }
+    let is_number = || value.parse::<u32>().is_ok_and(|number| number.to_string() == value);
+    let is_digest = || value.len() == 64 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let (fits, wanted) = match key {
+        "uid" | "gid" | "supplementary_gid" => (is_number(), "a number; for names there are user and group"),
+        "sha256" => (is_digest(), "64 lower-case hex digits"),
+        "path" => (value.starts_with('/'), "an absolute path"),
+        _ => (true, ""),
+    };
+    if fits { Ok(()) } else { Err(format!("{value} is not {wanted}")) }
 }
 
 #[cfg(test)]
@@ -106,11 +139,56 @@ mod tests {
             |entry: &mut RegistrationEntry| entry.expires_at = 1_700_000_000,
             |entry: &mut RegistrationEntry| entry.expires_at = 1000,
         ] {
-            assert!(refused(past).contains("s since 1970 is past"));
+            assert!(refused(past).contains("s since 1970, is past"));
         }
-        assert!(refused(|entry| entry.expires_at = -1).contains("-1 s since 1970 is past"));
+        assert!(refused(|entry| entry.expires_at = -1).contains("-1 s since 1970, is past"));
         let ended = holding(entry(|entry| entry.expires_at = 1000));
         ended.plan_update("e", |entry| entry.hint = "h".to_owned(), NOW).unwrap();
+    }
+
+    fn selecting(kind: &str, value: &str) -> Result<crate::EntryChange, EntryError> {
+        let selector = Selector { kind: kind.to_owned(), value: value.to_owned() };
+        let asked = entry(|entry| entry.selectors = vec![selector]);
+        table().plan_create(asked, String::new(), Origin::Edge, NOW)
+    }
+
+    #[test]
+    fn selectors_are_those_that_workloads_can_have() {
+        let digest = "0123456789abcdef".repeat(4);
+        let sha256 = format!("sha256:{digest}");
+        for value in
+            ["uid:0", "gid:1000", "supplementary_gid:7", "user:root", "group:a:b", "path:/bin/sh", &sha256]
+        {
+            selecting("unix", value).unwrap();
+        }
+        for value in [
+            "uid",
+            "uid:",
+            "udi:0",
+            "uid:root",
+            "uid:-1",
+            "uid:01",
+            "gid:4294967296",
+            "path:bin/sh",
+            "user:",
+            "sha256:00",
+            &sha256.to_uppercase(),
+            "UID:0",
+        ] {
+            let error = selecting("unix", value).unwrap_err();
+            assert!(matches!(error, EntryError::NeverMatches { .. }), "{value}: {error}");
+        }
+        let told = selecting("docker", "label:x").unwrap_err().to_string();
+        let wanted = "selector docker:label:x can match nobody: agents attest selectors of type unix only";
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn selectors_of_an_older_store_do_not_keep_an_entry_from_being_changed() {
+        let old = Selector { kind: "docker".to_owned(), value: "label:x".to_owned() };
+        let table = holding(entry(|entry| entry.selectors = vec![old.clone()]));
+        table.plan_update("e", |entry| entry.hint = "h".to_owned(), NOW).unwrap();
+        table.plan_cloud_upsert(entry(|entry| entry.selectors = vec![old])).unwrap();
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod template;
 mod token;
 mod validate;
 
+pub use admit::UNIX_SELECTORS;
 pub use bundle::{Bundle, BundleError, PRUNE_AFTER, ROOTS_MAX, Root};
 pub use ca::{
     ACTIVATE_AT_MOST, AuthorityKind, CaJournal, CaRecord, CaStep, PREPARE_AT_MOST, PendingRequest, Slot,

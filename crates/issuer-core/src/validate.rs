@@ -83,6 +83,14 @@ pub enum EntryError {
     /// A selector is unusable.
     #[error("{0}")]
     Selector(&'static str),
+    /// No agent finds the selector at any workload.
+    #[error("selector {selector} can match nobody: {why}")]
+    NeverMatches {
+        /// The selector.
+        selector: Selector,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Selectors of an entry that is stored must come from one attestor.
     #[error("invalid registration entry: selector types must be the same when store SVID is enabled")]
     StoreSvidSelectors,
