@@ -45,7 +45,10 @@ impl Flag {
             .split_once('=')
             .map_or((bare.unwrap_or(name), false), |(long, _)| (long, true));
         let option = command.get_arguments().find(|option| is_called(option, long));
-        if bare.is_some() || option.is_some() || (is_long(long) && !takes_dashes(command)) {
+        if bare.is_some()
+            || option.is_some()
+            || (is_long(long) && !are_short(name, command) && !takes_dashes(command))
+        {
             // One that nobody knows is told as the name it is meant to be.
             let takes_next = !has_value && option.is_some_and(takes_value);
             return Some(Self { lacks_a_dash: bare.is_none(), takes_next });
@@ -65,6 +68,11 @@ fn is_called(option: &Arg, long: &str) -> bool {
 
 fn takes_value(option: &Arg) -> bool {
     option.get_action().takes_values()
+}
+
+/// Whether these are short flags behind one dash, as in `-rm`.
+fn are_short(letters: &str, command: &Command) -> bool {
+    letters.chars().all(|letter| command.get_arguments().any(|option| option.get_short() == Some(letter)))
 }
 
 /// Whether the command has a value such as `-5` by its place.
