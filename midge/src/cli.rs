@@ -30,10 +30,11 @@ pub(crate) struct Cli {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Output,
-    /// Admin socket of the edge or cloud to talk to.
-    #[arg(long = "socketPath", visible_alias = "socket", global = true, env = "MIDGE_SOCKET", value_name = "PATH",
-          default_value = crate::DEFAULT_ADMIN_SOCKET)]
-    pub(crate) socket: PathBuf,
+    /// Admin socket of the edge or cloud to talk to; default: that of MIDGE_SOCKET, else
+    /// /var/lib/midge/run/admin.sock.
+    // Not read from the environment here: a variable would count as an argument, and `midge` alone show no help.
+    #[arg(long = "socketPath", visible_alias = "socket", global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -215,7 +216,8 @@ pub(crate) enum SvidCommand {
     /// Fetches the SVID of this process from the Workload API.
     Fetch {
         /// Workload API socket, such as unix:///var/lib/midge/run/workload.sock.
-        #[arg(long = "workload-api", env = "SPIFFE_ENDPOINT_SOCKET", value_name = "URI")]
+        /// Default: that of SPIFFE_ENDPOINT_SOCKET, else the edge's.
+        #[arg(long = "workload-api", value_name = "URI")]
         workload_api: Option<String>,
         /// Writes svid.pem, svid.key and bundle.pem there and keeps them fresh.
         #[arg(long = "write", value_name = "DIR")]
@@ -348,7 +350,7 @@ pub(crate) enum AuditCommand {
         #[arg(long = "key", value_name = "SHA256")]
         keys: Vec<String>,
         /// Files of a log, in order, or an export; default: the whole log of the data directory.
-        #[arg(value_name = "FILE", conflicts_with = "dir")]
+        #[arg(value_name = "FILE", conflicts_with_all = ["dir", "node"])]
         files: Vec<PathBuf>,
     },
     /// Takes note of what was found wrong with a node's log at its cloud; `midge status` tells of it no more.
@@ -374,7 +376,8 @@ pub(crate) enum AuditCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct AuditPlace {
-    /// Data directory; default: that of the edge or cloud on the admin socket, else /var/lib/midge.
+    /// Data directory; default: that of the edge or cloud on the admin socket, or /var/lib/midge where no socket is
+    /// named and no edge runs.
     #[arg(long = "dir", value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// At a cloud: the log of this node, as it has arrived.

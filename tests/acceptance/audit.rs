@@ -1,7 +1,7 @@
 //! The audit log of a running edge: what is in it, and what becomes of whoever changes it.
 
 use crate::client::{Client, Who};
-use crate::support::{BOX, Ended, Place, Program, Server, eventually, midge, own_uid, run_midge};
+use crate::support::{BOX, Ended, Place, Program, Server, eventually, midge, own_uid, run_midge, run_with};
 use mqtt_proto::ReasonCode;
 use serde_json::Value;
 use std::fs;
@@ -113,6 +113,26 @@ fn tampered(place: &Place, key: &str) {
     assert_eq!(audit(place, &["verify", "--key", &"0".repeat(64)]).code, Some(1));
     audit(place, &["verify", "--key", "nonsense"]).refused(64, &["fingerprint"]);
     run_midge(&["audit", "show", "--dir", &place.text("nowhere")]).refused(74, &["no audit log in"]);
+}
+
+#[test]
+fn the_log_of_the_process_that_was_named_is_read_and_no_other() {
+    let place = Place::new();
+    let mut server = started(&place);
+    let log = place.text("data/audit.jsonl");
+    let socket = server.socket.clone();
+    assert_eq!(server.run(&["audit", "verify"]).ok().json()["read"][0], log);
+    server.stop();
+    for command in ["verify", "show"] {
+        let unreachable = ["cannot reach the admin socket", &socket];
+        run_midge(&["audit", command, "--socketPath", &socket]).refused(69, &unreachable);
+        let mut variable = Command::new(midge());
+        let variable = variable.args(["audit", command]);
+        run_with(variable, &[("MIDGE_SOCKET", &socket)]).refused(69, &unreachable);
+    }
+    assert_eq!(audit(&place, &["verify"]).ok().json()["read"][0], log);
+    // The files need no process.
+    run_midge(&["audit", "verify", &log, "--socketPath", &socket]).ok();
 }
 
 #[test]

@@ -69,6 +69,14 @@ pub(crate) fn run(command: &mut Command) -> Ended {
     Ended { code, stdout, stderr }
 }
 
+/// Runs a program with these variables to its end.
+pub(crate) fn run_with(command: &mut Command, variables: &[(&str, &str)]) -> Ended {
+    // The variables of this process that would matter are taken away in the start.
+    let mut shell = Command::new("env");
+    shell.args(variables.iter().map(|(name, value)| format!("{name}={value}")));
+    run(shell.arg(command.get_program()).args(command.get_args()))
+}
+
 /// Runs `midge` with these arguments to its end.
 pub(crate) fn run_midge(arguments: &[&str]) -> Ended {
     run(Command::new(midge()).args(arguments))

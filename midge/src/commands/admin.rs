@@ -15,11 +15,25 @@ use tonic::{Code, Status as RpcStatus};
 /// The admin socket of one edge or cloud.
 pub(crate) struct Admin {
     socket: PathBuf,
+    is_named: bool,
 }
 
 impl Admin {
-    pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+    /// The socket that was given, else that of the environment, else an edge's own. A variable without text names none.
+    pub(crate) fn new(given: Option<PathBuf>) -> Self {
+        let environment = std::env::var_os("MIDGE_SOCKET").filter(|path| !path.is_empty());
+        let named = given.or(environment.map(PathBuf::from));
+        let is_named = named.is_some();
+        Self { socket: named.unwrap_or_else(|| crate::DEFAULT_ADMIN_SOCKET.into()), is_named }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether the caller has said which process is meant.
+    pub(crate) fn is_named(&self) -> bool {
+        self.is_named
     }
 
     pub(crate) async fn midge(&self) -> anyhow::Result<MidgeClient<Channel>> {

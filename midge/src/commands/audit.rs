@@ -7,15 +7,16 @@ mod verify;
 use super::admin::{Admin, rpc_error};
 use super::signals::stop_on_signal;
 use crate::cli::{AuditCommand, AuditFilter, AuditPlace};
-use crate::exit::{self, WithCode as _, failure};
+use crate::exit::{self, failure};
 use crate::output::{self, Output};
 use crate::parts::data_dir::{audit_key, audit_log};
 use crate::parts::node_audit::node_dir;
 use filter::Filter;
 use midge_api::midge::v1::{AcceptNodeAuditRequest, StatusRequest};
-use midge_audit::{Branch, Follower, Line, branches, each_line, files};
+use midge_audit::{AuditError, Branch, Follower, Line, branches, each_line, files};
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Where an edge keeps its log unless told otherwise.
 const DATA_DIR: &str = "/var/lib/midge";
+/// Who may read a log.
+const OWNER: &str = "run this as the user that midge runs as";
 
 pub(crate) async fn run(admin: &Admin, command: AuditCommand, output: Output) -> anyhow::Result<ExitCode> {
     match command {
@@ -35,9 +38,12 @@ pub(crate) async fn run(admin: &Admin, command: AuditCommand, output: Output) ->
             let place = Place::find(admin, place).await?;
             follow(&place, &filter, output).await?;
         }
-        AuditCommand::Verify { place, keys, files } => {
+        AuditCommand::Verify { keys, files, .. } if !files.is_empty() => {
+            return verify::of_files(keys, &files, output);
+        }
+        AuditCommand::Verify { place, keys, .. } => {
             let place = Place::find(admin, place).await?;
-            return verify::run(&place, keys, &files, output);
+            return verify::run(&place, keys, output);
         }
         AuditCommand::Accept { node } => {
             let accepted = admin.midge().await?.accept_node_audit(AcceptNodeAuditRequest { node }).await;
@@ -63,11 +69,11 @@ struct Place {
 }
 
 impl Place {
-    /// The directory that was named, else that of the process on the admin socket, else an edge's own.
+    /// The directory that was named, else that of the process on the admin socket.
     async fn find(admin: &Admin, place: AuditPlace) -> anyhow::Result<Self> {
         let dir = match place.dir {
             Some(dir) => dir,
-            None => running(admin).await.unwrap_or_else(|| DATA_DIR.into()),
+            None => running(admin).await?,
         };
         let copy = match &place.node {
             Some(node) if node.is_empty() || node.starts_with('.') || node.contains('/') => {
@@ -92,24 +98,53 @@ impl Place {
             return Ok(Self::branches(copy)?.into_iter().flat_map(|branch| branch.files).collect());
         }
         let dir = self.log.parent().unwrap_or(Path::new("."));
-        let unreadable = |why: String| {
-            failure(
-                exit::IO,
-                format!("no audit log in {}: {why}; name a data directory with --dir", dir.display()),
-            )
+        let shown = dir.display();
+        let none = |why: String| {
+            failure(exit::IO, format!("no audit log in {shown}: {why}; name a data directory with --dir"))
         };
-        let list = files(&self.log).map_err(|error| unreadable(error.to_string()))?;
+        let list = files(&self.log).map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied => {
+                failure(exit::PERMISSION, format!("cannot look into {shown}: {error}; {OWNER}"))
+            }
+            _ => none(error.to_string()),
+        })?;
         if list.is_empty() {
-            return Err(unreadable("there is no audit.jsonl".into()));
+            return Err(none("there is no audit.jsonl".into()));
         }
         Ok(list)
     }
 }
 
-async fn running(admin: &Admin) -> Option<PathBuf> {
-    let status = admin.midge().await.ok()?.status(StatusRequest {}).await.ok()?;
-    let path = PathBuf::from(status.into_inner().audit?.path);
-    path.parent().map(Path::to_owned)
+/// The data directory of the process on the admin socket. An edge that is down has its log in the usual place, and this
+/// says so; who named a socket meant that process and no other.
+#[expect(clippy::print_stderr, reason = "which log is read, apart from its lines")]
+async fn running(admin: &Admin) -> anyhow::Result<PathBuf> {
+    match ask(admin).await {
+        Err(error) if !admin.is_named() && exit::code_of(&error) == exit::UNAVAILABLE => {
+            let socket = admin.socket().display();
+            eprintln!("midge: no edge answers at {socket}; this is the log in {DATA_DIR}");
+            Ok(DATA_DIR.into())
+        }
+        answer => answer,
+    }
+}
+
+async fn ask(admin: &Admin) -> anyhow::Result<PathBuf> {
+    let response = admin.midge().await?.status(StatusRequest {}).await;
+    let status = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let log = PathBuf::from(status.audit.map(|audit| audit.path).unwrap_or_default());
+    let none = || failure(exit::NO, "the process on the admin socket tells of no audit log; name its --dir");
+    log.parent().map(Path::to_owned).ok_or_else(none)
+}
+
+/// What an error of the files means to a person.
+fn unreadable(error: &AuditError) -> anyhow::Error {
+    match error {
+        AuditError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            failure(exit::PERMISSION, format!("{error}; {OWNER}"))
+        }
+        _ => failure(exit::IO, error.to_string()),
+    }
 }
 
 fn show(place: &Place, filter: &Filter, last: Option<usize>, output: Output) -> anyhow::Result<()> {
@@ -126,7 +161,7 @@ fn show(place: &Place, filter: &Filter, last: Option<usize>, output: Output) -> 
             None => output::line(text),
         }
     })
-    .code(exit::IO)?;
+    .map_err(|error| unreadable(&error))?;
     kept.into_iter().for_each(output::line);
     Ok(())
 }
@@ -139,12 +174,12 @@ async fn follow(place: &Place, filter: &AuditFilter, output: Output) -> anyhow::
     let is_older_wanted = filter.since.is_some();
     let filter = Filter::new(filter)?;
     place.files()?;
-    let mut follower = Follower::from_end(&place.log).code(exit::IO)?;
+    let mut follower = Follower::from_end(&place.log).map_err(|error| unreadable(&error))?;
     if is_older_wanted {
         show(place, &filter, None, output)?;
     }
     loop {
-        for bytes in follower.poll().code(exit::IO)? {
+        for bytes in follower.poll().map_err(|error| unreadable(&error))? {
             if let Some(text) = shown(&bytes, &filter, output) {
                 output::line(text);
             }

@@ -1,7 +1,7 @@
 //! `midge audit export`: a part of the log that can be verified elsewhere, with `midge audit verify FILE`.
 
-use super::Place;
 use super::filter::point_in_time;
+use super::{Place, unreadable};
 use crate::exit::{self, WithCode as _, failure};
 use anyhow::Context as _;
 use midge_audit::{Line, each_line, event};
@@ -40,7 +40,7 @@ pub(super) fn run(
             is_done = line.at > until && line.event == event::CHECKPOINT;
         }
     })
-    .code(exit::IO)?;
+    .map_err(|error| unreadable(&error))?;
     match written.and_then(|()| out.flush()) {
         // The reader has enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -59,7 +59,7 @@ fn from(files: Vec<PathBuf>, since: Option<UnixMillis>) -> anyhow::Result<Vec<Pa
                 last = last.max(line.at);
             }
         })
-        .code(exit::IO)?;
+        .map_err(|error| unreadable(&error))?;
         if last >= since || at + 1 == count {
             return Ok(files.into_iter().skip(at).collect());
         }

@@ -1,50 +1,57 @@
 //! `midge audit verify`: exit code 0 when nothing is wrong, 1 when something is, with its place.
 
-use super::Place;
-use crate::exit::{self, WithCode as _, failure};
+use super::{Place, unreadable};
+use crate::exit::{self, failure};
 use crate::output::{self, Output};
 use midge_audit::{Expected, Hash, Report, copy_state, own_key, verify, verify_log};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-pub(super) fn run(
-    place: &Place,
-    mut keys: Vec<String>,
-    files: &[PathBuf],
-    output: Output,
-) -> anyhow::Result<ExitCode> {
-    for key in &keys {
-        if key.parse::<Hash>().is_err() {
-            let text =
-                format!("\"{key}\" is not the fingerprint of a key; `midge status` of the edge shows it");
-            return Err(failure(exit::USAGE, text));
-        }
-    }
+/// Verifies the log of a data directory, or a cloud's copy of a node's.
+pub(super) fn run(place: &Place, mut keys: Vec<String>, output: Output) -> anyhow::Result<ExitCode> {
+    are_fingerprints(&keys)?;
     if let Some(copy) = &place.copy {
         return of_node(copy, keys, output);
     }
-    let report = if files.is_empty() {
-        place.files()?;
-        if keys.is_empty() {
-            keys.extend(own_key(&place.key));
-        }
-        verify_log(&place.log, &place.key, keys).code(exit::IO)?
-    } else {
-        // A part of a log: what was before and after it is not asked for.
-        verify(files, Expected { keys, head: None, is_whole: false }).code(exit::IO)?
-    };
+    place.files()?;
+    if keys.is_empty() {
+        keys.extend(own_key(&place.key));
+    }
+    let report = verify_log(&place.log, &place.key, keys).map_err(|error| unreadable(&error))?;
+    tell(&report, std::slice::from_ref(&place.log), output)
+}
+
+/// Verifies a part of a log: what was before and after it is not asked for.
+pub(super) fn of_files(keys: Vec<String>, files: &[PathBuf], output: Output) -> anyhow::Result<ExitCode> {
+    are_fingerprints(&keys)?;
+    let report = verify(files, Expected { keys, head: None, is_whole: false });
+    tell(&report.map_err(|error| unreadable(&error))?, files, output)
+}
+
+fn are_fingerprints(keys: &[String]) -> anyhow::Result<()> {
+    match keys.iter().find(|key| key.parse::<Hash>().is_err()) {
+        None => Ok(()),
+        Some(key) => Err(failure(
+            exit::USAGE,
+            format!("\"{key}\" is not the fingerprint of a key; `midge status` of the edge shows it"),
+        )),
+    }
+}
+
+fn tell(report: &Report, read: &[PathBuf], output: Output) -> anyhow::Result<ExitCode> {
     match output {
-        Output::Json => output::json(&value_of(&report)?)?,
-        Output::Pretty => print(&report),
+        Output::Json => output::json(&value_of(report, read)?)?,
+        Output::Pretty => print(report, read),
     }
     Ok(if report.is_intact() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
 }
 
-fn value_of(report: &Report) -> anyhow::Result<Value> {
+fn value_of(report: &Report, read: &[PathBuf]) -> anyhow::Result<Value> {
     let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {
         object.insert("intact".into(), report.is_intact().into());
+        object.insert("read".into(), json!(read));
     }
     Ok(value)
 }
@@ -52,7 +59,7 @@ fn value_of(report: &Report) -> anyhow::Result<Value> {
 /// Verifies a cloud's copy of a node's log, branch by branch, and tells what was wrong as it arrived.
 fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result<ExitCode> {
     let branches = Place::branches(copy)?;
-    let state = copy_state(copy).code(exit::IO)?.unwrap_or_default();
+    let state = copy_state(copy).map_err(|error| unreadable(&error))?.unwrap_or_default();
     if keys.is_empty() {
         keys.extend(state.key.clone());
     }
@@ -60,24 +67,25 @@ fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result
     for branch in branches {
         let head = state.head.clone().filter(|_| branch.number == state.branch);
         let expected = Expected { keys: keys.clone(), head, is_whole: false };
-        reports.push((branch.number, verify(&branch.files, expected).code(exit::IO)?));
+        let report = verify(&branch.files, expected).map_err(|error| unreadable(&error))?;
+        reports.push((branch, report));
     }
     let is_intact = state.findings.is_empty() && reports.iter().all(|(_, report)| report.is_intact());
     match output {
         Output::Json => {
-            let branches =
-                reports.iter().map(|(_, report)| value_of(report)).collect::<Result<Vec<_>, _>>()?;
+            let branches = reports.iter().map(|(branch, report)| value_of(report, &branch.files));
+            let branches = branches.collect::<Result<Vec<_>, _>>()?;
             let state = serde_json::to_value(&state)?;
             output::json(
                 &json!({ "intact": is_intact, "branches": branches, "arrived": state.get("findings") }),
             )?;
         }
         Output::Pretty => {
-            for (number, report) in &reports {
+            for (branch, report) in &reports {
                 if reports.len() > 1 {
-                    output::line(format_args!("Branch {number}"));
+                    output::line(format_args!("Branch {}", branch.number));
                 }
-                print(report);
+                print(report, &branch.files);
             }
             for found in &state.findings {
                 output::line(format_args!(
@@ -93,7 +101,7 @@ fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result
     Ok(if is_intact { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, read: &[PathBuf]) {
     let own_word = if report.key_is_own_word {
         " (the log's own word: compare it with `midge status` of the edge, or name it with --key)"
     } else {
@@ -104,7 +112,9 @@ fn print(report: &Report) {
         || "none is valid".to_owned(),
         |signed| format!("{}, the last is line {} of {}", report.checkpoints, signed.seq, signed.at),
     );
+    let read: Vec<_> = read.iter().map(|path| path.display().to_string()).collect();
     output::fields(&[
+        ("Read", read.join(" ")),
         ("Log", report.log.clone()),
         ("Key", format!("{}{own_word}", report.key)),
         ("Files", report.files.to_string()),
