@@ -14,9 +14,12 @@ pub(crate) fn parse() -> Cli {
     match Cli::try_parse_from(dashes::two_dashes(std::env::args_os(), Cli::command())) {
         Ok(cli) => cli,
         Err(error) => {
-            let code = if error.use_stderr() { i32::from(crate::exit::USAGE) } else { 0 };
-            error.print().unwrap_or_default();
-            std::process::exit(code)
+            let code = match error.print() {
+                _ if error.use_stderr() => crate::exit::USAGE,
+                Err(unwritten) => crate::output::ended_by(&unwritten),
+                Ok(()) => 0,
+            };
+            std::process::exit(code.into())
         }
     }
 }

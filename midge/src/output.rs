@@ -15,12 +15,22 @@ pub(crate) enum Output {
     Json,
 }
 
-/// Prints one line; a closed pipe is the reader's choice and no error of ours.
+/// Prints one line. A closed pipe is the reader's choice and no error of ours; on any other error the process ends here,
+/// since whoever asked has no answer, whatever else is still to be said.
 pub(crate) fn line(text: impl std::fmt::Display) {
-    let written = writeln!(std::io::stdout(), "{text}");
-    if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
-        std::process::exit(0);
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        std::process::exit(ended_by(&error).into());
     }
+}
+
+/// Says what an error of standard output ends in, and tells of it.
+#[expect(clippy::print_stderr, reason = "standard output takes nothing")]
+pub(crate) fn ended_by(error: &std::io::Error) -> u8 {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    eprintln!("midge: cannot write to standard output: {error}");
+    crate::exit::IO
 }
 
 /// Prints a value as one JSON document.
@@ -80,7 +90,13 @@ pub(crate) fn span(secs: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{plain, span};
+    use super::{ended_by, plain, span};
+
+    #[test]
+    fn only_a_reader_who_has_enough_is_no_error() {
+        assert_eq!(ended_by(&std::io::ErrorKind::BrokenPipe.into()), 0);
+        assert_eq!(ended_by(&std::io::ErrorKind::StorageFull.into()), crate::exit::IO);
+    }
 
     #[test]
     fn texts_from_elsewhere_stay_in_their_line() {

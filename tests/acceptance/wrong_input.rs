@@ -1,6 +1,6 @@
 //! Wrong input: a message with the value and the remedy, a documented exit code, and nothing lost.
 
-use crate::support::{BOX, Ended, Place, Server, eventually, own_uid, run, run_midge};
+use crate::support::{BOX, Ended, Place, Server, eventually, midge, own_uid, run, run_midge};
 use midge_identity::UnixMillis;
 use midge_pki::{
     CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, RootPin, ServerExpectation, SvidIdentity,
@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -164,7 +165,7 @@ fn a_file_in_the_place_of_a_socket_is_left_as_it_is() {
     assert_eq!(server.address("mqtt-unix"), dead);
     server.stop();
     let config = named("off");
-    let mut command = Command::new(crate::support::midge());
+    let mut command = Command::new(midge());
     let mut server =
         Server::start_with(command.args(["edge", "-c", &config]).current_dir(place.path("")), &admin);
     assert!(!server.status()["listeners"].to_string().contains("mqtt-unix"));
@@ -290,8 +291,28 @@ fn calls_that_are_wrong_are_told_so() {
     ] {
         server.run(arguments).refused(64, &[named, remedy]);
     }
+    let bytes = std::ffi::OsStr::from_bytes(b"\xff");
+    run(Command::new(midge()).args(["pub", "-t", "a", "-m"]).arg(bytes)).refused(64, &["UTF-8"]);
     server.run(&["entry", "delete", "-entryID", "nothing"]).refused(1, &["not found"]);
     assert_eq!(server.entries(), 0);
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_told() {
+    let place = Place::new();
+    let server = Server::start("edge", &place.edge("data", "", "", ""), &place.path("data/run/admin.sock"));
+    let to = |file: &str, arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" \"$@\" > {file}")]).arg(midge()).args(arguments);
+        run(shell.args(["--socketPath", &server.socket]))
+    };
+    let id = format!("{BOX}/app/x");
+    for arguments in
+        [&["bundle", "show"][..], &["svid", "mint", "-spiffeID", &id], &["entry", "show"], &["-h"]]
+    {
+        to("/dev/full", arguments).refused(74, &["cannot write to standard output", "No space left"]);
+        to("/dev/null", arguments).ok();
+    }
 }
 
 #[test]
