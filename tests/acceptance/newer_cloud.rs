@@ -83,7 +83,7 @@ impl Stage {
 
     fn client(&self) -> Client {
         eventually("in", || {
-            let client = Client::tcp(&self.edge.address("mqtt-tcp"), &Who { id: "me", ..Who::default() });
+            let client = Client::tcp(&self.edge.address("tcp"), &Who { id: "me", ..Who::default() });
             client.map_err(|reason| format!("{reason:?}"))
         })
     }
