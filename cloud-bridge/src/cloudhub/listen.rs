@@ -234,7 +234,7 @@ mod tests {
         let id = midge_issuer::node_id(issuer.trust_domain(), node).unwrap();
         let token = issuer.create_join_token(Duration::from_secs(60), None, Some(id.clone())).await.unwrap();
         let csr = PrivateKey::generate().unwrap().csr_der(Some(&id), CsrSubject::default()).unwrap();
-        issuer.redeem(&token.token, &csr).await.unwrap();
+        issuer.redeem(&token.token, &csr, None).await.unwrap();
         id
     }
 
