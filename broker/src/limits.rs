@@ -41,6 +41,8 @@ pub struct LimitsConfig {
     pub queue_bytes_max: u32,
     /// Bytes of messages that wait for all sessions together.
     pub queues_bytes_max: u64,
+    /// Bytes of what is remembered of who receives which topic, for all publishers together.
+    pub routes_bytes_max: u64,
     /// What becomes of a message that finds a queue full, where no rule says so.
     pub queue_overflow: QueueOverflow,
     /// Retained messages in total.
@@ -77,6 +79,7 @@ impl Default for LimitsConfig {
             queue_messages_max: of(core.queue_messages_max),
             queue_bytes_max: of(core.queue_bytes_max),
             queues_bytes_max: of(core.queues_bytes_max),
+            routes_bytes_max: of(core.routes_bytes_max),
             queue_overflow: core.queue_overflow,
             retained_messages_max: of(core.retained_messages_max),
             retained_bytes_max: of(core.retained_bytes_max),
@@ -111,6 +114,7 @@ impl MqttConfig {
             queue_messages_max: to(limits.queue_messages_max),
             queue_bytes_max: to(limits.queue_bytes_max),
             queues_bytes_max: to(limits.queues_bytes_max),
+            routes_bytes_max: to(limits.routes_bytes_max),
             queue_overflow: limits.queue_overflow,
             retained_messages_max: to(limits.retained_messages_max),
             retained_bytes_max: to(limits.retained_bytes_max),

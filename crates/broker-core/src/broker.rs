@@ -6,7 +6,6 @@ use crate::connection::Connection;
 use crate::decided::Source;
 use crate::effect::{CloseReason, ConnIdHasher};
 use crate::output::Output;
-use crate::queue::QueuedBytes;
 use crate::rates::Rates;
 use crate::release::Release;
 use crate::retained::Retained;
@@ -15,6 +14,7 @@ use crate::route::{Route, Subscriptions};
 use crate::session::Session;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
+use crate::total::Total;
 use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin, SessionSnapshot};
 use midge_identity::{Proof, SpiffeId};
 use midge_policy::Policy;
@@ -44,7 +44,9 @@ pub struct Broker {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) retained: Retained,
     pub(crate) timers: Timers,
-    pub(crate) queued: QueuedBytes,
+    pub(crate) queued: Total,
+    /// What is remembered of routes for all publishers.
+    pub(crate) remembered: Total,
     pub(crate) backlog: Backlog,
     pub(crate) rates: Rates,
     /// Set while a packet is taken that is one too many for now.
@@ -71,7 +73,8 @@ impl Broker {
             subscriptions: Subscriptions::new(),
             retained: Retained::default(),
             timers: Timers::default(),
-            queued: QueuedBytes::default(),
+            queued: Total::default(),
+            remembered: Total::default(),
             backlog: Backlog::default(),
             rates: Rates::default(),
             paused_until: None,

@@ -6,6 +6,7 @@ use crate::auth::Exchange;
 use crate::authority::{Listener, facts};
 use crate::broker::Broker;
 use crate::connection::Connection;
+use crate::decided::PublishCache;
 use crate::effect::{CloseReason, ConnId, Effect, Now};
 use crate::gate::Gate;
 use crate::ledger::StoreTrouble;
@@ -298,7 +299,7 @@ impl Broker {
             aliases_in: AliasesIn::default(),
             aliases_out: AliasesOut::new(aliases),
             resend: std::collections::VecDeque::new(),
-            cache: crate::decided::PublishCache::default(),
+            cache: PublishCache::new(&self.remembered),
             gate: Gate::default(),
             will_number: 0,
             exchange: connect.auth_method.take().map(Exchange::new),

@@ -6,6 +6,7 @@ use crate::rates::Limited;
 use crate::record::Durability;
 use crate::route::Route;
 use crate::slab::Key;
+use crate::total::Total;
 use midge_policy::{PublishFacts, PublishPermit};
 use mqtt_proto::TopicName;
 use std::collections::HashMap;
@@ -14,13 +15,22 @@ use std::sync::Arc;
 
 /// Topics remembered per connection; beyond it all are forgotten and asked again.
 const REMEMBERED_MAX: usize = 128;
+/// Bytes remembered per connection, unless one topic alone takes more; beyond it all are forgotten and asked again.
+const REMEMBERED_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that a connection may remember however much others do, so that few cannot have all asked anew each time.
+const REMEMBERED_BYTES_OWN: usize = 4 * 1024;
 
 /// Decisions by topic. Who makes the hashes of topics collide slows down its own few and nobody else's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PublishCache {
     decisions: HashMap<TopicName, Arc<Decided>, BuildHasherDefault<ConnIdHasher>>,
-    /// The one asked for last: most publishers repeat one topic.
+    /// The one of them asked for last: most publishers repeat one topic.
     latest: Option<Arc<Decided>>,
+    /// When all of them were decided.
+    at: At,
+    bytes: usize,
+    /// Of this cache and all others.
+    all: Total,
 }
 
 /// Counts of policies and of changes of subscriptions, at which something was decided.
@@ -32,6 +42,8 @@ pub(crate) struct Decided {
     topic: TopicName,
     at: At,
     permit: PublishPermit,
+    /// What it costs while it is remembered.
+    bytes: usize,
     pub(crate) limited: Option<Limited>,
     pub(crate) source: Source,
     pub(crate) route: Route,
@@ -49,13 +61,28 @@ pub(crate) struct Source {
 }
 
 impl Decided {
-    pub(crate) fn new(topic: TopicName, at: At, permit: PublishPermit, source: Source, route: Route) -> Self {
+    pub(crate) fn new(
+        (topic, facts): (&TopicName, &PublishFacts<'_>),
+        at: At,
+        permit: PublishPermit,
+        source: Source,
+        route: Route,
+    ) -> Self {
+        let response = facts.response_topic.map_or(0, |topic| topic.as_str().len());
+        let bytes = size_of::<Self>() + topic.as_str().len() + response + route.bytes();
+        let topic = topic.clone();
         let limited = permit.rate().map(|rate| (permit.rule_name().clone(), *rate));
-        Self { topic, at, permit, limited, source, route }
+        Self { topic, at, permit, bytes, limited, source, route }
     }
 }
 
 impl PublishCache {
+    /// Returns one that counts among all others.
+    pub(crate) fn new(all: &Total) -> Self {
+        let decisions = HashMap::default();
+        Self { decisions, latest: None, at: At::default(), bytes: 0, all: all.clone() }
+    }
+
     /// Returns what was decided about a topic, if that holds for this publication now.
     pub(crate) fn find(
         &mut self,
@@ -70,11 +97,166 @@ impl PublishCache {
         (latest.at == at && latest.permit.covers(facts)).then(|| Arc::clone(latest))
     }
 
-    pub(crate) fn remember(&mut self, decided: &Arc<Decided>) {
-        if self.decisions.len() >= REMEMBERED_MAX {
-            self.decisions.clear();
+    /// Remembers a decision, if there is room for it among these bytes of all caches.
+    pub(crate) fn remember(&mut self, decided: &Arc<Decided>, all_max: usize) {
+        let bytes = decided.bytes;
+        let is_old = self.at != decided.at;
+        if is_old || self.decisions.len() >= REMEMBERED_MAX || !self.has_room(bytes, all_max) {
+            self.forget();
         }
-        self.decisions.insert(decided.topic.clone(), Arc::clone(decided));
+        if bytes > REMEMBERED_BYTES_OWN && self.all.get().saturating_add(bytes) > all_max {
+            return;
+        }
+        self.at = decided.at;
+        self.bytes += bytes;
+        self.all.grow(bytes);
+        // One that is decided anew at the same time, for other facts, has taken another's place.
+        if let Some(earlier) = self.decisions.insert(decided.topic.clone(), Arc::clone(decided)) {
+            self.shrink(earlier.bytes);
+        }
         self.latest = Some(Arc::clone(decided));
+    }
+
+    fn has_room(&self, bytes: usize, all_max: usize) -> bool {
+        let own = self.bytes.saturating_add(bytes);
+        own <= REMEMBERED_BYTES_OWN
+            || (own <= REMEMBERED_BYTES_MAX && self.all.get().saturating_add(bytes) <= all_max)
+    }
+
+    fn forget(&mut self) {
+        self.decisions.clear();
+        self.latest = None;
+        self.shrink(self.bytes);
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.all.shrink(bytes);
+    }
+}
+
+impl Drop for PublishCache {
+    fn drop(&mut self) {
+        self.all.shrink(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{Own, Target};
+    use crate::shared::GroupId;
+    use crate::subscription::Grant;
+    use mqtt_proto::QoS;
+
+    const FACTS: PublishFacts<'_> =
+        PublishFacts { qos: QoS::AtMostOnce, retain: false, payload_len: 0, response_topic: None };
+
+    struct Publisher {
+        cache: PublishCache,
+        all_max: usize,
+    }
+
+    impl Publisher {
+        fn new(all: &Total, all_max: usize) -> Self {
+            Self { cache: PublishCache::new(all), all_max }
+        }
+
+        /// Has a message to so many receivers decided.
+        fn publish(&mut self, name: &str, receivers: usize, at: At) {
+            let decided = decided(name, receivers, at);
+            self.cache.remember(&decided, self.all_max);
+        }
+
+        fn knows(&mut self, name: &str, at: At) -> bool {
+            self.cache.find(&topic(name), at, &FACTS).is_some()
+        }
+    }
+
+    fn topic(name: &str) -> TopicName {
+        TopicName::new(name).unwrap()
+    }
+
+    fn decided(name: &str, receivers: usize, at: At) -> Arc<Decided> {
+        let rules = "[[rule]]\nname = \"all\"\nid = \"spiffe://d/a\"\npublish = [\"#\"]\n";
+        let policy = midge_policy::Policy::from_toml_str(rules, "test").unwrap();
+        let rights = policy.rights(&midge_identity::SpiffeId::new("spiffe://d/a").unwrap());
+        let (topic, mut slab) = (topic(name), crate::slab::Slab::new());
+        let grant = Grant { qos: QoS::AtMostOnce, retain_as_published: false, ids: None };
+        let target = |session| Target { session, grant: grant.clone(), own: Own::Same };
+        let groups: Box<[(GroupId, _)]> = Box::new([]);
+        let targets = (0..receivers).map(|_| target(slab.insert(()))).collect();
+        let source = Source {
+            publisher: None,
+            origin: Arc::new(Origin::Broker),
+            durability: None,
+            refuses_overflow: false,
+        };
+        let permit = rights.publish(&topic, FACTS).unwrap();
+        Arc::new(Decided::new((&topic, &FACTS), at, permit, source, Route { targets, groups, denied: 0 }))
+    }
+
+    #[test]
+    fn wide_routes_are_remembered_within_bytes_and_narrow_ones_within_a_count() {
+        let all = Total::default();
+        let mut press = Publisher::new(&all, usize::MAX);
+        let receivers = REMEMBERED_BYTES_MAX / size_of::<Target>() / 4;
+        for n in 0..128 {
+            press.publish(&format!("wide/{n}"), receivers, (1, 1));
+            assert!(press.knows(&format!("wide/{n}"), (1, 1)));
+            assert!(all.get() <= REMEMBERED_BYTES_MAX, "{}", all.get());
+        }
+        assert!(press.knows("wide/126", (1, 1)));
+        press.publish("new", 1, (1, 2));
+        for n in 0..127 {
+            press.publish(&format!("narrow/{n}"), 1, (1, 2));
+        }
+        assert!((0..127).all(|n| press.knows(&format!("narrow/{n}"), (1, 2))));
+    }
+
+    #[test]
+    fn one_topic_may_take_more_than_a_connection_and_nothing_beside_it() {
+        let all = Total::default();
+        let mut press = Publisher::new(&all, usize::MAX);
+        press.publish("a", 1, (1, 1));
+        press.publish("b", REMEMBERED_BYTES_MAX, (1, 1));
+        assert_eq!((press.knows("a", (1, 1)), press.knows("b", (1, 1))), (false, true));
+        press.publish("c", 1, (1, 1));
+        assert_eq!((press.knows("b", (1, 1)), press.knows("c", (1, 1))), (false, true));
+        assert!(all.get() < REMEMBERED_BYTES_OWN);
+    }
+
+    #[test]
+    fn what_all_remember_is_bounded_and_each_may_remember_a_little() {
+        let (all, all_max) = (Total::default(), 100 * 1024);
+        let mut presses: Vec<_> = (0..40).map(|_| Publisher::new(&all, all_max)).collect();
+        for press in &mut presses {
+            press.publish("a", 100, (1, 1));
+            press.publish("b", 1, (1, 1));
+            assert!(press.knows("b", (1, 1)));
+        }
+        assert!(presses.first_mut().unwrap().knows("a", (1, 1)));
+        assert!(!presses.last_mut().unwrap().knows("a", (1, 1)));
+        assert!(all.get() <= all_max + presses.len() * REMEMBERED_BYTES_OWN, "{}", all.get());
+        // Who leaves makes room.
+        presses.drain(..39);
+        let last = presses.last_mut().unwrap();
+        last.publish("a", 100, (1, 1));
+        assert!(last.knows("a", (1, 1)));
+        presses.clear();
+        assert_eq!(all.get(), 0);
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_with_the_next() {
+        let all = Total::default();
+        let mut press = Publisher::new(&all, usize::MAX);
+        press.publish("a", 1000, (1, 1));
+        let wide = all.get();
+        press.publish("a", 1000, (1, 1));
+        assert_eq!(all.get(), wide);
+        press.publish("b", 1, (1, 2));
+        assert!(all.get() < REMEMBERED_BYTES_OWN);
+        assert!(!press.knows("a", (1, 1)));
     }
 }

@@ -45,6 +45,7 @@ mod subscription;
 mod sys;
 mod tally;
 mod timers;
+mod total;
 mod trie;
 mod will;
 mod witness;

@@ -20,6 +20,8 @@
 //!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
 //! - **Disk** (see [`crate::StoreTrouble`]): a message that would have to be stored is refused with 0x97 (5.0), or
 //!   its acknowledgement waits (3.1.1); what was acknowledged stays.
+//! - **Remembered routes** (`routes_bytes_max`): who receives a topic is worked out for each message instead of once,
+//!   unless a publisher's few take very little.
 //! - **Authentication exchanges** count as connections; who does not end its own within `auth_timeout` is
 //!   refused (0x87).
 //! - **Subscriptions, sessions, connections**: the request is refused with 0x97, a filter with too many
@@ -80,6 +82,9 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// Bytes of messages waiting for all sessions together; one that waits for several counts for each.
     pub queues_bytes_max: usize,
+    /// Bytes of what is remembered of routes, for all publishers together: each may publish to many topics with
+    /// many receivers.
+    pub routes_bytes_max: usize,
     /// What becomes of a message that finds a queue full, where no rule says so.
     pub queue_overflow: QueueOverflow,
     /// Unsent bytes of one connection above which it receives no new messages.
@@ -135,6 +140,7 @@ impl Default for Config {
             queue_messages_max: 1_000,
             queue_bytes_max: 8 * 1024 * 1024,
             queues_bytes_max: 256 * 1024 * 1024,
+            routes_bytes_max: 128 * 1024 * 1024,
             queue_overflow: QueueOverflow::DropNewest,
             unsent_bytes_soft: 1024 * 1024,
             unsent_bytes_hard: 4 * 1024 * 1024,

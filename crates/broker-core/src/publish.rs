@@ -253,9 +253,10 @@ impl Broker {
             durability: durability(&permit),
             refuses_overflow,
         };
-        let decided = Arc::new(Decided::new(topic.clone(), at, permit, source, self.route(topic)));
+        let decided = Arc::new(Decided::new((topic, &facts), at, permit, source, self.route(topic)));
+        let bytes_max = self.config.routes_bytes_max;
         if let Some(connection) = self.connection_mut(key) {
-            connection.cache.remember(&decided);
+            connection.cache.remember(&decided, bytes_max);
         }
         Some(Ok(decided))
     }

@@ -4,11 +4,11 @@ use crate::effect::Now;
 use crate::limits::Config;
 use crate::message::{Message, UNDECIDED};
 use crate::shared::GroupId;
+use crate::total::Total;
 use midge_policy::QueueOverflow;
 use mqtt_proto::QoS;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A message for one receiver.
@@ -35,16 +35,6 @@ impl Waiting {
     }
 }
 
-/// Bytes of the messages that wait in all queues together.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct QueuedBytes(Arc<AtomicUsize>);
-
-impl QueuedBytes {
-    fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Messages that wait for one session, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -53,7 +43,7 @@ pub(crate) struct Queue {
     /// Nothing that waits expires before.
     expires: Option<Duration>,
     /// Of this queue and all others.
-    all: QueuedBytes,
+    all: Total,
     /// What the rule of its session's latest subscription says to drop, if it says so.
     pub(crate) overflow: Option<QueueOverflow>,
 }
@@ -101,18 +91,18 @@ impl Queue {
     }
 
     /// Counts this queue, which is empty, among all others.
-    pub(crate) fn count_among(&mut self, all: &QueuedBytes) {
+    pub(crate) fn count_among(&mut self, all: &Total) {
         self.all = all.clone();
     }
 
     fn grow(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
-        self.all.0.fetch_add(bytes, Ordering::Relaxed);
+        self.all.grow(bytes);
     }
 
     fn shrink(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.all.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.shrink(bytes);
     }
 
     /// Takes out the oldest message where it has to make room for this one.

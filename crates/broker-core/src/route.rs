@@ -66,6 +66,12 @@ impl Route {
     pub(crate) fn is_empty(&self) -> bool {
         self.targets.is_empty() && self.groups.is_empty()
     }
+
+    /// What it costs while it is remembered.
+    pub(crate) fn bytes(&self) -> usize {
+        let members = self.groups.iter().map(|(_, members)| size_of_val(&**members));
+        size_of_val(&*self.targets) + size_of_val(&*self.groups) + members.sum::<usize>()
+    }
 }
 
 impl Subscriptions {

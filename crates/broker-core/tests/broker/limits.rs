@@ -172,6 +172,28 @@ fn bytes_held_for_pubrel_have_a_limit() {
 }
 
 #[test]
+fn messages_reach_the_same_whether_their_routes_are_remembered_or_not() {
+    for routes_bytes_max in [0, usize::MAX] {
+        let mut world = World::limited(|config| config.routes_bytes_max = routes_bytes_max);
+        let press = world.client("press");
+        let readers: Vec<_> = (0..100).map(|n| world.client(&format!("ops{n}"))).collect();
+        for reader in &readers {
+            world.subscribe(*reader, "a/#", Q0);
+        }
+        for (topic, payload) in [("a/1", "x"), ("a/1", "y"), ("a/2", "z"), ("b", ""), ("a/1", "x")] {
+            world.publish(press, topic, payload, Q0);
+        }
+        world.send(readers[0], unsubscribe(["a/#"]));
+        world.publish(press, "a/1", "last", Q0);
+        assert_eq!(world.take(readers[0])[4..], ["UNSUBACK 78 [00]"]);
+        let expected = ["a/1 \"x\"", "a/1 \"y\"", "a/2 \"z\"", "a/1 \"x\"", "a/1 \"last\""];
+        for reader in &readers[1..] {
+            assert_eq!(world.take(*reader), expected.map(|text| format!("PUBLISH {text} q0")));
+        }
+    }
+}
+
+#[test]
 fn the_inflight_limit_of_the_broker_lowers_the_clients() {
     let mut world = World::limited(|config| config.inflight_max = NonZeroU16::new(2).unwrap());
     let (press, ops) = (world.client("press"), world.open("ops", v311("c")));
