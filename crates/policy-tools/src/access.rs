@@ -1,7 +1,6 @@
 //! Kinds of access, and what the lists of a rule say about them.
 
 use crate::cell::{Cell, Question};
-use crate::diff::without_parts_of_others;
 use crate::model::Held;
 use crate::request::Verb;
 use crate::setting::Conditions;
@@ -91,8 +90,7 @@ impl Access {
                 Some(list) => list.filters.push(filter),
                 None => {
                     let Some(conditions) = conditions(pattern.effect) else { continue };
-                    let (effect, filters) = (pattern.effect, vec![filter]);
-                    lists.push(Listed { effect, filters, conditions, in_old: false, in_new: false });
+                    lists.push(Listed { effect: pattern.effect, filters: vec![filter], conditions });
                 }
             }
         }
@@ -106,8 +104,6 @@ pub(crate) struct Listed {
     pub(crate) effect: Effect,
     pub(crate) filters: Vec<Filter>,
     pub(crate) conditions: Conditions,
-    pub(crate) in_old: bool,
-    pub(crate) in_new: bool,
 }
 
 /// What one policy says of one cell, one access and one setting.
@@ -215,4 +211,19 @@ fn among(filters: &[Filter], filter: &Filter, cell: &Cell) -> Result<bool, Quest
         }
     }
     Ok(false)
+}
+
+/// Drops sets that are parts of others.
+fn without_parts_of_others(mut found: Vec<Topics>, cell: &Cell) -> Vec<Topics> {
+    found.sort();
+    found.dedup();
+    let mut kept: Vec<Topics> = Vec::with_capacity(found.len());
+    for topics in found {
+        if kept.iter().any(|other| topics.is_within(other, cell)) {
+            continue;
+        }
+        kept.retain(|other| !other.is_within(&topics, cell));
+        kept.push(topics);
+    }
+    kept
 }

@@ -1,18 +1,17 @@
 //! What a change of the policy in force is, for the record: names of rules, and access gained and lost.
 
-use crate::cell::TooManyKinds;
+use crate::compared::Compared;
 use crate::diff::{Change, Diff, Kind};
-use crate::model::Ruleset;
+use crate::explore::{Bounds, TooMuch};
+use crate::model::Held;
 use midge_identity::SpiffeId;
-use midge_policy::{CheckedRule, Policy};
-use std::collections::{BTreeMap, BTreeSet};
+use midge_policy::{CheckedRule, Policy, Rule};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
-/// Most rules of both policies together that are compared where one of the changed ones has a pattern.
-const RULES_MAX: usize = 20_000;
-
-/// Most of them that have a pattern: each may tell other kinds of identities apart.
-const PATTERNS_MAX: usize = 1_000;
+/// What comparing may cost beside a broker, for each kind of access: about a second of one processor at worst.
+const BOUNDS: Bounds = Bounds { kinds: 12_000, steps: 5_000_000 };
 
 /// Most identities that are compared one by one.
 const IDS_MAX: usize = 256;
@@ -38,18 +37,12 @@ pub struct PolicyChange {
 /// Why a difference is not told in full.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Untold {
-    /// There are more rules than are compared.
-    #[error("not compared: there are {0} rules; `midge policy diff` has no such bound")]
-    Rules(usize),
-    /// There are more rules with patterns than are compared.
-    #[error("not compared: there are {0} rules with patterns; `midge policy diff` has no such bound")]
-    Patterns(usize),
     /// More identities are touched than are compared.
     #[error("{0} more identities are touched")]
     Identities(usize),
-    /// There are too many kinds of identities.
-    #[error("not compared: {0}")]
-    Kinds(#[from] TooManyKinds),
+    /// There is more to look at than is done beside a broker.
+    #[error("not compared here, `midge policy diff` does more: {0}")]
+    TooMuch(#[from] TooMuch),
 }
 
 /// One line of what is gained or lost, as `midge policy diff` writes it.
@@ -71,26 +64,26 @@ impl fmt::Display for Line<'_> {
 
 impl PolicyChange {
     /// Compares two policies. Costs no more than the change where it speaks of single identities, as grants do;
-    /// a change of a rule with a pattern costs all rules, up to a bound.
+    /// a change of a rule with a pattern is held against all rules, and costs those that share topics and
+    /// identities with it.
     pub fn between(before: &Policy, after: &Policy) -> Self {
         let (gone, come) = after.differing(before);
+        let (mut gone, mut come) = without_same(gone, come);
         let mut told = Self::names(&gone, &come);
-        let (gone, come) = without_same(gone, come);
-        let compared = match single(gone.iter().chain(&come).copied()) {
+        let kept = match single(gone.iter().chain(&come).copied()) {
             Some(ids) => {
                 told.untold = ids.len().checked_sub(IDS_MAX).filter(|more| *more > 0).map(Untold::Identities);
-                by_identity(before, after, ids.into_iter().take(IDS_MAX))
+                let ids: BTreeSet<SpiffeId> = ids.into_iter().take(IDS_MAX).collect();
+                let is_looked_at =
+                    |rule: &&CheckedRule| rule.id().literal().is_some_and(|id| ids.contains(&id));
+                gone.retain(is_looked_at);
+                come.retain(is_looked_at);
+                ids.iter().flat_map(|id| after.rules_for(id)).collect()
             }
-            None => match too_many(before, after) {
-                Some(untold) => {
-                    told.untold = Some(untold);
-                    Ok(Vec::new())
-                }
-                None => all(before, after),
-            },
+            None => after.all_rules(),
         };
-        match compared {
-            Ok(kinds) => told.kinds = kinds,
+        match Diff::of(&compared(&gone, &come, kept), BOUNDS) {
+            Ok(diff) => told.kinds = diff.kinds(),
             Err(error) => told.untold = Some(error.into()),
         }
         told
@@ -146,33 +139,13 @@ fn single<'a>(rules: impl Iterator<Item = &'a CheckedRule>) -> Option<BTreeSet<S
     rules.map(|rule| rule.id().literal()).collect()
 }
 
-/// Tells why two policies are not compared as wholes.
-fn too_many(before: &Policy, after: &Policy) -> Option<Untold> {
-    let all = before.rules() + after.rules();
-    if all > RULES_MAX {
-        return Some(Untold::Rules(all));
-    }
-    let of = |policy: &Policy| policy.all_rules().iter().filter(|rule| rule.id().literal().is_none()).count();
-    let patterns = of(before) + of(after);
-    (patterns > PATTERNS_MAX).then_some(Untold::Patterns(patterns))
-}
-
-fn by_identity(
-    before: &Policy,
-    after: &Policy,
-    ids: impl Iterator<Item = SpiffeId>,
-) -> Result<Vec<Kind>, TooManyKinds> {
-    let mut kinds = Vec::new();
-    for id in ids {
-        let of = |policy: &Policy| Ruleset::of(policy.rules_for(&id).into_iter().cloned());
-        kinds.extend(Diff::between(&of(before), &of(after))?.kinds());
-    }
-    Ok(kinds)
-}
-
-fn all(before: &Policy, after: &Policy) -> Result<Vec<Kind>, TooManyKinds> {
-    let of = |policy: &Policy| Ruleset::of(policy.all_rules().into_iter().cloned());
-    Ok(Diff::between(&of(before), &of(after))?.kinds())
+fn compared(gone: &Rules<'_>, come: &Rules<'_>, mut kept: Rules<'_>) -> Compared {
+    let hold = |rule: &CheckedRule| Arc::new(Held::new(rule.rule().clone(), rule.clone()));
+    let held = |rules: &Rules<'_>| rules.iter().map(|rule| hold(rule)).collect();
+    // Values are compared by where they are: the same rule twice is one, and what has come is no other.
+    let mut seen: HashSet<*const Rule> = come.iter().map(|rule| std::ptr::from_ref(rule.rule())).collect();
+    kept.retain(|rule| seen.insert(std::ptr::from_ref(rule.rule())));
+    Compared::new(held(gone), held(come), kept, |rule| rule.rule(), hold)
 }
 
 #[cfg(test)]
@@ -202,9 +175,9 @@ mod tests {
         rules.remove(3);
         rules.push(rule("new", "spiffe://td/new", &["x/#"]));
         let change = PolicyChange::between(&before, &policy(&rules));
-        let names = (change.added.clone(), change.removed.clone(), change.changed.clone());
+        let names = [change.added.clone(), change.removed.clone(), change.changed.clone()];
         // Every rule was read anew; which of them say the same is found out.
-        assert_eq!((names.0, names.1, names.2.len()), (vec!["new".into()], vec!["r3".into()], 499));
+        assert_eq!(names, [["new"], ["r3"], ["r7"]]);
         assert_eq!(
             told(&change),
             (
@@ -248,9 +221,14 @@ mod tests {
             (0..IDS_MAX + 3).map(|n| rule(&format!("r{n}"), &format!("spiffe://td/{n}"), &["a"])).collect();
         let change = PolicyChange::between(&Policy::deny_all(), &policy(&rules));
         assert_eq!((change.kinds.len(), change.untold), (IDS_MAX, Some(Untold::Identities(3))));
-        let patterns = (0..=PATTERNS_MAX).map(|n| rule(&format!("r{n}"), &format!("spiffe://*/{n}"), &["a"]));
-        let change = PolicyChange::between(&Policy::deny_all(), &policy(&patterns.collect::<Vec<_>>()));
-        assert_eq!((change.kinds.len(), change.untold), (0, Some(Untold::Patterns(PATTERNS_MAX + 1))));
-        assert_eq!(change.added.len(), PATTERNS_MAX + 1, "names are told all the same");
+        let count = 110;
+        let both = |n: usize| [format!("spiffe://*/a{n}/*"), format!("spiffe://*/*/b{n}")];
+        let crossed = (0..count).flat_map(both).enumerate();
+        let crossed: Vec<Rule> =
+            crossed.map(|(n, id)| rule(&format!("r{n}"), &id, &[&format!("t/{n}")])).collect();
+        let change = PolicyChange::between(&Policy::deny_all(), &policy(&crossed));
+        let untold = Some(Untold::TooMuch(TooMuch::Kinds(BOUNDS.kinds)));
+        assert_eq!((change.kinds.len(), change.untold), (0, untold));
+        assert_eq!(change.added.len(), 2 * count, "names are told all the same");
     }
 }

@@ -1,15 +1,21 @@
 //! What is wrong or idle in a policy though every rule of it is well formed.
 
 use crate::access::{Access, Side};
-use crate::cell::{Cell, Question, TooManyKinds, Tree, explore};
-use crate::diff::{Diff, KINDS_MAX};
+use crate::cell::{Cell, Question};
+use crate::diff::Diff;
+use crate::explore::{Bounds, Left, TooMuch, explore};
 use crate::model::{Held, Pattern, Ruleset};
+use crate::overlap::{Overlaps, levels};
 use crate::topics::Topics;
+use crate::tree::Leaf;
 use midge_identity::SpiffeId;
 use midge_policy::Effect;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+/// Rules for the same identities that are looked through without asking for topics first.
+const LOOKED_THROUGH_MAX: usize = 64;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -41,12 +47,15 @@ pub struct Finding {
 /// Finds what rules do not do.
 ///
 /// # Errors
-/// When there are too many kinds of identities to look at each.
-pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
+/// When there is too much to look at for an exact answer.
+pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooMuch> {
     let mut findings = Vec::new();
     let mut said: HashMap<String, &Arc<Held>> = HashMap::new();
+    let others = Others::of(rules);
+    let mut left = Left::of(Bounds::AT_HAND);
     for held in rules.held() {
-        if speaks_of_nobody(held)? {
+        left.begin();
+        if speaks_of_nobody(held, &mut left)? {
             findings.push(finding(
                 held,
                 Severity::Warning,
@@ -58,7 +67,8 @@ pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
             ));
             continue;
         }
-        if let Some(earlier) = said.get(&held.meaning()) {
+        let meaning = held.meaning();
+        if let Some(earlier) = said.get(&meaning) {
             findings.push(finding(
                 held,
                 Severity::Warning,
@@ -67,9 +77,9 @@ pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
             ));
             continue;
         }
-        said.insert(held.meaning(), held);
+        said.insert(meaning, held);
         client_ids(held, &mut findings);
-        patterns(rules, held, &mut findings)?;
+        patterns(&alive(&others, held, &mut left)?, held, &mut findings);
     }
     Ok(findings)
 }
@@ -77,8 +87,8 @@ pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
 /// Finds what a policy grants beyond a reference.
 ///
 /// # Errors
-/// When there are too many kinds of identities to look at each.
-pub fn check_against(rules: &Ruleset, reference: &Ruleset) -> Result<Vec<Finding>, TooManyKinds> {
+/// When there is too much to look at for an exact answer.
+pub fn check_against(rules: &Ruleset, reference: &Ruleset) -> Result<Vec<Finding>, TooMuch> {
     let mut findings = Vec::new();
     for kind in Diff::between(reference, rules)?.kinds() {
         let except = if kind.except.is_empty() {
@@ -127,10 +137,10 @@ fn finding(
     }
 }
 
-fn speaks_of_nobody(held: &Held) -> Result<bool, TooManyKinds> {
-    let tree = explore(Cell::all(), (), KINDS_MAX, &mut |cell, ()| held.applies(cell))?;
+fn speaks_of_nobody(held: &Arc<Held>, left: &mut Left) -> Result<bool, TooMuch> {
+    let tree = explore(Cell::all(), (&[held], 0), left, |_, found, _| Ok(!found.is_empty()))?;
     let too_long = || SpiffeId::new(held.rule.id.replace("/**", "").replace(['*', '{', '}'], "")).is_err();
-    let someone = tree.cells().iter().any(|(_, applies)| **applies);
+    let someone = tree.leaves().contains(&&true);
     Ok(!someone || (held.rule.id.len() > 2_000 && too_long()))
 }
 
@@ -162,7 +172,7 @@ struct Alive {
     adds: Vec<bool>,
 }
 
-impl crate::cell::Leaf for Alive {
+impl Leaf for Alive {
     fn replace(&self, _part: usize, _by: &crate::cell::Term) -> Self {
         self.clone()
     }
@@ -189,8 +199,7 @@ impl Alive {
     }
 }
 
-fn patterns(rules: &Ruleset, held: &Arc<Held>, findings: &mut Vec<Finding>) -> Result<(), TooManyKinds> {
-    let alive = alive(rules, held)?;
+fn patterns(alive: &Alive, held: &Held, findings: &mut Vec<Finding>) {
     let is_set = |bits: &[bool], at: usize| bits.get(at).copied().unwrap_or_default();
     for (at, pattern) in held.patterns.iter().enumerate() {
         let text = &pattern.text;
@@ -219,65 +228,109 @@ fn patterns(rules: &Ruleset, held: &Arc<Held>, findings: &mut Vec<Finding>) -> R
             ));
         }
     }
-    Ok(())
 }
 
-fn alive(rules: &Ruleset, held: &Arc<Held>) -> Result<Alive, TooManyKinds> {
-    let with_own = |id| rules.own(id).iter().chain(rules.patterns()).collect::<Vec<_>>();
-    if let Some(id) = held.checked.id().literal() {
-        return look(held, Cell::of(&id), &with_own(&id));
+/// Where to look for the rules that bear on one.
+struct Others<'a> {
+    rules: &'a Ruleset,
+    /// Places of rules with patterns, by whom they speak of.
+    ids: Overlaps<usize>,
+    /// The same by their topics.
+    topics: Overlaps<usize>,
+    /// Identities that have rules of their own, or that an `unless` names in full.
+    points: Vec<&'a SpiffeId>,
+    /// Their places by themselves.
+    places: Overlaps<usize>,
+    excepted: HashSet<SpiffeId>,
+}
+
+impl<'a> Others<'a> {
+    fn of(rules: &'a Ruleset) -> Self {
+        let (mut ids, mut topics, mut places) =
+            (Overlaps::default(), Overlaps::default(), Overlaps::default());
+        for (at, held) in rules.patterns().iter().enumerate() {
+            ids.insert(&levels(&held.rule.id), at);
+            held.patterns.iter().for_each(|pattern| topics.insert(&levels(&pattern.text), at));
+        }
+        let points: Vec<&SpiffeId> = rules.points().collect();
+        points.iter().enumerate().for_each(|(at, id)| places.insert(&levels(&id.to_string()), at));
+        let excepted = rules.held().iter().flat_map(|held| held.excepts()).collect();
+        Self { rules, ids, topics, points, places, excepted }
     }
-    let mut alive = look(held, Cell::all(), &rules.patterns().iter().collect::<Vec<_>>())?;
-    for id in rules.points() {
+
+    /// Returns the rules with patterns that share topics and identities with one: no other can do anything
+    /// to what it says.
+    fn related(&self, held: &Held) -> Vec<&'a Arc<Held>> {
+        let mut found = self.ids.of(&levels(&held.rule.id));
+        if found.len() > LOOKED_THROUGH_MAX {
+            let same_topics: HashSet<usize> =
+                held.patterns.iter().flat_map(|pattern| self.topics.of(&levels(&pattern.text))).collect();
+            found.retain(|at| same_topics.contains(at));
+        }
+        let topics = topics_of(held);
+        let rules = found.into_iter().filter_map(|at| self.rules.patterns().get(at));
+        rules.filter(|other| shares(&topics, other)).collect()
+    }
+
+    /// Returns the identities that the rule may speak of and for which there is more to look at than for all,
+    /// with the rules that speak of them alone.
+    fn points(&self, held: &Held) -> Vec<(&'a SpiffeId, Vec<&'a Arc<Held>>)> {
+        let topics = topics_of(held);
+        let ids = self.places.of(&levels(&held.rule.id)).into_iter().filter_map(|at| self.points.get(at));
+        let with_own = ids.map(|id| {
+            let own = self.rules.own(id).iter().filter(|other| shares(&topics, other));
+            (*id, own.collect::<Vec<_>>())
+        });
+        with_own.filter(|(id, own)| !own.is_empty() || self.excepted.contains(*id)).collect()
+    }
+}
+
+fn topics_of(held: &Held) -> Overlaps<()> {
+    let mut topics = Overlaps::default();
+    held.patterns.iter().for_each(|pattern| topics.insert(&levels(&pattern.text), ()));
+    topics
+}
+
+fn shares(topics: &Overlaps<()>, other: &Held) -> bool {
+    other.patterns.iter().any(|pattern| topics.any(&levels(&pattern.text)))
+}
+
+fn alive(others: &Others<'_>, held: &Arc<Held>, left: &mut Left) -> Result<Alive, TooMuch> {
+    let related = others.related(held);
+    let mut alive = Alive::default();
+    if held.only().is_none() {
+        alive = look(held, Cell::all(), &related, left)?;
+    }
+    for (id, own) in others.points(held) {
         if alive.is_known(held) {
             break;
         }
-        let cell = Cell::of(id);
-        if held.applies(&cell) == Ok(true) {
-            alive.join(&look(held, cell, &with_own(id))?);
-        }
+        left.begin();
+        let rules: Vec<&Arc<Held>> = own.into_iter().chain(related.iter().copied()).collect();
+        alive.join(&look(held, Cell::of(id), &rules, left)?);
     }
     Ok(alive)
-}
-
-/// How far other rules have been looked at for a cell.
-#[derive(Clone, Default)]
-struct Progress {
-    next: usize,
-    found: Vec<Arc<Held>>,
 }
 
 /// Looks at the patterns of a rule for the identities of a cell that it speaks of.
-fn look(held: &Arc<Held>, cell: Cell, others: &[&Arc<Held>]) -> Result<Alive, TooManyKinds> {
-    let mut step = |cell: &Cell, progress: &mut Progress| {
-        if !held.applies(cell)? {
-            return Ok(Alive::default());
-        }
-        while let Some(other) = others.get(progress.next) {
-            if !Arc::ptr_eq(other, held) && other.applies(cell)? {
-                progress.found.push(Arc::clone(other));
-            }
-            progress.next += 1;
-        }
-        alive_in(held, &progress.found, cell)
-    };
+fn look(held: &Arc<Held>, cell: Cell, others: &[&Arc<Held>], left: &mut Left) -> Result<Alive, TooMuch> {
+    let rules: Vec<&Arc<Held>> = std::iter::once(held)
+        .chain(others.iter().copied().filter(|other| !Arc::ptr_eq(other, held)))
+        .collect();
     let mut alive = Alive::default();
-    join(&explore(cell, Progress::default(), KINDS_MAX, &mut step)?, &mut alive);
+    let tree = explore(cell, (&rules, 1), left, |cell, found, left| {
+        let others: Vec<&Arc<Held>> =
+            found.iter().filter(|at| **at > 0).filter_map(|at| rules.get(*at).copied()).collect();
+        let count: usize = others.iter().map(|other| other.patterns.len()).sum();
+        left.take_steps(held.patterns.len().saturating_mul(count))?;
+        Ok(if found.is_empty() { Alive::default() } else { alive_in(held, &others, cell)? })
+    })?;
+    tree.leaves().into_iter().for_each(|found| alive.join(found));
     Ok(alive)
 }
 
-fn join(tree: &Tree<Alive>, alive: &mut Alive) {
-    match tree {
-        Tree::Leaf(found) => alive.join(found),
-        Tree::Fork { yes, no, .. } => {
-            join(yes, alive);
-            join(no, alive);
-        }
-    }
-}
-
 /// Looks at the patterns of a rule for one kind of identities that it and others speak of.
-fn alive_in(held: &Arc<Held>, others: &[Arc<Held>], cell: &Cell) -> Result<Alive, Question> {
+fn alive_in(held: &Arc<Held>, others: &[&Arc<Held>], cell: &Cell) -> Result<Alive, Question> {
     let mut alive = Alive::default();
     for pattern in &held.patterns {
         let accesses = Access::ALL.into_iter().filter(|access| access.has(pattern.effect));
@@ -299,7 +352,7 @@ fn alive_in(held: &Arc<Held>, others: &[Arc<Held>], cell: &Cell) -> Result<Alive
 
 /// Returns what the rule says itself, and what all say together. Conditions count as met, but those of
 /// denies: one that holds on some listeners only makes nothing unreachable.
-fn sides(access: Access, held: &Held, others: &[Arc<Held>], cell: &Cell) -> (Side, Side) {
+fn sides(access: Access, held: &Held, others: &[&Arc<Held>], cell: &Cell) -> (Side, Side) {
     let (mut own, mut all) = (Side::default(), Side::default());
     for list in access.lists(held, cell) {
         own.add(&list);
@@ -341,7 +394,7 @@ fn allows_something(pattern: &Pattern, all: &Side, cell: &Cell) -> Result<bool, 
 fn adds_something(
     pattern: &Pattern,
     held: &Held,
-    others: &[Arc<Held>],
+    others: &[&Arc<Held>],
     own: &Side,
     access: Access,
     cell: &Cell,

@@ -1,6 +1,5 @@
 //! Rules in a form that can be asked about all identities at once.
 
-use crate::access::Access;
 use crate::cell::{Cell, PartIndex, Question, Term};
 use crate::marked;
 use crate::topics::{Filter, text};
@@ -135,7 +134,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn new(rule: Rule, checked: CheckedRule) -> Self {
+    pub(crate) fn new(rule: Rule, checked: CheckedRule) -> Self {
         let mut captures = vec![("td".to_owned(), 0)];
         let whom = Whom::read(&rule.id, &mut captures);
         let unless = rule.unless.iter().map(|pattern| Whom::read(pattern, &mut captures)).collect();
@@ -160,24 +159,40 @@ impl Held {
         serde_json::to_string(&rule).unwrap_or_default()
     }
 
-    /// The same for one kind of access: other lists do not matter.
-    pub(crate) fn meaning_for(&self, access: Access) -> String {
-        let keep = |effect, list: &Vec<String>| if access.weighs(effect) { list.clone() } else { Vec::new() };
-        let rule = &self.rule;
+    /// Returns of whom it speaks and under which conditions: everything about access but the topics.
+    pub(crate) fn head(&self) -> String {
+        let rule = with_lists(&self.rule, |_, _| Vec::new());
         let rule = Rule {
             name: String::new(),
             source: RuleSource::Built,
-            publish: keep(Effect::Publish, &rule.publish),
-            subscribe: keep(Effect::Subscribe, &rule.subscribe),
-            receive: keep(Effect::Receive, &rule.receive),
-            subscribe_literal: keep(Effect::SubscribeLiteral, &rule.subscribe_literal),
-            deny_publish: keep(Effect::DenyPublish, &rule.deny_publish),
-            deny_subscribe: keep(Effect::DenySubscribe, &rule.deny_subscribe),
-            deny_receive: keep(Effect::DenyReceive, &rule.deny_receive),
-            deny_subscribe_literal: keep(Effect::DenySubscribeLiteral, &rule.deny_subscribe_literal),
-            ..rule.clone()
+            durability: None,
+            queue_overflow: None,
+            ..rule
         };
         serde_json::to_string(&rule).unwrap_or_default()
+    }
+
+    /// Returns the rule with other lists.
+    pub(crate) fn with_lists(&self, list: impl FnMut(Effect, &[String]) -> Vec<String>) -> Self {
+        Self::new(with_lists(&self.rule, list), self.checked.clone())
+    }
+
+    /// Returns the only identity that it speaks of, if there is one.
+    pub(crate) fn only(&self) -> Option<&SpiffeId> {
+        self.only.as_ref()
+    }
+
+    /// Returns the identities that its `unless` names in full.
+    pub(crate) fn excepts(&self) -> impl Iterator<Item = SpiffeId> {
+        self.checked.unless().iter().filter_map(IdPattern::literal)
+    }
+
+    /// Returns the text that its `id` spells for a part.
+    pub(crate) fn spelled(&self, part: PartIndex) -> Option<&Arc<str>> {
+        match self.whom.parts.get(part) {
+            Some(Some(Term::Text(text))) => Some(text),
+            _ => None,
+        }
     }
 
     /// Tells whether the rule speaks of the identities of a cell.
@@ -297,6 +312,20 @@ impl Held {
     }
 }
 
+fn with_lists(rule: &Rule, mut list: impl FnMut(Effect, &[String]) -> Vec<String>) -> Rule {
+    Rule {
+        publish: list(Effect::Publish, &rule.publish),
+        subscribe: list(Effect::Subscribe, &rule.subscribe),
+        receive: list(Effect::Receive, &rule.receive),
+        subscribe_literal: list(Effect::SubscribeLiteral, &rule.subscribe_literal),
+        deny_publish: list(Effect::DenyPublish, &rule.deny_publish),
+        deny_subscribe: list(Effect::DenySubscribe, &rule.deny_subscribe),
+        deny_receive: list(Effect::DenyReceive, &rule.deny_receive),
+        deny_subscribe_literal: list(Effect::DenySubscribeLiteral, &rule.deny_subscribe_literal),
+        ..rule.clone()
+    }
+}
+
 /// A pattern of identities.
 #[derive(Clone, Debug)]
 struct Whom {
@@ -356,9 +385,12 @@ impl Whom {
                 // It cannot be compared before it is known to be there.
                 break;
             }
-            if let Some(wanted) = wanted
-                && !ask(cell.equal(&Term::Part(part), wanted))
-            {
+            let same = match wanted {
+                None => continue,
+                Some(Term::Text(text)) => cell.is_spelled(part, text),
+                Some(other) => cell.equal(&Term::Part(part), other),
+            };
+            if !ask(same) {
                 return Ok(false);
             }
         }

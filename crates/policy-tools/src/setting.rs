@@ -10,7 +10,7 @@ use midge_policy::Rule;
 use std::collections::BTreeSet;
 
 /// Most settings that are looked at.
-const SETTINGS_MAX: usize = 20_000;
+pub(crate) const SETTINGS_MAX: usize = 20_000;
 
 /// Something that conditions are about.
 #[derive(Clone, Debug, PartialEq, Eq)]

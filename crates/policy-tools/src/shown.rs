@@ -2,12 +2,17 @@
 
 use crate::cell::{Cell, PartIndex, Term};
 use crate::model::Held;
+use crate::overlap::{self, Level, Overlaps};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Names of parts, from the captures of the rules that speak of them.
-#[derive(Clone, Debug)]
-pub(crate) struct Names(Vec<Arc<Held>>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    rules: Vec<Arc<Held>>,
+    /// Their places by whom they speak of.
+    index: Overlaps<usize>,
+}
 
 /// One kind of identities, written out.
 #[derive(Clone, Debug)]
@@ -33,7 +38,22 @@ impl Shown {
 
 impl Names {
     pub(crate) fn of<'a>(rules: impl Iterator<Item = &'a Arc<Held>>) -> Self {
-        Self(rules.cloned().collect())
+        let rules: Vec<Arc<Held>> = rules.cloned().collect();
+        let mut index = Overlaps::default();
+        rules.iter().enumerate().for_each(|(at, held)| index.insert(&overlap::levels(&held.rule.id), at));
+        Self { rules, index }
+    }
+
+    /// Returns the rules that may speak of identities of the cell.
+    fn speaking_of(&self, cell: &Cell) -> impl Iterator<Item = &Arc<Held>> {
+        let parts: Vec<Term> = (0..cell.len()).map(|part| cell.resolve(part)).collect();
+        let levels = parts.iter().map(|term| match term {
+            Term::Text(text) => Level::Text(text),
+            Term::Part(_) => Level::Any,
+        });
+        let open = (!cell.is_ended()).then_some(Level::Rest);
+        let places = self.index.of(&overlap::cut(levels.chain(open)));
+        places.into_iter().filter_map(|at| self.rules.get(at))
     }
 
     /// Writes a cell out; the parts that are spoken of, or are compared, are named. `others` are
@@ -82,7 +102,7 @@ impl Names {
         {
             *first = Some("td".into());
         }
-        for rule in self.0.iter().filter(|rule| rule.applies(cell) != Ok(false)) {
+        for rule in self.speaking_of(cell).filter(|rule| rule.applies(cell) != Ok(false)) {
             for (part, name) in rule.captures() {
                 let taken = captured.iter().any(|known| known.as_deref() == Some(name));
                 if let Some(known) = captured.get_mut(part)

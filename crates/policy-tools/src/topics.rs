@@ -5,7 +5,8 @@
 //! filters are finite and levels are not, so a topic of *fresh* levels, which no filter spells, is
 //! left over wherever any topic is (the same argument as in the policy's own containment).
 
-use crate::cell::{Cell, Leaf, PartIndex, Question, Term};
+use crate::cell::{Cell, PartIndex, Question, Term};
+use crate::tree::Leaf;
 use std::sync::Arc;
 
 /// One level of a filter.
@@ -116,6 +117,9 @@ impl Filter {
         {
             return Ok(None);
         }
+        if self.is_apart(other) {
+            return Ok(None);
+        }
         let mut met = Vec::with_capacity(self.0.len().max(other.0.len()));
         let mut open = None;
         let mut at = 0;
@@ -149,6 +153,15 @@ impl Filter {
             Some(question) => Err(question),
             None => Ok(Some(Self(met)).filter(|met| !met.is_empty_text())),
         }
+    }
+
+    /// Tells whether both spell another text at the same level. Of many filters nearly all pairs do, and
+    /// what tells so has to be cheap.
+    fn is_apart(&self, other: &Self) -> bool {
+        self.0
+            .iter()
+            .zip(&other.0)
+            .any(|pair| matches!(pair, (Level::Term(Term::Text(a)), Level::Term(Term::Text(b))) if a != b))
     }
 
     /// Tells whether this is the empty text, which is no topic ([MQTT-4.7.3-1]).

@@ -1,12 +1,14 @@
 //! Who can reach a topic: by pattern for everyone there could be, and one by one for those there are.
 
 use crate::access::Side;
-use crate::cell::{Cell, Leaf, PartIndex, Question, Term, TooManyKinds, Tree, explore};
-use crate::diff::KINDS_MAX;
+use crate::cell::{Cell, PartIndex, Question, Term};
+use crate::explore::{Bounds, Left, TooMuch, explore};
 use crate::model::{Held, Ruleset};
+use crate::overlap::{Overlaps, levels};
 use crate::request::{Request, Verb};
 use crate::shown::Names;
 use crate::topics::Filter;
+use crate::tree::{Leaf, Tree};
 use midge_identity::SpiffeId;
 use midge_policy::Effect;
 use serde::Serialize;
@@ -54,27 +56,37 @@ impl Who {
     /// counts as met where the request does not say them.
     ///
     /// # Errors
-    /// When there are too many kinds of identities to look at each.
-    pub fn can(rules: &Ruleset, request: &Request) -> Result<Self, TooManyKinds> {
-        let bearing: Vec<Arc<Held>> =
-            rules.patterns().iter().filter(|held| bears(held, request)).cloned().collect();
-        let tree = explore(Cell::all(), Progress::default(), KINDS_MAX, &mut |cell, progress| {
-            progress.read(&bearing, cell)?;
-            progress.reach(request, cell)
+    /// When there is too much to look at for an exact answer.
+    pub fn can(rules: &Ruleset, request: &Request) -> Result<Self, TooMuch> {
+        let bearing = |held: &&Arc<Held>| bears(held, request);
+        let patterns: Vec<&Arc<Held>> = rules.patterns().iter().filter(bearing).collect();
+        let mut left = Left::of(Bounds::AT_HAND);
+        let tree = explore(Cell::all(), (&patterns, 0), &mut left, |cell, found, left| {
+            left.take_steps(found.len())?;
+            let found = found.iter().filter_map(|at| patterns.get(*at).copied());
+            Ok(Reach::of(&found.collect::<Vec<_>>(), request, cell)?)
         })?;
+        let mut index = Overlaps::default();
+        patterns.iter().enumerate().for_each(|(at, held)| index.insert(&levels(&held.rule.id), at));
+        let excepted: BTreeSet<SpiffeId> = patterns.iter().flat_map(|held| held.excepts()).collect();
         let mut points = BTreeMap::new();
         for id in rules.points() {
+            let mut found: Vec<&Arc<Held>> = rules.own(id).iter().filter(bearing).collect();
+            if found.is_empty() && !excepted.contains(id) {
+                continue;
+            }
             let cell = Cell::of(id);
-            let all: Vec<Arc<Held>> = rules.own(id).iter().chain(&bearing).cloned().collect();
-            let mut progress = Progress::default();
+            found.extend(index.of(&levels(&id.to_string())).into_iter().filter_map(|at| patterns.get(at)));
+            found.retain(|held| held.applies(&cell) == Ok(true));
+            left.take_steps(found.len())?;
             // No question is open about one identity.
-            if let Ok(reach) = progress.read(&all, &cell).and_then(|()| progress.reach(request, &cell))
+            if let Ok(reach) = Reach::of(&found, request, &cell)
                 && reach != tree.at(&cell)
             {
                 points.insert(id.clone(), reach);
             }
         }
-        Ok(Self { tree, points, names: Names::of(bearing.iter()) })
+        Ok(Self { tree, points, names: Names::of(patterns.into_iter()) })
     }
 
     /// Returns them kind by kind: each identity belongs to one kind at most.
@@ -84,23 +96,19 @@ impl Who {
             let id = id.to_string();
             kinds.push(WhoKind { id: id.clone(), except: Vec::new(), example: id, rules: reach.0.clone() });
         }
-        for (cell, reach) in self.tree.cells().into_iter().filter(|(_, reach)| !reach.0.is_empty()) {
-            let own: Vec<String> = self
-                .points
-                .keys()
-                .filter(|id| cell.contains(&Cell::of(id)))
-                .map(ToString::to_string)
-                .collect();
-            if !cell.is_general() && !own.is_empty() {
+        let regions = self.tree.regions(self.points.keys()).into_iter();
+        for region in regions.filter(|region| !region.found.0.is_empty()) {
+            let own: Vec<String> = region.ids.iter().map(ToString::to_string).collect();
+            if !region.cell.is_general() && !own.is_empty() {
                 continue;
             }
             let own_texts: Vec<&str> = own.iter().map(String::as_str).collect();
-            let shown = self.names.show(&cell, &BTreeSet::new(), &own_texts);
+            let shown = self.names.show(&region.cell, &BTreeSet::new(), &own_texts);
             kinds.push(WhoKind {
                 id: shown.id,
                 except: shown.except.into_iter().chain(own).collect(),
                 example: shown.example,
-                rules: reach.0.clone(),
+                rules: region.found.0.clone(),
             });
         }
         kinds.sort_by(|a, b| a.id.cmp(&b.id));
@@ -108,11 +116,11 @@ impl Who {
     }
 }
 
-/// Tells whether the rule has anything to say about such requests.
+/// Tells whether the rule has anything to say about such requests and their topics.
 fn bears(held: &Held, request: &Request) -> bool {
-    held.patterns.iter().any(|pattern| {
+    let of_verb = |effect| {
         matches!(
-            (request.verb, pattern.effect),
+            (request.verb, effect),
             (Verb::Publish | Verb::Will, Effect::Publish | Effect::DenyPublish)
                 | (
                     Verb::Subscribe,
@@ -126,32 +134,20 @@ fn bears(held: &Held, request: &Request) -> bool {
                     Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive
                 )
         )
-    })
+    };
+    let mut wanted = Overlaps::default();
+    wanted.insert(&levels(request.filter.filter.as_str()), ());
+    let mut patterns = held.patterns.iter().filter(|pattern| of_verb(pattern.effect));
+    patterns.any(|pattern| wanted.any(&levels(&pattern.text)))
 }
 
-/// How far the rules have been looked at for a cell.
-#[derive(Clone, Default)]
-struct Progress {
-    next: usize,
-    found: Vec<Arc<Held>>,
-}
-
-impl Progress {
-    fn read(&mut self, rules: &[Arc<Held>], cell: &Cell) -> Result<(), Question> {
-        while let Some(held) = rules.get(self.next) {
-            if held.applies(cell)? {
-                self.found.push(Arc::clone(held));
-            }
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    fn reach(&self, request: &Request, cell: &Cell) -> Result<Reach, Question> {
+impl Reach {
+    /// Tells what follows from the rules that speak of a cell.
+    fn of(found: &[&Arc<Held>], request: &Request, cell: &Cell) -> Result<Self, Question> {
         let wanted = Filter::read(request.filter.filter.as_str(), |_| None);
         let mut side = Side::default();
         let mut allowing = Vec::new();
-        for held in &self.found {
+        for held in found {
             let allows = request.may_meet(held, cell)?;
             let denies = held.denies_on(request.listener.as_deref())
                 && (held.rule.listener.is_empty() || request.listener.is_some());
@@ -180,7 +176,7 @@ impl Progress {
             side.allows(&wanted, cell)?
         };
         allowing.sort();
-        Ok(Reach(if allowed { allowing } else { Vec::new() }))
+        Ok(Self(if allowed { allowing } else { Vec::new() }))
     }
 }
 

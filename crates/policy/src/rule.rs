@@ -189,6 +189,59 @@ impl Rule {
         format!("entry/{entry_id}")
     }
 
+    /// Tells whether both say the same, whatever they are called and wherever they stand.
+    pub fn says_same_as(&self, other: &Self) -> bool {
+        let Self {
+            name: _,
+            source: _,
+            id,
+            unless,
+            publish,
+            subscribe,
+            receive,
+            subscribe_literal,
+            deny_publish,
+            deny_subscribe,
+            deny_receive,
+            deny_subscribe_literal,
+            client_id,
+            listener,
+            qos_max,
+            retain,
+            payload_max,
+            will,
+            rate,
+            response_topics,
+            share_groups,
+            durability,
+            queue_overflow,
+        } = self;
+        let whom = (id, unless, client_id, listener);
+        let allows = (publish, subscribe, receive, subscribe_literal);
+        let denies = (deny_publish, deny_subscribe, deny_receive, deny_subscribe_literal);
+        let limits = (qos_max, retain, payload_max, will, rate, response_topics, share_groups);
+        whom == (&other.id, &other.unless, &other.client_id, &other.listener)
+            && allows == (&other.publish, &other.subscribe, &other.receive, &other.subscribe_literal)
+            && denies
+                == (
+                    &other.deny_publish,
+                    &other.deny_subscribe,
+                    &other.deny_receive,
+                    &other.deny_subscribe_literal,
+                )
+            && limits
+                == (
+                    &other.qos_max,
+                    &other.retain,
+                    &other.payload_max,
+                    &other.will,
+                    &other.rate,
+                    &other.response_topics,
+                    &other.share_groups,
+                )
+            && (durability, queue_overflow) == (&other.durability, &other.queue_overflow)
+    }
+
     /// Returns the rule with another source.
     #[must_use]
     pub fn from_source(self, source: RuleSource) -> Self {

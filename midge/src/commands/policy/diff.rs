@@ -1,4 +1,4 @@
-use crate::exit::{self, WithCode as _};
+use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use midge_identity::SpiffeId;
 use midge_policy_tools::{Change, Diff, Kind, Ruleset};
@@ -14,10 +14,13 @@ pub(super) fn run(
     id: Option<&SpiffeId>,
     output: Output,
 ) -> anyhow::Result<bool> {
-    let diff = Diff::between(old, new).code(exit::INTERNAL)?;
     let kinds = match id {
-        None => diff.kinds(),
-        Some(id) => one(id, diff.of_id(id)),
+        None => Diff::between(old, new)
+            .map_err(|error| {
+                failure(exit::INTERNAL, format!("{error}, or ask for one identity: --spiffeID ID"))
+            })?
+            .kinds(),
+        Some(id) => one(id, Diff::for_identity(old, new, id).code(exit::INTERNAL)?),
     };
     match output {
         Output::Json => output::json(&json!({ "kinds": kinds }))?,

@@ -121,12 +121,13 @@ fn lint(rules: Vec<CheckedRule>) -> Lint {
     if rules.len() > RULES_MAX {
         return Lint::TooMany(rules.len());
     }
+    let count = rules.len();
     match check(&Ruleset::of(rules)) {
         Ok(findings) => {
             let warnings = findings.into_iter().filter(|finding| finding.severity == Severity::Warning);
             Lint::Known(warnings.collect())
         }
-        Err(error) => Lint::TooMany(error.0),
+        Err(_) => Lint::TooMany(count),
     }
 }
 

@@ -1,0 +1,219 @@
+//! What differs between two policies for one kind of access.
+
+use crate::access::{Access, Listed, Side};
+use crate::cell::{Cell, PartIndex, Term};
+use crate::compared::{Compared, Sided};
+use crate::diff::{Change, Kind};
+use crate::explore::{Left, Stop, TooMuch, explore};
+use crate::marked;
+use crate::overlap::{Overlaps, levels};
+use crate::setting::{SETTINGS_MAX, Setting, Space};
+use crate::shown::{Names, Shown};
+use crate::topics::Topics;
+use crate::tree::{Leaf, Tree};
+use midge_identity::SpiffeId;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    tree: Tree<Changes>,
+    /// Identities with rules of their own for which something else changes than the tree says.
+    points: BTreeMap<SpiffeId, Changes>,
+}
+
+impl Part {
+    pub(crate) fn of(compared: &Compared, access: Access, left: &mut Left) -> Result<Self, TooMuch> {
+        let nothing = Self { tree: Tree::Leaf(Changes::default()), points: BTreeMap::new() };
+        let Some((rules, changed)) = compared.bearing(access) else { return Ok(nothing) };
+        let is_pattern = |sided: &&Sided| sided.held.only().is_none();
+        let differing = rules.iter().take(changed).filter(is_pattern).count();
+        let patterns: Vec<&Sided> = rules.iter().filter(is_pattern).collect();
+        let tree = if differing == 0 {
+            nothing.tree
+        } else {
+            explore(Cell::all(), (&patterns, differing), left, |cell, found, left| {
+                let found: Vec<&Sided> = found.iter().filter_map(|at| patterns.get(*at).copied()).collect();
+                Changes::of(access, cell, &found, left)
+            })?
+        };
+        let mut part = Self { tree, ..nothing };
+        part.look_at_points(access, &rules, left)?;
+        Ok(part)
+    }
+
+    /// Looks at the identities that have rules of their own, or that an `unless` names in full.
+    fn look_at_points(&mut self, access: Access, rules: &[Sided], left: &mut Left) -> Result<(), TooMuch> {
+        let mut own: BTreeMap<SpiffeId, Vec<&Sided>> = BTreeMap::new();
+        let mut patterns = Overlaps::default();
+        for (at, sided) in rules.iter().enumerate() {
+            match sided.held.only() {
+                Some(id) => own.entry(id.clone()).or_default().push(sided),
+                None => patterns.insert(&levels(&sided.held.rule.id), at),
+            }
+            for id in sided.held.excepts() {
+                own.entry(id).or_default();
+            }
+        }
+        for (id, mut found) in own {
+            let cell = Cell::of(&id);
+            let matching = patterns.of(&levels(&id.to_string()));
+            found.extend(matching.into_iter().filter_map(|at| rules.get(at)));
+            left.take_steps(found.len())?;
+            found.retain(|sided| sided.held.applies(&cell) == Ok(true));
+            let changes = match Changes::of(access, &cell, &found, left) {
+                Ok(changes) => changes,
+                Err(Stop::TooMuch(error)) => return Err(error),
+                // No question is open about one identity.
+                Err(Stop::Question(_)) => continue,
+            };
+            if self.tree.at(&cell) != changes {
+                self.points.insert(id, changes);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.points.values().chain(self.tree.leaves()).all(Changes::is_empty)
+    }
+
+    /// Returns what changes for one identity.
+    pub(crate) fn at(&self, id: &SpiffeId, shown: &Shown) -> Vec<Change> {
+        self.points.get(id).cloned().unwrap_or_else(|| self.tree.at(&Cell::of(id))).shown(shown)
+    }
+
+    pub(crate) fn kinds(&self, names: &Names) -> Vec<Kind> {
+        let mut kinds = Vec::new();
+        for (id, changes) in self.points.iter().filter(|(_, changes)| !changes.is_empty()) {
+            let shown = names.show(&Cell::of(id), &BTreeSet::new(), &[]);
+            kinds.push(Kind {
+                id: id.to_string(),
+                except: Vec::new(),
+                example: id.to_string(),
+                changes: changes.shown(&shown),
+            });
+        }
+        let regions = self.tree.regions(self.points.keys()).into_iter();
+        for region in regions.filter(|region| !region.found.is_empty()) {
+            let parts: BTreeSet<PartIndex> = region.found.0.iter().flat_map(RawChange::parts).collect();
+            let own: Vec<String> = region.ids.iter().map(ToString::to_string).collect();
+            if !region.cell.is_general() && !own.is_empty() {
+                continue;
+            }
+            let own_texts: Vec<&str> = own.iter().map(String::as_str).collect();
+            let shown = names.show(&region.cell, &parts, &own_texts);
+            kinds.push(Kind {
+                id: shown.id.clone(),
+                except: shown.except.iter().cloned().chain(own).collect(),
+                example: shown.example.clone(),
+                changes: region.found.shown(&shown),
+            });
+        }
+        kinds
+    }
+}
+
+/// A change whose topics may speak of parts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RawChange {
+    access: Access,
+    gained: bool,
+    topics: Topics,
+    when: String,
+}
+
+impl RawChange {
+    /// Returns the parts it speaks of.
+    fn parts(&self) -> impl Iterator<Item = PartIndex> {
+        self.topics.parts().chain(marked::parts(&self.when))
+    }
+}
+
+/// What changes for the identities of one cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes(Vec<RawChange>);
+
+/// A list with the policies that it is in.
+type SidedList<'a> = (&'a Sided, Listed);
+
+impl Changes {
+    /// Compares what rules say of one cell.
+    pub(crate) fn of(access: Access, cell: &Cell, found: &[&Sided], left: &mut Left) -> Result<Self, Stop> {
+        if !found.iter().any(|sided| sided.differs()) {
+            return Ok(Self::default());
+        }
+        let lists = |sided: &&'_ Sided| access.lists(&sided.held, cell);
+        let lists: Vec<SidedList<'_>> =
+            found.iter().flat_map(|sided| lists(sided).into_iter().map(|list| (*sided, list))).collect();
+        let space = Space::of(lists.iter().map(|(_, list)| &list.conditions), cell)?;
+        if space.is_too_large() {
+            return Err(TooMuch::Settings(SETTINGS_MAX).into());
+        }
+        let settings = space.settings();
+        let patterns: usize = lists.iter().map(|(_, list)| list.filters.len()).sum();
+        left.take_steps(patterns.saturating_mul(patterns).saturating_mul(settings.len()))?;
+        let mut found: BTreeMap<(bool, Topics), BTreeSet<Setting>> = BTreeMap::new();
+        for setting in settings {
+            let (mut old, mut new) = (Side::default(), Side::default());
+            for (sided, list) in lists.iter().filter(|(_, list)| list.conditions.hold(&space, &setting)) {
+                if sided.in_old {
+                    old.add(list);
+                }
+                if sided.in_new {
+                    new.add(list);
+                }
+            }
+            for (gained, more, less) in [(true, &new, &old), (false, &old, &new)] {
+                for topics in more.beyond(less, access, cell)? {
+                    found.entry((gained, topics)).or_default().insert(setting.clone());
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        for ((gained, topics), settings) in found {
+            let told = space.describe(&settings).into_iter();
+            changes.extend(told.map(|when| RawChange { access, gained, topics: topics.clone(), when }));
+        }
+        changes.sort();
+        Ok(Self(changes))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn shown(&self, shown: &Shown) -> Vec<Change> {
+        let change = |change: &RawChange| Change {
+            gained: change.gained,
+            access: change.access,
+            filter: change.topics.filter().text(|part| shown.name(part)),
+            except: change
+                .topics
+                .except()
+                .iter()
+                .map(|filter| filter.text(|part| shown.name(part)))
+                .collect(),
+            when: marked::fill(&change.when, |part| shown.name(part)),
+            example: change.topics.witness(|part| shown.value(part)),
+        };
+        self.0.iter().map(change).collect()
+    }
+}
+
+impl Leaf for Changes {
+    fn replace(&self, part: PartIndex, by: &Term) -> Self {
+        let change = |change: &RawChange| RawChange {
+            topics: change.topics.replace(part, by),
+            when: marked::replace(&change.when, part, by),
+            ..change.clone()
+        };
+        let mut changes: Vec<RawChange> = self.0.iter().map(change).collect();
+        changes.sort();
+        changes.dedup();
+        Self(changes)
+    }
+
+    fn mentions(&self, part: PartIndex) -> bool {
+        self.0.iter().any(|change| change.parts().any(|known| known >= part))
+    }
+}
