@@ -184,6 +184,8 @@ fn a_data_directory_of_somebody_else_is_left_as_it_is() {
         78,
         &["plant.example", "other.example", "set trust-domain back", &place.text("data/midge.db")],
     );
+    let renamed = place.write("renamed.toml", &text.replace("\"box-1\"", "\"box-9\""));
+    starts(&renamed).refused(78, &["belongs to node \"box-1\", not to \"box-9\"", "another data-dir"]);
     let link = "[cloud]\nbootstrap = \"https://127.0.0.1:1\"\nchannel = \"wss://127.0.0.1:1\"\n";
     let managed = place.write("managed.toml", &format!("{text}{link}"));
     starts(&managed).refused(78, &["standalone", "edge", "use that role's data directory"]);

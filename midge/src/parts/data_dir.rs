@@ -3,7 +3,7 @@
 use crate::exit::{self, WithCode, failure};
 use anyhow::Context as _;
 use midge_runtime::{SocketTaken, clear_socket};
-use midge_store::{OpenError, Store, StoreInfo};
+use midge_store::{Batch, Durability, OpenError, Store, StoreInfo};
 use std::fs::{DirBuilder, Permissions, metadata, set_permissions};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,28 @@ impl DataDir {
     /// Opens the store of a role; refuses one of another role or trust domain.
     pub(crate) fn store(&self, role: &str, trust_domain: &str) -> anyhow::Result<Store> {
         self.open("midge.db", role, trust_domain)
+    }
+
+    /// Refuses the store of another node: CA, SVIDs and entries in it are of that name. One that does not say whose it
+    /// is, of an older version, is taken over.
+    pub(crate) async fn claim(&self, store: &Store, node: &str) -> anyhow::Result<()> {
+        const NODE: &str = "node";
+        let Some(owner) = store.get(NODE).await.code(exit::IO)? else {
+            let batch = Batch::new().put(NODE, node);
+            return store.commit(batch, Durability::PowerLoss).await.code(exit::IO);
+        };
+        let owner = String::from_utf8_lossy(&owner);
+        if owner == node {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(failure(
+            exit::CONFIG,
+            format!(
+                "{path} belongs to node \"{owner}\", not to \"{node}\": its certificates and entries bear that name; \
+                 set node = \"{owner}\" or choose another data-dir"
+            ),
+        ))
     }
 
     /// Opens the store of the broker's sessions and messages.

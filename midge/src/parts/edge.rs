@@ -59,6 +59,7 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let endpoints = http::bind(config.http.address).await?;
     let role = if config.cloud.is_some() { "edge" } else { "standalone" };
     let store = dir.store(role, &config.trust_domain)?;
+    dir.claim(&store, &config.node).await?;
     let mqtt_store = dir.mqtt_store(&config.trust_domain)?;
     let admin = AdminSocket::bind(&config.admin_socket())?;
     let clock = Clock::system();
