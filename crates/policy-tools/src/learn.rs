@@ -180,10 +180,9 @@ impl Seen {
     }
 }
 
-/// Divides what was seen of a kind: what belongs to the kind, and what one identity of several did alone
-/// at a topic that does not name it.
+/// Divides what was seen of a kind: what belongs to the kind, and what one identity did alone at a topic that names
+/// none. Nothing says that others of the kind would do that, were there any; even if it was the only one that was seen.
 fn common_and_single(scheme: &Scheme, seen: &[&Observation]) -> (Seen, BTreeMap<SpiffeId, Seen>) {
-    let identities: BTreeSet<&SpiffeId> = seen.iter().map(|seen| &seen.identity).collect();
     let mut users: BTreeMap<(Verb, String), BTreeSet<&SpiffeId>> = BTreeMap::new();
     for seen in seen {
         let template = scheme.template(&seen.identity, filter_of(seen));
@@ -193,7 +192,7 @@ fn common_and_single(scheme: &Scheme, seen: &[&Observation]) -> (Seen, BTreeMap<
     for seen in seen {
         let template = scheme.template(&seen.identity, filter_of(seen));
         let key = (seen.action, template);
-        let alone = users.get(&key).is_some_and(|users| users.len() == 1) && identities.len() > 1;
+        let alone = users.get(&key).is_some_and(|users| users.len() == 1);
         if alone && !key.1.contains('{') {
             single.entry(seen.identity.clone()).or_default().add(seen, key.1);
         } else {

@@ -221,7 +221,18 @@ fn what_was_seen_becomes_rules_for_kinds() {
         (Some(1), Some(false), Some(false), Some(128))
     );
     assert_eq!(by_name("learned-led").publish, ["odd"]);
-    assert_eq!(by_name("learned-app").publish, ["orders/+/new"]);
+    let shop = by_name("learned-shop");
+    assert_eq!(
+        (shop.id.as_str(), shop.publish.as_slice()),
+        ("spiffe://td/edge/box/app/shop", &["orders/+/new".to_owned()][..])
+    );
+    let other =
+        Ruleset::new(proposal.rules.clone()).unwrap().policy().rights(&id("spiffe://td/edge/box/app/till"));
+    let facts = midge_policy::PublishFacts { qos: QoS::AtLeastOnce, payload_len: 100, ..Default::default() };
+    assert!(
+        other.publish(&mqtt_proto::TopicName::new("orders/1/new").unwrap(), facts).is_err(),
+        "not seen of it"
+    );
     assert!(
         report.wider.contains(&"orders/+/new: any value for a level that had 20".to_owned()),
         "{report:#?}"
