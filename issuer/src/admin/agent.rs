@@ -5,7 +5,7 @@ use super::{
     page::page,
 };
 use crate::{IssueError, Issuer};
-use issuer_core::{Node, Selector, SetMatch, check_member};
+use issuer_core::{Node, Selector, SetMatch, check_member, node_of};
 use midge_api::spire::api::{
     server::agent::v1::{
         BanAgentRequest, CountAgentsRequest, CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest,
@@ -38,6 +38,18 @@ impl AgentService {
         let id = id_from_api(id).map_err(invalid)?;
         check_member(self.issuer.trust_domain(), &id).map_err(|error| invalid(error.to_string()))?;
         Ok(id)
+    }
+
+    /// The ID of a box: nothing else joins with a token.
+    fn box_id(&self, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Status> {
+        let id = self.agent_id(id)?;
+        if node_of(&id).is_some_and(|node| id.path() == format!("/edge/{node}")) {
+            return Ok(id);
+        }
+        let wanted = format!("spiffe://{}/edge/<node>", self.issuer.trust_domain());
+        Err(Status::invalid_argument(format!(
+            "invalid agent ID: \"{id}\" is no box that could join: use {wanted}"
+        )))
     }
 }
 
@@ -95,12 +107,15 @@ impl Agent for AgentService {
         let Some(ttl) = u64::try_from(request.ttl).ok().filter(|ttl| *ttl >= 1) else {
             return Err(Status::invalid_argument("ttl is required, you must provide one"));
         };
-        let agent_id = match &request.agent_id {
-            Some(_) => Some(self.agent_id(request.agent_id.as_ref())?),
-            None => None,
-        };
+        if let Some(node) = &self.issuer.config().node {
+            let here = if self.issuer.is_upstream() { "" } else { ", and this one has none" };
+            return Err(Status::failed_precondition(format!(
+                "this is box {node}: a box joins with a token of its cloud, so it is made there{here}"
+            )));
+        }
+        let agent_id = self.box_id(request.agent_id.as_ref())?;
         let token = Some(request.token).filter(|token| !token.is_empty());
-        let made = self.issuer.create_join_token(Duration::from_secs(ttl), token, agent_id).await;
+        let made = self.issuer.create_join_token(Duration::from_secs(ttl), token, Some(agent_id)).await;
         let made = made.map_err(|error| status("failed to create token", &error))?;
         Ok(Response::new(types::JoinToken { value: made.token, expires_at: seconds(made.expires_at) }))
     }

@@ -286,11 +286,29 @@ async fn tokens_are_made_and_spent() {
         let expected = (Code::InvalidArgument, "ttl is required, you must provide one".to_owned());
         assert_eq!(refusal(create(ttl, "", None).await), expected);
     }
-    create(60, "mine", None).await.unwrap();
-    assert_eq!(refusal(create(60, "mine", None).await).0, Code::AlreadyExists);
+    let two = || Some(api_id("/edge/box-2"));
+    create(60, "mine", two()).await.unwrap();
+    assert_eq!(refusal(create(60, "mine", two()).await).0, Code::AlreadyExists);
+    assert_eq!(refusal(create(60, "", None).await).0, Code::InvalidArgument);
+    for path in ["/foo", "/edge", "/edge/box-1/mapper/x"] {
+        let (code, message) = refusal(create(60, "", Some(api_id(path))).await);
+        assert!(code == Code::InvalidArgument && message.ends_with("plant.example/edge/<node>"), "{message}");
+    }
     let foreign = types::Spiffeid { trust_domain: "elsewhere".to_owned(), path: "/a".to_owned() };
     let (code, message) = refusal(create(60, "", Some(foreign)).await);
     assert!(code == Code::InvalidArgument && message.starts_with("invalid agent ID: "), "{message}");
+}
+
+#[tokio::test]
+async fn no_token_is_made_where_no_box_joins() {
+    for place in [Place::standalone(), Place::edge()] {
+        let admin = admin(place).await;
+        let agent_id = Some(api_id("/edge/box-2"));
+        let request = CreateJoinTokenRequest { ttl: 60, token: String::new(), agent_id };
+        let (code, message) = refusal(admin.agents().create_join_token(request).await);
+        assert_eq!(code, Code::FailedPrecondition);
+        assert!(message.starts_with("this is box box-1: "), "{message}");
+    }
 }
 
 #[tokio::test]
