@@ -1,6 +1,7 @@
 //! Section `[mqtt.limits]`: the caps of codec and core as an operator sets them. What happens beyond
 //! each is said where it is enforced: `broker_core::Config` and `mqtt_proto::Limits`.
 
+use crate::listener::exposed;
 use crate::{LostRetained, MqttConfig};
 use broker_core::Config;
 use midge_policy::QueueOverflow;
@@ -141,6 +142,31 @@ impl MqttConfig {
         }
     }
 
+    /// Returns values with the least with which devices are served: the event bus subscribes to eight filters of up to
+    /// eight levels at once, and tells of devices in packets of some hundred bytes.
+    fn least(&self) -> [(&'static str, u32, u32); 16] {
+        let limits = &self.limits;
+        [
+            ("connect-timeout-secs", self.connect_timeout_secs.into(), 1),
+            ("unread-timeout-secs", self.unread_timeout_secs.into(), 1),
+            ("threads", self.threads.into(), 1),
+            ("handshakes-max", self.handshakes_max.into(), 1),
+            ("connections-max", self.connections_max, 2),
+            ("arrivals-max", self.arrivals_max, 2),
+            ("packet-size-max", self.packet_size_max, 1_024),
+            ("limits.sessions-max", limits.sessions_max, 2),
+            ("limits.sessions-per-identity-max", limits.sessions_per_identity_max, 1),
+            // [MQTT-3.1.3-5]
+            ("limits.client-id-bytes-max", limits.client_id_bytes_max.into(), 23),
+            ("limits.subscriptions-per-session-max", limits.subscriptions_per_session_max, 8),
+            ("limits.topic-levels-max", limits.topic_levels_max.into(), 8),
+            ("limits.unsent-bytes-soft", limits.unsent_bytes_soft, 1_024),
+            ("limits.connect-bytes-max", limits.connect_bytes_max, 1_024),
+            ("limits.properties-bytes-max", limits.properties_bytes_max, 64),
+            ("limits.filters-max", limits.filters_max.into(), 8),
+        ]
+    }
+
     /// Returns what is wrong with the values, each with its key and the remedy.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -150,14 +176,10 @@ impl MqttConfig {
                 self.response_prefix
             ));
         }
-        for (key, value) in [
-            ("connect-timeout-secs", self.connect_timeout_secs),
-            ("unread-timeout-secs", self.unread_timeout_secs),
-            ("threads", self.threads),
-            ("handshakes-max", self.handshakes_max),
-        ] {
-            if value == 0 {
-                problems.push(format!("mqtt.{key} = 0: write 1 or more"));
+        problems.extend(exposed(self).map(|exposed| exposed.to_string()));
+        for (key, value, least) in self.least() {
+            if value < least {
+                problems.push(format!("mqtt.{key} = {value}: write {least} or more"));
             }
         }
         for origin in &self.websocket_origins {
@@ -212,5 +234,53 @@ mod tests {
         assert_eq!(problems.len(), 4, "{problems:?}");
         assert!(problems.iter().any(|text| text.contains("response-prefix") && text.contains("wildcards")));
         assert!(problems.iter().any(|text| text.contains("unsent-bytes-hard = 1")));
+    }
+
+    #[test]
+    fn what_would_keep_the_event_bus_out_is_told_and_the_least_is_enough() {
+        let of = |least: bool| {
+            let of = |value: u32| if least { value } else { value - 1 };
+            let limits = LimitsConfig {
+                sessions_max: of(2),
+                sessions_per_identity_max: of(1),
+                client_id_bytes_max: of(23).try_into().unwrap(),
+                subscriptions_per_session_max: of(8),
+                topic_levels_max: of(8).try_into().unwrap(),
+                unsent_bytes_soft: of(1_024),
+                connect_bytes_max: of(1_024),
+                properties_bytes_max: of(64),
+                filters_max: of(8).try_into().unwrap(),
+                ..LimitsConfig::default()
+            };
+            let (connections_max, arrivals_max, packet_size_max) = (of(2), of(2), of(1_024));
+            MqttConfig { connections_max, arrivals_max, packet_size_max, limits, ..MqttConfig::default() }
+                .problems()
+        };
+        assert_eq!(of(true), [""; 0]);
+        let problems = of(false);
+        assert_eq!(problems.len(), 12, "{problems:?}");
+        assert!(
+            problems.contains(&"mqtt.limits.topic-levels-max = 7: write 8 or more".to_owned()),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn plaintext_that_others_could_reach_is_told() {
+        let open = |text: &str| Some(text.parse().unwrap());
+        let config = MqttConfig {
+            tcp: open("0.0.0.0:1883"),
+            websocket_loopback: open("[::]:8083"),
+            ..MqttConfig::default()
+        };
+        let problems = config.problems();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems.iter().all(|text| text.contains("is not a loopback address")), "{problems:?}");
+        let config = MqttConfig {
+            tcp: open("127.8.8.8:1883"),
+            websocket_loopback: open("[::1]:8083"),
+            ..MqttConfig::default()
+        };
+        assert_eq!(config.problems(), [""; 0]);
     }
 }

@@ -71,10 +71,8 @@ impl Bound {
     /// # Errors
     /// When one cannot be bound.
     pub async fn bind(config: &MqttConfig) -> Result<Self, BindError> {
-        for (key, address) in [("tcp", config.tcp), ("websocket-loopback", config.websocket_loopback)] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
-                return Err(BindError::NotLoopback { key, address });
-            }
+        if let Some(exposed) = exposed(config).next() {
+            return Err(exposed);
         }
         let tls = bind_tcp("tls", config.tls).await?;
         let tcp = bind_tcp("tcp", config.tcp).await?;
@@ -94,6 +92,16 @@ impl Bound {
             websocket_loopback,
         })
     }
+}
+
+/// Returns the plaintext listeners that others than local processes could reach.
+pub(crate) fn exposed(config: &MqttConfig) -> impl Iterator<Item = BindError> + use<> {
+    [("tcp", config.tcp), ("websocket-loopback", config.websocket_loopback)].into_iter().filter_map(
+        |(key, address)| {
+            let address = address.filter(|address| !address.ip().is_loopback())?;
+            Some(BindError::NotLoopback { key, address })
+        },
+    )
 }
 
 fn address(listener: Option<&TcpListener>) -> Option<SocketAddr> {

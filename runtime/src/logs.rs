@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _};
 use std::str::FromStr;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt};
@@ -64,10 +65,23 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
         .map_err(|_| LogError::Again)
 }
 
+/// Checks a filter as [`init`] reads it.
+///
+/// # Errors
+/// Fails when the filter does not parse.
+pub fn check(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })
+    let wrong = |reason: String| LogError::Filter { filter: filter.to_owned(), reason };
+    // The library takes a level that is misspelt for the name of a target, and all others are silent then.
+    let is_level =
+        |word: &str| word.is_empty() || word.contains(['=', '[', ']']) || word.parse::<LevelFilter>().is_ok();
+    match filter.split(',').find(|word| !is_level(word)) {
+        Some(word) => Err(wrong(format!("{word:?} is no level"))),
+        None => EnvFilter::builder().parse(filter).map_err(|error| wrong(error.to_string())),
+    }
 }
 
 fn lines<W>(format: LogFormat, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
@@ -120,6 +134,14 @@ mod tests {
         assert!("xml".parse::<LogFormat>().unwrap_err().to_string().contains("use human or json"));
         assert!(init(LogFormat::Human, "midge=loud").unwrap_err().to_string().contains("\"midge=loud\""));
         assert_eq!("json".parse::<LogFormat>().unwrap(), LogFormat::Json);
+        for (filter, wrong) in
+            [("inof", "\"inof\" is no level"), ("info,midge_broker", "\"midge_broker\" is no level")]
+        {
+            assert!(check(filter).unwrap_err().to_string().contains(wrong), "{filter}");
+        }
+        for filter in ["info", "OFF", "warn,midge_broker=debug", "midge_agent[attest]=trace", "info,"] {
+            check(filter).unwrap();
+        }
     }
 
     fn logged(format: LogFormat, filter: &str) -> String {

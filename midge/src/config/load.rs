@@ -1,6 +1,11 @@
-use super::{AgentConfig, CloudConfig, EdgeConfig};
+use super::{AgentConfig, CloudConfig, EdgeConfig, LogConfig};
+use http::Uri;
 use serde::de::DeserializeOwned;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+/// Shortest default lifetime of SVIDs in seconds: with less, connections end before renewed SVIDs have replaced theirs.
+const SVID_TTL_SECS_MIN: u32 = 5;
 
 /// Which program a file configures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +93,20 @@ impl Checked for EdgeConfig {
             ] {
                 if !value.starts_with(scheme) {
                     problems.push(format!("{key} = \"{value}\": must start with {scheme}"));
+                } else if !is_address(value) {
+                    problems
+                        .push(format!("{key} = \"{value}\": write {scheme}host:port, and nothing after it"));
                 }
             }
         }
+        problems.extend(log_problems(&self.log));
+        problems.extend(port_problems(&[
+            ("mqtt.tls", self.mqtt.tls),
+            ("mqtt.tcp", self.mqtt.tcp),
+            ("mqtt.websocket-tls", self.mqtt.websocket_tls),
+            ("mqtt.websocket-loopback", self.mqtt.websocket_loopback),
+            ("http.address", self.http.address),
+        ]));
         if self.event_bus.enabled && self.mqtt.tls.is_none() {
             problems.push(
                 "event-bus.enabled = true needs mqtt.tls: the event-bus is a client of that listener".into(),
@@ -107,6 +123,19 @@ impl Checked for CloudConfig {
         problems.extend(self.audit.problems());
         if self.audit.stream {
             problems.push("audit.stream = true: a cloud has no MQTT broker; stream at the boxes".into());
+        }
+        problems.extend(log_problems(&self.log));
+        problems.extend(port_problems(&[
+            ("bootstrap", Some(self.bootstrap)),
+            ("channel", Some(self.channel)),
+            ("http.address", self.http.address),
+        ]));
+        for (key, secs) in
+            [("edge-ca-ttl-secs", self.edge_ca_ttl_secs), ("node-svid-ttl-secs", self.node_svid_ttl_secs)]
+        {
+            if secs < SVID_TTL_SECS_MIN * 6 {
+                problems.push(format!("{key} = {secs}: write {} or more", SVID_TTL_SECS_MIN * 6));
+            }
         }
         if self.edge_ca_ttl_secs > self.issuer.ca_ttl_secs {
             problems.push(format!(
@@ -125,8 +154,49 @@ impl Checked for AgentConfig {
         let problem = wrong.map(|(id, error)| {
             format!("agent-id = \"{id}\": {error}; write spiffe://<trust domain>/edge/<node>/agent/<host>")
         });
-        problem.into_iter().collect()
+        problem.into_iter().chain(log_problems(&self.log)).collect()
     }
+}
+
+/// Whether it is `scheme://host:port`, as a connection to the cloud needs it.
+fn is_address(url: &str) -> bool {
+    url.parse::<Uri>().is_ok_and(|uri| {
+        let has_port = uri.port_u16().is_some_and(|port| port > 0);
+        let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        has_port
+            && is_plain
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.path_and_query().is_none_or(|path| path == "/")
+    })
+}
+
+fn log_problems(log: &LogConfig) -> Option<String> {
+    midge_runtime::logs::check(&log.filter).err().map(|error| format!("log.filter: {error}"))
+}
+
+/// Finds listeners that cannot both have their port; 0 is a port of its own each time.
+fn port_problems(listeners: &[(&str, Option<SocketAddr>)]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut before: Vec<(&str, SocketAddr)> = Vec::new();
+    for (key, address) in listeners.iter().filter_map(|(key, address)| address.map(|address| (*key, address)))
+    {
+        for (other, taken) in &before {
+            if address.port() != 0 && address.port() == taken.port() && overlap(address.ip(), taken.ip()) {
+                problems.push(format!(
+                    "{key} = \"{address}\": {other} = \"{taken}\" has that port; choose another"
+                ));
+            }
+        }
+        before.push((key, address));
+    }
+    problems
+}
+
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    let (one, other) = (one.to_canonical(), other.to_canonical());
+    // `[::]` takes connections of IPv4 too.
+    let takes = |all: IpAddr, other: IpAddr| all.is_unspecified() && (all.is_ipv6() || other.is_ipv4());
+    one == other || takes(one, other) || takes(other, one)
 }
 
 fn trust_domain_problems(name: &str) -> Vec<String> {
@@ -142,8 +212,11 @@ fn trust_domain_problems(name: &str) -> Vec<String> {
 
 fn issuer_problems(issuer: &super::IssuerSection) -> Vec<String> {
     let mut problems = Vec::new();
-    if issuer.x509_svid_ttl_secs == 0 || issuer.ca_ttl_secs == 0 {
-        problems.push("issuer: lifetimes must be above 0".into());
+    if issuer.x509_svid_ttl_secs < SVID_TTL_SECS_MIN {
+        problems.push(format!(
+            "issuer.x509-svid-ttl-secs = {}: write {SVID_TTL_SECS_MIN} or more; SVIDs are renewed at half of their life",
+            issuer.x509_svid_ttl_secs
+        ));
     }
     // spiffe.md §2.2: a full SVID lifetime is only sure up to a sixth of the CA's.
     if u64::from(issuer.x509_svid_ttl_secs) * 6 > u64::from(issuer.ca_ttl_secs) {

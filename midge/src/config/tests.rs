@@ -200,7 +200,39 @@ fn wrong_edge_files_are_refused_with_the_key_and_the_remedy() {
         ("trust-domain = \"spiffe://plant\"\nnode = \"b\"\n".into(), "trust-domain = ", "without scheme"),
         ("trust-domain = \"plant\"\nnode = \"a/b\"\n".into(), "node = \"a/b\"", "use letters, digits"),
         ("trust-domain = \"plant\"\nnode = \"..\"\n".into(), "node = \"..\"", "use letters, digits"),
-        (format!("{EDGE}[issuer]\nx509-svid-ttl-secs = 0\n"), "issuer", "above 0"),
+        (format!("{EDGE}[issuer]\nx509-svid-ttl-secs = 0\n"), "issuer.x509-svid-ttl-secs = 0", "5 or more"),
+        (format!("{EDGE}[mqtt]\nconnections-max = 0\n"), "mqtt.connections-max = 0", "2 or more"),
+        (
+            format!("{EDGE}[mqtt.limits]\ntopic-levels-max = 0\n"),
+            "mqtt.limits.topic-levels-max = 0",
+            "8 or more",
+        ),
+        (
+            format!("{EDGE}[mqtt]\ntcp = \"0.0.0.0:1883\"\n"),
+            "mqtt.tcp = \"0.0.0.0:1883\"",
+            "not a loopback address",
+        ),
+        (
+            format!("{EDGE}[mqtt]\ntcp = \"127.0.0.1:8883\"\n"),
+            "mqtt.tcp = \"127.0.0.1:8883\"",
+            "mqtt.tls = \"0.0.0.0:8883\"",
+        ),
+        (format!("{EDGE}[http]\naddress = \"[::]:1883\"\n"), "http.address = \"[::]:1883\"", "mqtt.tcp"),
+        (format!("{EDGE}[log]\nfilter = \"inof\"\n"), "log.filter", "use a level such as info"),
+        (
+            format!("{EDGE}[log]\nfilter = \"info,midge_broker=debgu\"\n"),
+            "log.filter",
+            "use a level such as info",
+        ),
+        (cloud("https://", "wss://c:2"), "cloud.bootstrap = \"https://\"", "write https://host:port"),
+        (
+            cloud("https://c:99999", "wss://c:2"),
+            "cloud.bootstrap = \"https://c:99999\"",
+            "write https://host:port",
+        ),
+        (cloud("https://c:1", "wss://c:abc"), "cloud.channel = \"wss://c:abc\"", "write wss://host:port"),
+        (cloud("https://c:1", "wss://c"), "cloud.channel = \"wss://c\"", "write wss://host:port"),
+        (cloud("https://c:1/x", "wss://c:2"), "cloud.bootstrap = \"https://c:1/x\"", "nothing after it"),
         (
             format!("{EDGE}[issuer]\nx509-svid-ttl-secs = 3600\nca-ttl-secs = 21599\n"),
             "issuer.x509-svid-ttl-secs = 3600",
@@ -212,6 +244,23 @@ fn wrong_edge_files_are_refused_with_the_key_and_the_remedy() {
     ] {
         let error = refusal::<EdgeConfig>(&text);
         assert!(error.contains(key) && error.contains(remedy), "{text}: {error}");
+    }
+}
+
+#[test]
+fn addresses_that_do_not_meet_are_taken() {
+    let config = |mqtt: &str, rest: &str| {
+        toml::from_str::<EdgeConfig>(&format!("{EDGE}[mqtt]\n{mqtt}\n{rest}")).unwrap()
+    };
+    let cloud =
+        "[cloud]\nbootstrap = \"https://[::1]:10002/\"\nchannel = \"wss://cloud.plant.example:10000\"";
+    for (mqtt, rest) in [
+        ("tls = \"127.0.0.1:0\"\ntcp = \"127.0.0.1:0\"", cloud),
+        ("tls = \"192.0.2.1:8883\"\ntcp = \"127.0.0.1:8883\"", ""),
+        ("tls = \"0.0.0.0:8883\"\ntcp = \"[::1]:8883\"", "[log]\nfilter = \"warn,midge_broker=debug\""),
+        ("packet-size-max = 1024", "[issuer]\nx509-svid-ttl-secs = 5"),
+    ] {
+        assert_eq!(config(mqtt, rest).problems(), [""; 0], "{mqtt}");
     }
 }
 
@@ -231,10 +280,18 @@ fn wrong_cloud_and_agent_files_are_refused_with_the_key_and_the_remedy() {
         error.contains("edge-ca-ttl-secs = 4000000000") && error.contains("issuer.ca-ttl-secs"),
         "{error}"
     );
+    let error =
+        refusal::<CloudConfig>(&format!("{cloud}node-svid-ttl-secs = 0\nchannel = \"127.0.0.1:10002\"\n"));
+    assert!(
+        error.contains("node-svid-ttl-secs = 0") && error.contains("bootstrap = \"0.0.0.0:10002\""),
+        "{error}"
+    );
     let error = refusal::<CloudConfig>(&format!("{cloud}node = \"box-1\"\n"));
     assert!(error.contains("`node`") && error.contains("`channel`"), "{error}");
     let error = refusal::<AgentConfig>("agent-id = \"box-1\"\n");
     assert!(error.contains("agent-id = \"box-1\"") && error.contains("/agent/<host>"), "{error}");
+    let error = refusal::<AgentConfig>("[log]\nfilter = \"verbose\"\n");
+    assert!(error.contains("log.filter") && error.contains("\"verbose\" is no level"), "{error}");
     let error = refusal::<AgentConfig>("socket = \"/run/a.sock\"\n");
     assert!(error.contains("`socket`") && error.contains("`workload-socket`"), "{error}");
 }
