@@ -327,7 +327,20 @@ fn an_admin_socket_that_cannot_be_used_is_named() {
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     run_midge(&["status", "--socketPath", &dead]).refused(69, &[&dead, "is midge running?"]);
 
-    let server = Server::start("edge", &place.edge("data", "", "", ""), &place.path("data/run/admin.sock"));
+    let listeners =
+        format!("tls = \"127.0.0.1:0\"\ntcp = \"127.0.0.1:0\"\nunix = \"{}\"", place.text("mqtt.sock"));
+    let config = place.edge("data", "", &listeners, "");
+    let server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
+    let workload = place.text("data/run/workload.sock");
+    run_midge(&["status", "--socketPath", &workload])
+        .refused(69, &[&workload, "no admin socket", "--socketPath"]);
+    let mqtt = place.text("mqtt.sock");
+    run_midge(&["entry", "count", "--socketPath", &mqtt])
+        .refused(69, &[&mqtt, "not answer as an admin socket"]);
+    let (tls, tcp) = (server.address("mqtt-tls"), server.address("mqtt-tcp"));
+    let publish = |broker: &str| run_midge(&["pub", "-t", "a", "-m", "x", "--broker", broker]);
+    publish(&format!("mqtt://{tls}")).refused(69, &[&tls, "does not speak MQTT", "mqtts://"]);
+    publish(&format!("mqtt://{tcp}")).refused(77, &[&tcp, "Not authorized"]);
     assert_eq!(std::fs::metadata(&server.socket).unwrap().permissions().mode() & 0o777, 0o600);
     let mut other = Command::new(place.program("midge"));
     other.args(["status", "--socketPath", &server.socket]);

@@ -56,6 +56,24 @@ impl Admin {
         Ok(SvidClient::new(self.channel().await?))
     }
 
+    /// Turns the status of a failed call into an error with an exit code.
+    pub(crate) fn error(&self, status: &RpcStatus) -> anyhow::Error {
+        let path = self.socket.display();
+        let remedy = "name that of an edge or cloud with --socketPath or MIDGE_SOCKET";
+        // Made here, not by a server: what answers there speaks something else, or has gone.
+        if std::error::Error::source(status).is_some() {
+            let text = format!("{path} does not answer as an admin socket does ({})", status.message());
+            return failure(exit::UNAVAILABLE, format!("{text}: midge has stopped, or {remedy}"));
+        }
+        match (status.code(), status.message()) {
+            (Code::Unimplemented, "") => {
+                failure(exit::UNAVAILABLE, format!("{path} is no admin socket; {remedy}"))
+            }
+            (code, "") => failure(code_of(code), format!("{path}: {code}")),
+            (code, message) => failure(code_of(code), message),
+        }
+    }
+
     async fn channel(&self) -> anyhow::Result<Channel> {
         connect(&self.socket).await.map_err(|error| {
             let path = self.socket.display();
@@ -86,11 +104,6 @@ pub(crate) async fn connect(socket: &Path) -> std::io::Result<Channel> {
         .connect_with_connector(connector)
         .await
         .map_err(std::io::Error::other)
-}
-
-/// Turns the status of a failed call into an error with an exit code.
-pub(crate) fn rpc_error(status: &RpcStatus) -> anyhow::Error {
-    failure(code_of(status.code()), status.message())
 }
 
 /// Checks the status of one item of a batch.

@@ -4,7 +4,7 @@ mod export;
 mod filter;
 mod verify;
 
-use super::admin::{Admin, rpc_error};
+use super::admin::Admin;
 use super::signals::stop_on_signal;
 use crate::cli::{AuditCommand, AuditFilter, AuditPlace};
 use crate::exit::{self, failure};
@@ -47,7 +47,7 @@ pub(crate) async fn run(admin: &Admin, command: AuditCommand, output: Output) ->
         }
         AuditCommand::Accept { node } => {
             let accepted = admin.midge().await?.accept_node_audit(AcceptNodeAuditRequest { node }).await;
-            let accepted = accepted.map_err(|status| rpc_error(&status))?.into_inner();
+            let accepted = accepted.map_err(|status| admin.error(&status))?.into_inner();
             match output {
                 Output::Json => output::json(&accepted)?,
                 Output::Pretty => output::line(format_args!("{} findings accepted", accepted.findings)),
@@ -131,7 +131,7 @@ async fn running(admin: &Admin) -> anyhow::Result<PathBuf> {
 
 async fn ask(admin: &Admin) -> anyhow::Result<PathBuf> {
     let response = admin.midge().await?.status(StatusRequest {}).await;
-    let status = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let status = response.map_err(|status| admin.error(&status))?.into_inner();
     let log = PathBuf::from(status.audit.map(|audit| audit.path).unwrap_or_default());
     let none = || failure(exit::NO, "the process on the admin socket tells of no audit log; name its --dir");
     log.parent().map(Path::to_owned).ok_or_else(none)

@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error};
+use super::admin::Admin;
 use crate::cli::{BundleCommand, BundleFormat};
 use crate::output::{self, Output};
 use base64::Engine as _;
@@ -9,7 +9,7 @@ use serde_json::json;
 pub(crate) async fn run(admin: &Admin, command: BundleCommand, output: Output) -> anyhow::Result<()> {
     let BundleCommand::Show { format } = command;
     let response = admin.bundles().await?.get_bundle(GetBundleRequest::default()).await;
-    let bundle = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let bundle = response.map_err(|status| admin.error(&status))?.into_inner();
     match (format, output) {
         (BundleFormat::Pem, Output::Pretty) => {
             let roots: Vec<&[u8]> = bundle.x509_authorities.iter().map(|root| root.asn1.as_slice()).collect();

@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error};
+use super::admin::Admin;
 use crate::cli::{DeviceCommand, DeviceName};
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
@@ -12,7 +12,7 @@ pub(crate) async fn run(admin: &Admin, command: DeviceCommand, output: Output) -
     let device = match command {
         DeviceCommand::List { node } => {
             let request = ListDevicesRequest { node: node.unwrap_or_default() };
-            let response = client.list_devices(request).await.map_err(|status| rpc_error(&status))?;
+            let response = client.list_devices(request).await.map_err(|status| admin.error(&status))?;
             return list(&response.into_inner().devices, output);
         }
         DeviceCommand::Create { name, description, properties } => {
@@ -28,7 +28,7 @@ pub(crate) async fn run(admin: &Admin, command: DeviceCommand, output: Output) -
             client.show_device(ShowDeviceRequest { id, node: node.unwrap_or_default() }).await
         }
     };
-    show(&device.map_err(|status| rpc_error(&status))?.into_inner(), output)
+    show(&device.map_err(|status| admin.error(&status))?.into_inner(), output)
 }
 
 fn new_device(name: DeviceName, description: String, properties: &[String]) -> anyhow::Result<Device> {

@@ -1,4 +1,4 @@
-use super::admin::{Admin, id_text, item_status, rpc_error, selector, spiffe_id};
+use super::admin::{Admin, id_text, item_status, selector, spiffe_id};
 use crate::cli::{EntryCommand, EntryFields, EntrySelection};
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
@@ -20,7 +20,7 @@ async fn create(admin: &Admin, fields: EntryFields, output: Output) -> anyhow::R
     let parent = parent(admin, fields.parent_id.as_deref()).await?;
     let request = api::BatchCreateEntryRequest { entries: vec![entry(fields, parent)?], output_mask: None };
     let response = admin.entries().await?.batch_create_entry(request).await;
-    let results = response.map_err(|status| rpc_error(&status))?.into_inner().results;
+    let results = response.map_err(|status| admin.error(&status))?.into_inner().results;
     let result = results.into_iter().next().unwrap_or_default();
     if let (Err(error), Some(existing)) = (item_status(result.status.as_ref()), &result.entry) {
         return Err(failure(exit::NO, format!("{error:#}: entry {} is the same", existing.id)));
@@ -37,7 +37,7 @@ async fn update(admin: &Admin, id: String, fields: EntryFields, output: Output) 
         output_mask: None,
     };
     let response = admin.entries().await?.batch_update_entry(request).await;
-    let results = response.map_err(|status| rpc_error(&status))?.into_inner().results;
+    let results = response.map_err(|status| admin.error(&status))?.into_inner().results;
     let result = results.into_iter().next().unwrap_or_default();
     item_status(result.status.as_ref())?;
     print(&result.entry.into_iter().collect::<Vec<_>>(), output)
@@ -46,7 +46,7 @@ async fn update(admin: &Admin, id: String, fields: EntryFields, output: Output) 
 async fn delete(admin: &Admin, id: String, output: Output) -> anyhow::Result<()> {
     let request = api::BatchDeleteEntryRequest { ids: vec![id] };
     let response = admin.entries().await?.batch_delete_entry(request).await;
-    let results = response.map_err(|status| rpc_error(&status))?.into_inner().results;
+    let results = response.map_err(|status| admin.error(&status))?.into_inner().results;
     let result = results.into_iter().next().unwrap_or_default();
     item_status(result.status.as_ref())?;
     match output {
@@ -60,7 +60,7 @@ async fn delete(admin: &Admin, id: String, output: Output) -> anyhow::Result<()>
 
 async fn count(admin: &Admin, output: Output) -> anyhow::Result<()> {
     let response = admin.entries().await?.count_entries(api::CountEntriesRequest::default()).await;
-    let count = response.map_err(|status| rpc_error(&status))?.into_inner().count;
+    let count = response.map_err(|status| admin.error(&status))?.into_inner().count;
     match output {
         Output::Json => output::json(&serde_json::json!({ "count": count })),
         Output::Pretty => {
@@ -77,7 +77,7 @@ async fn show(admin: &Admin, selection: EntrySelection, output: Output) -> anyho
     let mut client = admin.entries().await?;
     if let Some(id) = selection.entry_id {
         let response = client.get_entry(api::GetEntryRequest { id, output_mask: None }).await;
-        return print(&[response.map_err(|status| rpc_error(&status))?.into_inner()], output);
+        return print(&[response.map_err(|status| admin.error(&status))?.into_inner()], output);
     }
     let filter = api::list_entries_request::Filter {
         by_spiffe_id: selection.spiffe_id.as_deref().map(spiffe_id).transpose()?,
@@ -93,7 +93,8 @@ async fn show(admin: &Admin, selection: EntrySelection, output: Output) -> anyho
             page_size: 500,
             page_token,
         };
-        let response = client.list_entries(request).await.map_err(|status| rpc_error(&status))?.into_inner();
+        let response =
+            client.list_entries(request).await.map_err(|status| admin.error(&status))?.into_inner();
         entries.extend(response.entries);
         page_token = response.next_page_token;
         if page_token.is_empty() {
@@ -108,7 +109,7 @@ async fn parent(admin: &Admin, given: Option<&str>) -> anyhow::Result<Spiffeid> 
         return spiffe_id(given);
     }
     let status = admin.midge().await?.status(StatusRequest {}).await;
-    let status = status.map_err(|status| rpc_error(&status))?.into_inner();
+    let status = status.map_err(|status| admin.error(&status))?.into_inner();
     if status.node.is_empty() {
         let example = format!("spiffe://{}/edge/<node>", status.trust_domain);
         return Err(failure(exit::USAGE, format!("name the node with -parentID {example}")));

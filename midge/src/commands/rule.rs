@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error};
+use super::admin::Admin;
 use crate::cli::RuleCommand;
 use crate::exit::{self, WithCode};
 use crate::output::{self, Output};
@@ -20,7 +20,7 @@ pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> 
             admin.midge().await?.delete_rule(DeleteRuleRequest { node: node.unwrap_or_default(), name }).await
         }
     };
-    print(&response.map_err(|status| rpc_error(&status))?.into_inner().rules, output)
+    print(&response.map_err(|status| admin.error(&status))?.into_inner().rules, output)
 }
 
 fn print(rules: &[HandedRule], output: Output) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error};
+use super::admin::Admin;
 use crate::cli::SessionCommand;
 use crate::output::{self, Output};
 use midge_api::midge::v1::ListSessionsRequest;
@@ -6,7 +6,7 @@ use midge_api::midge::v1::ListSessionsRequest;
 pub(crate) async fn run(admin: &Admin, command: SessionCommand, output: Output) -> anyhow::Result<()> {
     let SessionCommand::List = command;
     let response = admin.midge().await?.list_sessions(ListSessionsRequest {}).await;
-    let sessions = response.map_err(|status| rpc_error(&status))?.into_inner().sessions;
+    let sessions = response.map_err(|status| admin.error(&status))?.into_inner().sessions;
     if output == Output::Json {
         return output::json(&serde_json::json!({ "sessions": sessions }));
     }

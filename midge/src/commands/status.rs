@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error};
+use super::admin::Admin;
 use crate::exit;
 use crate::output::{self, Output};
 use midge_api::midge::v1::{PolicyStatus, StatusRequest, StatusResponse};
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) async fn run(admin: &Admin, output: Output) -> anyhow::Result<ExitCode> {
     let response = admin.midge().await?.status(StatusRequest {}).await;
-    let status = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let status = response.map_err(|status| admin.error(&status))?.into_inner();
     match output {
         Output::Json => output::json(&status)?,
         Output::Pretty => print(&status),

@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error, spiffe_id};
+use super::admin::{Admin, spiffe_id};
 use super::signals::stop_on_signal;
 use crate::cli::SvidCommand;
 use crate::exit::{self, WithCode as _, failure};
@@ -81,7 +81,8 @@ fn unreachable_agent(path: &Path) -> anyhow::Error {
 fn write_error(error: &WriteError) -> anyhow::Error {
     match error {
         WriteError::Client(error) => workload_error(error),
-        WriteError::NoSuchSvid(_) => failure(exit::NO, error.to_string()),
+        // The operator's own command says no; what was written stays.
+        WriteError::NoSuchSvid(_) | WriteError::Command { .. } => failure(exit::NO, error.to_string()),
         WriteError::File { .. } => failure(exit::IO, error.to_string()),
         _ => failure(exit::INTERNAL, error.to_string()),
     }
@@ -205,9 +206,9 @@ async fn mint(admin: &Admin, id: &str, ttl: i32, dns: &[String]) -> anyhow::Resu
     let csr = key.csr_der_with_dns(Some(&id), dns, CsrSubject::default());
     let csr = csr.map_err(|error| failure(exit::USAGE, format!("-dns: {error}")))?;
     let response = admin.svids().await?.mint_x509svid(MintX509svidRequest { csr, ttl }).await;
-    let svid = response.map_err(|status| rpc_error(&status))?.into_inner().svid.unwrap_or_default();
+    let svid = response.map_err(|status| admin.error(&status))?.into_inner().svid.unwrap_or_default();
     let response = admin.bundles().await?.get_bundle(GetBundleRequest::default()).await;
-    let bundle = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let bundle = response.map_err(|status| admin.error(&status))?.into_inner();
     Ok(Minted {
         spiffe_id: id.to_string(),
         expires_at: svid.expires_at,

@@ -1,4 +1,4 @@
-use super::admin::{Admin, rpc_error, spiffe_id};
+use super::admin::{Admin, spiffe_id};
 use crate::cli::TokenCommand;
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
@@ -14,11 +14,12 @@ pub(crate) async fn run(admin: &Admin, command: TokenCommand, output: Output) ->
     }
     let request = CreateJoinTokenRequest { ttl, token: String::new(), agent_id: Some(spiffe_id(&id)?) };
     let response = admin.agents().await?.create_join_token(request).await;
-    let token = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let token = response.map_err(|status| admin.error(&status))?.into_inner();
     // The box checks the cloud's root against the token's first half before it trusts it.
     let bundle = admin.bundles().await?.get_bundle(GetBundleRequest::default()).await;
-    let bundle = bundle.map_err(|status| rpc_error(&status))?.into_inner();
-    let status = admin.midge().await?.status(StatusRequest {}).await.map_err(|status| rpc_error(&status))?;
+    let bundle = bundle.map_err(|status| admin.error(&status))?.into_inner();
+    let status =
+        admin.midge().await?.status(StatusRequest {}).await.map_err(|status| admin.error(&status))?;
     let signing = status.into_inner().ca.map(|ca| ca.serial);
     let serial = |root: &[u8]| CertificateFacts::parse(root).ok().map(|facts| facts.serial.to_string());
     let roots = bundle.x509_authorities.iter().map(|root| root.asn1.as_slice());

@@ -67,6 +67,7 @@ async fn box_id(socket: &Path) -> anyhow::Result<SpiffeId> {
                     let status = status.into_inner();
                     return box_of(socket, &status.trust_domain, &status.node);
                 }
+                Err(status) if status.message().is_empty() => format!("no edge answers: {}", status.code()),
                 Err(status) => status.message().to_owned(),
             },
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {

@@ -50,6 +50,13 @@ impl Trouble {
             ConnectionError::Tls(TlsError::TLS(error)) => tls(error),
             _ => match io_error(error) {
                 Some(error) => io(error, stage),
+                // The first bytes are no packet, most often an alert of TLS.
+                None if stage == Stage::Connecting && is_foreign(error) => Self::new(
+                    exit::UNAVAILABLE,
+                    format!(
+                        "what answers there does not speak MQTT ({error}); a listener with TLS wants mqtts://"
+                    ),
+                ),
                 None => Self::new(exit::INTERNAL, error.to_string()),
             },
         }
@@ -98,6 +105,11 @@ fn closed(stage: Stage) -> Trouble {
 }
 
 fn tls(error: &rustls::Error) -> Trouble {
+    if let rustls::Error::InvalidMessage(_) = error {
+        let text =
+            format!("what answers there does not speak TLS ({error}); a listener without it wants mqtt://");
+        return Trouble::new(exit::UNAVAILABLE, text);
+    }
     let reason = match error {
         rustls::Error::AlertReceived(alert) => {
             format!("the broker refused this identity in the TLS handshake: {}", words(alert))
@@ -138,6 +150,13 @@ fn io_error(error: &ConnectionError) -> Option<&IoError> {
         ) => Some(error),
         _ => None,
     }
+}
+
+fn is_foreign(error: &ConnectionError) -> bool {
+    matches!(
+        error,
+        ConnectionError::MqttState(StateError::Deserialization(_)) | ConnectionError::NotConnAck(_)
+    )
 }
 
 /// The code in words and the broker's own text, where that says more.
@@ -212,6 +231,22 @@ mod tests {
         let trouble = Trouble::of(&ConnectionError::Tls(TlsError::TLS(error)), Stage::Connecting);
         assert_eq!(trouble.code, exit::PERMISSION);
         assert_eq!(trouble.reason, "the broker is not who it should be: server is 'b', expected 'a'");
+    }
+
+    #[test]
+    fn what_speaks_something_else_is_told_with_the_scheme_it_may_want() {
+        let alert = ConnectionError::MqttState(StateError::Deserialization(PacketError::BoundaryCrossed(2)));
+        let trouble = Trouble::of(&alert, Stage::Connecting);
+        assert_eq!(trouble.code, exit::UNAVAILABLE);
+        assert!(
+            trouble.reason.contains("does not speak MQTT") && trouble.reason.contains("mqtts://"),
+            "{trouble}"
+        );
+        assert_eq!(Trouble::of(&alert, Stage::Connected).code, exit::INTERNAL);
+        let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let trouble = of_io(IoError::new(ErrorKind::InvalidData, plain), Stage::Connecting);
+        assert_eq!(trouble.code, exit::UNAVAILABLE);
+        assert!(trouble.reason.contains("does not speak TLS"), "{trouble}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use crate::commands::admin::{Admin, rpc_error};
+use crate::commands::admin::Admin;
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use anyhow::Context as _;
@@ -57,9 +57,9 @@ pub(super) async fn watch(
     let mut saved = save.map(create).transpose()?;
     let request = ObserveAccessRequest { secs, denied };
     let response = admin.midge().await?.observe_access(request).await;
-    let mut pages = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let mut pages = response.map_err(|status| admin.error(&status))?.into_inner();
     let mut left_out = 0;
-    while let Some(page) = pages.message().await.map_err(|status| rpc_error(&status))? {
+    while let Some(page) = pages.message().await.map_err(|status| admin.error(&status))? {
         let text = page.lines.join("\n");
         if let Some(file) = saved.as_mut().filter(|_| !text.is_empty()) {
             writeln!(file, "{text}").context("cannot write the observations").code(exit::IO)?;

@@ -1,4 +1,4 @@
-use crate::commands::admin::{Admin, rpc_error};
+use crate::commands::admin::Admin;
 use crate::exit;
 use crate::output::{self, Output};
 use midge_api::midge::v1::{PolicyFinding, ReloadPolicyRequest, ReloadPolicyResponse};
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 /// Has a running edge read its policy files now.
 pub(super) async fn run(admin: &Admin, output: Output) -> anyhow::Result<ExitCode> {
     let response = admin.midge().await?.reload_policy(ReloadPolicyRequest {}).await;
-    let reloaded = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let reloaded = response.map_err(|status| admin.error(&status))?.into_inner();
     match output {
         Output::Json => output::json(&reloaded)?,
         Output::Pretty => print(&reloaded),

@@ -1,5 +1,5 @@
 use super::reload::finding;
-use crate::commands::admin::{Admin, rpc_error};
+use crate::commands::admin::Admin;
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
 use midge_api::midge::v1::{ShadowDifference, ShadowPolicy, ShowShadowRequest};
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Shows what the candidate of a running edge would decide otherwise.
 pub(super) async fn run(admin: &Admin, exit_code: bool, output: Output) -> anyhow::Result<ExitCode> {
     let response = admin.midge().await?.show_shadow(ShowShadowRequest {}).await;
-    let shadow = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let shadow = response.map_err(|status| admin.error(&status))?.into_inner();
     match output {
         Output::Json => output::json(&shadow)?,
         Output::Pretty => print(&shadow),

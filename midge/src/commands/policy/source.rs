@@ -1,6 +1,6 @@
 //! Where the rules of a command come from.
 
-use crate::commands::admin::{Admin, rpc_error};
+use crate::commands::admin::Admin;
 use crate::config::{self, EdgeConfig, Role};
 use crate::exit::{self, WithCode as _, failure};
 use crate::parts::{active_policy, policy};
@@ -121,9 +121,9 @@ fn both(
 
 async fn running(admin: &Admin) -> anyhow::Result<Vec<Rule>> {
     let response = admin.midge().await?.show_policy(ShowPolicyRequest {}).await;
-    let mut pages = response.map_err(|status| rpc_error(&status))?.into_inner();
+    let mut pages = response.map_err(|status| admin.error(&status))?.into_inner();
     let mut rules = Vec::new();
-    while let Some(page) = pages.message().await.map_err(|status| rpc_error(&status))? {
+    while let Some(page) = pages.message().await.map_err(|status| admin.error(&status))? {
         for rule in &page.rules {
             let read = active_policy::read(rule);
             rules.push(read.context("a rule of the running edge cannot be read").code(exit::INTERNAL)?);
@@ -136,13 +136,13 @@ async fn running(admin: &Admin) -> anyhow::Result<Vec<Rule>> {
 pub(super) async fn registered(admin: &Admin) -> anyhow::Result<BTreeSet<SpiffeId>> {
     let mut texts = Vec::new();
     let response = admin.midge().await?.list_sessions(ListSessionsRequest {}).await;
-    let sessions = response.map_err(|status| rpc_error(&status))?.into_inner().sessions;
+    let sessions = response.map_err(|status| admin.error(&status))?.into_inner().sessions;
     texts.extend(sessions.into_iter().map(|session| session.spiffe_id));
     let mut entries = admin.entries().await?;
     let mut page_token = String::new();
     loop {
         let request = ListEntriesRequest { page_size: 500, page_token, ..ListEntriesRequest::default() };
-        let page = entries.list_entries(request).await.map_err(|status| rpc_error(&status))?.into_inner();
+        let page = entries.list_entries(request).await.map_err(|status| admin.error(&status))?.into_inner();
         texts.extend(page.entries.iter().map(|entry| super::super::admin::id_text(entry.spiffe_id.as_ref())));
         page_token = page.next_page_token;
         if page_token.is_empty() {
