@@ -58,6 +58,12 @@ fn an_agent_of_its_own_serves_while_the_edge_is_away() {
     assert!(agent.runs());
     let second = run(Command::new(midge()).args(["agent", "-c", &agent_config]));
     second.refused(69, &["annex.sock", "workload-socket"]);
+    agent.signal(rustix::process::Signal::HUP);
+    eventually("told", || {
+        let log = agent.log().join("\n");
+        if log.contains("SIGHUP changes nothing here") { Ok(()) } else { Err(log) }
+    });
+    fetched(&place, "annex.sock", "later");
     agent.terminate();
     assert!(agent.ended().success(), "{:?}", agent.log());
 }

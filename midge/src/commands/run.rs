@@ -1,5 +1,6 @@
 //! The long-running roles.
 
+use super::signals::outlive_hangup;
 use crate::cli::LightArgs;
 use crate::config::{self, AgentConfig, CloudConfig, EdgeConfig, LogConfig, LogFormat};
 use crate::exit::{self, WithCode};
@@ -16,12 +17,14 @@ pub(crate) async fn edge(path: &Path) -> anyhow::Result<()> {
 pub(crate) async fn cloud(path: &Path) -> anyhow::Result<()> {
     let config: CloudConfig = config::load(path)?;
     start(&config.log)?;
+    outlive_hangup()?;
     parts::cloud::run(config).await
 }
 
 pub(crate) async fn agent(path: &Path) -> anyhow::Result<()> {
     let config: AgentConfig = config::load(path)?;
     start(&config.log)?;
+    outlive_hangup()?;
     parts::agent::run(config).await
 }
 
