@@ -110,10 +110,20 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum EntryCommand {
     /// Creates an entry.
-    Create(EntryFields),
+    Create {
+        /// Entry ID; default: a random one.
+        #[arg(
+            long = "newEntryID",
+            visible_aliases = ["new-entry-id", "entryID", "entry-id"],
+            value_name = "ID"
+        )]
+        id: Option<String>,
+        #[command(flatten)]
+        fields: EntryFields,
+    },
     /// Shows entries, all or those that match.
     Show(EntrySelection),
-    /// Replaces the fields of an entry.
+    /// Replaces all fields of an entry by those given.
     Update {
         /// Entry to update.
         #[arg(long = "entryID", visible_alias = "entry-id", value_name = "ID")]
@@ -148,9 +158,6 @@ pub(crate) struct EntryFields {
     /// Topic filter the identity may subscribe to; may be given several times.
     #[arg(long = "subscribe", value_name = "FILTER")]
     pub(crate) subscribe: Vec<String>,
-    /// Entry ID; default: a random one.
-    #[arg(long = "newEntryID", visible_alias = "new-entry-id", value_name = "ID")]
-    pub(crate) id: Option<String>,
     /// Lifetime of X.509-SVIDs in seconds; 0 means the server's default.
     #[arg(long = "x509SVIDTTL", visible_alias = "x509-svid-ttl", value_name = "SECS", default_value_t = 0)]
     pub(crate) x509_svid_ttl: i32,
@@ -160,10 +167,10 @@ pub(crate) struct EntryFields {
     /// Hint that tells SVIDs of one workload apart.
     #[arg(long = "hint", value_name = "TEXT", default_value = "")]
     pub(crate) hint: String,
-    /// Lets the identity call the admin API.
+    /// Kept for SPIRE's tools, without effect here: who may open the admin socket may call it.
     #[arg(long = "admin")]
     pub(crate) admin: bool,
-    /// Lets the identity ask for an intermediate CA.
+    /// Kept for SPIRE's tools, without effect here: a box gets its CA by joining.
     #[arg(long = "downstream")]
     pub(crate) downstream: bool,
     /// When the entry ends, in seconds since the epoch; 0 means never.

@@ -268,6 +268,7 @@ fn calls_that_are_wrong_are_told_so() {
         (&["status", "--output", "xml"], "xml"),
         (&["pub", "-t", "a", "-m", "x", "-q", "3"], "3"),
         (&["pub", "-t", "a", "-m", "x", "--broker", "ftp://box"], "ftp://box"),
+        (&["entry", "update", "-entryID", "a", "-newEntryID", "b"], "--newEntryID"),
         (&["sub", "-t", "a/#/b", "--broker", "mqtt://127.0.0.1:1"], "a/#/b"),
     ] {
         run_midge(arguments).refused(64, &[named]);

@@ -110,7 +110,9 @@ mod tests {
             "midge -output json entry create -spiffeID spiffe://td/x -selector unix:uid:0 -x509SVIDTTL 60 -socketPath=/s",
         );
         assert_eq!(cli.socket.unwrap().to_str(), Some("/s"));
-        let Chosen::Entry(EntryCommand::Create(fields)) = cli.command else { panic!("{:?}", cli.command) };
+        let Chosen::Entry(EntryCommand::Create { fields, .. }) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
         assert_eq!(fields.x509_svid_ttl, 60);
         assert_eq!(fields.selectors, ["unix:uid:0"]);
         assert_eq!(

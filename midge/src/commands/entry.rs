@@ -5,10 +5,11 @@ use crate::output::{self, Output};
 use midge_api::midge::v1::StatusRequest;
 use midge_api::spire::api::server::entry::v1 as api;
 use midge_api::spire::api::types::{Entry, Spiffeid};
+use midge_identity::UnixMillis;
 
 pub(crate) async fn run(admin: &Admin, command: EntryCommand, output: Output) -> anyhow::Result<()> {
     match command {
-        EntryCommand::Create(fields) => create(admin, fields, output).await,
+        EntryCommand::Create { id, fields } => create(admin, id.unwrap_or_default(), fields, output).await,
         EntryCommand::Show(selection) => show(admin, selection, output).await,
         EntryCommand::Update { entry_id, fields } => update(admin, entry_id, fields, output).await,
         EntryCommand::Delete { entry_id } => delete(admin, entry_id, output).await,
@@ -16,9 +17,10 @@ pub(crate) async fn run(admin: &Admin, command: EntryCommand, output: Output) ->
     }
 }
 
-async fn create(admin: &Admin, fields: EntryFields, output: Output) -> anyhow::Result<()> {
+async fn create(admin: &Admin, id: String, fields: EntryFields, output: Output) -> anyhow::Result<()> {
     let parent = parent(admin, fields.parent_id.as_deref()).await?;
-    let request = api::BatchCreateEntryRequest { entries: vec![entry(fields, parent)?], output_mask: None };
+    let request =
+        api::BatchCreateEntryRequest { entries: vec![entry(id, fields, parent)?], output_mask: None };
     let response = admin.entries().await?.batch_create_entry(request).await;
     let results = response.map_err(|status| admin.error(&status))?.into_inner().results;
     let result = results.into_iter().next().unwrap_or_default();
@@ -32,7 +34,7 @@ async fn create(admin: &Admin, fields: EntryFields, output: Output) -> anyhow::R
 async fn update(admin: &Admin, id: String, fields: EntryFields, output: Output) -> anyhow::Result<()> {
     let parent = parent(admin, fields.parent_id.as_deref()).await?;
     let request = api::BatchUpdateEntryRequest {
-        entries: vec![Entry { id, ..entry(fields, parent)? }],
+        entries: vec![entry(id, fields, parent)?],
         input_mask: None,
         output_mask: None,
     };
@@ -117,9 +119,9 @@ async fn parent(admin: &Admin, given: Option<&str>) -> anyhow::Result<Spiffeid> 
     Ok(Spiffeid { trust_domain: status.trust_domain, path: format!("/edge/{}", status.node) })
 }
 
-fn entry(fields: EntryFields, parent: Spiffeid) -> anyhow::Result<Entry> {
+fn entry(id: String, fields: EntryFields, parent: Spiffeid) -> anyhow::Result<Entry> {
     Ok(Entry {
-        id: fields.id.unwrap_or_default(),
+        id,
         spiffe_id: Some(spiffe_id(&fields.spiffe_id)?),
         parent_id: Some(parent),
         selectors: fields.selectors.iter().map(|text| selector(text)).collect::<Result<_, _>>()?,
@@ -153,8 +155,11 @@ fn print(entries: &[Entry], output: Output) -> anyhow::Result<()> {
                 "X509-SVID TTL",
                 if entry.x509_svid_ttl == 0 { "default".into() } else { entry.x509_svid_ttl.to_string() },
             ),
+            ("Expires", expiry(entry.expires_at)),
             ("Hint", entry.hint.clone()),
             ("Origin", entry.origin.clone()),
+            ("Admin", flag(entry.admin)),
+            ("Downstream", flag(entry.downstream)),
         ];
         fields.extend(entry.selectors.iter().map(|s| ("Selector", format!("{}:{}", s.r#type, s.value))));
         fields.extend(entry.dns_names.iter().map(|name| ("DNS name", name.clone())));
@@ -163,4 +168,28 @@ fn print(entries: &[Entry], output: Output) -> anyhow::Result<()> {
         output::fields(&fields);
     }
     Ok(())
+}
+
+/// Says when an entry ends; nothing of one that does not.
+fn expiry(secs: i64) -> String {
+    match u64::try_from(secs) {
+        Ok(0) | Err(_) => String::new(),
+        Ok(secs) => UnixMillis::from_secs(secs).to_string(),
+    }
+}
+
+fn flag(is_set: bool) -> String {
+    if is_set { "true (without effect here)".into() } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_entry_has_is_told() {
+        assert_eq!((expiry(0), flag(false)), (String::new(), String::new()));
+        assert_eq!(expiry(1_767_225_599), "2025-12-31T23:59:59Z");
+        assert!(flag(true).starts_with("true"));
+    }
 }
