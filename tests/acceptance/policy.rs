@@ -93,7 +93,13 @@ fn check_tells_faults_findings_and_grants_beyond_a_reference() {
     );
     let good = place.write("good.toml", PRESS);
     run_midge(&["policy", "check", &good, "built-in"]).ok();
-    assert_eq!(run_midge(&["policy", "check", &good, "built-in", "--strict"]).code, Some(1), "an idle deny");
+    run_midge(&["policy", "check", &good, "built-in", "--strict"]).ok();
+    let idle = place.write(
+        "idle.toml",
+        "[[rule]]\nname = \"idle\"\nid = \"spiffe://plant.example/x\"\ndeny-publish = [\"b\"]\n",
+    );
+    let ended = run_midge(&["policy", "check", &good, &idle, "--strict"]);
+    assert!(ended.code == Some(1) && ended.stdout.contains("note[idle-deny]"), "{ended:?}");
     let wide = place.write("wide.toml", &PRESS.replace("line/{name}/temperature", "line/#"));
     let ended = run_midge(&["policy", "check", &wide, "--against", &good]);
     assert_eq!(ended.code, Some(1), "{}", ended.stdout);

@@ -208,13 +208,21 @@ fn a_candidate_is_told_of_and_refuses_nothing() {
     server.run(&["policy", "reload"]).ok();
     server.run(&["policy", "shadow"]).refused(1, &["no candidate policy"]);
     place.write("candidate/apps.toml", &candidate);
-    server.run(&["policy", "reload"]).ok();
+    assert_eq!(server.run(&["policy", "reload"]).ok().json()["candidate"]["changed"], true);
+    assert_eq!(server.run(&["policy", "reload"]).ok().json()["candidate"]["changed"], false);
     assert!(!may_publish(&mut me, "line/me/down"));
     let same = shadow("asked", &|shadow| shadow["asked"].as_u64() > Some(0));
     assert_eq!((&same["gained"], &same["lost"]), (&0.into(), &0.into()), "{same}");
 
     place.write("candidate/apps.toml", "[[rule]]");
-    assert_eq!(server.run(&["policy", "reload"]).code, Some(0), "it is no part of the policy");
+    let reloaded = server.run(&["policy", "reload"]).ok().json();
+    assert_eq!(reloaded["taken"], true, "the candidate is no part of the policy");
+    assert!(
+        reloaded["candidate"]["faults"][0]["place"].as_str().unwrap().contains("apps.toml"),
+        "{reloaded}"
+    );
+    let told = run_midge(&["policy", "reload", "--socketPath", &server.socket]).ok().stdout;
+    assert!(told.contains("candidate: refused with 1 errors; the one of before"), "{told}");
     let faulty = server.run(&["policy", "shadow"]).ok().json();
     assert!(faulty["faults"][0]["place"].as_str().unwrap().contains("candidate/apps.toml"), "{faulty}");
     assert_eq!(faulty["active"], true, "the one before is looked at");

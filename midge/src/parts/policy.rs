@@ -47,8 +47,23 @@ pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<Sources> {
     Ok(sources)
 }
 
-/// How a reload that an operator asked for ended: which load it was and whether something changed, or why not.
-pub(crate) type Reloaded = Result<(u64, bool), Vec<Fault>>;
+/// How a reload of the policy files ended: which load it was and whether something changed, or why not.
+type Loaded = Result<(u64, bool), Vec<Fault>>;
+
+/// How a reload that an operator asked for ended.
+pub(crate) struct Reloaded {
+    pub(crate) files: Loaded,
+    /// None where none is configured.
+    pub(crate) candidate: Option<ReloadedCandidate>,
+}
+
+/// How a candidate was read.
+pub(crate) struct ReloadedCandidate {
+    /// Whether it is evaluated.
+    pub(crate) is_there: bool,
+    /// Whether it is another now, or why its files were refused.
+    pub(crate) taken: Result<bool, Vec<Fault>>,
+}
 
 /// The policy as the rest of the process sees it. Cheap to clone.
 #[derive(Clone)]
@@ -127,7 +142,7 @@ impl PolicyTask {
             parts: PolicyParts { trail: None, problems: parts.problems.clone(), clock: parts.clock.clone() },
         };
         task.update(entries, cloud);
-        task.take_candidate();
+        drop(task.take_candidate());
         // What is there at the start is no change.
         task.state.start(&task.sources);
         task.clerk.lint(0, task.sources.file_rules());
@@ -240,17 +255,17 @@ impl PolicyTask {
             drop(self.reload());
         }
         if self.candidate.as_mut().is_some_and(Candidate::look) {
-            self.take_candidate();
+            drop(self.take_candidate());
         }
     }
 
     fn reload_all(&mut self) -> Reloaded {
-        self.take_candidate();
-        self.reload()
+        let candidate = self.take_candidate();
+        Reloaded { candidate, files: self.reload() }
     }
 
     /// Takes over the policy files as they are. What is faulty changes nothing, loudly.
-    fn reload(&mut self) -> Reloaded {
+    fn reload(&mut self) -> Loaded {
         let before = self.sources.policy().epoch();
         let taken = self.files.take(&mut self.sources);
         self.note_faults(Origin::Files, taken.as_ref().err().map(Vec::as_slice));
@@ -270,8 +285,8 @@ impl PolicyTask {
         taken.map(|()| (load, self.sources.policy().epoch() != before))
     }
 
-    fn take_candidate(&mut self) {
-        let Some(candidate) = &mut self.candidate else { return };
+    fn take_candidate(&mut self) -> Option<ReloadedCandidate> {
+        let candidate = self.candidate.as_mut()?;
         let taken = candidate.take(&self.watchers, self.parts.clock.now());
         let problem = taken.as_ref().err().map(|faults| Problem {
             what: format!("candidate policy: {}", listed(faults)),
@@ -280,6 +295,8 @@ impl PolicyTask {
         });
         self.note_faults(Origin::Shadow, taken.as_ref().err().map(Vec::as_slice));
         self.parts.problems.set("policy-shadow", problem);
+        let is_there = self.candidate.as_ref().is_some_and(Candidate::is_there);
+        Some(ReloadedCandidate { is_there, taken })
     }
 
     fn update_grants(&mut self, entries: &Entries) {
@@ -446,11 +463,13 @@ mod tests {
         assert!(stage.allows("one") && !stage.allows("two"), "nothing else depends on it");
 
         std::fs::write(candidate.join("c.toml"), "[[rule]]").unwrap();
-        stage.task.take_candidate();
+        let faulty = stage.task.take_candidate().unwrap();
+        assert!(faulty.is_there && faulty.taken.is_err_and(|faults| faults.len() == 1));
         assert_eq!(stage.handle.watchers.shadow().map(|shadow| shadow.rules), Some(2));
         assert!(stage.problems.list()[0].what.contains("c.toml"), "{:?}", stage.problems.list());
         std::fs::remove_file(candidate.join("c.toml")).unwrap();
-        stage.task.take_candidate();
+        let gone = stage.task.take_candidate().unwrap();
+        assert!(!gone.is_there && gone.taken == Ok(true));
         assert!(stage.handle.watchers.shadow().is_none());
         assert_eq!(stage.problems.list(), []);
     }

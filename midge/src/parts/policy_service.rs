@@ -4,7 +4,7 @@ use super::policy::{Fault, Lint, PolicyHandle};
 use futures_util::Stream;
 use midge_api::midge::v1::{
     ObserveAccessRequest, ObservedPage, PolicyFinding, PolicyStatus, RefusedChange, ReloadPolicyResponse,
-    ShadowDifference, ShadowPolicy, ShadowSample, ShadowStatus,
+    ReloadedCandidate, ShadowDifference, ShadowPolicy, ShadowSample, ShadowStatus,
 };
 use midge_identity::UnixMillis;
 use midge_policy::{RuleName, Subject};
@@ -65,6 +65,11 @@ pub(crate) fn status(policy: &PolicyHandle) -> PolicyStatus {
 /// Reads the policy files now.
 pub(crate) async fn reload(policy: &PolicyHandle) -> Result<ReloadPolicyResponse, Status> {
     let reloaded = policy.reload().await.ok_or_else(|| Status::unavailable("the box is stopping"))?;
+    let candidate = reloaded.candidate.map(|candidate| ReloadedCandidate {
+        present: candidate.is_there,
+        changed: *candidate.taken.as_ref().unwrap_or(&false),
+        faults: candidate.taken.err().iter().flatten().map(fault).collect(),
+    });
     let in_force = |taken, changed| {
         let state = policy.state.borrow();
         ReloadPolicyResponse {
@@ -72,10 +77,11 @@ pub(crate) async fn reload(policy: &PolicyHandle) -> Result<ReloadPolicyResponse
             changed,
             epoch: state.epoch,
             rules: count(state.rules),
+            candidate: candidate.clone(),
             ..ReloadPolicyResponse::default()
         }
     };
-    let (load, changed) = match reloaded {
+    let (load, changed) = match reloaded.files {
         Ok(loaded) => loaded,
         Err(faults) => {
             let faults = faults.iter().map(fault).collect();

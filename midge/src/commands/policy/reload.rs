@@ -1,7 +1,7 @@
 use crate::commands::admin::Admin;
 use crate::exit;
 use crate::output::{self, Output};
-use midge_api::midge::v1::{PolicyFinding, ReloadPolicyRequest, ReloadPolicyResponse};
+use midge_api::midge::v1::{PolicyFinding, ReloadPolicyRequest, ReloadPolicyResponse, ReloadedCandidate};
 use std::process::ExitCode;
 
 /// Has a running edge read its policy files now.
@@ -12,11 +12,30 @@ pub(super) async fn run(admin: &Admin, output: Output) -> anyhow::Result<ExitCod
         Output::Json => output::json(&reloaded)?,
         Output::Pretty => print(&reloaded),
     }
+    // The candidate is told and no part of what was asked for: what holds is as its files say.
     Ok(if reloaded.taken { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) })
 }
 
 fn print(reloaded: &ReloadPolicyResponse) {
-    let ReloadPolicyResponse { taken, changed, epoch, rules, faults, warnings, linted } = reloaded;
+    print_files(reloaded);
+    match &reloaded.candidate {
+        None => {}
+        Some(ReloadedCandidate { faults, present, .. }) if !faults.is_empty() => {
+            faults.iter().for_each(finding);
+            let kept = if *present { "; the one of before is evaluated on" } else { "" };
+            output::line(format_args!("candidate: refused with {} errors{kept}", faults.len()));
+        }
+        Some(ReloadedCandidate { present: false, .. }) => output::line("candidate: there is none"),
+        Some(ReloadedCandidate { changed: true, .. }) => {
+            output::line("candidate: taken over, counts begin anew")
+        }
+        Some(_) => output::line("candidate: nothing has changed"),
+    }
+}
+
+fn print_files(reloaded: &ReloadPolicyResponse) {
+    let ReloadPolicyResponse { taken, changed, epoch, rules, faults, warnings, linted, candidate: _ } =
+        reloaded;
     faults.iter().chain(warnings).for_each(finding);
     if !taken {
         let text =

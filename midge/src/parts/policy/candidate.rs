@@ -33,21 +33,26 @@ impl Candidate {
         self.files.look()
     }
 
-    /// Reads its files. It is evaluated while there are any, and counts begin anew; what is faulty changes nothing.
-    pub(super) fn take(&mut self, watchers: &Watchers, now: UnixMillis) -> Result<(), Vec<Fault>> {
+    /// Reads its files and tells whether it is another now. It is evaluated while there are any, and counts begin anew;
+    /// what is faulty changes nothing.
+    pub(super) fn take(&mut self, watchers: &Watchers, now: UnixMillis) -> Result<bool, Vec<Fault>> {
         if !self.files.are_there() {
             self.files.forget();
-            self.is_there = false;
             watchers.drop_candidate();
-            return Ok(());
+            return Ok(std::mem::take(&mut self.is_there));
         }
         let before = self.sources.policy().epoch();
         self.files.take(&mut self.sources)?;
-        if !self.is_there || self.sources.policy().epoch() != before {
+        let is_other = !self.is_there || self.sources.policy().epoch() != before;
+        if is_other {
             self.is_there = true;
             watchers.set_candidate(self.sources.policy(), now);
         }
-        Ok(())
+        Ok(is_other)
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.is_there
     }
 
     /// Goes on with what entries and the cloud have changed.
