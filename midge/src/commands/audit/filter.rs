@@ -8,6 +8,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// Every kind of event, as docs/audit.md has them.
+#[rustfmt::skip]
+const KINDS: [&str; 54] = [
+    "log-created", "file-opened", "checkpoint", "log-resumed", "log-repaired", "tail-missing", "log-trimmed",
+    "key-changed", "gap", "repeated", "started", "stopped",
+    "connected", "connect-refused", "connection-refused", "disconnected", "session-ended", "reauthenticated",
+    "subscribed", "unsubscribed", "subscribe-denied", "subscription-revoked", "publish-denied", "will-denied",
+    "receive-denied", "retained-purged",
+    "entry-created", "entry-updated", "entry-deleted", "token-made", "token-gone", "node-joined", "node-updated",
+    "node-banned", "node-deleted", "svid-issued", "svid-renewed", "ca-issued", "ca-requested", "ca-prepared",
+    "ca-activated", "ca-installed", "ca-changed", "changed", "bundle-changed", "policy-loaded", "policy-changed",
+    "policy-refused", "rules-applied", "rule-deleted", "device-created", "device-set", "node-audit-accepted",
+    "admin",
+];
+
 /// What `--since`, `--identity` and `--kind` say.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
@@ -18,6 +33,13 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn new(filter: &AuditFilter) -> anyhow::Result<Self> {
+        if let Some(kind) = filter.kinds.iter().find(|kind| !is_kind(kind)) {
+            let text = format!(
+                "--kind \"{kind}\" is no kind of event{}; docs/audit.md lists them, and * stands for the rest, as in '*-denied'",
+                like(kind)
+            );
+            return Err(failure(exit::USAGE, text));
+        }
         Ok(Self {
             since: filter.since.as_deref().map(point_in_time).transpose()?,
             identity: filter.identity.clone(),
@@ -42,6 +64,20 @@ impl Filter {
                 identity.is_some_and(|identity| matches(wanted, identity) || identity.ends_with(&**wanted))
             })
     }
+}
+
+/// Whether some event can be of this kind. A log of another version may have kinds that this one does not know, so a word
+/// with `*` may be any.
+fn is_kind(wanted: &str) -> bool {
+    wanted.starts_with('*') || wanted.ends_with('*') || KINDS.contains(&wanted)
+}
+
+/// Names a kind that may have been meant: one that begins alike.
+fn like(wrong: &str) -> String {
+    let alike =
+        |kind: &&&str| kind.chars().zip(wrong.chars()).take_while(|(one, other)| one == other).count();
+    let nearest = KINDS.iter().rev().max_by_key(alike).filter(|kind| alike(kind) >= 3);
+    nearest.map(|kind| format!(" (is it \"{kind}\"?)")).unwrap_or_default()
 }
 
 /// A text, or its start or end where `*` stands for the rest.
@@ -96,6 +132,28 @@ mod tests {
         assert!(between > Duration::from_secs(22 * 3_600) && between < Duration::from_secs(24 * 3_600));
         for wrong in ["", "yesterday", "5x", "-1m", "1960-01-01T00:00:00Z", "ä"] {
             assert!(point_in_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_does_not_exist_is_refused_and_those_of_the_documentation_are_taken() {
+        let of =
+            |kind: &str| Filter::new(&AuditFilter { since: None, identity: None, kinds: vec![kind.into()] });
+        let error = of("conected").unwrap_err().to_string();
+        assert!(error.contains("\"conected\" is no kind of event (is it \"connected\"?)"), "{error}");
+        assert!(of("").is_err());
+        for kind in ["connected", "*-denied", "svid-*", "*"] {
+            of(kind).unwrap();
+        }
+        let documented = include_str!("../../../../docs/audit.md");
+        for kind in KINDS.iter().filter(|kind| !["changed", "ca-changed"].contains(kind)) {
+            assert!(documented.contains(&format!("`{kind}`")), "{kind}");
+        }
+        let (first, last) = ("### Of clients", "`policy-changed` has the names");
+        let listed = documented.split_once(first).and_then(|(_, rest)| rest.split_once(last)).unwrap().0;
+        let words = listed.split('`').skip(1).step_by(2);
+        for word in words.filter(|word| word.ends_with("ed") && word.contains('-')) {
+            assert!(KINDS.contains(&word), "{word}");
         }
     }
 
