@@ -25,6 +25,7 @@ pub use synclog::{SyncLogError, SyncLogs};
 
 use crate::limits::cloud_hub_path;
 use devices::DeviceIndex;
+use issuer_core::NodeProof;
 use midge_identity::CertificateFacts;
 use midge_issuer::{IssueError, Issuer};
 use midge_pki::{CurrentIdentity, RootPin};
@@ -85,7 +86,7 @@ struct Shared {
     config: CloudHubConfig,
     parts: CloudHubParts,
     identity: Arc<CurrentIdentity>,
-    sessions: Sessions,
+    sessions: Sessions<NodeProof>,
     devices: DeviceIndex,
     websocket: TcpListener,
     bootstrap: TcpListener,
@@ -173,15 +174,16 @@ impl CloudHub {
         active.ok_or(HubError::Issue(IssueError::NoAuthority(issuer_core::LeaseReason::NoAuthority)))
     }
 
-    /// Hands new bundles to connected nodes, and closes the sessions of nodes that were locked out.
+    /// Hands new bundles to connected nodes, and closes the sessions of nodes that were locked out or joined anew.
     async fn watch(&self) {
         let mut view = self.shared.parts.issuer.subscribe();
         let mut bundles = Arc::clone(&view.borrow_and_update().bundles);
         loop {
             tokio::select! {
-                evicted = self.shared.parts.logs.evicted() => {
-                    for node in evicted {
-                        self.shared.sessions.close(&node);
+                changed = self.shared.parts.logs.changed_nodes() => {
+                    let issuer = &self.shared.parts.issuer;
+                    for node in changed {
+                        self.shared.sessions.ask_again(&node, |shown| issuer.admitted_node(shown).is_ok());
                     }
                 }
                 changed = view.changed() => {

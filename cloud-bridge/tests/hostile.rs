@@ -5,10 +5,11 @@ mod world;
 
 use bridge_core::{Message, MessageIds, Now, Route};
 use futures_util::{SinkExt as _, StreamExt as _};
-use midge_identity::{BundleSet, SpiffeId, TrustDomain};
+use issuer_core::NodeProof;
+use midge_identity::{BundleSet, SpiffeId, TrustDomain, verify_x509_svid};
 use midge_pki::{
     CsrSubject, CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, ServerExpectation,
-    SvidClientVerifier, SvidIdentity, TrustSource, client_config, server_config,
+    SvidClientVerifier, SvidIdentity, TrustSource, client_config, provider, server_config,
 };
 use midge_runtime::Clock;
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_tungstenite::WebSocketStream;
@@ -153,6 +155,103 @@ async fn a_connection_kept_ready_does_not_outlive_a_ban() {
     assert!(status == 403 && text.contains("banned"), "{status} {text}");
     assert_eq!(answer_of(upgrade_on(of_good, &[("node_id", "good"), MSG]).await).0, 101);
     assert!(cloud.hub().sessions().iter().all(|session| session.node != "stolen"));
+}
+
+/// What the holder of an identity proves of its node.
+fn shown(cloud: &Cloud, identity: &Arc<dyn IdentitySource>) -> NodeProof {
+    let chain = identity.current().unwrap().chain.clone();
+    let algorithms = provider().signature_verification_algorithms;
+    let now = cloud.issuer.now();
+    let peer = verify_x509_svid(&chain, &cloud.issuer.bundles(), algorithms.all, now).unwrap();
+    NodeProof::of(&peer, chain.first().unwrap()).unwrap()
+}
+
+/// A renewed identity of a node, as it comes over the channel.
+async fn renewed(cloud: &Cloud, identity: &Arc<dyn IdentitySource>) -> Arc<dyn IdentitySource> {
+    let key = PrivateKey::generate().unwrap();
+    let csr = key.csr_der(None, CsrSubject::default()).unwrap();
+    let svid = cloud.issuer.sign_node_svid(&shown(cloud, identity), &csr).await.unwrap();
+    let chain = svid.chain.into_iter().map(Into::into).collect();
+    let current = CurrentIdentity::new();
+    current.set(SvidIdentity::new(chain, Arc::new(key)).unwrap());
+    Arc::new(current)
+}
+
+/// Status of a request for a certificate over HTTPS with the node's certificate, as a stock edge renews.
+async fn renewal_over_https(cloud: &Cloud, identity: Arc<dyn IdentitySource>, node: &str) -> String {
+    let hub = SpiffeId::new("spiffe://plant/cloud/hub").unwrap();
+    let config = client_config(Some(identity), trust(cloud), ServerExpectation::Id(hub));
+    let stream = TcpStream::connect(cloud.bootstrap()).await.unwrap();
+    let name = "127.0.0.1".to_owned().try_into().unwrap();
+    let mut stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
+    let csr = PrivateKey::generate().unwrap().csr_der(None, CsrSubject::default()).unwrap();
+    let head = format!(
+        "GET /edge.crt HTTP/1.1\r\nhost: cloud\r\nnodename: {node}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        csr.len()
+    );
+    stream.write_all(&[head.as_bytes(), &csr].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    // How the other end says goodbye does not matter.
+    let _ended = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_box_that_was_replaced_opens_nothing() {
+    let cloud = Cloud::start().await;
+    let (_stolen, thief) = enrolled(&cloud, "box-1").await;
+    let headers = [("node_id", "box-1"), MSG];
+    let mut open = upgrade(&cloud, Arc::clone(&thief), &headers).await.unwrap();
+    // A second token, without a ban: whoever is connected with the old key is cut off.
+    let right = Edge::join(&cloud, "box-1").await;
+    while let Some(Ok(_)) = open.next().await {}
+    eventually("connected", || right.status().connected).await;
+    let since = right.status().since;
+
+    let (status, text) = refusal(&cloud, Arc::clone(&thief), &headers).await;
+    assert!(status == 403 && text.contains("not active"), "{status} {text}");
+    let answer = renewal_over_https(&cloud, thief, "box-1").await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("not active"), "{answer}");
+    assert_eq!((right.status().connected, right.status().since), (true, since), "not thrown off");
+    eventually("the CA arrives", || right.issuer.snapshot().ca.is_some()).await;
+    let answer = renewal_over_https(&cloud, right.identity.svid(), "box-1").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_box_gets_in_with_the_old_key_until_it_shows_the_new_one() {
+    let cloud = Cloud::start().await;
+    let (_directory, old) = enrolled(&cloud, "box-1").await;
+    let headers = [("node_id", "box-1"), MSG];
+    let new = renewed(&cloud, &old).await;
+    // It crashed before it had the new one; the hub restarts, too.
+    cloud.stop_hub().await;
+    cloud.start_hub().await;
+    for _ in 0..2 {
+        assert_eq!(refusal(&cloud, Arc::clone(&old), &headers).await.0, 101);
+    }
+    let mut with_old = upgrade(&cloud, Arc::clone(&old), &headers).await.unwrap();
+    let _with_new = upgrade(&cloud, Arc::clone(&new), &headers).await.unwrap();
+    while let Some(Ok(_)) = with_old.next().await {}
+    let (status, text) = refusal(&cloud, old, &headers).await;
+    assert!(status == 403 && text.contains("not active"), "{status} {text}");
+    assert_eq!(refusal(&cloud, new, &headers).await.0, 101);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ca_of_a_box_does_not_open_the_channel() {
+    let cloud = Cloud::start().await;
+    let edge = Edge::join(&cloud, "box-1").await;
+    eventually("the CA arrives", || edge.issuer.snapshot().ca.is_some()).await;
+    let key = PrivateKey::generate().unwrap();
+    let csr = key.csr_der(Some(edge.identity.id()), CsrSubject::default()).unwrap();
+    let chain = edge.issuer.mint_svid(&csr, None).unwrap().chain;
+    let current = CurrentIdentity::new();
+    current.set(SvidIdentity::new(chain.into_iter().map(Into::into).collect(), Arc::new(key)).unwrap());
+    let headers = [("node_id", "box-1"), MSG];
+    let (status, text) = refusal(&cloud, Arc::new(current), &headers).await;
+    assert!(status == 403 && text.contains("the cloud itself"), "{status} {text}");
+    assert_eq!(refusal(&cloud, edge.identity.svid(), &headers).await.0, 101);
 }
 
 #[tokio::test(flavor = "multi_thread")]

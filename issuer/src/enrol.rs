@@ -6,7 +6,7 @@ use crate::{
     mutation::Mutation,
     sign::{SignedSvid, SvidOrder},
 };
-use issuer_core::{JoinError, Node, Redemption, check_member};
+use issuer_core::{JoinError, Node, NodeProof, NodeSvid, Redemption, check_member, fingerprint};
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_pki::Csr;
 use midge_store::Batch;
@@ -40,6 +40,15 @@ pub struct Joined {
     pub svid: SignedSvid,
     /// Roots of the trust domain; DER.
     pub roots: Vec<Vec<u8>>,
+}
+
+pub(crate) fn node_svid(svid: &SignedSvid, spki_der: &[u8]) -> NodeSvid {
+    NodeSvid {
+        serial: svid.serial.clone(),
+        spki_sha256: fingerprint(spki_der),
+        issued: svid.issued,
+        not_after: svid.expires,
+    }
 }
 
 enum Verdict {
@@ -108,8 +117,7 @@ impl Issuer {
                     };
                 let order: SvidOrder = issuer.node_order(&node.id);
                 let svid = issuer.sign_order(order, &spki)?;
-                node.svid_serial.clone_from(&svid.serial);
-                node.svid_not_after = svid.expires;
+                node.handle_signed(node_svid(&svid, &spki));
                 let node = Arc::new(node);
                 mutations.push(Mutation::Node(Arc::clone(&node)));
                 Ok((mutations, Verdict::Joined(Box::new((node, svid)))))
@@ -124,12 +132,28 @@ impl Issuer {
         }
     }
 
-    /// Returns a node that may be served.
+    /// Returns the node that may be served to whoever shows this.
     ///
     /// # Errors
-    /// It is unknown or banned.
-    pub fn admitted_node(&self, id: &SpiffeId) -> Result<Arc<Node>, JoinError> {
-        self.shared.state.read().enrolment.admitted(id).cloned()
+    /// It is unknown, banned, or has replaced what is shown.
+    pub fn admitted_node(&self, shown: &NodeProof) -> Result<Arc<Node>, JoinError> {
+        self.shared.state.read().enrolment.admitted(shown).cloned()
+    }
+
+    /// Notes that a node has shown its certificate: with the first use of a new one the one before ends.
+    ///
+    /// # Errors
+    /// As [`Self::admitted_node`], or the store fails.
+    pub async fn node_shown(&self, shown: &NodeProof) -> Result<(), IssueError> {
+        if self.shared.state.read().enrolment.plan_shown(shown)?.is_none() {
+            return Ok(());
+        }
+        let shown = shown.clone();
+        self.commit(Batch::new(), move |state| {
+            let node = state.enrolment.plan_shown(&shown)?;
+            Ok((node.into_iter().map(Mutation::Node).collect(), ()))
+        })
+        .await
     }
 
     /// Returns one node, banned or not.
@@ -152,6 +176,7 @@ impl Issuer {
             let node = state.enrolment.plan_node(&id, |node| {
                 node.banned = true;
                 node.svid_serial.clear();
+                node.svid_next = None;
             })?;
             Ok((vec![Mutation::Node(node)], ()))
         })

@@ -1,9 +1,9 @@
 //! Signing: SVIDs for entries, by hand, for nodes; intermediates for boxes.
 
 use crate::witness::{Cause, Issued};
-use crate::{config::node_id, error::IssueError, issuer::Issuer, mutation::Mutation};
+use crate::{enrol::node_svid, error::IssueError, issuer::Issuer, mutation::Mutation};
 use issuer_core::{
-    EntryError, LeaseReason, check_dns_name, check_workload, limits, node_of, scope_of_path,
+    EntryError, LeaseReason, NodeProof, check_dns_name, check_workload, limits, node_of, scope_of_path,
     template::{CaTemplate, Subject, SvidTemplate, Validity, serial},
 };
 use midge_identity::{SpiffeId, UnixMillis};
@@ -106,21 +106,17 @@ impl Issuer {
         self.sign_order(order, csr.public_key_spki())
     }
 
-    /// Renews the SVID of a node that has joined.
+    /// Renews the SVID of a node that has joined. What it shows counts until it shows the new one.
     ///
     /// # Errors
-    /// The node is unknown or banned, the CSR is wrong, or no CA can sign.
-    pub async fn sign_node_svid(&self, id: &SpiffeId, csr_der: &[u8]) -> Result<SignedSvid, IssueError> {
+    /// The node is unknown or banned, what it shows counts no more, the CSR is wrong, or no CA can sign.
+    pub async fn sign_node_svid(&self, shown: &NodeProof, csr_der: &[u8]) -> Result<SignedSvid, IssueError> {
         let csr = Csr::parse(csr_der)?;
-        self.shared.state.read().enrolment.admitted(id)?;
-        let svid = self.sign_order(self.node_order(id), csr.public_key_spki())?;
-        let (id, signed) = (id.clone(), svid.clone());
+        self.admitted_node(shown)?;
+        let svid = self.sign_order(self.node_order(shown.id()), csr.public_key_spki())?;
+        let (shown, signed) = (shown.clone(), node_svid(&svid, csr.public_key_spki()));
         self.commit(Batch::new(), move |state| {
-            state.enrolment.admitted(&id)?;
-            let node = state.enrolment.plan_node(&id, |node| {
-                node.svid_serial = signed.serial;
-                node.svid_not_after = signed.expires;
-            })?;
+            let node = state.enrolment.plan_signed(&shown, signed)?;
             Ok((vec![Mutation::Node(node)], ()))
         })
         .await?;
@@ -130,21 +126,19 @@ impl Issuer {
     /// Signs an intermediate CA for a box that has joined; it may speak only for `/edge/<node>/`.
     ///
     /// # Errors
-    /// The box is unknown or banned, the CSR is wrong, or no CA can sign.
+    /// The box is unknown or banned, what it shows counts no more, the CSR is wrong, or no CA can sign.
     pub async fn sign_intermediate(
         &self,
         csr_der: &[u8],
-        node: &str,
+        shown: &NodeProof,
         preferred_ttl: Option<Duration>,
     ) -> Result<SignedCa, IssueError> {
-        let id = node_id(self.trust_domain(), node)
-            .map_err(|error| IssueError::NodeName { name: node.to_owned(), why: error.to_string() })?;
-        self.shared.state.read().enrolment.admitted(&id)?;
-        let signed = self.sign_ca_for(&id, csr_der, preferred_ttl)?;
-        let expires = signed.expires;
+        self.admitted_node(shown)?;
+        let signed = self.sign_ca_for(shown.id(), csr_der, preferred_ttl)?;
+        let (shown, expires) = (shown.clone(), signed.expires);
         self.commit(Batch::new(), move |state| {
-            state.enrolment.admitted(&id)?;
-            let node = state.enrolment.plan_node(&id, |node| node.ca_not_after = expires)?;
+            state.enrolment.admitted(&shown)?;
+            let node = state.enrolment.plan_node(shown.id(), |node| node.ca_not_after = expires)?;
             Ok((vec![Mutation::Node(node)], ()))
         })
         .await?;

@@ -12,11 +12,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use issuer_core::JoinError;
-use midge_identity::{SpiffeId, VerifiedPeer};
+use issuer_core::{JoinError, NodeProof};
+use midge_identity::SpiffeId;
 use midge_issuer::{IssueError, SignedSvid};
 use midge_pki::{SvidClientVerifier, TrustSource, peer_of, pem_encode_certs, server_config};
 use midge_runtime::CancellationToken;
+use rustls::CommonState;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -28,8 +29,9 @@ pub(crate) const PEM_CHAIN: &str = "application/pem-certificate-chain";
 /// A node needs two requests.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Who is at the other end, and what of a node that proves.
 #[derive(Clone)]
-struct Client(Option<VerifiedPeer>);
+struct Client(Option<(SpiffeId, Result<NodeProof, JoinError>)>);
 
 struct Refusal(StatusCode, String);
 
@@ -85,7 +87,7 @@ impl CloudHub {
             return;
         };
         // Without a certificate there is nobody, and nobody is what the handler sees.
-        let client = Client(peer_of(stream.get_ref().1, &self.shared.parts.issuer).ok());
+        let client = Client(self.client_of(stream.get_ref().1));
         let service = TowerToHyperService::new(router.layer(Extension(client)));
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -96,6 +98,12 @@ impl CloudHub {
         if let Err(error) = served {
             tracing::debug!(%error, "bootstrap connection");
         }
+    }
+
+    fn client_of(&self, connection: &CommonState) -> Option<(SpiffeId, Result<NodeProof, JoinError>)> {
+        let peer = peer_of(connection, &self.shared.parts.issuer).ok()?;
+        let leaf = connection.peer_certificates()?.first()?;
+        Some((peer.id().clone(), NodeProof::of(&peer, leaf)))
     }
 
     async fn issue(
@@ -116,8 +124,11 @@ impl CloudHub {
             return Ok(joined.svid);
         }
         match &client.0 {
-            Some(peer) if *peer.id() == id => issuer.sign_node_svid(&id, csr_der).await.map_err(refusal),
-            Some(peer) => Err(wrong_client(peer.id(), &id)),
+            Some((is, shown)) if *is == id => {
+                let shown = shown.as_ref().map_err(|error| refusal(error.clone().into()))?;
+                issuer.sign_node_svid(shown, csr_der).await.map_err(refusal)
+            }
+            Some((is, _)) => Err(wrong_client(is, &id)),
             None => {
                 let reason = "a join token (Authorization: Bearer) or the node's certificate is needed";
                 Err(Refusal(StatusCode::UNAUTHORIZED, reason.to_owned()))

@@ -6,8 +6,8 @@ use super::session::Session;
 use super::sessions::SessionPlace;
 use crate::frames::{Channel, websocket_config};
 use crate::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
-use issuer_core::node_of;
-use midge_identity::{SpiffeId, UnixMillis};
+use issuer_core::{NodeProof, node_of};
+use midge_identity::{UnixMillis, VerifiedPeer};
 use midge_pki::{SvidClientVerifier, TrustSource, peer_of, server_config};
 use midge_runtime::{CancellationToken, RateLimitedWarn};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ static REFUSED: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(10));
 /// Who has proven what on a new connection.
 struct Arrival {
     node: String,
-    id: SpiffeId,
+    shown: NodeProof,
     expires: Option<UnixMillis>,
     remote: SocketAddr,
     socket: WebSocketStream<TlsStream<TcpStream>>,
@@ -116,71 +116,82 @@ impl CloudHub {
         let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
         let trust = &self.shared.parts.issuer;
         let peer = peer_of(stream.get_ref().1, trust).map_err(|error| error.to_string())?;
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+        let leaf = leaf.ok_or("no certificate")?;
         let mut verdict = Err("no upgrade was asked for".to_owned());
         let mut refusal = None;
         #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
         let callback = |request: &Request, response: Response| {
             // Not before the request: whoever keeps a connection ready may be locked out meanwhile.
-            verdict = self.node_named_by(peer.id());
-            check_upgrade(request, &verdict).map(|()| response).map_err(|(status, reason)| {
-                refusal = Some(reason.clone());
-                error_response(status, reason)
-            })
+            verdict = self.node_shown_by(&peer, &leaf);
+            check_upgrade(request, verdict.as_ref().map(|(node, _)| node.as_str()))
+                .map(|()| response)
+                .map_err(|(status, reason)| {
+                    refusal = Some(reason.clone());
+                    error_response(status, reason)
+                })
         };
         let socket =
             tokio_tungstenite::accept_hdr_async_with_config(stream, callback, Some(websocket_config())).await;
         match (socket, verdict) {
-            (Ok(socket), Ok(node)) => {
-                Ok(Arrival { node, id: peer.id().clone(), expires: peer.expires(), remote, socket })
+            (Ok(socket), Ok((node, shown))) => {
+                Ok(Arrival { node, shown, expires: peer.expires(), remote, socket })
             }
             (Ok(_), Err(reason)) => Err(reason),
             (Err(error), _) => Err(refusal.unwrap_or_else(|| error.to_string())),
         }
     }
 
-    fn node_named_by(&self, id: &SpiffeId) -> Result<String, String> {
-        let issuer = &self.shared.parts.issuer;
+    fn node_shown_by(&self, peer: &VerifiedPeer, leaf_der: &[u8]) -> Result<(String, NodeProof), String> {
+        let (issuer, id) = (&self.shared.parts.issuer, peer.id());
         let node = node_of(id).filter(|node| id.path().len() == "/edge/".len().saturating_add(node.len()));
         let Some(node) = node.filter(|_| id.trust_domain() == issuer.trust_domain()) else {
             return Err(format!(
                 "{id} is not a node: the certificate of spiffe://<trust domain>/edge/<node> is needed"
             ));
         };
-        issuer.admitted_node(id).map_err(|error| format!("node {node}: {error}"))?;
-        Ok(node.to_owned())
+        let shown = NodeProof::of(peer, leaf_der).map_err(|error| format!("node {node}: {error}"))?;
+        issuer.admitted_node(&shown).map_err(|error| format!("node {node}: {error}"))?;
+        Ok((node.to_owned(), shown))
     }
 
     async fn serve_node(&self, arrival: Arrival, token: &CancellationToken) {
-        let Arrival { node, id, expires, remote, socket } = arrival;
-        let place = match self.enter(&node, &id, remote, token) {
+        let Arrival { node, shown, expires, remote, socket } = arrival;
+        let place = match self.enter(&node, &shown, remote, token).await {
             Ok(place) => place,
             Err(reason) => return refused(remote, &reason),
         };
         tracing::info!(node, %remote, "node connected");
-        let session = Session { hub: self.clone(), node, expires, place };
+        let session = Session { hub: self.clone(), node, shown, expires, place };
         let end = session.run(Channel::new(socket)).await;
         self.shared.sessions.leave(&session.node, &session.place, self.shared.parts.clock.now());
         tracing::info!(node = session.node, %remote, reason = %end, "node disconnected");
     }
 
-    fn enter(
+    async fn enter(
         &self,
         node: &str,
-        id: &SpiffeId,
+        shown: &NodeProof,
         remote: SocketAddr,
         token: &CancellationToken,
     ) -> Result<SessionPlace, String> {
-        let (sessions, now) = (&self.shared.sessions, self.shared.parts.clock.now());
-        let place = sessions.enter(node, remote, now, token).ok_or_else(|| {
+        let (issuer, sessions) = (&self.shared.parts.issuer, &self.shared.sessions);
+        // Before anything that only the node may do, ending the session before this one included.
+        issuer.node_shown(shown).await.map_err(|error| format!("node {node}: {error}"))?;
+        let now = self.shared.parts.clock.now();
+        let place = sessions.enter(node, shown, remote, now, token).ok_or_else(|| {
             "the hub serves as many nodes as it is configured for (sessions-max)".to_owned()
         })?;
-        // Whoever locks a node out closes the sessions that are there: one that came later has to ask.
-        self.node_named_by(id).inspect_err(|_| sessions.leave(node, &place, now))?;
+        // A change to the node closes the sessions that are there: one that came later has to ask.
+        issuer.admitted_node(shown).map_err(|error| {
+            sessions.leave(node, &place, now);
+            format!("node {node}: {error}")
+        })?;
         Ok(place)
     }
 }
 
-fn check_upgrade(request: &Request, verdict: &Result<String, String>) -> Result<(), (u16, String)> {
+fn check_upgrade(request: &Request, verdict: Result<&str, &String>) -> Result<(), (u16, String)> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     // A browser sends it; KubeEdge's server refuses it too.
     if header("origin").is_some() {
@@ -190,7 +201,7 @@ fn check_upgrade(request: &Request, verdict: &Result<String, String>) -> Result<
     if header("connectionuse") != Some("msg") {
         return Err((400, "header ConnectionUse: msg is missing".to_owned()));
     }
-    let node = verdict.as_ref().map_err(|reason| (403, reason.clone()))?;
+    let node = verdict.map_err(|reason| (403, reason.clone()))?;
     match header("node_id") {
         Some(named) if named == node => Ok(()),
         Some(named) => {
@@ -211,9 +222,9 @@ fn error_response(status: u16, reason: String) -> ErrorResponse {
 mod tests {
     use super::*;
     use crate::cloudhub::{CloudHubConfig, CloudHubParts, SyncLogs};
-    use midge_identity::TrustDomain;
+    use midge_identity::{TrustDomain, verify_x509_svid};
     use midge_issuer::{Authority, Issuer, IssuerConfig};
-    use midge_pki::{CsrSubject, PrivateKey};
+    use midge_pki::{CsrSubject, PrivateKey, provider};
     use midge_runtime::Clock;
     use midge_store::{Store, StoreInfo};
 
@@ -229,13 +240,16 @@ mod tests {
         CloudHub::open(config, CloudHubParts { issuer, logs, store, clock, audit: None }).await.unwrap()
     }
 
-    async fn joined(hub: &CloudHub, node: &str) -> SpiffeId {
+    async fn joined(hub: &CloudHub, node: &str) -> NodeProof {
         let issuer = &hub.shared.parts.issuer;
         let id = midge_issuer::node_id(issuer.trust_domain(), node).unwrap();
         let token = issuer.create_join_token(Duration::from_secs(60), None, Some(id.clone())).await.unwrap();
         let csr = PrivateKey::generate().unwrap().csr_der(Some(&id), CsrSubject::default()).unwrap();
-        issuer.redeem(&token.token, &csr, None).await.unwrap();
-        id
+        let chain = issuer.redeem(&token.token, &csr, None).await.unwrap().svid.chain;
+        let chain: Vec<_> = chain.into_iter().map(Into::into).collect();
+        let algorithms = provider().signature_verification_algorithms;
+        let peer = verify_x509_svid(&chain, &issuer.bundles(), algorithms.all, issuer.now()).unwrap();
+        hub.node_shown_by(&peer, &chain[0]).unwrap().1
     }
 
     #[tokio::test]
@@ -244,11 +258,10 @@ mod tests {
         let hub = hub(directory.path()).await;
         let (remote, token) = (SocketAddr::from(([127, 0, 0, 1], 1)), CancellationToken::new());
         let (stolen, other) = (joined(&hub, "stolen").await, joined(&hub, "other").await);
-        assert!(hub.node_named_by(&stolen).is_ok());
-        hub.shared.parts.issuer.ban_node(&stolen).await.unwrap();
-        let Err(reason) = hub.enter("stolen", &stolen, remote, &token) else { panic!("let in") };
+        hub.shared.parts.issuer.ban_node(stolen.id()).await.unwrap();
+        let Err(reason) = hub.enter("stolen", &stolen, remote, &token).await else { panic!("let in") };
         assert!(reason.contains("banned"), "{reason}");
-        let _place = hub.enter("other", &other, remote, &token).unwrap();
+        let _place = hub.enter("other", &other, remote, &token).await.unwrap();
         assert_eq!(hub.shared.sessions.connected(), ["other"]);
     }
 }

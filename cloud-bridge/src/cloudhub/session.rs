@@ -8,6 +8,7 @@ use bridge_core::{
     AuditPlace, CloudConfig, CloudEffect, CloudSync, PeerFault, SignedChain, SigningKind, SigningRequest,
     StoreTicket,
 };
+use issuer_core::NodeProof;
 use midge_identity::UnixMillis;
 use midge_issuer::IssueError;
 use std::sync::atomic::Ordering;
@@ -41,6 +42,7 @@ enum Done {
 pub(super) struct Session {
     pub(super) hub: CloudHub,
     pub(super) node: String,
+    pub(super) shown: NodeProof,
     pub(super) expires: Option<UnixMillis>,
     pub(super) place: SessionPlace,
 }
@@ -112,9 +114,9 @@ impl Session {
                     });
                 }
                 CloudEffect::Sign(ticket, kind, request) => {
-                    let (hub, node) = (self.hub.clone(), self.node.clone());
+                    let (hub, shown) = (self.hub.clone(), self.shown.clone());
                     jobs.spawn(async move {
-                        let result = hub.sign(&node, kind, request).await;
+                        let result = hub.sign(&shown, kind, request).await;
                         Done::Signed(ticket, result.map_err(|error| error.to_string()))
                     });
                 }
@@ -138,7 +140,7 @@ impl Session {
 impl CloudHub {
     async fn sign(
         &self,
-        node: &str,
+        shown: &NodeProof,
         kind: SigningKind,
         request: SigningRequest,
     ) -> Result<SignedChain, IssueError> {
@@ -146,14 +148,11 @@ impl CloudHub {
         match kind {
             SigningKind::Ca => {
                 let ttl = Some(Duration::from_secs(request.ttl_secs));
-                let signed = issuer.sign_intermediate(&request.csr_der, node, ttl).await?;
+                let signed = issuer.sign_intermediate(&request.csr_der, shown, ttl).await?;
                 Ok(SignedChain { chain: signed.chain, roots: signed.roots })
             }
             SigningKind::NodeSvid => {
-                let id = midge_issuer::node_id(issuer.trust_domain(), node).map_err(|error| {
-                    IssueError::NodeName { name: node.to_owned(), why: error.to_string() }
-                })?;
-                let signed = issuer.sign_node_svid(&id, &request.csr_der).await?;
+                let signed = issuer.sign_node_svid(shown, &request.csr_der).await?;
                 Ok(SignedChain { chain: signed.chain, roots: issuer.roots() })
             }
         }

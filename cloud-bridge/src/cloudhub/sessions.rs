@@ -26,21 +26,22 @@ pub struct NodeSession {
     pub pending: u64,
 }
 
-pub(super) struct Sessions {
+/// The table, with what each session was let in for.
+pub(super) struct Sessions<P> {
     max: usize,
-    state: Mutex<State>,
+    state: Mutex<State<P>>,
 }
 
-#[derive(Default)]
-struct State {
+struct State<P> {
     connected: usize,
     generation: u64,
-    nodes: BTreeMap<String, Known>,
+    nodes: BTreeMap<String, Known<P>>,
 }
 
-struct Known {
+struct Known<P> {
     generation: u64,
     cancel: Option<CancellationToken>,
+    shown: P,
     since: UnixMillis,
     remote: SocketAddr,
     pending: Arc<AtomicU64>,
@@ -53,15 +54,17 @@ pub(super) struct SessionPlace {
     generation: u64,
 }
 
-impl Sessions {
+impl<P: Clone> Sessions<P> {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, state: Mutex::default() }
+        let state = State { connected: 0, generation: 0, nodes: BTreeMap::new() };
+        Self { max, state: Mutex::new(state) }
     }
 
     /// Makes room for a session and ends the one before it; none when the hub is full.
     pub(super) fn enter(
         &self,
         node: &str,
+        shown: &P,
         remote: SocketAddr,
         now: UnixMillis,
         token: &CancellationToken,
@@ -82,6 +85,7 @@ impl Sessions {
         let known = Known {
             generation: place.generation,
             cancel: Some(place.cancel.clone()),
+            shown: shown.clone(),
             since: now,
             remote,
             pending: Arc::clone(&place.pending),
@@ -106,9 +110,15 @@ impl Sessions {
         }
     }
 
-    /// Ends the session of a node.
-    pub(super) fn close(&self, node: &str) {
-        if let Some(cancel) = self.state.lock().nodes.get(node).and_then(|known| known.cancel.clone()) {
+    /// Ends the session of a node unless what it came in with still counts.
+    pub(super) fn ask_again(&self, node: &str, counts: impl FnOnce(&P) -> bool) {
+        let known = {
+            let state = self.state.lock();
+            state.nodes.get(node).and_then(|known| Some((known.cancel.clone()?, known.shown.clone())))
+        };
+        if let Some((cancel, shown)) = known
+            && !counts(&shown)
+        {
             cancel.cancel();
         }
     }
@@ -120,7 +130,7 @@ impl Sessions {
 
     pub(super) fn list(&self) -> Vec<NodeSession> {
         let state = self.state.lock();
-        let session = |(node, known): (&String, &Known)| NodeSession {
+        let session = |(node, known): (&String, &Known<P>)| NodeSession {
             node: node.clone(),
             connected: known.cancel.is_some(),
             since: known.since,
@@ -142,25 +152,26 @@ mod tests {
     #[test]
     fn a_newer_session_of_a_node_ends_the_older_and_keeps_its_place() {
         let (sessions, token) = (Sessions::new(1), CancellationToken::new());
-        let old = sessions.enter("a", remote(), UnixMillis(1), &token).unwrap();
-        let new = sessions.enter("a", remote(), UnixMillis(2), &token).unwrap();
+        let old = sessions.enter("a", &"key", remote(), UnixMillis(1), &token).unwrap();
+        let new = sessions.enter("a", &"key", remote(), UnixMillis(2), &token).unwrap();
         assert!(old.cancel.is_cancelled() && !new.cancel.is_cancelled());
         sessions.leave("a", &old, UnixMillis(3));
         assert_eq!(sessions.connected(), ["a"]);
-        assert!(sessions.enter("b", remote(), UnixMillis(3), &token).is_none());
+        assert!(sessions.enter("b", &"key", remote(), UnixMillis(3), &token).is_none());
         sessions.leave("a", &new, UnixMillis(4));
-        assert!(sessions.enter("b", remote(), UnixMillis(5), &token).is_some());
+        assert!(sessions.enter("b", &"key", remote(), UnixMillis(5), &token).is_some());
         let listed: Vec<_> = sessions.list().into_iter().map(|s| (s.node, s.connected, s.since.0)).collect();
         assert_eq!(listed, [("a".to_owned(), false, 4), ("b".to_owned(), true, 5)]);
     }
 
     #[test]
-    fn closing_a_node_cancels_its_session() {
+    fn a_session_ends_when_what_it_came_in_with_counts_no_more() {
         let (sessions, token) = (Sessions::new(1), CancellationToken::new());
-        let place = sessions.enter("a", remote(), UnixMillis(1), &token).unwrap();
-        sessions.close("other");
+        let place = sessions.enter("a", &"key", remote(), UnixMillis(1), &token).unwrap();
+        sessions.ask_again("other", |_| false);
+        sessions.ask_again("a", |shown| *shown == "key");
         assert!(!place.cancel.is_cancelled());
-        sessions.close("a");
+        sessions.ask_again("a", |shown| *shown != "key");
         assert!(place.cancel.is_cancelled());
     }
 }

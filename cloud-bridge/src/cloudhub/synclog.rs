@@ -13,7 +13,7 @@ use midge_store::{Batch, Durability, Store, StoreError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -74,7 +74,7 @@ struct Shared {
     store: Store,
     state: Mutex<State>,
     settled: Notify,
-    evictions: Notify,
+    nodes_changed: Notify,
 }
 
 #[derive(Default)]
@@ -82,9 +82,9 @@ struct State {
     nodes: HashMap<String, NodeState>,
     /// What the issuer's current batch has appended.
     issuer_open: Vec<(String, u64)>,
-    /// Nodes that the issuer's current batch locks out or deletes.
-    issuer_evicts: Vec<String>,
-    evicted: Vec<String>,
+    /// Nodes that the issuer's current batch changes or deletes.
+    issuer_nodes: Vec<String>,
+    changed_nodes: BTreeSet<String>,
 }
 
 struct NodeState {
@@ -173,7 +173,7 @@ impl SyncLogs {
             }
         }
         let state = Mutex::new(State { nodes, ..State::default() });
-        let shared = Shared { store, state, settled: Notify::new(), evictions: Notify::new() };
+        let shared = Shared { store, state, settled: Notify::new(), nodes_changed: Notify::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -272,14 +272,14 @@ impl SyncLogs {
         Ok(contents)
     }
 
-    /// Waits for nodes that were locked out or deleted.
-    pub(crate) async fn evicted(&self) -> Vec<String> {
+    /// Waits for nodes that joined, were locked out, deleted, or renewed.
+    pub(crate) async fn changed_nodes(&self) -> BTreeSet<String> {
         loop {
-            let evicted = std::mem::take(&mut self.shared.state.lock().evicted);
-            if !evicted.is_empty() {
-                return evicted;
+            let changed = std::mem::take(&mut self.shared.state.lock().changed_nodes);
+            if !changed.is_empty() {
+                return changed;
             }
-            self.shared.evictions.notified().await;
+            self.shared.nodes_changed.notified().await;
         }
     }
 
@@ -298,19 +298,19 @@ impl SyncLogs {
         self.shared.settled.notify_waiters();
     }
 
-    fn evict(&self, id: &SpiffeId) {
+    fn node_changes(&self, id: &SpiffeId) {
         if let Some(node) = node_of(id) {
-            self.shared.state.lock().issuer_evicts.push(node.to_owned());
+            self.shared.state.lock().issuer_nodes.push(node.to_owned());
         }
     }
 
     fn settle_issuer(&self, durable: bool) {
         let open = {
             let mut state = self.shared.state.lock();
-            let evicts = std::mem::take(&mut state.issuer_evicts);
-            if durable && !evicts.is_empty() {
-                state.evicted.extend(evicts);
-                self.shared.evictions.notify_one();
+            let nodes = std::mem::take(&mut state.issuer_nodes);
+            if durable && !nodes.is_empty() {
+                state.changed_nodes.extend(nodes);
+                self.shared.nodes_changed.notify_one();
             }
             std::mem::take(&mut state.issuer_open)
         };
@@ -382,8 +382,8 @@ impl MutationLog for SyncLogs {
     fn extend(&self, mutation: &Mutation, batch: &mut Batch) {
         let change = match mutation {
             Mutation::Entry(change) => change,
-            Mutation::Node(node) if node.banned => return self.evict(&node.id),
-            Mutation::NodeGone(id) => return self.evict(id),
+            Mutation::Node(node) => return self.node_changes(&node.id),
+            Mutation::NodeGone(id) => return self.node_changes(id),
             _ => return,
         };
         let before = change.before.as_deref().and_then(synced_node);

@@ -3,7 +3,10 @@
 //! A token is spent in the same step in which its node comes to exist. A lost answer does not burn
 //! it: whoever shows the same token and the same key again gets the same verdict.
 
-use crate::{entry::spiffe_id_text, limits};
+use crate::{
+    limits,
+    node::{Node, NodeProof, NodeSvid},
+};
 use midge_identity::{SpiffeId, TrustDomain, UnixMillis};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,35 +25,6 @@ pub struct JoinToken {
     pub agent_id: Option<SpiffeId>,
     /// When it was made.
     pub created_at: UnixMillis,
-}
-
-/// A node that has joined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Node {
-    /// Its identity.
-    #[serde(with = "spiffe_id_text")]
-    pub id: SpiffeId,
-    /// How it was attested: `join_token`.
-    pub attestation_type: String,
-    /// SHA-256 of the spent token, lower-case hex.
-    pub token_sha256: String,
-    /// SHA-256 of the public key (SPKI) that came with the token, lower-case hex.
-    pub spki_sha256: String,
-    /// When it joined.
-    pub joined_at: UnixMillis,
-    /// Serial of its current SVID, lower-case hex; empty before the first.
-    #[serde(default)]
-    pub svid_serial: String,
-    /// End of its current SVID.
-    #[serde(default)]
-    pub svid_not_after: UnixMillis,
-    /// End of its newest intermediate CA; 0 before the first.
-    #[serde(default)]
-    pub ca_not_after: UnixMillis,
-    /// Locked out until deleted.
-    #[serde(default)]
-    pub banned: bool,
 }
 
 /// Why a token or a node was refused.
@@ -77,6 +51,15 @@ pub enum JoinError {
     /// No such node.
     #[error("agent not found")]
     UnknownNode,
+    /// The node is known by a newer key.
+    #[error(
+        "agent is not active: {0} has joined or renewed with another key since: if this is the right box, remove \
+         keys/node.pem from its data directory and start it with a new join token"
+    )]
+    NotActive(SpiffeId),
+    /// Signed by an intermediate CA, such as that of a box.
+    #[error("a node's certificate is one that the cloud itself has signed, which that of {0} is not")]
+    NotFromRoot(SpiffeId),
     /// A lifetime of nothing.
     #[error("ttl is required, you must provide one")]
     NoTtl,
@@ -216,17 +199,7 @@ impl Enrolment {
             }
             Some(_) | None => {}
         }
-        let node = Arc::new(Node {
-            id,
-            attestation_type: "join_token".to_owned(),
-            token_sha256: token_sha256.clone(),
-            spki_sha256,
-            joined_at: now,
-            svid_serial: String::new(),
-            svid_not_after: UnixMillis::default(),
-            ca_not_after: UnixMillis::default(),
-            banned: false,
-        });
+        let node = Arc::new(Node::joined(id, token_sha256.clone(), spki_sha256, now));
         Ok(Redemption::Joined { token_sha256, node })
     }
 
@@ -241,16 +214,38 @@ impl Enrolment {
         Ok(Arc::new(node))
     }
 
-    /// Returns a node that may be served.
+    /// Returns the node that may be served to whoever shows this.
     ///
     /// # Errors
-    /// It is unknown or banned.
-    pub fn admitted(&self, id: &SpiffeId) -> Result<&Arc<Node>, JoinError> {
-        match self.nodes.get(id) {
+    /// It is unknown, banned, or has replaced what is shown.
+    pub fn admitted(&self, shown: &NodeProof) -> Result<&Arc<Node>, JoinError> {
+        match self.nodes.get(shown.id()) {
             None => Err(JoinError::UnknownNode),
-            Some(node) if node.banned => Err(JoinError::Banned(id.clone())),
+            Some(node) if node.banned => Err(JoinError::Banned(node.id.clone())),
+            Some(node) if node.standing(shown).is_none() => Err(JoinError::NotActive(node.id.clone())),
             Some(node) => Ok(node),
         }
+    }
+
+    /// Plans what it changes that a node shows its certificate: a new one counts alone from then on. None where
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// As [`Self::admitted`].
+    pub fn plan_shown(&self, shown: &NodeProof) -> Result<Option<Arc<Node>>, JoinError> {
+        Ok(self.admitted(shown)?.after_showing(shown).map(Arc::new))
+    }
+
+    /// Plans the node to which a certificate is handed that was signed for it. What it shows now counts until it
+    /// shows the new one.
+    ///
+    /// # Errors
+    /// As [`Self::admitted`].
+    pub fn plan_signed(&self, shown: &NodeProof, signed: NodeSvid) -> Result<Arc<Node>, JoinError> {
+        let node = self.admitted(shown)?;
+        let mut node = node.after_showing(shown).unwrap_or_else(|| Node::clone(node));
+        node.handle_signed(signed);
+        Ok(Arc::new(node))
     }
 
     /// Returns one node, banned or not.
@@ -307,7 +302,9 @@ impl Enrolment {
 }
 
 fn repeat(node: &Arc<Node>, spki_sha256: &str) -> Result<Redemption, JoinError> {
-    if node.spki_sha256 != spki_sha256 {
+    // Who has got as far as to renew did not lose the answer: from then on the token with the first key is no
+    // more than that key.
+    if node.spki_sha256 != spki_sha256 || (!node.banned && node.svid_spki_sha256 != spki_sha256) {
         return Err(JoinError::UnknownToken);
     }
     if node.banned {
@@ -348,6 +345,16 @@ mod tests {
 
     fn node_id() -> SpiffeId {
         SpiffeId::new("spiffe://plant/edge/box").unwrap()
+    }
+
+    fn shown(key: &[u8]) -> NodeProof {
+        NodeProof {
+            id: node_id(),
+            serial: "0a".into(),
+            spki_sha256: fingerprint(key),
+            issued: NOW,
+            not_after: NOW,
+        }
     }
 
     fn with_token(token: &str) -> Enrolment {
@@ -498,7 +505,7 @@ mod tests {
         let banned = enrolment.plan_node(&node_id(), |node| node.banned = true).unwrap();
         enrolment.put_node(banned);
         assert_eq!(redeem(&enrolment, "secret", KEY), Err(JoinError::Banned(node_id())));
-        assert_eq!(enrolment.admitted(&node_id()).unwrap_err(), JoinError::Banned(node_id()));
+        assert_eq!(enrolment.admitted(&shown(KEY)).unwrap_err(), JoinError::Banned(node_id()));
         add(&mut enrolment, "second");
         assert_eq!(redeem(&enrolment, "second", b"new key"), Err(JoinError::Banned(node_id())));
     }
@@ -508,11 +515,11 @@ mod tests {
         let mut enrolment = with_token("secret");
         join(&mut enrolment, "secret");
         enrolment.delete_node(&node_id());
-        assert_eq!(enrolment.admitted(&node_id()).unwrap_err(), JoinError::UnknownNode);
+        assert_eq!(enrolment.admitted(&shown(KEY)).unwrap_err(), JoinError::UnknownNode);
         assert_eq!(redeem(&enrolment, "secret", KEY), Err(JoinError::UnknownToken));
         add(&mut enrolment, "second");
         join(&mut enrolment, "second");
-        assert!(enrolment.admitted(&node_id()).is_ok());
+        assert!(enrolment.admitted(&shown(KEY)).is_ok());
     }
 
     #[test]

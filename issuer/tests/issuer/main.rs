@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod admin;
+mod nodes;
 mod place;
 mod rotation;
 mod server;

@@ -1,6 +1,6 @@
 //! A data directory with a store, keys and a clock that the tests move.
 
-use issuer_core::{RegistrationEntry, Selector};
+use issuer_core::{JoinError, NodeProof, RegistrationEntry, Selector};
 use midge_identity::{SpiffeId, TrustDomain, UnixMillis, VerifiedPeer, verify_x509_svid};
 use midge_issuer::{Authority, IssueError, Issuer, IssuerConfig};
 use midge_pki::{CsrSubject, PrivateKey, TrustSource, provider};
@@ -92,4 +92,20 @@ pub(crate) fn try_verify(issuer: &Issuer, chain: &[Vec<u8>]) -> Result<VerifiedP
     let algorithms = provider().signature_verification_algorithms;
     verify_x509_svid(&chain, &issuer.bundles(), algorithms.all, issuer.now())
         .map_err(|error| error.to_string())
+}
+
+/// What the holder of a node's certificate proves with it.
+pub(crate) fn try_shown(issuer: &Issuer, chain: &[Vec<u8>]) -> Result<NodeProof, JoinError> {
+    NodeProof::of(&verify(issuer, chain), &chain[0])
+}
+
+pub(crate) fn shown(issuer: &Issuer, chain: &[Vec<u8>]) -> NodeProof {
+    try_shown(issuer, chain).unwrap()
+}
+
+/// Lets a node join with a fresh key and returns what it proves from then on.
+pub(crate) async fn join(cloud: &Issuer, node: &str) -> NodeProof {
+    let id = id(&format!("/edge/{node}"));
+    let token = cloud.create_join_token(HOUR, None, Some(id)).await.unwrap();
+    shown(cloud, &cloud.redeem(&token.token, &csr(None).1, None).await.unwrap().svid.chain)
 }

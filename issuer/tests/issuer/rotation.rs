@@ -1,7 +1,7 @@
 //! Rotation with real keys, files and stores: restarts at every step, lost keys, wrong clocks.
 
-use crate::place::{DAY, HOUR, Place, START, csr, id, verify};
-use issuer_core::{LeaseReason, LeaseWarning};
+use crate::place::{DAY, HOUR, Place, START, csr, join, verify};
+use issuer_core::{LeaseReason, LeaseWarning, NodeProof};
 use midge_identity::UnixMillis;
 use midge_issuer::{IssueError, Issuer, run};
 use midge_pki::{IdentitySource, PrivateKey};
@@ -66,22 +66,22 @@ async fn a_box_switched_off_for_a_year_makes_a_new_root() {
     verify(&issuer, &issuer.mint_svid(&csr(Some("/a")).1, None).unwrap().chain);
 }
 
-async fn enrolled() -> (Place, Issuer, Place, Issuer) {
+async fn enrolled() -> (Place, (Issuer, NodeProof), Place, Issuer) {
     let mut cloud_place = Place::cloud();
     cloud_place.config.ca_ttl = DAY * 365;
     let mut edge_place = Place::edge();
     edge_place.clock = cloud_place.clock.clone();
     let cloud = cloud_place.open().await;
-    let token = cloud.create_join_token(HOUR, None, Some(id("/edge/box-1"))).await.unwrap();
-    cloud.redeem(&token.token, &csr(None).1, None).await.unwrap();
+    let shown = join(&cloud, "box-1").await;
+    let cloud = (cloud, shown);
     let edge = edge_place.open().await;
     answer(&cloud, &edge).await;
     (cloud_place, cloud, edge_place, edge)
 }
 
-async fn answer(cloud: &Issuer, edge: &Issuer) {
+async fn answer((cloud, shown): &(Issuer, NodeProof), edge: &Issuer) {
     let request = edge.ca_request().borrow().clone().expect("a CSR waits");
-    let signed = cloud.sign_intermediate(&request.csr_der, "box-1", None).await.unwrap();
+    let signed = cloud.sign_intermediate(&request.csr_der, shown, None).await.unwrap();
     edge.install_upstream(signed.chain, signed.roots).await.unwrap();
 }
 
@@ -128,7 +128,7 @@ async fn an_answer_after_a_restart_fits() {
     place.clock.advance(DAY / 2);
     edge.tick().await.unwrap();
     let request = edge.ca_request().borrow().clone().unwrap();
-    let signed = cloud.sign_intermediate(&request.csr_der, "box-1", None).await.unwrap();
+    let signed = cloud.0.sign_intermediate(&request.csr_der, &cloud.1, None).await.unwrap();
     drop(edge);
     let edge = place.open().await;
     edge.install_upstream(signed.chain, signed.roots).await.unwrap();

@@ -1,7 +1,7 @@
 //! Entries, tokens, signing and the exchange between cloud and edge, with real stores and keys.
 
-use crate::place::{DAY, HOUR, Place, csr, draft, id, trust_domain, try_verify, verify};
-use issuer_core::{EntryError, EntryFilter, JoinError, LeaseReason, LeaseWarning, Origin};
+use crate::place::{DAY, HOUR, Place, csr, draft, id, join, shown, trust_domain, try_verify, verify};
+use issuer_core::{EntryError, EntryFilter, JoinError, LeaseReason, LeaseWarning, NodeProof, Origin};
 use midge_identity::{CertificateFacts, UnixMillis};
 use midge_issuer::{Authority, CloudChange, IssueError, Issuer, Mutation, MutationLog};
 use midge_pki::{CsrSubject, IdentitySource, PrivateKey, pem_encode_certs};
@@ -176,6 +176,8 @@ struct Pair {
     edge_place: Place,
     cloud: Issuer,
     edge: Issuer,
+    /// What the edge proves to the cloud.
+    shown: NodeProof,
 }
 
 impl Pair {
@@ -184,22 +186,16 @@ impl Pair {
         let mut edge_place = Place::edge();
         edge_place.clock = cloud_place.clock.clone();
         let cloud = cloud_place.open().await;
-        join(&cloud, "box-1").await;
+        let shown = join(&cloud, "box-1").await;
         let edge = edge_place.open().await;
-        answer(&cloud, &edge, "box-1").await.unwrap();
-        Self { cloud_place, edge_place, cloud, edge }
+        answer(&cloud, &edge, &shown).await.unwrap();
+        Self { cloud_place, edge_place, cloud, edge, shown }
     }
 }
 
-async fn join(cloud: &Issuer, node: &str) {
-    let id = id(&format!("/edge/{node}"));
-    let token = cloud.create_join_token(HOUR, None, Some(id)).await.unwrap();
-    cloud.redeem(&token.token, &csr(None).1, None).await.unwrap();
-}
-
-async fn answer(cloud: &Issuer, edge: &Issuer, node: &str) -> Result<(), IssueError> {
+async fn answer(cloud: &Issuer, edge: &Issuer, shown: &NodeProof) -> Result<(), IssueError> {
     let request = edge.ca_request().borrow().clone().expect("a CSR waits");
-    let signed = cloud.sign_intermediate(&request.csr_der, node, Some(request.preferred_ttl)).await?;
+    let signed = cloud.sign_intermediate(&request.csr_der, shown, Some(request.preferred_ttl)).await?;
     edge.install_upstream(signed.chain, signed.roots).await
 }
 
@@ -266,8 +262,8 @@ async fn a_stolen_edge_ca_speaks_for_its_box_only() {
 async fn a_lying_cloud_is_refused() {
     let pair = Pair::new().await;
     let liar = Place::cloud().open().await;
-    join(&liar, "box-1").await;
-    join(&pair.cloud, "box-2").await;
+    let to_liar = join(&liar, "box-1").await;
+    let box_2 = join(&pair.cloud, "box-2").await;
     pair.cloud_place.clock.advance(DAY / 2);
     pair.edge.tick().await.unwrap();
     let request = pair.edge.ca_request().borrow().clone().unwrap();
@@ -275,10 +271,10 @@ async fn a_lying_cloud_is_refused() {
         pair.edge.install_upstream(chain, roots).await.unwrap_err().to_string()
     };
 
-    let good = pair.cloud.sign_intermediate(&request.csr_der, "box-1", None).await.unwrap();
-    let other_box = pair.cloud.sign_intermediate(&request.csr_der, "box-2", None).await.unwrap();
-    let other_key = pair.cloud.sign_intermediate(&csr(None).1, "box-1", None).await.unwrap();
-    let foreign = liar.sign_intermediate(&request.csr_der, "box-1", None).await.unwrap();
+    let good = pair.cloud.sign_intermediate(&request.csr_der, &pair.shown, None).await.unwrap();
+    let other_box = pair.cloud.sign_intermediate(&request.csr_der, &box_2, None).await.unwrap();
+    let other_key = pair.cloud.sign_intermediate(&csr(None).1, &pair.shown, None).await.unwrap();
+    let foreign = liar.sign_intermediate(&request.csr_der, &to_liar, None).await.unwrap();
     for (chain, roots) in [
         (other_box.chain, good.roots.clone()),
         (other_key.chain, good.roots.clone()),
@@ -378,24 +374,24 @@ async fn a_banned_box_gets_nothing_until_it_is_deleted() {
     let node = id("/edge/box-1");
     cloud.ban_node(&node).await.unwrap();
     assert!(matches!(
-        cloud.sign_node_svid(&node, &csr(None).1).await,
+        cloud.sign_node_svid(&pair.shown, &csr(None).1).await,
         Err(IssueError::Join(JoinError::Banned(_)))
     ));
-    let refused = cloud.sign_intermediate(&csr(None).1, "box-1", None).await;
+    let refused = cloud.sign_intermediate(&csr(None).1, &pair.shown, None).await;
     assert!(matches!(refused, Err(IssueError::Join(JoinError::Banned(_)))));
     cloud.delete_node(&node).await.unwrap();
     assert!(matches!(cloud.delete_node(&node).await, Err(IssueError::Join(JoinError::UnknownNode))));
-    join(cloud, "box-1").await;
-    assert!(cloud.sign_node_svid(&node, &csr(None).1).await.is_ok());
+    let again = join(cloud, "box-1").await;
+    assert!(cloud.sign_node_svid(&again, &csr(None).1).await.is_ok());
 }
 
 #[tokio::test]
 async fn an_unknown_box_gets_no_intermediate() {
     let cloud = Place::cloud().open().await;
-    let refused = cloud.sign_intermediate(&csr(None).1, "box-9", None).await;
+    let minted = cloud.mint_svid(&csr(Some("/edge/box-9")).1, None).unwrap();
+    let never_joined = shown(&cloud, &minted.chain);
+    let refused = cloud.sign_intermediate(&csr(None).1, &never_joined, None).await;
     assert!(matches!(refused, Err(IssueError::Join(JoinError::UnknownNode))));
-    let refused = cloud.sign_intermediate(&csr(None).1, "a/b", None).await;
-    assert!(matches!(refused, Err(IssueError::NodeName { .. })));
 }
 
 #[tokio::test]
@@ -551,8 +547,8 @@ async fn openssl_accepts_our_chains() {
     let mut edge_place = Place::edge();
     edge_place.clock = Clock::system();
     let (cloud, edge) = (cloud_place.open().await, edge_place.open().await);
-    join(&cloud, "box-1").await;
-    answer(&cloud, &edge, "box-1").await.unwrap();
+    let shown = join(&cloud, "box-1").await;
+    answer(&cloud, &edge, &shown).await.unwrap();
     let svid = edge.mint_svid(&csr(Some("/edge/box-1/app/a")).1, None).unwrap();
     let folder = edge_place.folder.path();
     fs::write(folder.join("root.pem"), pem_encode_certs(cloud.roots())).unwrap();

@@ -137,6 +137,7 @@ impl Trail {
                     .with("identity", node.id.to_string())
                     .with("token", start(&node.token_sha256))
                     .with("serial", node.svid_serial.as_str())
+                    .with("next-serial", node.svid_next.as_ref().map(|next| next.serial.clone()))
             }
             Mutation::NodeGone(id) => self.event("node-deleted").with("identity", id.to_string()),
             Mutation::Bundle(bundle) => {
