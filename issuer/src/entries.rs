@@ -13,6 +13,13 @@ use uuid::Uuid;
 pub enum CloudChange {
     /// This entry is to be as it is here.
     Upsert(Box<RegistrationEntry>),
+    /// This entry is something else than before, which this version cannot read.
+    Unread {
+        /// Its ID.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// This entry is gone.
     Delete(String),
     /// Entries of the cloud other than these are gone: the start of a snapshot.
@@ -127,7 +134,8 @@ impl Issuer {
     }
 
     /// Takes changes from the cloud, all in one commit together with `extra`, such as the cursor. An entry that
-    /// breaks a rule is left out, shown as degraded and returned with the reason: it must not hold up the others.
+    /// breaks a rule or cannot be read is left out, shown as degraded until it comes again, and returned with the
+    /// reason: it must not hold up the others. What it was before holds on.
     ///
     /// # Errors
     /// The roots are refused, or the store fails: nothing was taken.
@@ -136,29 +144,16 @@ impl Issuer {
         changes: Vec<CloudChange>,
         extra: Batch,
     ) -> Result<Vec<(String, EntryError)>, IssueError> {
-        let ids: Vec<String> =
-            changes.iter().filter_map(|change| changed_id(change).map(str::to_owned)).collect();
         let refused = self.commit(extra, move |state| crate::upstream::plan_cloud(state, changes)).await?;
-        {
-            let mut troubles = self.shared.troubles.lock();
-            for id in ids {
-                troubles.refused_from_cloud.remove(&id);
-            }
-            for (id, error) in &refused {
-                tracing::warn!(entry = %id, %error, "entry from the cloud is refused");
-                troubles.refused_from_cloud.insert(id.clone(), error.to_string());
-            }
+        for (id, error) in &refused {
+            tracing::warn!(entry = %id, %error, "entry from the cloud is refused");
         }
-        self.publish();
         Ok(refused)
     }
-}
 
-fn changed_id(change: &CloudChange) -> Option<&str> {
-    match change {
-        CloudChange::Upsert(entry) => Some(&entry.id),
-        CloudChange::Delete(id) => Some(id),
-        CloudChange::Retain(_) | CloudChange::Roots(_) => None,
+    /// Tells whether entries of the cloud are refused, so that what holds here is not what it said last.
+    pub fn refuses_entries(&self) -> bool {
+        !self.shared.state.read().refused.is_empty()
     }
 }
 

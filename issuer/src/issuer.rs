@@ -75,7 +75,6 @@ impl SlotKeys {
 #[derive(Default)]
 pub(crate) struct Troubles {
     pub(crate) rotation: Option<String>,
-    pub(crate) refused_from_cloud: std::collections::BTreeMap<String, String>,
 }
 
 impl Issuer {
@@ -171,7 +170,7 @@ impl Issuer {
             ca,
             entries: state.entries.len(),
             nodes: state.enrolment.nodes().count(),
-            degraded: self.degraded(&lease),
+            degraded: self.degraded(&state, &lease),
         }
     }
 
@@ -277,7 +276,7 @@ impl Issuer {
             bundles: Arc::clone(&state.bundles),
             banned: Arc::clone(&state.banned),
             lease,
-            degraded: self.degraded(&lease),
+            degraded: self.degraded(&state, &lease),
         };
         // Still under the read lock: an older state cannot overtake a newer one.
         self.shared.view.send_if_modified(|view| {
@@ -294,7 +293,7 @@ impl Issuer {
         Lease::of(&state.journal, self.shared.config.authority.kind(), self.now())
     }
 
-    fn degraded(&self, lease: &Lease) -> Vec<Degraded> {
+    fn degraded(&self, state: &State, lease: &Lease) -> Vec<Degraded> {
         let mut degraded: Vec<Degraded> = lease_trouble(lease).into_iter().collect();
         if self.shared.clock.is_behind() {
             degraded.push(clock_trouble(self.shared.clock.behind_by()));
@@ -306,10 +305,10 @@ impl Issuer {
                 remedy: "make room on the disk and see that the data directory is writable".to_owned(),
             });
         }
-        for (id, why) in &troubles.refused_from_cloud {
+        for (id, why) in state.refused.iter() {
             degraded.push(Degraded {
-                what: format!("entry {id} from the cloud is refused: {why}"),
-                remedy: "correct the entry at the cloud".to_owned(),
+                what: format!("entry {id} from the cloud is refused, what it was before holds on: {why}"),
+                remedy: "correct the entry at the cloud, or update this box if its cloud is newer".to_owned(),
             });
         }
         degraded

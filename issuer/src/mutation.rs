@@ -4,13 +4,14 @@ use crate::error::IssueError;
 use issuer_core::{Bundle, CaJournal, Enrolment, EntryChange, JoinToken, Node};
 use midge_identity::SpiffeId;
 use midge_store::Batch;
-use std::{mem, sync::Arc};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 pub(crate) const ENTRY_PREFIX: &str = "entry/";
 pub(crate) const TOKEN_PREFIX: &str = "token/";
 pub(crate) const NODE_PREFIX: &str = "node/";
 pub(crate) const JOURNAL_KEY: &str = "ca/journal";
 pub(crate) const BUNDLE_KEY: &str = "bundle/own";
+pub(crate) const REFUSED_KEY: &str = "cloud/refused";
 pub(crate) const FLOOR_KEY: &str = "clock/floor";
 
 /// One change, as it is committed.
@@ -31,6 +32,8 @@ pub enum Mutation {
     Bundle(Bundle),
     /// A CA was prepared or activated, or requested from the cloud.
     Journal(Box<CaJournal>),
+    /// Entries of the cloud that are refused, by ID, with the reason.
+    Refused(Arc<BTreeMap<String, String>>),
 }
 
 /// Takes part in every commit, so that what is synced to others and what is true here never part.
@@ -60,6 +63,8 @@ pub(crate) fn record(mutation: &Mutation, batch: &mut Batch) -> Result<(), Issue
         Mutation::NodeGone(id) => taken.delete(node_key(id)),
         Mutation::Bundle(bundle) => taken.put(BUNDLE_KEY, serde_json::to_vec(bundle)?),
         Mutation::Journal(journal) => taken.put(JOURNAL_KEY, serde_json::to_vec(journal)?),
+        Mutation::Refused(refused) if refused.is_empty() => taken.delete(REFUSED_KEY),
+        Mutation::Refused(refused) => taken.put(REFUSED_KEY, serde_json::to_vec(&**refused)?),
     };
     Ok(())
 }
@@ -70,7 +75,7 @@ pub(crate) fn apply_enrolment(enrolment: &mut Enrolment, mutation: &Mutation) {
         Mutation::TokenGone(token_sha256) => enrolment.delete_token(token_sha256),
         Mutation::Node(node) => enrolment.put_node(Arc::clone(node)),
         Mutation::NodeGone(id) => enrolment.delete_node(id),
-        Mutation::Entry(_) | Mutation::Bundle(_) | Mutation::Journal(_) => {}
+        Mutation::Entry(_) | Mutation::Bundle(_) | Mutation::Journal(_) | Mutation::Refused(_) => {}
     }
 }
 

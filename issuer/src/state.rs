@@ -4,7 +4,7 @@ use crate::{
     config::IssuerConfig,
     error::IssueError,
     mutation::{
-        BUNDLE_KEY, ENTRY_PREFIX, FLOOR_KEY, JOURNAL_KEY, Mutation, NODE_PREFIX, TOKEN_PREFIX,
+        BUNDLE_KEY, ENTRY_PREFIX, FLOOR_KEY, JOURNAL_KEY, Mutation, NODE_PREFIX, REFUSED_KEY, TOKEN_PREFIX,
         apply_enrolment,
     },
 };
@@ -12,7 +12,10 @@ use issuer_core::{Bundle, CaJournal, ClockFloor, Enrolment, EntryTable, Registra
 use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use midge_store::Store;
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub(crate) struct State {
     pub(crate) entries: EntryTable,
@@ -25,6 +28,8 @@ pub(crate) struct State {
     pub(crate) bundles: Arc<BundleSet>,
     /// Nodes that are banned, likewise.
     pub(crate) banned: Arc<BTreeSet<SpiffeId>>,
+    /// Entries of the cloud that are refused, by ID, with the reason.
+    pub(crate) refused: Arc<BTreeMap<String, String>>,
 }
 
 impl State {
@@ -46,7 +51,8 @@ impl State {
         let listed = Arc::new(entries.iter().cloned().collect());
         let bundles = Arc::new(bundle_set(&config.trust_domain, &bundle));
         let banned = Arc::new(banned(&enrolment));
-        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles, banned })
+        let refused = Arc::new(read(store, REFUSED_KEY).await?.unwrap_or_default());
+        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles, banned, refused })
     }
 
     /// Tells whether an identity has an entry that no ban takes away: its own, or that of the node which
@@ -78,6 +84,7 @@ impl State {
                     bundle_changed = true;
                 }
                 Mutation::Journal(journal) => self.journal = CaJournal::clone(journal),
+                Mutation::Refused(refused) => self.refused = Arc::clone(refused),
                 Mutation::TokenMade(_)
                 | Mutation::TokenGone(_)
                 | Mutation::Node(_)

@@ -16,7 +16,11 @@ use issuer_core::{
 use midge_identity::{BundleSet, CertificateFacts, verify_x509_svid};
 use midge_pki::{CaSigner, CsrSubject, PrivateKey, provider};
 use midge_store::Batch;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// A CSR for an intermediate CA, waiting for the cloud.
@@ -147,17 +151,36 @@ pub(crate) fn plan_cloud(
     let mut staged = Staged::new(&state.entries);
     let mut mutations = Vec::new();
     let mut refused = Vec::new();
+    let mut listed = BTreeMap::clone(&state.refused);
     for change in changes {
         match change {
             CloudChange::Upsert(entry) => {
                 let id = entry.id.clone();
                 match staged.upsert(*entry) {
-                    Ok(mutation) => mutations.extend(mutation),
-                    Err(error) => refused.push((id, error)),
+                    Ok(mutation) => {
+                        listed.remove(&id);
+                        mutations.extend(mutation);
+                    }
+                    Err(error) => {
+                        listed.insert(id.clone(), error.to_string());
+                        refused.push((id, error));
+                    }
                 }
             }
-            CloudChange::Delete(id) => mutations.extend(staged.delete(&id)),
-            CloudChange::Retain(ids) => mutations.extend(staged.retain(&ids)),
+            CloudChange::Unread { id, why } => {
+                let error = EntryError::Unread(why);
+                listed.insert(id.clone(), error.to_string());
+                refused.push((id, error));
+            }
+            CloudChange::Delete(id) => {
+                listed.remove(&id);
+                mutations.extend(staged.delete(&id));
+            }
+            CloudChange::Retain(ids) => {
+                let keep: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+                listed.retain(|id, _| keep.contains(id.as_str()));
+                mutations.extend(staged.retain(&keep));
+            }
             CloudChange::Roots(roots) => {
                 let bundle = state.bundle.with_roots(parse_roots(&roots)?)?;
                 if bundle != state.bundle {
@@ -165,6 +188,9 @@ pub(crate) fn plan_cloud(
                 }
             }
         }
+    }
+    if listed != *state.refused {
+        mutations.push(Mutation::Refused(Arc::new(listed)));
     }
     Ok((mutations, refused))
 }
@@ -202,8 +228,7 @@ impl<'a> Staged<'a> {
         Some(Mutation::Entry(change))
     }
 
-    fn retain(&mut self, ids: &[String]) -> Vec<Mutation> {
-        let keep: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+    fn retain(&mut self, keep: &BTreeSet<&str>) -> Vec<Mutation> {
         let gone: BTreeSet<String> = self
             .table
             .iter()

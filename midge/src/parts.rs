@@ -22,6 +22,7 @@ mod policy_service;
 mod problems;
 mod recorded;
 mod service;
+mod skipped;
 mod trail;
 mod upstream;
 pub(crate) mod watchers;

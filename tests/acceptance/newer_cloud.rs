@@ -36,8 +36,8 @@ impl Stage {
         Self { place, cloud, edge }
     }
 
-    /// Stops both, edits the records of the cloud whose key ends like this, and starts both.
-    fn edit(self, key: &str, edit: impl Fn(&mut Value)) -> Self {
+    /// Stops both, edits the records of the cloud whose key ends with one of these, and starts both.
+    fn edit(self, edits: &[(&str, &dyn Fn(&mut Value))]) -> Self {
         let Self { place, mut cloud, mut edge } = self;
         edge.stop();
         cloud.stop();
@@ -46,14 +46,16 @@ impl Stage {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let records = store.scan("").await.unwrap();
-            let found = records.into_iter().filter(|(name, _)| name.ends_with(key));
             let mut batch = Batch::new();
-            for (name, value) in found {
-                let mut value: Value = serde_json::from_slice(&value).unwrap();
-                edit(&mut value);
-                batch = batch.put(name, value.to_string());
+            for (key, edit) in edits {
+                let found: Vec<_> = records.iter().filter(|(name, _)| name.ends_with(key)).collect();
+                assert!(!found.is_empty(), "{key}");
+                for (name, value) in found {
+                    let mut value: Value = serde_json::from_slice(value).unwrap();
+                    edit(&mut value);
+                    batch = batch.put(name.clone(), value.to_string());
+                }
             }
-            assert!(!batch.is_empty(), "{key}");
             store.commit(batch, Durability::PowerLoss).await.unwrap();
             store.close().await.unwrap();
         });
@@ -110,12 +112,13 @@ fn a_deny_of_the_cloud_that_cannot_be_read_any_more_stays_a_deny() {
     stage.answers("line/1/x", ReasonCode::NoMatchingSubscribers);
     stage.answers("line/1/setpoint", ReasonCode::NotAuthorized);
 
-    let stage = stage.edit("/no-set", |rule| {
-        // In the log of the node it stands beside its revision.
+    // What is in the log of the node, where it stands beside its revision, follows by itself.
+    let newer = |rule: &mut Value| {
         if rule["name"] == "no-set" {
             rule["during"] = json!("night");
         }
-    });
+    };
+    let stage = stage.edit(&[("/no-set", &newer)]);
     stage.degraded(&["no-set", "during", "update this box"]);
     stage.answers("line/1/x", ReasonCode::NoMatchingSubscribers);
     assert_eq!(stage.client().publish("line/1/setpoint", "x"), ReasonCode::NotAuthorized);
@@ -124,4 +127,35 @@ fn a_deny_of_the_cloud_that_cannot_be_read_any_more_stays_a_deny() {
     stage.degraded(&[]);
     stage.cloud.run(&["rule", "delete", "no-set"]).ok();
     stage.answers("line/1/setpoint", ReasonCode::NoMatchingSubscribers);
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_is_told_and_taken_once_it_can() {
+    let stage = Stage::new();
+    for name in ["me", "other"] {
+        let (id, grant) = (format!("{BOX}/app/{name}"), format!("of/{name}"));
+        let selector = own_uid();
+        let entry = ["entry", "create", "-newEntryID", name, "-spiffeID", &id, "-parentID", BOX];
+        let rest = ["-selector", &selector, "-hint", name, "-publish", &grant];
+        stage.cloud.run(&[&entry[..], &rest].concat()).ok();
+    }
+    stage.answers("of/me", ReasonCode::NoMatchingSubscribers);
+
+    // A newer cloud has taken the grant away, and says something else about the entry too.
+    let newer = |change: &mut Value| {
+        change["content"]["publish"] = json!(["of/nobody"]);
+        change["content"]["during"] = json!("night");
+    };
+    let another_log = |head: &mut Value| head["id"] = json!("another");
+    let stage = stage.edit(&[("live/identity/entry/me", &newer), ("synchead/box-1/log", &another_log)]);
+    stage.degraded(&["entry me from the cloud is refused", "during", "update this box"]);
+    stage.answers("of/me", ReasonCode::NoMatchingSubscribers);
+
+    // The same once more, in the same log and at the same revision, for a version that can read it.
+    let readable = |change: &mut Value| drop(change["content"].as_object_mut().unwrap().remove("during"));
+    let stage = stage.edit(&[("live/identity/entry/me", &readable)]);
+    stage.degraded(&[]);
+    stage.answers("of/me", ReasonCode::NotAuthorized);
+    stage.answers("of/nobody", ReasonCode::NoMatchingSubscribers);
+    assert_eq!(stage.edge.entries(), 2);
 }

@@ -5,6 +5,7 @@ use bridge_core::{Change, Operation};
 use issuer_core::RegistrationEntry;
 use midge_identity::TrustDomain;
 use midge_issuer::CloudChange;
+use std::collections::BTreeMap;
 
 /// Key of the store under which a host keeps the cursor, as JSON.
 pub const CURSOR_KEY: &str = "cloud/cursor";
@@ -18,8 +19,8 @@ pub struct SplitChanges {
     pub rules: Vec<Change>,
     /// `device/…`, for the event bus.
     pub devices: Vec<Change>,
-    /// What makes no sense, and why.
-    pub skipped: Vec<String>,
+    /// Resources that make no sense to anybody here, and why.
+    pub skipped: BTreeMap<String, String>,
 }
 
 /// Splits changes by who takes them. `replace`: the changes are all there is, and the identity
@@ -34,22 +35,20 @@ pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDo
     let own_bundle = format!("identity/bundle/{trust_domain}");
     for change in changes {
         if let Some(id) = change.resource.strip_prefix("identity/entry/") {
-            match entry_change(id, &change) {
-                Ok(change) => split.identity.push(change),
-                Err(reason) => split.skipped.push(format!("{}: {reason}", change.resource)),
-            }
+            let unread = |why| CloudChange::Unread { id: id.to_owned(), why };
+            split.identity.push(entry_change(id, &change).unwrap_or_else(unread));
         } else if change.resource == own_bundle {
             match roots_in(&change) {
                 Some(roots) => split.identity.push(CloudChange::Roots(roots)),
-                None => split.skipped.push(format!("{}: no roots", change.resource)),
+                None => drop(split.skipped.insert(change.resource, "no roots".into())),
             }
         } else if change.resource.starts_with("identity/rule/") {
             split.rules.push(change);
         } else if change.resource.starts_with("device/") {
             split.devices.push(change);
-        } else {
+        } else if change.operation != Operation::Delete {
             // Another trust domain's bundle, or something that a newer cloud knows.
-            split.skipped.push(format!("{}: not known to this version", change.resource));
+            split.skipped.insert(change.resource, "not known to this version".into());
         }
     }
     split
@@ -97,14 +96,21 @@ mod tests {
             change("identity/bundle/plant", Operation::Update, json!({"roots": ["AQ=="]})),
             change("identity/bundle/elsewhere", Operation::Update, json!({"roots": ["AQ=="]})),
             change("identity/rule/r", Operation::Update, json!({})),
+            change("identity/policy/x", Operation::Insert, json!({})),
+            change("identity/policy/y", Operation::Delete, Value::Null),
             change("device/default/led", Operation::Delete, Value::Null),
         ];
         let split = split_changes(changes, true, &trust_domain);
-        let [retain, upsert, delete, roots] = split.identity.as_slice() else { panic!("{split:?}") };
+        let [retain, upsert, unread, delete, roots] = split.identity.as_slice() else { panic!("{split:?}") };
         assert_eq!(*retain, CloudChange::Retain(vec!["e".into(), "other".into()]));
         assert!(matches!(upsert, CloudChange::Upsert(entry) if entry.id == "e"));
+        assert!(
+            matches!(unread, CloudChange::Unread { id, why } if id == "other" && why.contains("entry e"))
+        );
         assert_eq!(*delete, CloudChange::Delete("gone".into()));
         assert_eq!(*roots, CloudChange::Roots(vec![vec![1]]));
-        assert_eq!((split.rules.len(), split.devices.len(), split.skipped.len()), (1, 1, 2));
+        assert_eq!((split.rules.len(), split.devices.len()), (1, 1));
+        let skipped: Vec<&str> = split.skipped.keys().map(String::as_str).collect();
+        assert_eq!(skipped, ["identity/bundle/elsewhere", "identity/policy/x"]);
     }
 }

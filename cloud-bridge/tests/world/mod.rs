@@ -283,7 +283,7 @@ impl EdgeHost for Host {
 
     async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
         let split = split_changes(changes, replace, &trust_domain());
-        assert_eq!(split.skipped, Vec::<String>::new());
+        assert!(split.skipped.is_empty(), "{:?}", split.skipped);
         if replace {
             self.replacements.fetch_add(1, Ordering::Relaxed);
             self.kept.lock().clear();

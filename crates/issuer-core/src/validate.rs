@@ -135,6 +135,9 @@ pub enum EntryError {
     /// An entry with the same SPIFFE ID, parent and selectors, or the same entry ID, exists.
     #[error("similar entry already exists")]
     Similar(Arc<RegistrationEntry>),
+    /// It is of a newer version, or no entry at all.
+    #[error("this version cannot read it: {0}")]
+    Unread(String),
     /// No such entry.
     #[error("entry not found")]
     NotFound,

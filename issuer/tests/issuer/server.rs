@@ -469,6 +469,41 @@ async fn an_entry_that_breaks_a_rule_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
+async fn a_refused_entry_is_told_until_it_comes_again_also_after_a_restart() {
+    let pair = Pair::new().await;
+    let entry = |name: &str, path: &str| {
+        let entry = issuer_core::RegistrationEntry { id: name.to_owned(), ..draft(path, "/edge/box-1", 1) };
+        CloudChange::Upsert(Box::new(entry))
+    };
+    let unread = |name: &str| CloudChange::Unread { id: name.to_owned(), why: "unknown field".to_owned() };
+    let told = |issuer: &Issuer| -> Vec<String> {
+        issuer.view().degraded.iter().map(|trouble| trouble.what.clone()).collect()
+    };
+    pair.edge.apply_cloud(vec![entry("a", "/edge/box-1/app/a")], Batch::new()).await.unwrap();
+    assert!(!pair.edge.refuses_entries());
+    let changes = vec![unread("a"), unread("b"), entry("c", "/edge/box-2/app/c")];
+    assert_eq!(pair.edge.apply_cloud(changes, Batch::new()).await.unwrap().len(), 3);
+    assert!(pair.edge.entry("a").is_ok(), "what it was before holds on");
+
+    drop(pair.edge);
+    let edge = pair.edge_place.open().await;
+    assert!(edge.refuses_entries());
+    let [a, b, c] = &*told(&edge) else { panic!("{:?}", told(&edge)) };
+    assert!(a.contains("entry a") && a.contains("unknown field"), "{a}");
+    assert!(b.contains("entry b") && c.contains("entry c") && c.contains("scope"), "{b} {c}");
+
+    let changes = vec![unread("a"), entry("a", "/edge/box-1/app/a")];
+    edge.apply_cloud(changes, Batch::new()).await.unwrap();
+    assert!(!told(&edge).iter().any(|what| what.contains("entry a")), "the last word counts");
+    edge.apply_cloud(vec![CloudChange::Retain(vec!["c".to_owned()])], Batch::new()).await.unwrap();
+    assert!(told(&edge).len() == 1 && edge.entry("a").is_err(), "{:?}", told(&edge));
+    edge.apply_cloud(vec![entry("c", "/edge/box-1/app/c")], Batch::new()).await.unwrap();
+    assert!(told(&edge).is_empty() && !edge.refuses_entries());
+    drop(edge);
+    assert!(told(&pair.edge_place.open().await).is_empty());
+}
+
+#[tokio::test]
 async fn deleted_and_sent_again_in_one_batch_is_there() {
     let pair = Pair::new().await;
     let entry =

@@ -5,6 +5,7 @@ use super::data_dir::audit_log;
 use super::edge::EdgeBox;
 use super::node_audit::{head_of, place_of};
 use super::problems::{Problem, Problems};
+use super::skipped::Skipped;
 use crate::config::CloudLink;
 use crate::exit::{self, failure};
 use async_trait::async_trait;
@@ -20,6 +21,7 @@ use midge_issuer::{CaRequest, Issuer};
 use midge_runtime::{Backoff, CancellationToken, Clock};
 use midge_store::{Batch, Store};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -93,6 +95,7 @@ impl CloudSide {
             clock: node.clock.clone(),
             bus,
             rules: handed,
+            skipped: Skipped::open(&node.store, node.problems.clone()).await.map_err(anyhow::Error::msg)?,
         };
         let link = Link {
             cloud,
@@ -256,11 +259,17 @@ struct Host {
     clock: Clock,
     bus: Option<EventBusHandle>,
     rules: HandedRules,
+    skipped: Skipped,
 }
 
 #[async_trait]
 impl EdgeHost for Host {
+    /// Where something was not taken, there is no cursor: the cloud sends everything, and what this version can read
+    /// that the one before could not is taken now.
     async fn cursor(&self) -> Result<Option<Cursor>, String> {
+        if self.issuer.refuses_entries() || self.skipped.is_any() {
+            return Ok(None);
+        }
         let stored = self.store.get(CURSOR_KEY).await.map_err(|error| error.to_string())?;
         stored
             .map(|bytes| serde_json::from_slice(&bytes).map_err(|error| format!("{CURSOR_KEY}: {error}")))
@@ -268,10 +277,9 @@ impl EdgeHost for Host {
     }
 
     async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
+        let resources: BTreeSet<String> = changes.iter().map(|change| change.resource.clone()).collect();
         let split = split_changes(changes, replace, self.issuer.trust_domain());
-        for reason in &split.skipped {
-            tracing::warn!(reason, "a change of the cloud was skipped");
-        }
+        let skipped = self.skipped.plan(&resources, &split.skipped, replace)?;
         // Devices first: they are idempotent, and the cursor is stored with what comes last.
         if let Some(bus) = &self.bus {
             let skipped = bus.apply(split.devices, replace).await.map_err(|error| error.to_string())?;
@@ -283,11 +291,12 @@ impl EdgeHost for Host {
         let rules = if rules_change { Some(self.rules.plan(&split.rules, replace).await?) } else { None };
         let cursor = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
         let batch = rules.as_ref().map_or_else(Batch::new, |rules| rules.batch.clone());
-        let batch = batch.put(CURSOR_KEY, cursor);
+        let batch = skipped.batch(batch).put(CURSOR_KEY, cursor);
         self.issuer.apply_cloud(split.identity, batch).await.map_err(|error| error.to_string())?;
         if let Some(rules) = rules {
             self.rules.show(rules);
         }
+        self.skipped.show(skipped);
         Ok(())
     }
 

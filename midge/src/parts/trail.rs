@@ -146,6 +146,8 @@ impl Trail {
                 self.event("bundle-changed").with("sequence", bundle.sequence()).with("roots", roots)
             }
             Mutation::Journal(journal) => self.journal(changed.journal_before, journal),
+            // It is told by `status` and in the log; nothing has changed.
+            Mutation::Refused(_) => return None,
             // What a newer server can do is recorded by its name at least.
             _ => self.event("changed"),
         })
