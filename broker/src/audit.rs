@@ -160,7 +160,7 @@ fn tally_json(tally: &RuleTally) -> Option<Value> {
 fn proof_json(proof: &Proof) -> Value {
     match proof {
         Proof::X509Svid { serial, .. } => json!({ "kind": "x509-svid", "serial": &**serial }),
-        Proof::Local { pid, uid, entry_id } => {
+        Proof::Local { pid, uid, entry_id, .. } => {
             json!({ "kind": "local", "pid": pid, "uid": uid, "entry": &**entry_id })
         }
     }

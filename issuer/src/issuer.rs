@@ -6,7 +6,7 @@ use crate::{
     error::IssueError,
     mutation::{FLOOR_KEY, Mutation, record},
     sign::SigningCa,
-    state::State,
+    state::{HeldEntry, State},
     upstream::CaRequest,
     view::{CaSnapshot, Degraded, IssuerSnapshot, IssuerView, clock_trouble, lease_trouble},
     witness::Changed,
@@ -174,9 +174,10 @@ impl Issuer {
         }
     }
 
-    /// Tells whether an entry gives this identity to a process that holds it by that entry.
-    pub fn entry_stands(&self, entry_id: &str, id: &SpiffeId) -> bool {
-        self.shared.state.read().entry_stands(entry_id, id)
+    /// Tells whether a process that holds an identity by an entry may go on: the entry is there, gives this identity
+    /// and demands of workloads what it demanded then, and no ban takes it away.
+    pub fn entry_stands(&self, held: &HeldEntry<'_>) -> bool {
+        self.shared.state.read().entry_stands(held)
     }
 
     /// Tells whether any entry that no ban takes away, or the server itself, gives this identity.

@@ -28,6 +28,7 @@ pub use issuer::Issuer;
 pub use mutation::{Mutation, MutationLog};
 pub use rotation::run;
 pub use sign::{SignedCa, SignedSvid};
+pub use state::HeldEntry;
 pub use upstream::CaRequest;
 pub use view::{CaSnapshot, Degraded, IssuerSnapshot, IssuerView};
 pub use witness::{Cause, Changed, Issued, Witness};

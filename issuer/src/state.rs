@@ -17,6 +17,19 @@ use std::{
     sync::Arc,
 };
 
+/// By what a local process holds an identity.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldEntry<'a> {
+    /// Registration entry that was chosen for the process.
+    pub entry_id: &'a str,
+    /// Identity it gave.
+    pub id: &'a SpiffeId,
+    /// What it demanded then: [`RegistrationEntry::demands`].
+    pub demands: &'a [u8; 32],
+    /// Agent that attested the process.
+    pub agent: &'a SpiffeId,
+}
+
 pub(crate) struct State {
     pub(crate) entries: EntryTable,
     pub(crate) enrolment: Enrolment,
@@ -65,10 +78,15 @@ impl State {
             && self.entries.of_identity(id).any(|entry| !self.banned.contains(&entry.parent_id))
     }
 
-    /// Tells whether an entry gives this identity, and no ban takes it away.
-    pub(crate) fn entry_stands(&self, entry_id: &str, id: &SpiffeId) -> bool {
-        let entry = self.entries.find(entry_id).filter(|entry| entry.spiffe_id == *id);
-        entry.is_some_and(|entry| !self.banned.contains(id) && !self.banned.contains(&entry.parent_id))
+    /// Tells whether an entry gives this identity to those it was given to, on this agent, and no ban takes it away.
+    pub(crate) fn entry_stands(&self, held: &HeldEntry<'_>) -> bool {
+        let entry = self.entries.find(held.entry_id).filter(|entry| entry.spiffe_id == *held.id);
+        entry.is_some_and(|entry| {
+            entry.demands() == *held.demands
+                && self.entries.is_served_by(entry, held.agent)
+                && !self.banned.contains(held.id)
+                && !self.banned.contains(&entry.parent_id)
+        })
     }
 
     pub(crate) fn apply(&mut self, mutations: &[Mutation]) {

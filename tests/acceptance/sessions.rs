@@ -82,6 +82,50 @@ fn a_deleted_entry_cuts_its_identity_and_no_other() {
 }
 
 #[test]
+fn an_entry_that_is_for_others_now_cuts_who_it_was_for_and_new_grants_cut_nobody() {
+    let place = Place::new();
+    let unix = place.text("mqtt.sock");
+    let server = started(&place, &format!("tls = \"127.0.0.1:0\"\ntcp = \"127.0.0.1:0\"\nunix = \"{unix}\""));
+    let uid = own_uid();
+    for name in ["a", "b"] {
+        server.entry(name, &uid, &["-hint", name, "-publish", "old"]);
+    }
+    let tcp = server.address("tcp");
+    let update = |name: &str, selector: &str, parent: &str, grant: &str| {
+        let id = format!("{BOX}/app/{name}");
+        let entry = ["entry", "update", "-entryID", name, "-spiffeID", &id, "-parentID", parent];
+        let rest = ["-selector", selector, "-hint", name, "-publish", grant];
+        server.run(&[&entry[..], &rest].concat()).ok();
+    };
+    let connect = |user| {
+        let who = Who { id: "same", user_name: Some(user), ..Who::default() };
+        [Client::tcp(&tcp, &who), Client::unix(&unix, &Who { id: "other", ..who })].map(|client| client.ok())
+    };
+    let mut a = connect("a").map(Option::unwrap);
+    let mut b = connect("b").map(Option::unwrap);
+    update("a", &uid, BOX, "new");
+    for client in &mut a {
+        eventually("granted", || match client.publish("new", "x") {
+            ReasonCode::NoMatchingSubscribers => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    update("a", "unix:uid:4294967294", BOX, "new");
+    for client in &mut a {
+        assert_eq!(client.cut(), ReasonCode::NotAuthorized);
+    }
+    for client in &mut b {
+        client.stands();
+    }
+    update("b", &uid, &format!("{BOX}/agent/other"), "old");
+    for client in &mut b {
+        assert_eq!(client.cut(), ReasonCode::NotAuthorized);
+    }
+    let refused = Client::tcp(&tcp, &Who { id: "same", ..Who::default() }).err();
+    assert_eq!(refused, Some(ReasonCode::NotAuthorized), "neither is for this user here");
+}
+
+#[test]
 fn a_unix_socket_tells_who_is_at_its_other_end() {
     let place = Place::new();
     let path = place.text("mqtt.sock");

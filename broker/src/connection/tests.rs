@@ -82,7 +82,7 @@ impl Stage {
 
     async fn serve(&self, name: &str, far: DuplexStream) -> Result<(), Refused> {
         let id = SpiffeId::new(format!("spiffe://plant/{name}")).unwrap();
-        let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into()));
+        let entrance = Entrance::Verified(VerifiedPeer::attested(id, 1, 2, "entry".into(), [0; 32]));
         let codec = mqtt_proto::Limits { packet_bytes_max: 1024, ..mqtt_proto::Limits::default() };
         let limits = Limits { codec, unread_timeout: Duration::from_secs(30), flushed_bytes: 0 };
         let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;

@@ -64,7 +64,7 @@ impl LocalClaims for Named {
         let name = wanted.filter(|name| !name.is_empty()).unwrap_or("local");
         let id = SpiffeId::new(format!("spiffe://plant/app/{name}"));
         let id = id.map_err(|error| Refusal(error.to_string()))?;
-        Ok(VerifiedPeer::attested(id, 1, 2, "entry".into()))
+        Ok(VerifiedPeer::attested(id, 1, 2, "entry".into(), [0; 32]))
     }
 }
 
@@ -102,7 +102,7 @@ impl Authenticator for Echo {
     async fn judge(&self, request: AuthRequest) -> AuthOutcome {
         let Some(challenge) = request.challenge else { return AuthOutcome::Continue("say it".into()) };
         if request.data.is_some_and(|data| data[..] == challenge.to_ascii_uppercase()) {
-            let peer = VerifiedPeer::attested(spiffe("app/auth"), 1, 2, "entry".into());
+            let peer = VerifiedPeer::attested(spiffe("app/auth"), 1, 2, "entry".into(), [0; 32]);
             return AuthOutcome::Proven { peer, data: None };
         }
         AuthOutcome::Failed

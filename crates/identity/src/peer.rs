@@ -43,6 +43,8 @@ pub enum Proof {
         uid: u32,
         /// Registration entry that was chosen.
         entry_id: Arc<str>,
+        /// Fingerprint of what the entry demanded of the process then.
+        demands: [u8; 32],
     },
 }
 
@@ -65,9 +67,10 @@ impl VerifiedPeer {
         Self { id, expires: Some(expires), proof: Proof::X509Svid { serial, anchor } }
     }
 
-    /// Returns the identity of an attested local process, as its registration entry says.
-    pub fn attested(id: SpiffeId, pid: u32, uid: u32, entry_id: Arc<str>) -> Self {
-        Self { id, expires: None, proof: Proof::Local { pid, uid, entry_id } }
+    /// Returns the identity of an attested local process, as its registration entry says. `demands`: fingerprint of
+    /// what the entry demands of its workloads, so that one which demands something else later is told from it.
+    pub fn attested(id: SpiffeId, pid: u32, uid: u32, entry_id: Arc<str>, demands: [u8; 32]) -> Self {
+        Self { id, expires: None, proof: Proof::Local { pid, uid, entry_id, demands } }
     }
 
     /// SPIFFE ID of the peer.

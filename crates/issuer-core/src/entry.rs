@@ -2,6 +2,7 @@
 
 use midge_identity::{SpiffeId, UnixMillis};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 /// One attested property of a workload or node, such as `unix:uid:1000`.
@@ -102,6 +103,24 @@ impl RegistrationEntry {
     pub fn has_ended(&self, now: UnixMillis) -> bool {
         self.ends().is_some_and(|end| end <= now)
     }
+
+    /// Returns the SHA-256 of what decides which workloads get the identity, and where: parent and selectors. Grants,
+    /// lifetimes and the like change nothing in it.
+    pub fn demands(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut add = |text: &str| {
+            // With its length, so that no two lists of texts are alike.
+            hash.update(text.len().to_be_bytes());
+            hash.update(text);
+        };
+        add(self.parent_id.trust_domain().as_str());
+        add(self.parent_id.path());
+        for selector in &self.selectors {
+            add(&selector.kind);
+            add(&selector.value);
+        }
+        hash.finalize().into()
+    }
 }
 
 /// SPIFFE IDs as text in JSON.
@@ -115,5 +134,36 @@ pub(crate) mod spiffe_id_text {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SpiffeId, D::Error> {
         SpiffeId::new(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_entry_demands_differs_with_parent_and_selectors_alone() {
+        let entry = |parent: &str, selectors: &[(&str, &str)], publish: &str| -> [u8; 32] {
+            let selectors: Vec<_> = selectors
+                .iter()
+                .map(|(kind, value)| serde_json::json!({"type": kind, "value": value}))
+                .collect();
+            let entry = serde_json::json!({
+                "id": publish, "spiffe_id": format!("spiffe://td/{publish}"), "parent_id": parent,
+                "selectors": selectors, "publish": [publish], "revision_number": publish.len(),
+            });
+            serde_json::from_value::<RegistrationEntry>(entry).unwrap().demands()
+        };
+        let own = entry("spiffe://td/edge/a", &[("unix", "uid:1"), ("unix", "gid:1")], "x");
+        assert_eq!(own, entry("spiffe://td/edge/a", &[("unix", "uid:1"), ("unix", "gid:1")], "other"));
+        for other in [
+            entry("spiffe://td/edge/b", &[("unix", "uid:1"), ("unix", "gid:1")], "x"),
+            entry("spiffe://other/edge/a", &[("unix", "uid:1"), ("unix", "gid:1")], "x"),
+            entry("spiffe://td/edge/a", &[("unix", "uid:1")], "x"),
+            entry("spiffe://td/edge/a", &[("unix", "uid:1"), ("unix", "gid:2")], "x"),
+            entry("spiffe://td/edge/a", &[("unixuid:1", ""), ("unix", "gid:1")], "x"),
+        ] {
+            assert_ne!(own, other);
+        }
     }
 }

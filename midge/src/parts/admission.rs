@@ -8,7 +8,7 @@ use midge_agent::{
 };
 use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
 use midge_identity::{BundleSet, Proof, SpiffeId, VerifiedPeer};
-use midge_issuer::Issuer;
+use midge_issuer::{HeldEntry, Issuer};
 use midge_pki::TrustSource as _;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -19,6 +19,8 @@ const ATTESTATIONS_PER_UID: usize = 64;
 /// The broker's door.
 pub(crate) struct Door {
     issuer: Issuer,
+    /// The box, as the agent of its processes.
+    agent: SpiffeId,
     views: watch::Receiver<Arc<AgentView>>,
     attestations: AttestPool,
     /// The user whose processes may do everything, whichever of them it is.
@@ -38,7 +40,7 @@ impl Door {
     /// Returns the door and the task that keeps its changes announced. Of the processes of `open_uid` that come by
     /// TCP only the user is asked for: which process has a socket open costs more with every socket there is.
     pub(crate) fn new(
-        issuer: Issuer,
+        (issuer, agent): (Issuer, SpiffeId),
         views: watch::Receiver<Arc<AgentView>>,
         open_uid: Option<u32>,
     ) -> (Self, DoorTask) {
@@ -46,7 +48,7 @@ impl Door {
         let attestations = AttestPool::new(Attestor::default(), ATTESTATIONS_PER_UID);
         let bundles = Arc::clone(views.borrow().bundles());
         let task = DoorTask { views: views.clone(), bundles, sender };
-        (Self { issuer, views, attestations, open_uid, changes }, task)
+        (Self { issuer, agent, views, attestations, open_uid, changes }, task)
     }
 }
 
@@ -73,9 +75,10 @@ impl Admission for Door {
             return Err(Refusal("no registration entry".into()));
         }
         match proof {
-            Some(Proof::Local { entry_id, .. }) => {
-                let stands = self.issuer.entry_stands(entry_id, id);
-                if stands { Ok(()) } else { Err(Refusal("registration entry is gone".into())) }
+            Some(Proof::Local { entry_id, demands, .. }) => {
+                let held = HeldEntry { entry_id, id, demands, agent: &self.agent };
+                let stands = self.issuer.entry_stands(&held);
+                if stands { Ok(()) } else { Err(Refusal("registration entry is gone or for others".into())) }
             }
             Some(Proof::X509Svid { anchor, .. }) => {
                 let trusted = self.issuer.bundles().trusts(id.trust_domain(), anchor);
@@ -140,6 +143,7 @@ impl LocalClaims for Claims {
             self.peer.pid.unwrap_or_default(),
             uid,
             entry.id.as_str().into(),
+            entry.demands(),
         ))
     }
 }

@@ -101,7 +101,8 @@ impl EdgeBox {
         let listeners = self.listeners(&bound, endpoints.as_ref());
         let (upstream, views) = LocalUpstream::new(self.issuer.clone(), self.id.clone());
         let open_uid = self.config.open_to_own_uid.then(open::own_uid);
-        let (door, announcements) = Door::new(self.issuer.clone(), upstream.view(), open_uid);
+        let (door, announcements) =
+            Door::new((self.issuer.clone(), self.id.clone()), upstream.view(), open_uid);
         let reports = Reports::default();
         let bus = self.event_bus(&bound, reports.clone(), &mut tasks).await?;
         let cloud = CloudSide::open(&self, bus.clone(), reports).await?;

@@ -543,7 +543,7 @@ pub(crate) fn spiffe(id: &str) -> SpiffeId {
 }
 
 pub(crate) fn peer(id: &str) -> VerifiedPeer {
-    VerifiedPeer::attested(spiffe(id), 1, 2, "entry".into())
+    VerifiedPeer::attested(spiffe(id), 1, 2, "entry".into(), [0; 32])
 }
 
 /// CONNECT of 5.0 with a clean start.

@@ -58,7 +58,7 @@ impl World {
             panic!("no CONNECT")
         };
         let identity = SpiffeId::new(format!("spiffe://bench.example/app/a{}", n % 16)).unwrap();
-        let peer = VerifiedPeer::attested(identity, 1, 2, "entry".into());
+        let peer = VerifiedPeer::attested(identity, 1, 2, "entry".into(), [0; 32]);
         let listener = Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
         self.broker.handle_connect(conn(n), &listener, peer, *connect, NOW);
         self.clients.push((decoder, BytesMut::new()));

@@ -55,7 +55,7 @@ impl Party {
     }
 
     pub(super) fn peer(&self) -> VerifiedPeer {
-        VerifiedPeer::attested(self.id.clone(), 1, 2, "entry".into())
+        VerifiedPeer::attested(self.id.clone(), 1, 2, "entry".into(), [0; 32])
     }
 
     /// Takes the authentication that waits; false when there is none.
