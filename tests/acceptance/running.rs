@@ -107,6 +107,41 @@ fn an_open_box_says_so_and_lets_its_user_do_everything() {
 }
 
 #[test]
+fn a_box_that_is_not_open_any_more_keeps_nothing_of_it_but_what_operators_made() {
+    let place = Place::new();
+    let socket = place.path("data/run/admin.sock");
+    let mut server = Server::start("edge", &example(&place, "open.toml"), &socket);
+    let uid = own_uid();
+    let trust_domain = server.status()["trust_domain"].as_str().unwrap().to_owned();
+    let node = server.status()["node"].as_str().unwrap().to_owned();
+    let id = format!("spiffe://{trust_domain}/edge/{node}/app/me");
+    server
+        .run(&["entry", "create", "-spiffeID", &id, "-selector", &uid, "-hint", "me", "-publish", "of/me"])
+        .ok();
+    let open = Who { id: "x", ..Who::default() };
+    let former = format!("spiffe://{trust_domain}/edge/{node}/app/open");
+    let formerly = Who { user_name: Some(&former), ..open };
+    let mut client = Client::tcp(&server.address("tcp"), &formerly).ok().unwrap();
+    assert_eq!(client.publish("any/topic", "x"), ReasonCode::NoMatchingSubscribers);
+    assert_eq!(server.entries(), 2);
+    server.stop();
+
+    let text = std::fs::read_to_string(place.path("open.toml")).unwrap();
+    let mut table: toml::Table = text.parse().unwrap();
+    assert!(table.remove("open-to-own-uid").is_some());
+    let config = place.write("closed.toml", &table.to_string());
+    for _ in 0..2 {
+        let mut server = Server::start("edge", &config, &socket);
+        assert_eq!(server.entries(), 1);
+        assert_eq!(Client::tcp(&server.address("tcp"), &formerly).err(), Some(ReasonCode::NotAuthorized));
+        let mut client = Client::tcp(&server.address("tcp"), &open).ok().unwrap();
+        assert_eq!(client.publish("any/topic", "x"), ReasonCode::NotAuthorized);
+        assert_eq!(client.publish("of/me", "x"), ReasonCode::NoMatchingSubscribers);
+        server.stop();
+    }
+}
+
+#[test]
 fn endpoints_tell_of_life_readiness_and_metrics() {
     let place = Place::new();
     let config = place.edge("data", "", "", "[http]\naddress = \"127.0.0.1:0\"\n");

@@ -72,6 +72,8 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let node = EdgeBox { config, id, store, mqtt_store, issuer, clock, audit, trail, problems, started };
     if node.config.open_to_own_uid {
         open::allow_own_uid(&node).await?;
+    } else {
+        open::close(&node).await?;
     }
     node.serve(rules, admin, bound, endpoints, audit_writer).await
 }

@@ -4,6 +4,9 @@ use super::edge::EdgeBox;
 use issuer_core::{Origin, RegistrationEntry, Selector};
 use midge_identity::SpiffeId;
 
+/// Reserved: an entry with this ID is replaced or deleted at each start.
+const ENTRY: &str = "open-to-own-uid";
+
 /// Returns the user that runs this process.
 pub(crate) fn own_uid() -> u32 {
     rustix::process::getuid().as_raw()
@@ -11,7 +14,6 @@ pub(crate) fn own_uid() -> u32 {
 
 /// Gives the user that runs this process an identity that may do everything.
 pub(crate) async fn allow_own_uid(node: &EdgeBox) -> anyhow::Result<()> {
-    const ENTRY: &str = "open-to-own-uid";
     let uid = own_uid();
     tracing::warn!(
         uid,
@@ -37,9 +39,16 @@ pub(crate) async fn allow_own_uid(node: &EdgeBox) -> anyhow::Result<()> {
         subscribe: vec!["#".into(), "$SYS/#".into()],
         origin: Origin::Edge,
     };
-    if node.issuer.entry(ENTRY).is_ok() {
-        node.issuer.delete_entry(ENTRY).await?;
-    }
+    close(node).await?;
     node.issuer.create_entry(entry, Origin::Edge).await?;
+    Ok(())
+}
+
+/// Takes that identity away again, where an earlier start has given it.
+pub(crate) async fn close(node: &EdgeBox) -> anyhow::Result<()> {
+    if node.issuer.entry(ENTRY).is_ok_and(|entry| entry.origin == Origin::Edge) {
+        node.issuer.delete_entry(ENTRY).await?;
+        tracing::info!("the entry of an earlier open-to-own-uid is deleted");
+    }
     Ok(())
 }
