@@ -176,3 +176,21 @@ fn a_running_edge_is_asked_for_what_is_in_force() {
     run_midge(&["policy", "rules", "-p", "running", "--socketPath", "/nowhere.sock"])
         .refused(69, &["/nowhere.sock"]);
 }
+
+#[test]
+fn a_cloud_hands_out_no_file_with_two_rules_of_one_name() {
+    let place = Place::new();
+    let socket = place.path("cloud/run/admin.sock");
+    let cloud = Server::start("cloud", &place.cloud("cloud", "plant.example"), &socket);
+    let rule = |name: &str, what: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nid = \"spiffe://{{td}}/**\"\n{what}\n")
+    };
+    let (deny, allow) = ("deny-publish = [\"line/+/setpoint\"]", "publish = [\"line/#\"]");
+    let file = place.write("twice.toml", &format!("{}{}", rule("line", deny), rule("line", allow)));
+    cloud.run(&["rule", "apply", &file]).refused(64, &["`line`", "the name is also used at"]);
+    let listed = || cloud.run(&["rule", "list"]).ok().stdout;
+    assert!(!listed().contains("line"), "{}", listed());
+    let file = place.write("once.toml", &format!("{}{}", rule("no-set", deny), rule("line", allow)));
+    cloud.run(&["rule", "apply", &file]).ok();
+    assert!(listed().contains("no-set") && listed().contains("line/#"), "{}", listed());
+}

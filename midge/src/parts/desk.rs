@@ -15,7 +15,7 @@ use midge_api::midge::v1::{
     TwinProperty,
 };
 use midge_issuer::Issuer;
-use midge_policy::Rule;
+use midge_policy::{Policy, Rule};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tonic::Status;
 
@@ -159,7 +159,10 @@ impl Desk for CloudDesk {
     }
 
     async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
-        let rules = Rule::from_toml_str(&request.toml, "rules").map_err(|errors| {
+        let rules = Rule::from_toml_str(&request.toml, "rules");
+        // What is faulty together, as two rules of one name, is found when they are compiled together.
+        let rules = rules.and_then(|rules| Policy::compile(rules.clone(), 1).map(|_| rules));
+        let rules = rules.map_err(|errors| {
             Status::invalid_argument(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
         let mut contents = Vec::with_capacity(rules.len());
