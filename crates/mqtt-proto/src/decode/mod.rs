@@ -17,9 +17,13 @@ use crate::packet_type::PacketType;
 use crate::topic::{InvalidTopic, TopicName};
 use crate::wire::{Reader, read_varint};
 use bytes::{Buf, BytesMut};
+use std::ops::Range;
 
 /// Packets up to this many bytes share no memory with the buffer they came in.
 const COPY_BYTES_MAX: usize = 8 * 1024;
+/// Larger ones do if they take at least this part of it: what is kept of one keeps no more than so many times its size,
+/// and a stream of 16 KiB read in pieces of 64 KiB is not copied.
+const SHARED_PART: usize = 5;
 
 /// The end of the connection that decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +42,8 @@ pub struct Decoder {
     limits: Limits,
     last_topic: Option<TopicName>,
     refused: Option<DecodeError>,
+    /// Addresses of the memory that the buffer was last seen to use, what was taken off its front included.
+    memory: Range<usize>,
 }
 
 /// What decoding a packet body depends on besides its bytes.
@@ -58,12 +64,16 @@ struct Header {
 impl Decoder {
     /// Returns the decoder of a server's end: the first packet must be CONNECT and sets the version.
     pub fn server(limits: Limits) -> Self {
-        Self { role: Role::Server, version: None, limits, last_topic: None, refused: None }
+        Self::new(Role::Server, None, limits)
     }
 
     /// Returns the decoder of a client's end, which knows the version it asked for.
     pub fn client(version: Version, limits: Limits) -> Self {
-        Self { role: Role::Client, version: Some(version), limits, last_topic: None, refused: None }
+        Self::new(Role::Client, Some(version), limits)
+    }
+
+    fn new(role: Role, version: Option<Version>, limits: Limits) -> Self {
+        Self { role, version, limits, last_topic: None, refused: None, memory: 0..0 }
     }
 
     /// Returns which end decodes.
@@ -85,8 +95,8 @@ impl Decoder {
 
     /// Takes the next packet off the front of `buffer`; `None` while it is incomplete.
     ///
-    /// Payloads and binary properties of large packets share the memory of `buffer`, those of others are
-    /// copied: a small message that is kept for long must not keep a whole buffer.
+    /// Payloads and binary properties of large packets share the memory of `buffer` where they take a good part of
+    /// it, those of others are copied: a small message that is kept for long must not keep a whole buffer.
     ///
     /// # Errors
     /// When the peer broke the standard or a limit. The stream has no next packet then: every further call
@@ -96,7 +106,23 @@ impl Decoder {
         if let Some(error) = self.refused {
             return Err(error);
         }
+        self.look_at(buffer);
         self.next_packet(buffer).inspect_err(|error| self.refused = Some(*error))
+    }
+
+    /// Notes how much memory the buffer uses: it cannot tell itself once something was taken off its front.
+    fn look_at(&mut self, buffer: &BytesMut) {
+        let start = buffer.as_ptr().addr();
+        let end = start.saturating_add(buffer.capacity());
+        if start < self.memory.start || end > self.memory.end {
+            // It grew where it is, or is another.
+            let start = if self.memory.contains(&start) { self.memory.start } else { start };
+            self.memory = start..end;
+        }
+    }
+
+    fn shares_memory(&self, body_len: usize) -> bool {
+        body_len > COPY_BYTES_MAX && body_len.saturating_mul(SHARED_PART) >= self.memory.len()
     }
 
     fn next_packet(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
@@ -106,15 +132,15 @@ impl Decoder {
         if buffer.len() < header.header_len + header.body_len {
             return Ok(None);
         }
-        let packet = if header.body_len <= COPY_BYTES_MAX {
+        let packet = if self.shares_memory(header.body_len) {
+            buffer.advance(header.header_len);
+            let body = buffer.split_to(header.body_len).freeze();
+            self.packet(&header, Reader::sharing(&body))
+        } else {
             let body = buffer.get(header.header_len..header.header_len + header.body_len);
             let packet = self.packet(&header, Reader::copying(body.unwrap_or_default()));
             buffer.advance(header.header_len + header.body_len);
             packet
-        } else {
-            buffer.advance(header.header_len);
-            let body = buffer.split_to(header.body_len).freeze();
-            self.packet(&header, Reader::sharing(&body))
         };
         packet.map(Some).map_err(|violation| DecodeError { packet: Some(header.packet), violation })
     }

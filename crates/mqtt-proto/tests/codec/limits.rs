@@ -101,6 +101,45 @@ fn large_payloads_share_the_read_buffer_and_small_ones_are_copied() {
     }
 }
 
+/// Tells whether a message shares the memory of a read buffer, by the sizes of the buffer, of what was decoded from it
+/// before, and of the message.
+fn shares(capacity: usize, before: usize, size: usize) -> bool {
+    let message = |size: usize| bytes(&format!("30 [<a/b> {}]", "00".repeat(size)));
+    let mut decoder = At::Server(Version::V311).decoder(Limits::default());
+    let mut buffer = BytesMut::with_capacity(capacity);
+    let memory = buffer.as_ptr().addr()..buffer.as_ptr().addr() + capacity;
+    if before > 0 {
+        buffer.extend_from_slice(&message(before));
+        buffer.extend_from_slice(&[0x30]);
+        assert!(decoder.decode(&mut buffer).unwrap().is_some());
+        assert_eq!(decoder.decode(&mut buffer), Ok(None));
+        buffer.reserve(size + 16);
+        buffer.extend_from_slice(&message(size)[1..]);
+    } else {
+        buffer.extend_from_slice(&message(size));
+    }
+    let Some(Packet::Publish(publish)) = decoder.decode(&mut buffer).unwrap() else { panic!("no PUBLISH") };
+    assert_eq!(publish.payload.len(), size);
+    memory.contains(&publish.payload.as_ptr().addr())
+}
+
+#[test]
+fn a_packet_that_takes_little_of_the_read_buffer_does_not_keep_it() {
+    const READ: usize = 64 * 1024;
+    for (capacity, before, size, is_shared) in [
+        (READ, 0, 16 * 1024, true),
+        (READ + 16 * 1024, 30 * 1024, 16 * 1024, true),
+        (READ, 55 * 1024, 8_400, false),
+        (READ, 0, 8_400, false),
+        (2 << 20, 0, 1_000_000, true),
+        (2 << 20, 1_000_000, 500_000, true),
+        (2 << 20, 1_000_000, 33_000, false),
+        (2 << 20, 0, 33_000, false),
+    ] {
+        assert_eq!(shares(capacity, before, size), is_shared, "{size} behind {before} of {capacity}");
+    }
+}
+
 #[test]
 fn repeated_topics_share_their_text() {
     let mut decoder = At::Server(Version::V311).decoder(Limits::default());
