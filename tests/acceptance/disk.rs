@@ -31,7 +31,7 @@ fn fill(path: &Path) {
 fn small(place: &Place, mqtt: &str) -> Option<(Server, PathBuf)> {
     let data = place.path("data");
     std::fs::create_dir(&data).unwrap();
-    let mount = format!("mount -t tmpfs -o size=4m none {}", data.display());
+    let mount = format!("mount -t tmpfs -o size=4m,mode=0755 none {}", data.display());
     if !in_namespace(&mount).output().is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: this machine lets nobody mount a file system in a namespace of their own");
         return None;

@@ -207,12 +207,20 @@ fn secrets_that_others_can_read_are_not_used() {
     for (path, open, closed, remedy) in [
         (key.unwrap(), 0o644, 0o600, "chmod 600"),
         (keys, 0o755, 0o700, "chmod 700"),
+        (place.path("data"), 0o777, 0o755, "chmod go-w"),
         (place.path("data/midge.db"), 0o640, 0o600, "chmod 600"),
     ] {
         mode(&path, open);
         let text = path.display().to_string();
         starts(&config).refused(77, &[&text, &format!("{open:04o}"), remedy]);
         mode(&path, closed);
+    }
+    if rustix::process::geteuid().is_root() {
+        let store = place.path("data/midge.db");
+        std::os::unix::fs::chown(&store, Some(NOBODY), None).unwrap();
+        let text = store.display().to_string();
+        starts(&config).refused(77, &[&text, "uid 65534", "run Midge as its owner", "chown 0"]);
+        std::os::unix::fs::chown(&store, Some(0), None).unwrap();
     }
     let after = contents(&place, "data");
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());

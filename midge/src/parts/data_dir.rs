@@ -4,6 +4,7 @@ use crate::exit::{self, WithCode, failure};
 use anyhow::Context as _;
 use midge_runtime::{SocketTaken, clear_socket};
 use midge_store::{Batch, Durability, OpenError, Store, StoreInfo};
+use rustix::process::geteuid;
 use std::fs::{DirBuilder, Permissions, metadata, set_permissions};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -14,26 +15,21 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory, its key directory (0700) and the directory for sockets where they are missing.
+    /// Makes the directory, its key directory (0700) and the directory for sockets where they are missing. What is
+    /// there is refused where somebody else than this user and root may exchange or change it.
     pub(crate) fn prepare(path: &Path, run_dir: &Path) -> anyhow::Result<Self> {
+        let (own, keys) = (geteuid().as_raw(), path.join("keys"));
         // Workloads of other users reach the sockets below; keys and store have modes of their own.
-        for (dir, mode) in [(path, 0o755), (&path.join("keys"), 0o700), (run_dir, 0o755)] {
-            make(dir, mode)
-                .with_context(|| {
-                    format!("cannot make {} (data-dir); choose another or create it", dir.display())
-                })
-                .code(exit::IO)?;
-        }
-        let keys = path.join("keys");
-        let mode = metadata(&keys).code(exit::IO)?.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            let keys = keys.display();
-            return Err(failure(
-                exit::PERMISSION,
-                format!(
-                    "{keys} has mode {mode:04o}: others may reach the private keys; run chmod 700 {keys}"
-                ),
-            ));
+        made(path, 0o755)?;
+        closed(path, 0o022, "others may exchange the store and the keys", "chmod go-w")?;
+        owned(path, own)?;
+        made(&keys, 0o700)?;
+        closed(&keys, 0o077, "others may reach the private keys", "chmod 700")?;
+        made(run_dir, 0o755)?;
+        let inside = std::fs::read_dir(&keys).code(exit::IO)?.filter_map(|item| Some(item.ok()?.path()));
+        let kept = KEPT.iter().map(|name| path.join(name));
+        for path in [keys.clone()].into_iter().chain(inside).chain(kept) {
+            owned(&path, own)?;
         }
         Ok(Self { path: path.to_owned() })
     }
@@ -101,6 +97,57 @@ pub(crate) fn audit_key(data_dir: &Path) -> PathBuf {
     data_dir.join("keys/audit.key")
 }
 
+/// What Midge keeps beside the keys, and nobody else may own.
+const KEPT: [&str; 12] = [
+    "midge.db",
+    "midge.db-wal",
+    "midge.db-shm",
+    "midge.db-journal",
+    "midge.db.lock",
+    "mqtt.db",
+    "mqtt.db-wal",
+    "mqtt.db-shm",
+    "mqtt.db-journal",
+    "mqtt.db.lock",
+    "audit.jsonl",
+    "node-audit",
+];
+
+/// Refuses a directory that lets others do what these bits of its mode say.
+fn closed(dir: &Path, bits: u32, harm: &str, remedy: &str) -> anyhow::Result<()> {
+    let mode = metadata(dir).code(exit::IO)?.mode() & 0o7777;
+    if mode & bits == 0 {
+        return Ok(());
+    }
+    let dir = dir.display();
+    Err(failure(exit::PERMISSION, format!("{dir} has mode {mode:04o}: {harm}; run {remedy} {dir}")))
+}
+
+/// Refuses what belongs to somebody else: its owner may change it, whatever its mode. Root may do that anyway.
+fn owned(path: &Path, own: u32) -> anyhow::Result<()> {
+    let owner = match metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.code(exit::IO)?.uid(),
+    };
+    if owner == own || owner == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(failure(
+        exit::PERMISSION,
+        format!(
+            "{path} belongs to uid {owner}, who may change it, and Midge runs as uid {own}: run Midge as its owner, \
+             or chown {own} {path}"
+        ),
+    ))
+}
+
+fn made(dir: &Path, mode: u32) -> anyhow::Result<()> {
+    make(dir, mode)
+        .with_context(|| format!("cannot make {} (data-dir); choose another or create it", dir.display()))
+        .code(exit::IO)
+}
+
 /// Makes a directory with this mode, whatever the umask; one that exists keeps its own.
 fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
     if dir.is_dir() {
@@ -129,4 +176,60 @@ pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<tokio::net::Un
         .code(exit::IO)?;
     set_permissions(path, Permissions::from_mode(mode)).code(exit::IO)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOBODY: u32 = 65_534;
+
+    fn told(dir: &Path) -> Option<String> {
+        DataDir::prepare(dir, &dir.join("run")).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("data");
+        assert_eq!(told(&dir), None);
+        let shown = dir.display().to_string();
+        for mode in [0o777, 0o775, 0o757, 0o720, 0o702, 0o1777] {
+            set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
+            let told = told(&dir).unwrap();
+            assert!(
+                told.contains(&format!("{mode:04o}")) && told.contains(&format!("chmod go-w {shown}")),
+                "{told}"
+            );
+        }
+        for mode in [0o755, 0o750, 0o700] {
+            set_permissions(&dir, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(told(&dir), None);
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_owns_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("data");
+        assert_eq!(told(&dir), None);
+        for name in ["midge.db", "mqtt.db-wal", "audit.jsonl", "keys/x509-ca-a.key", "unrelated"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        assert_eq!(told(&dir), None);
+        let own = geteuid().as_raw();
+        assert!(owned(&dir, own + 1).is_err() == (own != 0), "root may own everything");
+        if own != 0 {
+            return;
+        }
+        for name in [".", "keys", "midge.db", "mqtt.db-wal", "audit.jsonl", "keys/x509-ca-a.key"] {
+            let path = if name == "." { dir.clone() } else { dir.join(name) };
+            std::os::unix::fs::chown(&path, Some(NOBODY), None).unwrap();
+            let told = told(&dir).unwrap();
+            assert!(told.contains(&path.display().to_string()) && told.contains("65534"), "{told}");
+            std::os::unix::fs::chown(&path, Some(own), None).unwrap();
+        }
+        std::os::unix::fs::chown(dir.join("unrelated"), Some(NOBODY), None).unwrap();
+        assert_eq!(told(&dir), None);
+    }
 }
