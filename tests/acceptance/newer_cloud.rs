@@ -6,6 +6,9 @@ use midge_store::{Batch, Durability, Store, StoreInfo};
 use mqtt_proto::ReasonCode;
 use serde_json::{Value, json};
 
+/// End of the keys of records, and what is done to them.
+type Edit<'a> = (&'a str, &'a dyn Fn(&mut Value));
+
 struct Stage {
     place: Place,
     cloud: Server,
@@ -37,7 +40,7 @@ impl Stage {
     }
 
     /// Stops both, edits the records of the cloud whose key ends with one of these, and starts both.
-    fn edit(self, edits: &[(&str, &dyn Fn(&mut Value))]) -> Self {
+    fn edit(self, edits: &[Edit<'_>]) -> Self {
         let Self { place, mut cloud, mut edge } = self;
         edge.stop();
         cloud.stop();
