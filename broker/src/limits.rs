@@ -28,6 +28,8 @@ pub struct LimitsConfig {
     pub session_expiry_max_secs: u32,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: u32,
+    /// Bytes of the filters of one session's subscriptions.
+    pub subscription_bytes_max: u32,
     /// Levels of a topic or filter.
     pub topic_levels_max: u16,
     /// Messages from one client without complete acknowledgement.
@@ -73,6 +75,7 @@ impl Default for LimitsConfig {
             client_id_bytes_max: u16::try_from(core.client_id_bytes_max).unwrap_or(u16::MAX),
             session_expiry_max_secs: u32::try_from(core.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
             subscriptions_per_session_max: of(core.subscriptions_per_session_max),
+            subscription_bytes_max: of(core.subscription_bytes_max),
             topic_levels_max: of(core.topic_levels_max),
             receive_max: core.receive_max,
             inflight_max: core.inflight_max,
@@ -107,6 +110,7 @@ impl MqttConfig {
             client_id_bytes_max: usize::from(limits.client_id_bytes_max),
             session_expiry_max: Duration::from_secs(limits.session_expiry_max_secs.into()),
             subscriptions_per_session_max: to(limits.subscriptions_per_session_max),
+            subscription_bytes_max: to(limits.subscription_bytes_max),
             topic_levels_max: to(limits.topic_levels_max),
             receive_max: limits.receive_max,
             inflight_max: limits.inflight_max,

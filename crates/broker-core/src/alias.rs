@@ -8,13 +8,16 @@ use std::num::NonZeroU16;
 #[derive(Debug, Default)]
 pub(crate) struct AliasesIn {
     topics: Vec<Option<TopicName>>,
+    bytes: usize,
 }
 
 /// Aliases the broker has set towards the client: the first topics get them and keep them.
 #[derive(Debug, Default)]
 pub(crate) struct AliasesOut {
     aliases: HashMap<TopicName, NonZeroU16>,
+    bytes: usize,
     max: u16,
+    bytes_max: usize,
 }
 
 /// How one PUBLISH names its topic.
@@ -36,7 +39,7 @@ impl AliasesIn {
         &mut self,
         topic: Option<TopicName>,
         alias: Option<NonZeroU16>,
-        max: u16,
+        (max, bytes_max): (u16, usize),
     ) -> Result<TopicName, ReasonCode> {
         let Some(alias) = alias else { return topic.ok_or(ReasonCode::ProtocolError) };
         if alias.get() > max {
@@ -50,6 +53,12 @@ impl AliasesIn {
             self.topics.resize(index + 1, None);
         }
         if let Some(place) = self.topics.get_mut(index) {
+            let earlier = place.as_ref().map_or(0, bytes);
+            let all = self.bytes.saturating_sub(earlier).saturating_add(bytes(&topic));
+            if all > bytes_max {
+                return Err(ReasonCode::QuotaExceeded);
+            }
+            self.bytes = all;
             *place = Some(topic.clone());
         }
         Ok(topic)
@@ -57,8 +66,8 @@ impl AliasesIn {
 }
 
 impl AliasesOut {
-    pub(crate) fn new(max: u16) -> Self {
-        Self { aliases: HashMap::new(), max }
+    pub(crate) fn new(max: u16, bytes_max: usize) -> Self {
+        Self { aliases: HashMap::new(), bytes: 0, max, bytes_max }
     }
 
     pub(crate) fn naming(&self, topic: &TopicName) -> Naming {
@@ -69,13 +78,20 @@ impl AliasesOut {
             return Naming::Alias(*alias);
         }
         let next = u16::try_from(self.aliases.len() + 1).ok().filter(|next| *next <= self.max);
-        next.and_then(NonZeroU16::new).map_or(Naming::Topic, Naming::Set)
+        next.filter(|_| self.bytes.saturating_add(bytes(topic)) <= self.bytes_max)
+            .and_then(NonZeroU16::new)
+            .map_or(Naming::Topic, Naming::Set)
     }
 
     /// Remembers an alias that is sent.
     pub(crate) fn commit(&mut self, topic: &TopicName, naming: Naming) {
         if let Naming::Set(alias) = naming {
+            self.bytes = self.bytes.saturating_add(bytes(topic));
             self.aliases.insert(topic.clone(), alias);
         }
     }
+}
+
+fn bytes(topic: &TopicName) -> usize {
+    topic.as_str().len()
 }

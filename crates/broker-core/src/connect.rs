@@ -297,7 +297,7 @@ impl Broker {
             quota,
             quota_max: quota,
             aliases_in: AliasesIn::default(),
-            aliases_out: AliasesOut::new(aliases),
+            aliases_out: AliasesOut::new(aliases, self.config.topic_alias_bytes_max),
             resend: std::collections::VecDeque::new(),
             cache: PublishCache::new(&self.remembered),
             gate: Gate::default(),

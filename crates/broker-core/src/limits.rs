@@ -24,7 +24,10 @@
 //!   unless a publisher's few take very little.
 //! - **Authentication exchanges** count as connections; who does not end its own within `auth_timeout` is
 //!   refused (0x87).
-//! - **Subscriptions, sessions, connections**: the request is refused with 0x97, a filter with too many
+//! - **Topic aliases** (`topic_alias_bytes_max`): a client that sets more is disconnected with 0x97; towards it no
+//!   more are set, and the topic is sent as it is.
+//! - **Subscriptions** (`subscriptions_per_session_max`, `subscription_bytes_max`), **sessions, connections**: the
+//!   request is refused with 0x97, a filter with too many
 //!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
 
 use crate::record::Durability;
@@ -62,6 +65,9 @@ pub struct Config {
     pub client_id_bytes_max: usize,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: usize,
+    /// Bytes of the filters of one session's subscriptions: each may be 65,535 bytes long, and takes about three
+    /// times as much memory and its length on disk.
+    pub subscription_bytes_max: usize,
     /// Levels of a topic or filter: bounds the depth of the subscription tree.
     pub topic_levels_max: usize,
     /// Messages from one client without complete acknowledgement (Receive Maximum of the CONNACK).
@@ -76,6 +82,8 @@ pub struct Config {
     pub topic_alias_max: u16,
     /// Topic aliases set towards one client; the client's maximum may lower it.
     pub topic_alias_out_max: u16,
+    /// Bytes of the topics behind the aliases of one connection, each way.
+    pub topic_alias_bytes_max: usize,
     /// Messages waiting for one session.
     pub queue_messages_max: usize,
     /// Bytes of messages waiting for one session.
@@ -130,6 +138,7 @@ impl Default for Config {
             sessions_per_identity_max: 1_000,
             client_id_bytes_max: 256,
             subscriptions_per_session_max: 1_000,
+            subscription_bytes_max: 256 * 1024,
             topic_levels_max: 64,
             receive_max: nonzero(256),
             inflight_max: nonzero(1_024),
@@ -137,6 +146,7 @@ impl Default for Config {
             packet_size_max: 1024 * 1024,
             topic_alias_max: 32,
             topic_alias_out_max: 32,
+            topic_alias_bytes_max: 128 * 1024,
             queue_messages_max: 1_000,
             queue_bytes_max: 8 * 1024 * 1024,
             queues_bytes_max: 256 * 1024 * 1024,

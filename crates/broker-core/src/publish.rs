@@ -30,7 +30,7 @@ type Decision = Result<Arc<Decided>, Denial>;
 
 impl Broker {
     pub(crate) fn take_publish(&mut self, key: Key, publish: Publish, now: Now) {
-        let alias_max = self.config.topic_alias_max;
+        let alias_max = (self.config.topic_alias_max, self.config.topic_alias_bytes_max);
         let Some(connection) = self.connection_mut(key) else { return };
         let Publish {
             qos, retain, topic, packet_id, topic_alias, subscription_ids, properties, payload, ..

@@ -181,7 +181,7 @@ impl Restoration<'_> {
                 session.ordinals = session.ordinals.wrapping_add(1);
                 self.broker.subscriptions.add(session_key, &subscribed, None);
                 subscribed.owed = record.owed.is_some();
-                session.subscriptions.insert(Arc::clone(&spelled), subscribed);
+                session.put_subscription(Arc::clone(&spelled), subscribed);
                 self.found.subscriptions += 1;
                 self.replay(key, record, spelled);
             }

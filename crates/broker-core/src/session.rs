@@ -40,6 +40,8 @@ pub(crate) struct Session {
     pub(crate) link: Link,
     /// By the filter as the client spells it.
     pub(crate) subscriptions: BTreeMap<Arc<str>, Subscribed>,
+    /// Of the filters of these.
+    pub(crate) subscription_bytes: usize,
     pub(crate) inflight: Inflight,
     pub(crate) queue: Queue,
     pub(crate) held: Held,
@@ -125,6 +127,7 @@ impl Session {
             expiry,
             link,
             subscriptions: BTreeMap::new(),
+            subscription_bytes: 0,
             inflight: Inflight::default(),
             queue: Queue::default(),
             held: Held::default(),
@@ -183,7 +186,17 @@ impl Session {
 
     pub(crate) fn remove_subscription(&mut self, spelled: &str) -> Option<Subscribed> {
         self.replays.retain(|replay| *replay.spelled != *spelled);
-        self.subscriptions.remove(spelled)
+        let removed = self.subscriptions.remove(spelled)?;
+        self.subscription_bytes = self.subscription_bytes.saturating_sub(spelled.len());
+        Some(removed)
+    }
+
+    /// Takes a subscription, in place of the one on the same filter.
+    pub(crate) fn put_subscription(&mut self, spelled: Arc<str>, subscribed: Subscribed) {
+        let bytes = spelled.len();
+        if self.subscriptions.insert(spelled, subscribed).is_none() {
+            self.subscription_bytes = self.subscription_bytes.saturating_add(bytes);
+        }
     }
 
     /// Tells whether nothing stands before a new message.

@@ -70,7 +70,10 @@ impl Broker {
         }
         let replaced = session.subscriptions.get(spelled);
         let existed = replaced.is_some();
-        if !existed && session.subscriptions.len() >= self.config.subscriptions_per_session_max {
+        let bytes = session.subscription_bytes.saturating_add(spelled.len());
+        let is_full = session.subscriptions.len() >= self.config.subscriptions_per_session_max
+            || bytes > self.config.subscription_bytes_max;
+        if !existed && is_full {
             return Err(ReasonCode::QuotaExceeded);
         }
         let mut subscribed = Subscribed::new(subscription, &permit, id);
@@ -90,7 +93,7 @@ impl Broker {
         self.out.ledger.subscribe(session, spelled, &mut subscribed);
         self.subscriptions.add(key, &subscribed, replaced);
         session.ordinals = session.ordinals.wrapping_add(u32::from(!existed));
-        session.subscriptions.insert(Arc::clone(spelled), subscribed);
+        session.put_subscription(Arc::clone(spelled), subscribed);
         let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));
         self.audit(key, AuditKind::Subscribed { filter, qos: permit.qos(), rule }, now);
         Ok(permit.qos())

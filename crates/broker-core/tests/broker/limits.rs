@@ -136,6 +136,63 @@ fn subscriptions_of_a_session_have_a_limit_and_replacing_needs_no_room() {
 }
 
 #[test]
+fn filters_of_a_session_have_a_limit_in_bytes_and_replacing_needs_no_room() {
+    let mut world = World::limited(|config| config.subscription_bytes_max = 10);
+    let ops = world.open("ops", durable("c"));
+    world.send(
+        ops,
+        subscribe([sub("aaaa", Q0), sub("bbbb", Q0), sub("ccc", Q0), sub("cc", Q0), sub("d", Q0)]),
+    );
+    world.expect(ops, ["SUBACK 77 [00 00 97 00 97]"]);
+    world.send(ops, subscribe([sub("aaaa", Q1)]));
+    world.send(ops, unsubscribe(["bbbb", "none"]));
+    world.send(ops, subscribe([sub("dddd", Q0), sub("e", Q0)]));
+    world.expect(ops, ["SUBACK 77 [01]", "UNSUBACK 78 [00 11]", "SUBACK 77 [00 97]"]);
+    // What was granted stays so after a restart, and counts.
+    world.crash(0);
+    let ops = world.open("ops", durable("c"));
+    world.send(ops, subscribe([sub("e", Q0), sub("aaaa", Q0)]));
+    world.send(ops, unsubscribe(["cc"]));
+    world.send(ops, subscribe([sub("ee", Q0)]));
+    world.expect(ops, ["SUBACK 77 [97 00]", "UNSUBACK 78 [00]", "SUBACK 77 [00]"]);
+    let old = world.open("old", v311("old"));
+    world.send(old, subscribe([sub("aaaaaaaaaa", Q0), sub("b", Q0)]));
+    world.expect(old, ["SUBACK 77 [00 80]"]);
+}
+
+#[test]
+fn topics_behind_aliases_have_a_limit_in_bytes_each_way() {
+    let mut world = World::limited(|config| config.topic_alias_bytes_max = 10);
+    let ops = world.open("ops", Connect { topic_alias_max: 10, ..v5("c") });
+    world.subscribe(ops, "#", Q0);
+    let set = |alias: u16, topic: &str| {
+        let publish = publish(topic, "", Q0);
+        Packet::Publish(Box::new(Publish { topic_alias: NonZeroU16::new(alias), ..publish }))
+    };
+    let press = world.client("press");
+    for (alias, topic) in [(1, "aaaa"), (2, "bbbb"), (1, "cccccc"), (2, "ddd"), (3, "e")] {
+        world.send(press, set(alias, topic));
+    }
+    world.quiet(press);
+    world.send(press, set(4, "f"));
+    world.expect(press, ["DISCONNECT 97", "CLOSE Protocol(QuotaExceeded)"]);
+    // Of those that reached it, the first have an alias.
+    for topic in ["aaaa", "cccccc", "e"] {
+        world.send(ops, set(0, topic));
+    }
+    let named = [
+        "aaaa \"\" q0 alias=1",
+        "bbbb \"\" q0 alias=2",
+        "cccccc \"\" q0",
+        "ddd \"\" q0",
+        "e \"\" q0 alias=3",
+    ];
+    let again = ["aaaa \"\" q0 alias=1 no-topic", "cccccc \"\" q0", "e \"\" q0 alias=3 no-topic"];
+    let expected: Vec<_> = named.iter().chain(&again).map(|text| format!("PUBLISH {text}")).collect();
+    assert_eq!(world.take(ops), expected);
+}
+
+#[test]
 fn filters_have_a_deepest_level_and_topics_of_any_depth_are_served() {
     let mut world = World::limited(|config| config.topic_levels_max = 3);
     let ops = world.client("ops");
