@@ -149,7 +149,12 @@ where
         let rest = loop {
             match self.step(&cell, &mut reading)? {
                 Ok(found) => {
-                    self.left.take_kind()?;
+                    // Around each kind there are some that nothing is said of.
+                    if reading.found.is_empty() {
+                        self.left.take_steps(1)?;
+                    } else {
+                        self.left.take_kind()?;
+                    }
                     break Tree::Leaf(found);
                 }
                 Err(Asked(Question::Is(part, text), more))
