@@ -305,7 +305,12 @@ pub(crate) enum DeviceCommand {
         /// Desired value; it may begin with a dash.
         #[arg(allow_hyphen_values = true)]
         value: String,
+        /// Adds the property if the device has none of that name.
+        #[arg(long = "new")]
+        is_new: bool,
     },
+    /// Deletes a device with its twin.
+    Delete(DeviceName),
     /// Shows a device and its twin.
     Show(DeviceName),
 }

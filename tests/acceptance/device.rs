@@ -23,6 +23,18 @@ fn a_light_is_turned_on_without_a_cloud() {
     server.run(&["device", "create", DEVICE, "--property", "power-status=OFF", "--description", "hall"]).ok();
     server.run(&["device", "create", DEVICE]).refused(1, &[DEVICE]);
     server.run(&["device", "create", "x", "--property", "nothing"]).refused(64, &["nothing", "NAME=VALUE"]);
+    server
+        .run(&["device", "list", "--node", "box-7"])
+        .refused(64, &["this is box box-1", "leave --node out"]);
+    server.run(&["device", "create", "y", "--node", "box-7"]).refused(64, &["this is box box-1"]);
+    server.run(&["device", "create", "y", "--node", "box-1"]).ok();
+    server
+        .run(&["device", "set", "y", "celsius", "5"])
+        .refused(1, &["no property celsius", "none yet", "--new"]);
+    server.run(&["device", "set", "y", "celsius", "-5", "--new"]).ok();
+    server.run(&["device", "set", "y", "celsius", "6"]).ok();
+    assert_eq!(server.run(&["device", "delete", "y"]).ok().json()["deleted"], "y");
+    server.run(&["device", "delete", "y"]).refused(1, &["y"]);
     let devices = server.run(&["device", "list"]).ok().json();
     assert_eq!(devices["devices"].as_array().map(Vec::len), Some(1), "{devices}");
 

@@ -3,7 +3,8 @@ use crate::cli::{DeviceCommand, DeviceName};
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
 use midge_api::midge::v1::{
-    CreateDeviceRequest, Device, ListDevicesRequest, SetDeviceRequest, ShowDeviceRequest, TwinProperty,
+    CreateDeviceRequest, DeleteDeviceRequest, Device, ListDevicesRequest, SetDeviceRequest,
+    ShowDeviceRequest, TwinProperty,
 };
 use std::collections::HashMap;
 
@@ -19,16 +20,44 @@ pub(crate) async fn run(admin: &Admin, command: DeviceCommand, output: Output) -
             let request = CreateDeviceRequest { device: Some(new_device(name, description, &properties)?) };
             client.create_device(request).await
         }
-        DeviceCommand::Set { name, property, value } => {
-            let desired = HashMap::from([(property, value)]);
+        DeviceCommand::Set { name, property, value, is_new } => {
             let DeviceName { device: id, node } = name;
-            client.set_device(SetDeviceRequest { id, node: node.unwrap_or_default(), desired }).await
+            let node = node.unwrap_or_default();
+            if !is_new {
+                let request = ShowDeviceRequest { id: id.clone(), node: node.clone() };
+                let device = client.show_device(request).await.map_err(|status| rpc_error(&status))?;
+                check_property(&device.into_inner(), &property)?;
+            }
+            let desired = HashMap::from([(property, value)]);
+            client.set_device(SetDeviceRequest { id, node, desired }).await
+        }
+        DeviceCommand::Delete(DeviceName { device: id, node }) => {
+            let request = DeleteDeviceRequest { id, node: node.unwrap_or_default() };
+            let deleted = client.delete_device(request).await.map_err(|status| rpc_error(&status))?;
+            let device = deleted.into_inner().id;
+            if output == Output::Json {
+                return output::json(&serde_json::json!({ "deleted": device }));
+            }
+            output::line(format_args!("Deleted device {device}"));
+            return Ok(());
         }
         DeviceCommand::Show(DeviceName { device: id, node }) => {
             client.show_device(ShowDeviceRequest { id, node: node.unwrap_or_default() }).await
         }
     };
     show(&device.map_err(|status| admin.error(&status))?.into_inner(), output)
+}
+
+/// KubeEdge takes a property by any name; a name that was mistyped would be one more that no mapper knows.
+fn check_property(device: &Device, property: &str) -> anyhow::Result<()> {
+    if device.twin.contains_key(property) {
+        return Ok(());
+    }
+    let mut known: Vec<&str> = device.twin.keys().map(String::as_str).collect();
+    known.sort_unstable();
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+    let id = &device.id;
+    Err(failure(exit::NO, format!("device {id} has no property {property} (it has {known}); --new adds it")))
 }
 
 fn new_device(name: DeviceName, description: String, properties: &[String]) -> anyhow::Result<Device> {

@@ -25,6 +25,8 @@ pub(crate) struct EdgeDesk {
     pub(crate) link: Option<LinkView>,
     /// Whether a cloud hands out the devices: then they are made and set there.
     pub(crate) managed: bool,
+    /// Name of the box.
+    pub(crate) node: String,
     pub(crate) policy: PolicyHandle,
 }
 
@@ -35,13 +37,24 @@ impl EdgeDesk {
             .ok_or_else(|| Status::failed_precondition("the event-bus is off (event-bus.enabled)"))
     }
 
-    fn own(&self) -> Result<&EventBusHandle, Status> {
+    /// The bus, if the devices asked for are those of this box.
+    fn bus_of(&self, node: &str) -> Result<&EventBusHandle, Status> {
+        if node.is_empty() || node == self.node {
+            return self.bus();
+        }
+        Err(Status::invalid_argument(format!(
+            "this is box {} and knows no device of {node}: leave --node out, or ask the cloud",
+            self.node
+        )))
+    }
+
+    fn own(&self, node: &str) -> Result<&EventBusHandle, Status> {
         if self.managed {
             return Err(Status::failed_precondition(
                 "devices of this box are managed by the cloud: change them there",
             ));
         }
-        self.bus()
+        self.bus_of(node)
     }
 }
 
@@ -49,28 +62,36 @@ impl EdgeDesk {
 impl Desk for EdgeDesk {
     async fn create_device(&self, device: Device) -> Result<Device, Status> {
         let desired = desired_of(&device).collect();
-        let created = self.own()?.create_device(device_id(&device.id)?, device.description, desired).await;
+        let created =
+            self.own(&device.node)?.create_device(device_id(&device.id)?, device.description, desired).await;
         created.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
     }
 
-    async fn devices(&self, _node: &str) -> Result<Vec<Device>, Status> {
-        let devices = self.bus()?.devices().await.map_err(|error| device_status(&error))?;
+    async fn devices(&self, node: &str) -> Result<Vec<Device>, Status> {
+        let devices = self.bus_of(node)?.devices().await.map_err(|error| device_status(&error))?;
         Ok(devices.iter().map(edge_device).collect())
     }
 
     async fn set_device(
         &self,
-        _node: &str,
+        node: &str,
         id: &str,
         desired: HashMap<String, String>,
     ) -> Result<Device, Status> {
-        let set = self.own()?.set_device(device_id(id)?, desired.into_iter().collect()).await;
+        let set = self.own(node)?.set_device(device_id(id)?, desired.into_iter().collect()).await;
         set.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
     }
 
-    async fn device(&self, _node: &str, id: &str) -> Result<Device, Status> {
-        let device = self.bus()?.device(device_id(id)?).await;
+    async fn device(&self, node: &str, id: &str) -> Result<Device, Status> {
+        let device = self.bus_of(node)?.device(device_id(id)?).await;
         device.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+    }
+
+    async fn delete_device(&self, node: &str, id: &str) -> Result<Device, Status> {
+        let bus = self.own(node)?;
+        let was = self.device(node, id).await?;
+        bus.delete_device(device_id(id)?).await.map_err(|error| device_status(&error))?;
+        Ok(was)
     }
 
     async fn apply_rules(&self, _request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
@@ -156,6 +177,12 @@ impl Desk for CloudDesk {
     async fn device(&self, node: &str, id: &str) -> Result<Device, Status> {
         let device = self.hub.device(&device_id(id)?, named(node)).await;
         device.map(|record| cloud_device(&record)).map_err(|error| hub_status(&error))
+    }
+
+    async fn delete_device(&self, node: &str, id: &str) -> Result<Device, Status> {
+        let was = self.device(node, id).await?;
+        let deleted = self.hub.delete_device(&device_id(id)?, Some(&was.node)).await;
+        deleted.map(|()| was).map_err(|error| hub_status(&error))
     }
 
     async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {

@@ -140,7 +140,8 @@ impl EdgeBox {
             if stop.is_cancelled() { Ok(()) } else { Ok(served?) }
         });
         let managed = self.config.cloud.is_some();
-        let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed, policy });
+        let desk =
+            Box::new(EdgeDesk { bus, link: cloud.link(), managed, node: self.config.node.clone(), policy });
         let service = self.service(server.hub(), desk, listeners, token.clone());
         tasks.spawn(
             "admin",

@@ -10,12 +10,12 @@ use broker_core::{SessionSnapshot, SessionState};
 use futures_util::{Stream, StreamExt as _};
 use midge_api::midge::v1::{
     AcceptNodeAuditRequest, AcceptNodeAuditResponse, AgentView, ApplyRulesRequest, AuditLog as AuditStatus,
-    CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteRuleRequest, Device, Lease,
-    ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse, ListRulesRequest,
-    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, ObserveAccessRequest,
-    PolicyPage, ReloadPolicyRequest, ReloadPolicyResponse, Session, SetDeviceRequest, ShadowPolicy,
-    ShowDeviceRequest, ShowPolicyRequest, ShowShadowRequest, SignX509svidRequest, SignX509svidResponse,
-    StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
+    CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteDeviceRequest, DeleteRuleRequest,
+    Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse,
+    ListRulesRequest, ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node,
+    ObserveAccessRequest, PolicyPage, ReloadPolicyRequest, ReloadPolicyResponse, Session, SetDeviceRequest,
+    ShadowPolicy, ShowDeviceRequest, ShowPolicyRequest, ShowShadowRequest, SignX509svidRequest,
+    SignX509svidResponse, StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
 use midge_audit::AuditLog;
@@ -49,6 +49,8 @@ pub(crate) trait Desk: Send + Sync + 'static {
     ) -> Result<Device, Status>;
     /// Returns one device.
     async fn device(&self, node: &str, id: &str) -> Result<Device, Status>;
+    /// Deletes a device and returns what it was.
+    async fn delete_device(&self, node: &str, id: &str) -> Result<Device, Status>;
     /// Hands out, lists or takes back rules.
     async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status>;
     /// Lists the rules handed out.
@@ -260,6 +262,15 @@ impl Midge for Service {
     async fn show_device(&self, request: Request<ShowDeviceRequest>) -> Result<Response<Device>, Status> {
         let ShowDeviceRequest { id, node } = request.into_inner();
         self.desk.device(&node, &id).await.map(Response::new)
+    }
+
+    async fn delete_device(&self, request: Request<DeleteDeviceRequest>) -> Result<Response<Device>, Status> {
+        let DeleteDeviceRequest { id, node } = request.into_inner();
+        let device = self.desk.delete_device(&node, &id).await?;
+        self.trail.act("device-deleted", |record| {
+            record.with("device", device.id.as_str()).with("node", device.node.as_str())
+        });
+        Ok(Response::new(device))
     }
 
     async fn apply_rules(
