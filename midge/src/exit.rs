@@ -23,7 +23,7 @@ pub(crate) const CONFIG: u8 = 78;
 
 /// An error with the exit code it ends in.
 #[derive(Debug, thiserror::Error)]
-#[error("{inner:#}")]
+#[error("{}", told(inner))]
 pub(crate) struct Failure {
     pub(crate) code: u8,
     pub(crate) inner: anyhow::Error,
@@ -93,5 +93,27 @@ fn issue_code(error: &IssueError) -> u8 {
         IssueError::Key(_) | IssueError::Store(_) | IssueError::Record { .. } => IO,
         IssueError::NodeName { .. } => CONFIG,
         _ => INTERNAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_is_told_already_is_not_told_again() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read x: {source}")]
+        struct Unreadable {
+            source: std::io::Error,
+        }
+        let error = || Unreadable { source: std::io::ErrorKind::PermissionDenied.into() };
+        let failed = Err::<(), _>(error()).code(IO).unwrap_err();
+        assert_eq!(told(&failed), "cannot read x: permission denied");
+        let failed = Err::<(), _>(anyhow::Error::from(error()).context("no log")).code(IO).unwrap_err();
+        assert_eq!(
+            (told(&failed).as_str(), code_of(&failed)),
+            ("no log: cannot read x: permission denied", IO)
+        );
     }
 }

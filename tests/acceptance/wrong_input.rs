@@ -86,6 +86,8 @@ fn configuration_files_that_are_wrong_are_refused_before_anything_is_made() {
     let missing = place.text("no-such-policies");
     let policies = place.edge("data", "", "", &format!("[policy]\ndir = \"{missing}\""));
     starts(&policies).refused(78, &[&missing, "policy.dir"]);
+    let rules = place.write("rules.toml", "# a comment\n[[rule]]\nname = \"a\"\nid = \"nobody\"\n");
+    run_midge(&["rule", "apply", &rules]).refused(78, &[&format!("{rules}:")]);
     assert!(!place.path("data").exists(), "nothing was made");
     run_midge(&["check", "-c", &place.edge("data", "", "", "")]).ok();
 }

@@ -1,9 +1,10 @@
 use super::admin::Admin;
 use crate::cli::RuleCommand;
-use crate::exit::{self, WithCode};
+use crate::exit::{self, WithCode, failure};
 use crate::output::{self, Output};
 use anyhow::Context as _;
 use midge_api::midge::v1::{ApplyRulesRequest, DeleteRuleRequest, HandedRule, ListRulesRequest};
+use midge_policy::Rule;
 
 pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> anyhow::Result<()> {
     let response = match command {
@@ -12,6 +13,10 @@ pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> 
             let toml = std::fs::read_to_string(&file)
                 .with_context(|| format!("cannot read {path}"))
                 .code(exit::IO)?;
+            // Here the file has its name, which the cloud does not learn.
+            Rule::from_toml_str(&toml, &path.to_string()).map_err(|faults| {
+                failure(exit::CONFIG, faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+            })?;
             let request = ApplyRulesRequest { node: node.unwrap_or_default(), toml };
             admin.midge().await?.apply_rules(request).await
         }
