@@ -59,6 +59,11 @@ impl Narrator {
         }
     }
 
+    /// Shows a call of `midge` as an operator would type it, and by whom or where.
+    pub(crate) fn call(&self, arguments: &[&str], remark: &str) {
+        self.command(&format!("{}   # {remark}", typed(arguments)));
+    }
+
     /// Shows a command as an operator would type it.
     pub(crate) fn command(&self, text: &str) {
         match self.output {
@@ -130,5 +135,30 @@ impl Narrator {
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// Writes a call of `midge` for a shell: words in which a shell would see more are quoted.
+fn typed(arguments: &[&str]) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.,:/@%+=".contains(c);
+    let word = |word: &&str| {
+        if !word.is_empty() && word.chars().all(is_plain) {
+            (*word).to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    };
+    let words: Vec<String> = arguments.iter().map(word).collect();
+    format!("midge {}", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::typed;
+
+    #[test]
+    fn a_command_can_be_typed_as_it_is_shown() {
+        assert_eq!(typed(&["pub", "-t", "$hw/a", "-m", "{}"]), "midge pub -t '$hw/a' -m '{}'");
+        assert_eq!(typed(&["sub", "-t", "#", "-C", "0", "it's", ""]), r"midge sub -t '#' -C 0 'it'\''s' ''");
     }
 }

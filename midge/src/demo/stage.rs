@@ -215,7 +215,7 @@ x509-svid-ttl-secs = {SVID_TTL_SECS}
         at: &str,
         arguments: &[&str],
     ) -> anyhow::Result<Value> {
-        narrator.command(&format!("midge {}   # at the {at}", arguments.join(" ")));
+        narrator.call(arguments, &format!("at the {at}"));
         let ended = self.quietly(at, arguments).await?;
         ensure!(ended.ok(), "midge {}: {}", arguments.join(" "), ended.said());
         ended.json()

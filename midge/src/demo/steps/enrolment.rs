@@ -58,12 +58,12 @@ async fn token_is_spent(stage: &Stage, narrator: &mut Narrator) -> anyhow::Resul
 
 pub(super) async fn nobody(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     let api = stage.workload_api();
-    narrator.command("intruder svid fetch");
+    narrator.command("midge svid fetch   # by the program intruder");
     let fetched = stage.run(Role::Intruder, &["svid", "fetch", "--workload-api", &api]).await?;
     let refused = fetched.code == Some(i32::from(exit::NO)) && fetched.stderr.contains("no identity issued");
     narrator.check(refused, "the Workload API gives it no SVID", &fetched.said());
 
-    narrator.command("intruder pub -t demo/x -m hello");
+    narrator.command("midge pub -t demo/x -m hello   # by intruder");
     let audit = stage.audit(0).len();
     let mqtt = stage.mqtt();
     let published =

@@ -97,7 +97,7 @@ async fn rotates(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<(
 
 async fn late_workload(stage: &Stage, narrator: &mut Narrator, what: &str) -> anyhow::Result<()> {
     let api = stage.workload_api();
-    narrator.command("late svid fetch");
+    narrator.command("midge svid fetch   # by the program late");
     let fetched =
         stage.run(Role::Late, &["svid", "fetch", "--workload-api", &api, "--output", "json"]).await?;
     let id = fetched.json().map(|json| json["svids"][0]["spiffe_id"].to_string()).unwrap_or_default();

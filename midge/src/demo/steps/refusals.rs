@@ -29,7 +29,7 @@ pub(super) async fn topics(stage: &mut Stage, narrator: &mut Narrator) -> anyhow
     ];
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
     for (what, event, arguments) in attempts {
-        narrator.command(&format!("light-mapper {}", arguments.join(" ")));
+        narrator.call(arguments, "by the light mapper's program");
         let from = stage.audit(0).len();
         let mut all = arguments.to_vec();
         all.extend(["--broker", &mqtts, "--workload-api", &api]);
@@ -57,8 +57,9 @@ async fn mapper_stays(stage: &mut Stage, narrator: &mut Narrator, is_told: bool)
     let before = stage.session(&mapper_id).await?.context("the mapper has no session")?;
     let client_id = before["client_id"].as_str().unwrap_or_default();
     if is_told {
-        narrator
-            .command(&format!("app pub --id {client_id} …   # the mapper's client id, the app's identity"));
+        narrator.command(&format!(
+            "midge pub --id {client_id} …   # by the program app: the mapper's client id, the app's identity"
+        ));
     }
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
     let arguments =

@@ -122,7 +122,7 @@ async fn start_app(stage: &mut Stage, narrator: &Narrator) -> anyhow::Result<()>
     stage.operator(narrator, "cloud", &arguments).await?;
     stage.entry_arrives("app").await?;
     let (mqtts, api) = (stage.mqtts(), stage.workload_api());
-    narrator.command("app sub -t 'plant/line-1/#'");
+    narrator.command("midge sub -t 'plant/line-1/#'   # by the program app");
     let arguments = [
         "sub",
         "--broker",
