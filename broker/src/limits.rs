@@ -36,8 +36,12 @@ pub struct LimitsConfig {
     pub receive_max: NonZeroU16,
     /// Messages to one client without complete acknowledgement.
     pub inflight_max: NonZeroU16,
+    /// Bytes of messages to one client without complete acknowledgement above which further ones wait.
+    pub inflight_bytes_max: u32,
     /// Bytes of QoS 2 messages of one client that wait for PUBREL.
     pub held_bytes_max: u32,
+    /// Bytes of messages in incomplete exchanges of all sessions together, both ways.
+    pub exchanges_bytes_max: u64,
     /// Messages that wait for one session.
     pub queue_messages_max: u32,
     /// Bytes of messages that wait for one session.
@@ -79,7 +83,9 @@ impl Default for LimitsConfig {
             topic_levels_max: of(core.topic_levels_max),
             receive_max: core.receive_max,
             inflight_max: core.inflight_max,
+            inflight_bytes_max: of(core.inflight_bytes_max),
             held_bytes_max: of(core.held_bytes_max),
+            exchanges_bytes_max: of(core.exchanges_bytes_max),
             queue_messages_max: of(core.queue_messages_max),
             queue_bytes_max: of(core.queue_bytes_max),
             queues_bytes_max: of(core.queues_bytes_max),
@@ -114,7 +120,9 @@ impl MqttConfig {
             topic_levels_max: to(limits.topic_levels_max),
             receive_max: limits.receive_max,
             inflight_max: limits.inflight_max,
+            inflight_bytes_max: to(limits.inflight_bytes_max),
             held_bytes_max: to(limits.held_bytes_max),
+            exchanges_bytes_max: to(limits.exchanges_bytes_max),
             packet_size_max: self.packet_size_max,
             queue_messages_max: to(limits.queue_messages_max),
             queue_bytes_max: to(limits.queue_bytes_max),

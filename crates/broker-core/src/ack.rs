@@ -29,7 +29,7 @@ impl Broker {
     pub(crate) fn take_pubrec(&mut self, key: Key, ack: &Ack, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let failed = ack.reason as u8 >= 0x80;
-        let reason = match session.inflight.get_mut(ack.packet_id) {
+        let reason = match session.inflight.get(ack.packet_id) {
             Some(Exchange::Published(Waiting { qos, .. }) | Exchange::Withdrawn(qos))
                 if *qos != QoS::ExactlyOnce =>
             {
@@ -42,7 +42,7 @@ impl Broker {
                     let state = OutgoingState::Released;
                     self.out.ledger.settle(session.number, ack.packet_id, waiting, state);
                 }
-                *exchange = Exchange::Released;
+                session.inflight.advance(ack.packet_id, Exchange::Released);
                 ReasonCode::Success
             }
             None if failed => return,

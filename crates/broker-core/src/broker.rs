@@ -45,6 +45,8 @@ pub struct Broker {
     pub(crate) retained: Retained,
     pub(crate) timers: Timers,
     pub(crate) queued: Total,
+    /// Of messages in flight to clients, and of QoS 2 ones that wait for PUBREL.
+    pub(crate) exchanged: Total,
     /// What is remembered of routes for all publishers.
     pub(crate) remembered: Total,
     pub(crate) backlog: Backlog,
@@ -74,6 +76,7 @@ impl Broker {
             retained: Retained::default(),
             timers: Timers::default(),
             queued: Total::default(),
+            exchanged: Total::default(),
             remembered: Total::default(),
             backlog: Backlog::default(),
             rates: Rates::default(),

@@ -264,7 +264,7 @@ impl Broker {
     ) -> Key {
         let mut session =
             Session::new(Arc::clone(&identity), connect, Arc::clone(listener), &mut self.authority, now);
-        session.queue.count_among(&self.queued);
+        session.count_among(&self.queued, &self.exchanged);
         let key = self.sessions.insert(session);
         self.known.insert(Arc::clone(&identity));
         self.by_identity.entry(identity).or_default().insert(Arc::clone(&connect.client_id), key);

@@ -1,8 +1,11 @@
 //! QoS 2 messages of one client between PUBLISH and PUBREL.
 
 use crate::effect::{ConnIdHasher, Now};
+use crate::inflight::EXCHANGE_BYTES_OWN;
+use crate::limits::Config;
 use crate::message::Message;
 use crate::record::{HeldRecord, Record};
+use crate::total::Total;
 use mqtt_proto::{PacketId, Publication};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -37,6 +40,8 @@ impl HeldMessage {
 pub(crate) struct Held {
     messages: HashMap<PacketId, HeldMessage, BuildHasherDefault<ConnIdHasher>>,
     bytes: usize,
+    /// Of incomplete exchanges of all sessions.
+    all: Total,
 }
 
 impl Held {
@@ -44,8 +49,17 @@ impl Held {
         self.messages.len()
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    /// Counts these messages, of which there are none, among all others.
+    pub(crate) fn count_among(&mut self, all: &Total) {
+        self.all = all.clone();
+    }
+
+    /// Tells whether there is room for a message of so many bytes.
+    pub(crate) fn has_room(&self, bytes: usize, config: &Config) -> bool {
+        let own = self.bytes.saturating_add(bytes);
+        own <= EXCHANGE_BYTES_OWN.min(config.held_bytes_max)
+            || (own <= config.held_bytes_max
+                && self.all.get().saturating_add(bytes) <= config.exchanges_bytes_max)
     }
 
     pub(crate) fn contains(&self, id: PacketId) -> bool {
@@ -57,14 +71,30 @@ impl Held {
     }
 
     pub(crate) fn insert(&mut self, id: PacketId, message: HeldMessage) {
-        self.bytes = self.bytes.saturating_add(cost(&message));
-        self.messages.insert(id, message);
+        let bytes = cost(&message);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.all.grow(bytes);
+        if let Some(earlier) = self.messages.insert(id, message) {
+            self.shrink(&earlier);
+        }
     }
 
     pub(crate) fn remove(&mut self, id: PacketId) -> Option<HeldMessage> {
         let message = self.messages.remove(&id)?;
-        self.bytes = self.bytes.saturating_sub(cost(&message));
+        self.shrink(&message);
         Some(message)
+    }
+
+    fn shrink(&mut self, message: &HeldMessage) {
+        let bytes = cost(message);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.all.shrink(bytes);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.shrink(self.bytes);
     }
 }
 

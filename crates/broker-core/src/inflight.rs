@@ -1,7 +1,12 @@
 //! Messages sent to one client and not yet completely acknowledged, and their packet identifiers.
 
+use crate::limits::Config;
 use crate::queue::Waiting;
+use crate::total::Total;
 use mqtt_proto::{PacketId, QoS};
+
+/// Bytes that a session may have in flight however much others have, so that few cannot stop everyone.
+pub(crate) const EXCHANGE_BYTES_OWN: usize = 64 * 1024;
 
 /// How far the exchange of one packet identifier is.
 #[derive(Debug)]
@@ -32,11 +37,39 @@ pub(crate) struct Inflight {
     slots: Vec<Slot>,
     free: Vec<u16>,
     sequence: u64,
+    /// Of the messages among them.
+    bytes: usize,
+    /// Of incomplete exchanges of all sessions.
+    all: Total,
 }
 
 impl Inflight {
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Counts these exchanges, of which there are none, among all others.
+    pub(crate) fn count_among(&mut self, all: &Total) {
+        self.all = all.clone();
+    }
+
+    /// Tells whether another message may be sent.
+    pub(crate) fn has_room(&self, config: &Config) -> bool {
+        self.bytes <= EXCHANGE_BYTES_OWN.min(config.inflight_bytes_max)
+            || (self.bytes <= config.inflight_bytes_max && self.all.get() <= config.exchanges_bytes_max)
+    }
+
+    fn grow(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.all.grow(bytes);
+    }
+
+    fn shrink(&mut self, exchange: &Exchange) {
+        if let Exchange::Published(waiting) = exchange {
+            let bytes = waiting.message.bytes();
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.all.shrink(bytes);
+        }
     }
 
     /// Takes an identifier for a message that is sent now, which has to be filled in; `None` when all 65,535
@@ -57,6 +90,7 @@ impl Inflight {
 
     /// Puts the message that is sent under a reserved identifier in its place.
     pub(crate) fn fill(&mut self, id: PacketId, waiting: Waiting) {
+        self.grow(waiting.message.bytes());
         if let Some(slot) = self.slots.get_mut(usize::from(id.get()) - 1) {
             slot.exchange = Some(Exchange::Published(waiting));
         }
@@ -68,6 +102,9 @@ impl Inflight {
         self.slots = (0..last).map(|_| Slot { sequence: 0, counted: false, exchange: None }).collect();
         for (id, exchange) in exchanges {
             self.sequence += 1;
+            if let Exchange::Published(waiting) = &exchange {
+                self.grow(waiting.message.bytes());
+            }
             if let Some(slot) = self.slots.get_mut(usize::from(id.get()) - 1) {
                 *slot = Slot { sequence: self.sequence, counted: false, exchange: Some(exchange) };
             }
@@ -98,16 +135,23 @@ impl Inflight {
         self.slots.get(usize::from(id.get()) - 1)?.exchange.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, id: PacketId) -> Option<&mut Exchange> {
-        self.slots.get_mut(usize::from(id.get()) - 1)?.exchange.as_mut()
+    /// Goes on with an exchange that holds no message from here on.
+    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) {
+        let slot = self.slots.get_mut(usize::from(id.get()) - 1);
+        if let Some(exchange) = slot.and_then(|slot| slot.exchange.as_mut()) {
+            let before = std::mem::replace(exchange, to);
+            self.shrink(&before);
+        }
     }
 
     /// Ends an exchange. Returns it and whether it was counted.
     pub(crate) fn remove(&mut self, id: PacketId) -> Option<(Exchange, bool)> {
         let slot = self.slots.get_mut(usize::from(id.get()) - 1)?;
         let exchange = slot.exchange.take()?;
+        let counted = slot.counted;
         self.free.push(id.get());
-        Some((exchange, slot.counted))
+        self.shrink(&exchange);
+        Some((exchange, counted))
     }
 
     /// Returns the identifiers in the order of sending ([MQTT-4.6.0-1]).
@@ -143,6 +187,9 @@ impl Inflight {
                 }
             }
         }
+        let bytes: usize = withdrawn.iter().map(|(_, waiting)| waiting.message.bytes()).sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.all.shrink(bytes);
         withdrawn
     }
 
@@ -157,5 +204,11 @@ impl Inflight {
             }
         }
         out
+    }
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.all.shrink(self.bytes);
     }
 }

@@ -14,6 +14,9 @@
 //! - **Rates** of rules (messages and bytes a second): what was read is taken, and the connection is not
 //!   read from until its bucket is no longer overdrawn. Beyond `rate_debt_max` it is cut: 0x96 for messages,
 //!   0x97 for bytes.
+//! - **Messages in flight** to a client (`inflight_max`, `inflight_bytes_max`): the next ones wait in its queue.
+//! - **Incomplete exchanges of all sessions** (`exchanges_bytes_max`): as for one that has too much in flight or held,
+//!   unless it has very little, so that those who acknowledge nothing stop nobody else.
 //! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` of a 5.0 client
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
@@ -74,8 +77,14 @@ pub struct Config {
     pub receive_max: NonZeroU16,
     /// Messages to one client without complete acknowledgement; the client's Receive Maximum may lower it.
     pub inflight_max: NonZeroU16,
+    /// Bytes of messages to one client without complete acknowledgement above which it gets no new ones; one that a
+    /// QoS 2 client has received, and did not complete, counts no more.
+    pub inflight_bytes_max: usize,
     /// Bytes of QoS 2 messages of one client that wait for PUBREL.
     pub held_bytes_max: usize,
+    /// Bytes of messages in incomplete exchanges of all sessions together, both ways; one that is sent to several
+    /// counts for each.
+    pub exchanges_bytes_max: usize,
     /// Packet size in bytes accepted from clients (Maximum Packet Size of the CONNACK); the codec enforces it.
     pub packet_size_max: u32,
     /// Topic aliases a client may set.
@@ -142,7 +151,9 @@ impl Default for Config {
             topic_levels_max: 64,
             receive_max: nonzero(256),
             inflight_max: nonzero(1_024),
+            inflight_bytes_max: 8 * 1024 * 1024,
             held_bytes_max: 4 * 1024 * 1024,
+            exchanges_bytes_max: 512 * 1024 * 1024,
             packet_size_max: 1024 * 1024,
             topic_alias_max: 32,
             topic_alias_out_max: 32,

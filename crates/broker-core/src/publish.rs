@@ -98,8 +98,7 @@ impl Broker {
     }
 
     fn take_qos2(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
-        let (receive_max, bytes_max) =
-            (usize::from(self.config.receive_max.get()), self.config.held_bytes_max);
+        let receive_max = usize::from(self.config.receive_max.get());
         let Some(session) = self.sessions.get(key) else { return };
         // [MQTT-4.3.3-10]: the same identifier before PUBREL is the same message.
         if session.held.contains(id) {
@@ -110,7 +109,7 @@ impl Broker {
         if version == Version::V5 && session.held.len() >= receive_max {
             return self.cut(key, CloseReason::Protocol(ReasonCode::ReceiveMaximumExceeded), now);
         }
-        if session.held.bytes().saturating_add(Message::cost(&publication)) > bytes_max {
+        if !session.held.has_room(Message::cost(&publication), &self.config) {
             if version == Version::V311 {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
             }
@@ -301,7 +300,7 @@ impl Broker {
             let qos = publication.qos.min(granted);
             qos != QoS::AtMostOnce
                 && self.sessions.get(session).is_some_and(|session| {
-                    !session.is_ready(qos, self.config.unsent_bytes_soft)
+                    !session.is_ready(qos, &self.config)
                         && !session.queue.may_have_room_for(bytes, &self.config, now)
                 })
         };
@@ -431,7 +430,7 @@ impl Broker {
     fn readiness(&self, member: &Member, message: &Message, now: Now) -> Option<u8> {
         let session = self.sessions.get(member.session)?;
         let qos = message.qos().min(member.grant.qos);
-        if session.is_ready(qos, self.config.unsent_bytes_soft) {
+        if session.is_ready(qos, &self.config) {
             return Some(0);
         }
         let can_keep =

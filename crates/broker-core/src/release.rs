@@ -31,7 +31,7 @@ impl Session {
     /// before it, else lets it wait.
     pub(crate) fn accept(&mut self, waiting: Waiting, release: &mut Release<'_>) {
         let is_qos0 = waiting.qos == QoS::AtMostOnce;
-        if self.is_ready(waiting.qos, release.config.unsent_bytes_soft) {
+        if self.is_ready(waiting.qos, release.config) {
             self.send(waiting, release);
         } else if is_qos0 {
             if self.connection().is_some() {
@@ -87,7 +87,7 @@ impl Session {
             return self.resend(id, release);
         }
         let Some(front) = self.queue.front() else { return self.replay(release) };
-        if !connection.has_room_for(front.qos) {
+        if !(connection.has_room_for(front.qos) && self.inflight.has_room(release.config)) {
             return false;
         }
         if let Some(waiting) = self.queue.pop() {
@@ -171,9 +171,7 @@ impl Session {
             }
             None if waiting.qos == QoS::ExactlyOnce => {
                 release.out.ledger.settle(self.number, id, waiting, OutgoingState::Withdrawn);
-                if let Some(exchange) = self.inflight.get_mut(id) {
-                    *exchange = Exchange::Withdrawn(QoS::ExactlyOnce);
-                }
+                self.inflight.advance(id, Exchange::Withdrawn(QoS::ExactlyOnce));
             }
             None => {
                 release.out.ledger.dequeue(self.number, waiting);

@@ -102,9 +102,7 @@ impl Session {
 
     /// Sends or passes over the next message; breaks with whether it was the last.
     fn replay_next(&mut self, replay: &mut Replay, release: &mut Release<'_>) -> ControlFlow<bool> {
-        if !release.out.ledger.is_stored(replay.after)
-            || !self.is_ready(QoS::AtMostOnce, release.config.unsent_bytes_soft)
-        {
+        if !release.out.ledger.is_stored(replay.after) || !self.is_ready(QoS::AtMostOnce, release.config) {
             return ControlFlow::Break(false);
         }
         let subscribed = self.subscriptions.get(&replay.spelled);
@@ -120,7 +118,8 @@ impl Session {
             return ControlFlow::Continue(());
         };
         let qos = message.qos().min(granted);
-        if !self.connection().is_some_and(|connection| connection.has_room_for(qos)) {
+        let has_room = qos == QoS::AtMostOnce || self.inflight.has_room(release.config);
+        if !(has_room && self.connection().is_some_and(|connection| connection.has_room_for(qos))) {
             return ControlFlow::Break(false);
         }
         replay.cursor = Some(topic.clone());

@@ -146,7 +146,7 @@ impl Restoration<'_> {
         let kept = (version, expiry, Link::Parked(Parked { since, ends, will: None }));
         let authority = &mut self.broker.authority;
         let mut session = Session::restored(Arc::clone(&identity), client_id, listener, authority, kept);
-        session.queue.count_among(&self.broker.queued);
+        session.count_among(&self.broker.queued, &self.broker.exchanged);
         self.broker.known.insert(Arc::clone(&identity));
         let client_id = Arc::clone(&session.client_id);
         let key = self.broker.sessions.insert(session);

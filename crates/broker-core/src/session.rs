@@ -5,12 +5,14 @@ use crate::connection::Connection;
 use crate::effect::{ConnId, Now};
 use crate::held::Held;
 use crate::inflight::Inflight;
+use crate::limits::Config;
 use crate::output::Subject;
 use crate::queue::{Queue, Waiting};
 use crate::record::Durability;
 use crate::replay::Replay;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
+use crate::total::Total;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::{Context, Rights, SubscribeMode};
 use mqtt_proto::{Connect, QoS, SharedFilter, Version, Will};
@@ -184,6 +186,13 @@ impl Session {
         }
     }
 
+    /// Counts what waits and what is in exchange, of which there is nothing yet, among that of all sessions.
+    pub(crate) fn count_among(&mut self, queued: &Total, exchanged: &Total) {
+        self.queue.count_among(queued);
+        self.inflight.count_among(exchanged);
+        self.held.count_among(exchanged);
+    }
+
     pub(crate) fn remove_subscription(&mut self, spelled: &str) -> Option<Subscribed> {
         self.replays.retain(|replay| *replay.spelled != *spelled);
         let removed = self.subscriptions.remove(spelled)?;
@@ -205,11 +214,12 @@ impl Session {
     }
 
     /// Tells whether a message would be sent at once.
-    pub(crate) fn is_ready(&self, qos: QoS, unsent_max: usize) -> bool {
+    pub(crate) fn is_ready(&self, qos: QoS, config: &Config) -> bool {
         self.connection().filter(|_| self.condemned.is_none()).is_some_and(|connection| {
-            connection.unsent <= unsent_max
+            connection.unsent <= config.unsent_bytes_soft
                 && !connection.gate.starting
-                && (qos == QoS::AtMostOnce || (self.is_clear() && connection.has_room_for(qos)))
+                && (qos == QoS::AtMostOnce
+                    || (self.is_clear() && connection.has_room_for(qos) && self.inflight.has_room(config)))
         })
     }
 

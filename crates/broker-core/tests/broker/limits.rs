@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use broker_core::ConnId;
-use mqtt_proto::{Connect, Packet, Publish};
+use mqtt_proto::{Connect, Packet, Publish, QoS};
 use std::num::NonZeroU16;
 
 fn kept_after(change: impl FnOnce(&mut broker_core::Config)) -> (Vec<String>, u64) {
@@ -260,6 +260,144 @@ fn the_inflight_limit_of_the_broker_lowers_the_clients() {
     }
     assert_eq!(world.take(ops).len(), 2);
     assert_eq!(world.session("ops", "c").unwrap().queued, 3);
+}
+
+/// As many messages as there are payloads' first letters, of 234 bytes each while they are kept.
+fn press(world: &mut World, conn: ConnId, topic: &str, letters: &str, qos: QoS) {
+    for letter in letters.chars() {
+        world.publish(conn, topic, &letter.to_string().repeat(100), qos);
+        world.take(conn);
+    }
+}
+
+/// Which of them came, and under which identifiers.
+fn came(world: &mut World, conn: ConnId) -> Vec<String> {
+    let short =
+        |text: String| text.split(['"', ' ']).filter(|part| part.len() < 60).collect::<Vec<_>>().join(" ");
+    let letter = |text: &str| text.split('"').nth(1).map(|payload| payload[..1].to_owned());
+    let seen = world.take(conn).into_iter();
+    seen.map(|text| match letter(&text) {
+        Some(letter) => format!("{letter}{}", text.split('#').nth(1).map_or("", |rest| &rest[..1])),
+        None => short(text),
+    })
+    .collect()
+}
+
+#[test]
+fn bytes_in_flight_have_a_limit_above_which_messages_wait() {
+    let mut world = World::limited(|config| config.inflight_bytes_max = 500);
+    let (publisher, ops) = (world.client("press"), world.client("ops"));
+    world.subscribe(ops, "a", Q2);
+    press(&mut world, publisher, "a", "abcde", Q1);
+    assert_eq!(came(&mut world, ops), ["a1", "b2", "c3"]);
+    press(&mut world, publisher, "a", "f", Q0);
+    assert_eq!(came(&mut world, ops), ["f"]);
+    world.send(ops, Packet::PubAck(ack(2)));
+    assert_eq!(came(&mut world, ops), ["d2"]);
+    for id in [1, 2, 3] {
+        world.send(ops, Packet::PubAck(ack(id)));
+    }
+    assert_eq!(came(&mut world, ops), ["e1"]);
+    world.send(ops, Packet::PubAck(ack(1)));
+    // What a client has received at QoS 2 is its own.
+    for _ in 0..4 {
+        world.publish(publisher, "a", &"g".repeat(100), Q2);
+        world.send(publisher, Packet::PubRel(ack(1)));
+    }
+    assert_eq!(came(&mut world, ops).len(), 3);
+    for id in [1, 2, 3] {
+        world.send(ops, Packet::PubRec(ack(id)));
+        world.take(ops);
+    }
+    world.send(ops, Packet::PubComp(ack(1)));
+    assert_eq!(came(&mut world, ops), ["g1"]);
+    let session = world.session("ops", "ops").unwrap();
+    assert_eq!((session.inflight, session.queued), (3, 0));
+}
+
+#[test]
+fn retained_messages_wait_for_room_in_flight_and_what_is_sent_again_does_not() {
+    let mut world = World::limited(|config| config.inflight_bytes_max = 500);
+    let (publisher, ops) = (world.client("press"), world.open("ops", durable("c")));
+    for topic in ["a", "b", "c", "d", "e"] {
+        let message = Publish { retain: true, ..publish(topic, &topic.repeat(100), Q1) };
+        world.send(publisher, Packet::Publish(Box::new(message)));
+    }
+    world.send(ops, subscribe([sub("+", Q1)]));
+    assert_eq!(came(&mut world, ops)[1..], ["a1", "b2", "c3"]);
+    world.send(ops, Packet::PubAck(ack(1)));
+    assert_eq!(came(&mut world, ops), ["d1"]);
+    world.lose(ops);
+    press(&mut world, publisher, "x", "x", Q1);
+    let ops = world.connect("ops", durable("c"));
+    assert_eq!(came(&mut world, ops)[1..], ["b2", "c3", "d1"]);
+    for id in [1, 2] {
+        world.send(ops, Packet::PubAck(ack(id)));
+    }
+    assert_eq!(came(&mut world, ops).concat(), "x1e2");
+}
+
+#[test]
+fn incomplete_exchanges_of_all_have_a_limit_and_stop_nobody_who_acknowledges() {
+    let mut world = World::limited(|config| config.exchanges_bytes_max = 200_000);
+    let publisher = world.client("press");
+    let (idle, ops) = (world.open("idle", durable("c")), world.client("ops"));
+    world.subscribe(idle, "a", Q1);
+    world.subscribe(ops, "b", Q1);
+    let payload = "x".repeat(60_000);
+    let send = |world: &mut World, topic: &str, count: usize| {
+        for _ in 0..count {
+            world.publish(publisher, topic, &payload, Q1);
+        }
+    };
+    send(&mut world, "a", 6);
+    assert_eq!(world.take(idle).len(), 4);
+    // The other has its own 64 KiB, and gets all as it acknowledges.
+    send(&mut world, "b", 4);
+    assert_eq!(world.take(ops).len(), 2);
+    world.send(ops, Packet::PubAck(ack(1)));
+    assert_eq!(world.take(ops).len(), 1);
+    world.send(ops, Packet::PubAck(ack(1)));
+    assert_eq!(world.take(ops).len(), 1);
+    for id in [1, 2] {
+        world.send(ops, Packet::PubAck(ack(id)));
+    }
+    // A session that ends gives its room back.
+    world.lose(idle);
+    send(&mut world, "b", 2);
+    assert_eq!(world.take(ops).len(), 2);
+    send(&mut world, "b", 1);
+    world.quiet(ops);
+    for id in [1, 2, 1] {
+        world.send(ops, Packet::PubAck(ack(id)));
+    }
+    world.take(ops);
+    world.open("idle", v5("c"));
+    send(&mut world, "b", 4);
+    assert_eq!(world.take(ops).len(), 4);
+}
+
+#[test]
+fn what_waits_for_pubrel_counts_among_the_exchanges_of_all() {
+    let mut world = World::limited(|config| config.exchanges_bytes_max = 100_000);
+    let hold = |world: &mut World, conn: ConnId, id: u16| {
+        let message = Publish { packet_id: Some(pid(id)), ..publish("a", &"x".repeat(40_000), Q2) };
+        world.send(conn, Packet::Publish(Box::new(message)));
+        world.take(conn)
+    };
+    let (first, second) = (world.client("first"), world.client("second"));
+    assert_eq!(hold(&mut world, first, 1), ["PUBREC 1 00"]);
+    assert_eq!(hold(&mut world, first, 2), ["PUBREC 2 00"]);
+    assert_eq!(hold(&mut world, first, 3), ["PUBREC 3 97"]);
+    assert_eq!(hold(&mut world, second, 1), ["PUBREC 1 00"]);
+    assert_eq!(hold(&mut world, second, 2), ["PUBREC 2 97"]);
+    let old = world.open("old", v311("old"));
+    assert_eq!(hold(&mut world, old, 1), ["PUBREC 1 00"]);
+    assert_eq!(hold(&mut world, old, 2), ["CLOSE Protocol(QuotaExceeded)"]);
+    world.send(first, Packet::PubRel(ack(1)));
+    world.send(first, Packet::PubRel(ack(2)));
+    world.take(first);
+    assert_eq!(hold(&mut world, second, 2), ["PUBREC 2 00"]);
 }
 
 // Identifiers and counters keep whole over very many messages.
