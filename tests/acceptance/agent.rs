@@ -53,11 +53,11 @@ fn an_agent_of_its_own_serves_while_the_edge_is_away() {
     let mut server = Server::start("edge", &config, &admin);
     server.entry("later", &own_uid(), &["-parentID", &agent_id]);
     fetched(&place, "annex.sock", "later");
+    let second = run(Command::new(midge()).args(["agent", "-c", &agent_config]));
+    second.refused(69, &["annex.sock", "workload-socket"]);
     // The agent follows the entries, without an end of its own.
     server.stop();
     assert!(agent.runs());
-    let second = run(Command::new(midge()).args(["agent", "-c", &agent_config]));
-    second.refused(69, &["annex.sock", "workload-socket"]);
     agent.signal(rustix::process::Signal::HUP);
     eventually("told", || {
         let log = agent.log().join("\n");
