@@ -282,3 +282,37 @@ fn a_message_that_fits_without_an_alias_is_sent_without() {
         world.lose(ops);
     }
 }
+
+// [MQTT-4.6.0-1], where a later message has the lower identifier; also over a restart.
+#[test]
+fn what_is_in_flight_is_sent_again_in_the_order_of_sending() {
+    for (qos, is_restarted) in [(Q1, false), (Q2, false), (Q2, true)] {
+        let mut world = World::new();
+        let (press, ops) = (world.client("press"), world.open("ops", durable("c")));
+        world.subscribe(ops, "a", qos);
+        let send = |world: &mut World, payload| {
+            world.publish(press, "a", payload, qos);
+            world.send(press, Packet::PubRel(ack(1)));
+        };
+        send(&mut world, "1");
+        send(&mut world, "2");
+        if qos == Q1 {
+            world.send(ops, Packet::PubAck(ack(1)));
+        } else {
+            world.send(ops, Packet::PubRec(ack(1)));
+            world.send(ops, Packet::PubComp(ack(1)));
+        }
+        send(&mut world, "3");
+        let last = format!("PUBLISH a \"3\" q{} #1", qos as u8);
+        assert_eq!(world.take(ops).last(), Some(&last));
+        if is_restarted {
+            world.crash(1);
+        } else {
+            world.lose(ops);
+        }
+        let ops = world.connect("ops", durable("c"));
+        let again = [("2", 2), ("3", 1)];
+        let again = again.map(|(text, id)| format!("PUBLISH a {text:?} q{} #{id} dup", qos as u8));
+        assert_eq!(world.take(ops)[1..], again);
+    }
+}

@@ -95,6 +95,10 @@ impl Session {
         self.conn.as_ref().is_some_and(|conn| sent < conn.window)
     }
 
+    pub(crate) fn nth_filter(&self, nth: usize) -> Option<&'static str> {
+        self.subscriptions.keys().copied().cycle().nth(nth)
+    }
+
     fn takes(&self, qos: QoS) -> bool {
         self.conn.is_some() && (qos == Q0 || self.has_room())
     }
@@ -323,6 +327,15 @@ impl Model {
     pub(crate) fn release(&mut self, who: Who, pid: u16) -> bool {
         let message = self.sessions.get_mut(&who).unwrap().held.remove(&pid);
         message.map(|message| self.distribute(message)).is_some()
+    }
+
+    /// How many messages wait for PUBREL.
+    pub(crate) fn held(&self) -> usize {
+        self.sessions.values().map(|session| session.held.len()).sum()
+    }
+
+    pub(crate) fn retained_topics(&self) -> BTreeSet<String> {
+        self.retained.keys().map(|topic| (*topic).to_owned()).collect()
     }
 
     /// Whether anybody subscribes to it.
@@ -609,6 +622,8 @@ impl Seen {
                 ("#", pid) => seen.pid = pid.parse().ok(),
                 _ if word == "retain" => seen.retain = true,
                 _ if word == "dup" => seen.dup = true,
+                // The world resolves them.
+                _ if word == "no-topic" || word.starts_with("alias=") => {}
                 _ if word.starts_with("ids=") => {
                     let ids = word.trim_start_matches("ids=[").trim_end_matches(']');
                     seen.ids = ids.split(',').map(|id| id.parse().unwrap()).collect();

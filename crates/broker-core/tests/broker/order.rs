@@ -1,12 +1,17 @@
 //! What holds for the packets of every connection, in every test that has a [`crate::world::World`].
 
-use broker_core::{ConnId, Effect};
-use mqtt_proto::{Info, Packet, ReasonCode};
+use broker_core::{ConnId, Delivery, Effect};
+use mqtt_proto::{Info, Packet, ReasonCode, TopicName};
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
-/// How far each connection is.
+/// How far each connection is, and what it knows topics by.
 #[derive(Default)]
-pub(crate) struct Order(BTreeMap<ConnId, Stage>);
+pub(crate) struct Order {
+    stages: BTreeMap<ConnId, Stage>,
+    /// Topic Alias Maximum of each client that has one, and what it was told.
+    aliases: BTreeMap<ConnId, (u16, BTreeMap<NonZeroU16, TopicName>)>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
@@ -18,12 +23,16 @@ enum Stage {
 }
 
 impl Order {
+    pub(crate) fn begin(&mut self, conn: ConnId, topic_alias_max: u16) {
+        self.aliases.insert(conn, (topic_alias_max, BTreeMap::new()));
+    }
+
     pub(crate) fn check(&mut self, effect: &Effect) {
         let (conn, next) = match effect {
             Effect::Send { conn, packet } => (*conn, self.after(*conn, packet)),
-            Effect::Deliver { conn, .. } => {
+            Effect::Deliver { conn, delivery } => {
                 assert_eq!(self.stage(*conn), Stage::Connected, "{effect:?}");
-                return;
+                return self.resolve(*conn, delivery);
             }
             Effect::Close { conn, .. } => {
                 assert_ne!(self.stage(*conn), Stage::Closed, "{effect:?}");
@@ -31,11 +40,23 @@ impl Order {
             }
             _ => return,
         };
-        self.0.insert(conn, next);
+        self.stages.insert(conn, next);
+    }
+
+    /// A client that goes by aliases alone finds the topic of every message ([MQTT-3.3.2-11]).
+    fn resolve(&mut self, conn: ConnId, delivery: &Delivery) {
+        let topic = &delivery.message.publication().topic;
+        let Some(alias) = delivery.topic_alias else { return assert!(!delivery.omit_topic, "{delivery:?}") };
+        let (max, known) = self.aliases.get_mut(&conn).unwrap();
+        assert!(alias.get() <= *max, "{delivery:?}");
+        if !delivery.omit_topic {
+            known.insert(alias, topic.clone());
+        }
+        assert_eq!(known.get(&alias), Some(topic), "{delivery:?}");
     }
 
     fn stage(&self, conn: ConnId) -> Stage {
-        self.0.get(&conn).copied().unwrap_or(Stage::Connecting)
+        self.stages.get(&conn).copied().unwrap_or(Stage::Connecting)
     }
 
     fn after(&self, conn: ConnId, packet: &Packet) -> Stage {

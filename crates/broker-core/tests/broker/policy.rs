@@ -256,6 +256,29 @@ fn a_pending_replay_ends_with_its_subscription() {
     }
 }
 
+// Who takes nothing must not be able to pile up what is to follow.
+#[test]
+fn retained_messages_follow_once_however_often_they_are_asked_for_meanwhile() {
+    let mut world = World::new();
+    let press = world.client("press");
+    for topic in ["a/1", "a/2"] {
+        let message = mqtt_proto::Publish { retain: true, ..publish(topic, "x", Q1) };
+        world.send(press, Packet::Publish(Box::new(message)));
+    }
+    let ops = world.open("ops", Connect { receive_max: NonZeroU16::new(1), ..v5("c") });
+    world.subscribe(ops, "a/+", Q1);
+    world.expect(ops, ["PUBLISH a/1 \"x\" q1 #1 retain"]);
+    for _ in 0..3 {
+        world.subscribe(ops, "a/+", Q1);
+    }
+    for expected in [["PUBLISH a/1 \"x\" q1 #1 retain"], ["PUBLISH a/2 \"x\" q1 #1 retain"]] {
+        world.send(ops, Packet::PubAck(ack(1)));
+        world.expect(ops, expected);
+    }
+    world.send(ops, Packet::PubAck(ack(1)));
+    world.quiet(ops);
+}
+
 // A permit without filter is trusted while it stands, and reviewed with every change.
 #[test]
 fn deliveries_follow_a_filter_that_comes_and_goes() {

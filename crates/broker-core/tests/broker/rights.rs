@@ -186,6 +186,15 @@ impl Play {
         }
     }
 
+    /// Each identity has that many more sessions that a revocation ends them in portions.
+    fn crowd(&mut self) {
+        for (identity, nth) in IDENTITIES.iter().flat_map(|identity| (0..16).map(move |nth| (identity, nth)))
+        {
+            let conn = self.world.connect(identity, durable(&format!("more-{nth}")));
+            self.world.take(conn);
+        }
+    }
+
     /// Everybody is there, and most ask for something that they may have.
     fn prelude(&mut self) {
         for client in 0..CLIENTS {
@@ -199,6 +208,7 @@ impl Play {
             (2, "a/#", 2),
             (2, "w", 1),
             (2, "secret", 1),
+            (2, "$share/g/a/#", 1),
             (3, "$share/g/a/#", 1),
             (3, "own/#", 0),
             (4, "open/+", 2),
@@ -508,8 +518,11 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn play(modes: (usize, usize), history: &[Op]) -> (u64, u64) {
+fn play(modes: (usize, usize), is_crowded: bool, history: &[Op]) -> (u64, u64) {
     let mut play = Play::new(modes);
+    if is_crowded {
+        play.crowd();
+    }
     play.prelude();
     for op in history {
         play.act(*op);
@@ -524,10 +537,11 @@ fn rights_that_come_and_go_are_asked_for_at_every_delivery() {
     let cases = u64::from(config.cases);
     let (mut delivered, mut denied) = (0, 0);
     let totals = RefCell::new((&mut delivered, &mut denied));
-    let histories = ((0..3_usize, 0..3_usize), prop::collection::vec(op(), 1..100));
+    let is_crowded = prop::bool::weighted(0.2);
+    let histories = ((0..3_usize, 0..3_usize), is_crowded, prop::collection::vec(op(), 1..100));
     TestRunner::new(config)
-        .run(&histories, |(modes, history)| {
-            let (some, none) = play(modes, &history);
+        .run(&histories, |(modes, is_crowded, history)| {
+            let (some, none) = play(modes, is_crowded, &history);
             let mut totals = totals.borrow_mut();
             *totals.0 += some;
             *totals.1 += none;

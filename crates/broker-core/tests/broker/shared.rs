@@ -224,6 +224,27 @@ fn a_message_is_not_passed_to_a_member_that_lost_the_right() {
     }
 }
 
+// F10, F12 across the group: nor does it go on where its publisher may not publish it any more.
+#[test]
+fn a_message_whose_publisher_lost_the_right_is_not_passed_on() {
+    for lost in [true, false] {
+        let all = vec![allow("m1", &[], &["a/#"]), allow("m2", &[], &["a/#"]), allow("press", &["a/#"], &[])];
+        let mut world = World::ruled(all.clone());
+        let m1 = world.open("m1", v5("c"));
+        world.subscribe(m1, "$share/g/a/#", Q1);
+        let press = world.client("press");
+        world.publish(press, "a/1", "x", Q1);
+        let m2 = join(&mut world, "m2", Q1);
+        let mut rules = all;
+        if lost {
+            rules[2].deny_publish = vec!["a/1".into()];
+        }
+        world.set_rules(rules);
+        world.lose(m1);
+        assert_eq!(world.take(m2).len(), usize::from(!lost));
+    }
+}
+
 #[test]
 fn a_message_that_expired_is_not_passed_on() {
     for (secs, passed) in [(9, 1), (10, 0)] {

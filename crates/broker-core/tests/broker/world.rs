@@ -150,6 +150,7 @@ impl World {
         let conn = ConnId(self.conns);
         let packet_size_max = connect.packet_size_max.map_or(usize::MAX, |max| max as usize);
         self.shapes.insert(conn, (connect.version, packet_size_max));
+        self.order.begin(conn, connect.topic_alias_max);
         let owner = (peer.id().clone(), Arc::clone(&connect.client_id), Arc::clone(&self.listener));
         self.owners.insert(conn, owner);
         self.revoked.remove(peer.id());
