@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Lists MQTT sessions.
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Shows, bans and deletes the boxes that have joined a cloud.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Manages devices and their twins.
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -266,6 +269,27 @@ pub(crate) enum SvidCommand {
 pub(crate) enum SessionCommand {
     /// Lists sessions with identity, client id and queue.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Lists nodes with the state of their link and the end of their CA.
+    List,
+    /// Shows one node.
+    Show {
+        /// Name or SPIFFE ID of the node.
+        node: String,
+    },
+    /// Locks a node out at once: a box that is lost or stolen.
+    Ban {
+        /// Name or SPIFFE ID of the node.
+        node: String,
+    },
+    /// Forgets a node, banned or not, so that it can join with a new token.
+    Delete {
+        /// Name or SPIFFE ID of the node.
+        node: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod check;
 mod device;
 mod entry;
 mod mqtt;
+mod node;
 mod policy;
 mod rule;
 mod run;
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bundle(command) => bundle::run(&admin, command, output).await?,
         Command::Svid(command) => svid::run(&admin, command, output).await?,
         Command::Session(command) => session::run(&admin, command, output).await?,
+        Command::Node(command) => node::run(&admin, command, output).await?,
         Command::Device(command) => device::run(&admin, command, output).await?,
         Command::Policy(command) => return policy::run(&admin, command, output).await,
         Command::Rule(command) => rule::run(&admin, command, output).await?,

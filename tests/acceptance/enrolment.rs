@@ -163,6 +163,37 @@ fn tokens_that_are_not_good_are_refused() {
 }
 
 #[test]
+fn nodes_are_shown_banned_and_let_in_again() {
+    let place = Place::new();
+    let own = cloud(&place, "own", "plant.example");
+    assert_eq!(own.run(&["node", "list"]).ok().json()["nodes"], serde_json::json!([]));
+    let config = edge_of(&place, "data", &own, &token(&own, "600"));
+    let mut edge = enrols(&place, "data", &config);
+    let node = own.run(&["node", "show", "box-1"]).ok().json();
+    assert_eq!(
+        (&node["spiffe_id"], &node["connected"], &node["banned"]),
+        (&BOX.into(), &true.into(), &false.into())
+    );
+    edge.run(&["node", "list"]).refused(1, &["ask the cloud"]);
+    own.run(&["node", "ban", "box-9"]).refused(1, &["no node box-9 has joined", "midge node list"]);
+    assert_eq!(own.run(&["node", "show", BOX]).ok().json()["banned"], false, "the other was asked for");
+
+    assert_eq!(own.run(&["node", "ban", "box-1"]).ok().json()["banned"], "box-1");
+    eventually("cut off", || {
+        let nodes = own.run(&["node", "list"]).ok().json();
+        let node = &nodes["nodes"][0];
+        if node["banned"] == true && node["connected"] == false { Ok(()) } else { Err(nodes.to_string()) }
+    });
+    edge.stop();
+    let banned = edge_of(&place, "second", &own, &token(&own, "600"));
+    starts(&banned).refused(77, &["is banned"]);
+    assert_eq!(own.run(&["node", "delete", "box-1"]).ok().json()["deleted"], "box-1");
+    own.run(&["node", "show", "box-1"]).refused(1, &["no node box-1"]);
+    let again = edge_of(&place, "third", &own, &token(&own, "600"));
+    enrols(&place, "third", &again);
+}
+
+#[test]
 fn a_box_that_waits_for_its_cloud_enrols_when_it_comes() {
     let place = Place::new();
     let mut own = cloud(&place, "own", "plant.example");
