@@ -175,6 +175,8 @@ fn nodes_are_shown_banned_and_let_in_again() {
         (&BOX.into(), &true.into(), &false.into())
     );
     edge.run(&["node", "list"]).refused(1, &["ask the cloud"]);
+    let lease = edge.status()["lease"].clone();
+    assert!(lease["until_ms"].as_i64() > Some(0) && lease["remaining_secs"].as_i64() > Some(0), "{lease}");
     own.run(&["node", "ban", "box-9"]).refused(1, &["no node box-9 has joined", "midge node list"]);
     assert_eq!(own.run(&["node", "show", BOX]).ok().json()["banned"], false, "the other was asked for");
 

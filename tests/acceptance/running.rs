@@ -48,6 +48,7 @@ fn a_standalone_box_is_useful_with_its_example_file() {
     let status = server.status();
     assert_eq!((&status["role"], &status["trust_domain"]), (&"standalone".into(), &"example.org".into()));
     assert!(status["degraded"].as_array().is_none_or(Vec::is_empty), "{status}");
+    assert!(status["lease"]["until_ms"].is_null() && status["lease"]["remaining_secs"].is_null(), "{status}");
     assert!(status["ca"]["serial"].is_string() && status["cloud"].is_null(), "{status}");
     let bundle = crate::support::run_midge(&["bundle", "show", "--socketPath", &server.socket]).ok();
     assert!(bundle.stdout.contains("BEGIN CERTIFICATE"), "{}", bundle.stdout);

@@ -24,8 +24,11 @@ fn print(status: &StatusResponse) {
         ("Uptime", output::span(status.uptime_secs)),
     ];
     if let Some(lease) = &status.lease {
-        let remaining = u64::try_from(lease.remaining_secs).unwrap_or_default();
-        let text = if remaining == 0 { "ended".into() } else { format!("{} more", output::span(remaining)) };
+        let text = match lease.remaining_secs {
+            None => "never ends".into(),
+            Some(secs) if secs <= 0 => "ended".into(),
+            Some(secs) => format!("{} more", output::span(u64::try_from(secs).unwrap_or_default())),
+        };
         fields.push(("Lease", format!("{text} ({})", lease.reason)));
     }
     if let Some(ca) = &status.ca {

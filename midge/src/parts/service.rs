@@ -139,8 +139,9 @@ impl Midge for Service {
     async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let issuer = self.issuer.snapshot();
         let lease = Lease {
-            until_ms: issuer.lease.until.map_or(0, signed_ms),
-            remaining_secs: signed(issuer.lease.remaining.as_secs()),
+            until_ms: issuer.lease.until.map(signed_ms),
+            // Without an end, what remains is the life of the present CA, which is renewed.
+            remaining_secs: issuer.lease.until.map(|_| signed(issuer.lease.remaining.as_secs())),
             reason: issuer.lease.reason.to_string(),
             warning: issuer.lease.warning.to_string(),
         };
