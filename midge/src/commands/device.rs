@@ -25,7 +25,7 @@ pub(crate) async fn run(admin: &Admin, command: DeviceCommand, output: Output) -
             let node = node.unwrap_or_default();
             if !is_new {
                 let request = ShowDeviceRequest { id: id.clone(), node: node.clone() };
-                let device = client.show_device(request).await.map_err(|status| rpc_error(&status))?;
+                let device = client.show_device(request).await.map_err(|status| admin.error(&status))?;
                 check_property(&device.into_inner(), &property)?;
             }
             let desired = HashMap::from([(property, value)]);
@@ -33,7 +33,7 @@ pub(crate) async fn run(admin: &Admin, command: DeviceCommand, output: Output) -
         }
         DeviceCommand::Delete(DeviceName { device: id, node }) => {
             let request = DeleteDeviceRequest { id, node: node.unwrap_or_default() };
-            let deleted = client.delete_device(request).await.map_err(|status| rpc_error(&status))?;
+            let deleted = client.delete_device(request).await.map_err(|status| admin.error(&status))?;
             let device = deleted.into_inner().id;
             if output == Output::Json {
                 return output::json(&serde_json::json!({ "deleted": device }));

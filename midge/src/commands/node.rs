@@ -1,6 +1,6 @@
 //! `midge node …`: the boxes that have joined a cloud.
 
-use super::admin::{Admin, rpc_error, spiffe_id};
+use super::admin::{Admin, spiffe_id};
 use crate::cli::NodeCommand;
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
@@ -10,21 +10,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) async fn run(admin: &Admin, command: NodeCommand, output: Output) -> anyhow::Result<()> {
     let response = admin.midge().await?.list_nodes(ListNodesRequest {}).await;
-    let nodes = response.map_err(|status| rpc_error(&status))?.into_inner().nodes;
+    let nodes = response.map_err(|status| admin.error(&status))?.into_inner().nodes;
     match command {
         NodeCommand::List => list(&nodes, output),
         NodeCommand::Show { node } => show(find(&nodes, &node)?, output),
         NodeCommand::Ban { node } => {
             let node = find(&nodes, &node)?;
             let request = BanAgentRequest { id: Some(spiffe_id(&node.spiffe_id)?) };
-            admin.agents().await?.ban_agent(request).await.map_err(|status| rpc_error(&status))?;
+            admin.agents().await?.ban_agent(request).await.map_err(|status| admin.error(&status))?;
             let name = &node.name;
             done("banned", name, &format!("until `midge node delete {name}` it cannot join again"), output)
         }
         NodeCommand::Delete { node } => {
             let node = find(&nodes, &node)?;
             let request = DeleteAgentRequest { id: Some(spiffe_id(&node.spiffe_id)?) };
-            admin.agents().await?.delete_agent(request).await.map_err(|status| rpc_error(&status))?;
+            admin.agents().await?.delete_agent(request).await.map_err(|status| admin.error(&status))?;
             done("deleted", &node.name, "it joins again with a new token", output)
         }
     }
