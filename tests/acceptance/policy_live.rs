@@ -3,7 +3,7 @@
 use crate::client::{Client, Who};
 use crate::support::{BOX, Place, Program, Server, eventually, midge, own_uid, run_midge};
 use mqtt_proto::ReasonCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
@@ -280,12 +280,17 @@ fn rules_are_learned_from_the_audit_log_of_a_box() {
     server.stop();
     let log = place.text("data/audit.jsonl");
     let learned = run_midge(&["policy", "learn", "--from", &log, "--output", "json"]).ok().json();
-    let app = learned["rules"].as_array().unwrap().iter().find(|rule| rule["name"] == "learned-app");
+    let subscribes = |name: &str| {
+        let rule = learned["rules"].as_array().unwrap().iter().find(|rule| rule["name"] == name);
+        let rule = rule.unwrap_or_else(|| panic!("{learned}"));
+        (rule["subscribe"].clone(), rule["share-groups"].clone())
+    };
+    assert_eq!(subscribes("learned-app"), (json!(["line/{app}/#"]), json!([])));
     assert_eq!(
-        app.unwrap_or_else(|| panic!("{learned}"))["subscribe"],
-        serde_json::json!(["line/jobs/+", "line/{app}/#"])
+        subscribes("learned-me"),
+        (json!(["line/jobs/+"]), json!(["workers"])),
+        "others did not do that"
     );
-    assert_eq!(app.unwrap()["share-groups"], serde_json::json!(["workers"]), "{learned}");
     assert!(!learned.to_string().contains("line/other"), "{learned}");
     let denied = run_midge(&["policy", "learn", "--from", &log, "--denied"]).ok().stdout;
     assert!(denied.contains("line/other/up") && denied.contains("# Refused of them: 0."), "{denied}");
