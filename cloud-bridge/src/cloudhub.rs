@@ -25,6 +25,7 @@ pub use synclog::{SyncLogError, SyncLogs};
 
 use crate::limits::cloud_hub_path;
 use devices::DeviceIndex;
+use events::Events;
 use issuer_core::NodeProof;
 use midge_identity::CertificateFacts;
 use midge_issuer::{IssueError, Issuer};
@@ -48,6 +49,8 @@ pub struct CloudHubConfig {
     pub sessions_max: usize,
     /// Periods and windows of the channel.
     pub limits: bridge_core::Limits,
+    /// Events kept of each node, as many as it keeps for the cloud; the oldest go first.
+    pub events: bridge_core::SpoolLimits,
 }
 
 impl Default for CloudHubConfig {
@@ -57,6 +60,7 @@ impl Default for CloudHubConfig {
             bootstrap: SocketAddr::from(([0, 0, 0, 0], 10_002)),
             sessions_max: 10_000,
             limits: bridge_core::Limits::default(),
+            events: bridge_core::SpoolLimits::default(),
         }
     }
 }
@@ -88,6 +92,7 @@ struct Shared {
     identity: Arc<CurrentIdentity>,
     sessions: Sessions<NodeProof>,
     devices: DeviceIndex,
+    events: Events,
     websocket: TcpListener,
     bootstrap: TcpListener,
 }
@@ -106,7 +111,8 @@ impl CloudHub {
         let identity = parts.issuer.builtin_identity(cloud_hub_path())?;
         let devices = DeviceIndex::read(&parts.store).await?;
         let sessions = Sessions::new(config.sessions_max);
-        let shared = Shared { config, parts, identity, sessions, devices, websocket, bootstrap };
+        let events = Events::default();
+        let shared = Shared { config, parts, identity, sessions, devices, events, websocket, bootstrap };
         Ok(Self { shared: Arc::new(shared) })
     }
 

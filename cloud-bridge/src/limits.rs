@@ -21,6 +21,10 @@ pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) const OUTGOING_MESSAGES_MAX: usize = 512;
 /// Messages that have been read and not handled: the reader waits when it is full.
 pub(crate) const INCOMING_MESSAGES_MAX: usize = 64;
+/// What those may weigh together in memory, in bytes; one alone may weigh more.
+pub(crate) const INCOMING_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// What one message may weigh in memory, in bytes: text of the largest size, or a list of a million numbers.
+pub(crate) const MESSAGE_WEIGHT_MAX: usize = 4 * MESSAGE_BYTES_MAX;
 /// Handshakes at once: each costs a private key operation and a task.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// Body of a bootstrap request: a CSR.

@@ -315,6 +315,40 @@ async fn nonsense_from_a_node_ends_its_session_and_no_other() {
     assert_eq!((good.status().connected, good.status().since), (true, since));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_writes_over_no_event_and_fills_no_disk() {
+    let cloud = Cloud::start().await;
+    let (_directory, node) = enrolled(&cloud, "box-1").await;
+    let mut socket = upgrade(&cloud, node, &[("node_id", "box-1"), MSG]).await.unwrap();
+    let mut report = async |position: &str, content: Value| {
+        let route = Route::new("edgehub", "resource", "insert", "audit/a");
+        let mut message = Message::new(&mut MessageIds::new(rand_seed()), Now::default(), route, content);
+        position.clone_into(&mut message.header.resource_version);
+        socket.send(Frame::text(message.encode().unwrap())).await.unwrap();
+        loop {
+            let frame = socket.next().await.unwrap().unwrap();
+            let answer = Message::decode(frame.to_text().unwrap().as_bytes(), 1 << 20).unwrap();
+            if answer.header.parent_id == message.header.id {
+                assert_eq!(answer.content, "OK");
+                return;
+            }
+        }
+    };
+    let kept = async || {
+        let events = cloud.hub().events("box-1").await.unwrap();
+        let start = |event: &Value| event.as_str().unwrap().chars().next().unwrap();
+        events.iter().map(|event| start(&event.content)).collect::<String>()
+    };
+    report("spool-1", json!("first")).await;
+    report("spool-1", json!("other words for it")).await;
+    report("another-1", json!("second")).await;
+    assert_eq!(kept().await, "fs");
+    for (letter, position) in [("a", 2), ("b", 3), ("c", 4)] {
+        report(&format!("another-{position}"), json!(letter.repeat(world::EVENT_BYTES / 3 + 1))).await;
+    }
+    assert_eq!(kept().await, "bc");
+}
+
 fn text_of(route: Route, content: Value) -> Frame {
     let message = Message::new(&mut MessageIds::new(rand_seed()), Now::default(), route, content);
     Frame::text(message.encode().unwrap())

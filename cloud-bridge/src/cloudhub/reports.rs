@@ -1,7 +1,7 @@
 //! What nodes report, on its way to the store. Acknowledged only once it is there.
 
 use super::devices::put_device;
-use super::{CloudHub, HubError, NodeEvent};
+use super::{CloudHub, HubError};
 use bridge_core::{DeviceId, Upward, UpwardKind};
 use midge_store::{Batch, Durability};
 
@@ -15,11 +15,11 @@ impl CloudHub {
             }
             UpwardKind::Audit(stream) => {
                 let kind = format!("audit/{stream}");
-                self.store_event_report(node, kind, &report).await
+                self.store_event(node, kind, &report).await
             }
             UpwardKind::Upload => {
                 let kind = format!("upload/{}", report.resource);
-                self.store_event_report(node, kind, &report).await
+                self.store_event(node, kind, &report).await
             }
         }
     }
@@ -33,11 +33,6 @@ impl CloudHub {
         let value = self.shared.parts.store.get(key.as_str()).await?;
         let read = |value: Vec<u8>| serde_json::from_slice(&value);
         value.map(read).transpose().map_err(|error| HubError::Record { key, why: error.to_string() })
-    }
-
-    async fn store_event_report(&self, node: &str, kind: String, report: &Upward) -> Result<(), HubError> {
-        let event = NodeEvent { kind, at: self.shared.parts.clock.now(), content: report.content.clone() };
-        self.store_event(node, report.seq, event).await
     }
 
     async fn store_device_report(&self, node: &str, id: &DeviceId, report: &Upward) -> Result<(), HubError> {

@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use async_trait::async_trait;
-use bridge_core::{AuditBatch, AuditPlace, AuditRequest, Change, Cursor, DeviceId, DeviceRecord, Operation};
+use bridge_core::{
+    AuditBatch, AuditPlace, AuditRequest, Change, Cursor, DeviceId, DeviceRecord, Operation, SpoolLimits,
+};
 use cloud_bridge::cloudhub::{AuditSink, CloudHub, CloudHubConfig, CloudHubParts, SyncLogs};
 use cloud_bridge::edgehub::{
     CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolmentToken,
@@ -24,6 +26,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// What the cloud keeps of each node's events: little, since messages of megabytes take seconds here.
+pub(crate) const EVENT_BYTES: usize = 256 * 1024;
 
 pub(crate) fn trust_domain() -> TrustDomain {
     TrustDomain::new("plant").unwrap()
@@ -100,7 +105,8 @@ impl Cloud {
 
     pub(crate) async fn start_hub(&self) {
         let (websocket, bootstrap) = *self.ports.lock();
-        let config = CloudHubConfig { websocket, bootstrap, ..CloudHubConfig::default() };
+        let events = SpoolLimits { event_bytes: EVENT_BYTES, ..SpoolLimits::default() };
+        let config = CloudHubConfig { websocket, bootstrap, events, ..CloudHubConfig::default() };
         let parts = CloudHubParts {
             issuer: self.issuer.clone(),
             logs: self.logs.clone(),

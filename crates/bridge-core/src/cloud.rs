@@ -42,6 +42,13 @@ pub enum CloudEffect {
     Disconnect(PeerFault),
 }
 
+/// A message whose effect is under way: what its answer needs, and what it weighs.
+#[derive(Debug)]
+struct Storing {
+    message: Message,
+    weight: usize,
+}
+
 /// The cloud end of one connection.
 #[derive(Debug)]
 pub struct CloudSync {
@@ -52,7 +59,8 @@ pub struct CloudSync {
     out: Outgoing,
     started_at: Duration,
     keepalive_at: Duration,
-    storing: BTreeMap<StoreTicket, Message>,
+    storing: BTreeMap<StoreTicket, Storing>,
+    storing_bytes: usize,
     last_error: Option<String>,
     effects: VecDeque<CloudEffect>,
     closed: bool,
@@ -70,6 +78,7 @@ impl CloudSync {
             started_at: now.mono,
             keepalive_at: now.mono,
             storing: BTreeMap::new(),
+            storing_bytes: 0,
             last_error: None,
             effects: VecDeque::new(),
             closed: false,
@@ -133,7 +142,7 @@ impl CloudSync {
 
     /// Takes in the result of a [`CloudEffect::Store`]; only then the edge gets its acknowledgement.
     pub fn handle_stored(&mut self, ticket: &StoreTicket, result: Result<(), String>, now: Now) {
-        let Some(message) = self.storing.remove(ticket) else { return };
+        let Some(message) = self.done_with(ticket) else { return };
         let answer = match result {
             Ok(()) => message.ack(&mut self.ids, now),
             Err(reason) => message.error(&mut self.ids, now, &reason),
@@ -143,7 +152,7 @@ impl CloudSync {
 
     /// Takes in the result of a [`CloudEffect::Sign`].
     pub fn handle_signed(&mut self, ticket: &StoreTicket, result: Result<SignedChain, String>, now: Now) {
-        let Some(message) = self.storing.remove(ticket) else { return };
+        let Some(message) = self.done_with(ticket) else { return };
         let answer = match result {
             Ok(signed) => message.response(&mut self.ids, now, signed.content()),
             Err(reason) => message.error(&mut self.ids, now, &reason),
@@ -158,7 +167,7 @@ impl CloudSync {
         result: Result<Option<AuditPlace>, String>,
         now: Now,
     ) {
-        let Some(message) = self.storing.remove(ticket) else { return };
+        let Some(message) = self.done_with(ticket) else { return };
         let answer = match result {
             Ok(place) => message.response(&mut self.ids, now, crate::audit::content_of(place.as_ref())),
             Err(reason) => message.error(&mut self.ids, now, &reason),
@@ -202,6 +211,12 @@ impl CloudSync {
         let greeting = matches!(self.peer, Peer::Unknown)
             .then(|| self.started_at.saturating_add(self.limits.greeting_within));
         [Some(dead_at), greeting, self.out.next_again()].into_iter().flatten().min()
+    }
+
+    fn done_with(&mut self, ticket: &StoreTicket) -> Option<Message> {
+        let Storing { message, weight } = self.storing.remove(ticket)?;
+        self.storing_bytes = self.storing_bytes.saturating_sub(weight);
+        Some(message)
     }
 
     fn send(&mut self, message: Message) {

@@ -21,6 +21,8 @@ pub struct Limits {
     pub apply_batch: usize,
     /// Upward messages being stored at once per node; more are dropped, the edge sends them again.
     pub storing: usize,
+    /// What those may weigh together in memory, in bytes ([`crate::Message::weight`]); one alone may weigh more.
+    pub storing_bytes: usize,
     /// Bytes of content in one part of a snapshot: keeps parts well under the frame limit.
     pub snapshot_part_bytes: usize,
     /// Parts of one snapshot that an edge collects in memory.
@@ -40,6 +42,7 @@ impl Default for Limits {
             window: 64,
             apply_batch: 256,
             storing: 256,
+            storing_bytes: 32 << 20,
             snapshot_part_bytes: 256 * 1024,
             snapshot_parts: 512,
             audit_every: Duration::from_secs(2),

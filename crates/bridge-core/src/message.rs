@@ -147,6 +147,12 @@ impl Message {
         self.header.resource_version.parse().ok()
     }
 
+    /// Returns what the content holds of the memory in bytes, about: lists of short values take many times the bytes
+    /// that they have as text.
+    pub fn weight(&self) -> usize {
+        weight_of(&self.content).saturating_add(self.route.resource.len())
+    }
+
     /// Encodes as Go's `json.Encoder` does: `<`, `>`, `&`, U+2028 and U+2029 escaped, newline at the end.
     ///
     /// # Errors
@@ -171,6 +177,22 @@ impl Message {
         }
         Ok(serde_json::from_slice(bytes)?)
     }
+}
+
+// Decoding has bounded how deep it is.
+fn weight_of(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight_of).fold(0, usize::saturating_add),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| {
+                name.len().saturating_add(size_of::<String>()).saturating_add(weight_of(value))
+            })
+            .fold(0, usize::saturating_add),
+    };
+    inside.saturating_add(size_of::<Value>())
 }
 
 /// Encodes JSON text as Go does. These characters can only stand inside strings.
@@ -273,5 +295,19 @@ mod tests {
         for bad in ["", "x", "[]", "\u{0}", r#"{"header":{"timestamp":"x"}}"#, r#"{"route":[1]}"#, &deep] {
             assert!(Message::decode(bad.as_bytes(), 1 << 20).is_err(), "{:.40}", bad);
         }
+    }
+
+    #[test]
+    fn a_message_weighs_what_its_content_holds() {
+        let weight = |content: Value| {
+            let route = Route::new("edgehub", "resource", "insert", "audit/a");
+            Message { header: Header::default(), route, content }.weight()
+        };
+        let empty = weight(Value::Null);
+        assert_eq!(weight("x".repeat(1000).into()), empty + 1000);
+        let item = size_of::<Value>();
+        assert_eq!(weight(vec![1; 1000].into()), empty + 1000 * item);
+        let object = Value::Object([("name".to_owned(), Value::Null)].into_iter().collect());
+        assert_eq!(weight(object), empty + item + 4 + size_of::<String>());
     }
 }

@@ -396,6 +396,52 @@ fn unknown_resources_of_the_edge_are_refused_and_storing_is_bounded() {
 }
 
 #[test]
+fn what_is_being_stored_is_bounded_by_what_it_weighs_and_one_alone_always_fits() {
+    let mut cloud = cloud(NodeLog::new("l"));
+    let mut ids = MessageIds::new(3);
+    let mut report = |content: Value| {
+        Message::new(&mut ids, at(0), Route::new("edgehub", "resource", "insert", "audit/a"), content)
+    };
+    let bytes = Limits::default().storing_bytes;
+    let mut stored = |message: &Message| {
+        cloud.handle_message(message, at(0));
+        match cloud.poll_effect() {
+            Some(CloudEffect::Store(ticket, _)) => Some(ticket),
+            _ => None,
+        }
+    };
+    // A list of a tenth of that as text.
+    let heavy = report(vec![1; bytes / 20].into());
+    let ticket = stored(&heavy).unwrap();
+    let small = report(json!(1));
+    assert_eq!(stored(&small), None, "left for later, without an answer");
+    cloud.handle_stored(&ticket, Ok(()), at(1));
+    assert_eq!(operations(&sent_by_cloud(&mut cloud)), ["response"]);
+    let mut stored = |message: &Message| {
+        cloud.handle_message(message, at(1));
+        matches!(cloud.poll_effect(), Some(CloudEffect::Store(..)))
+    };
+    assert!(stored(&small));
+    let quarter = |n: &mut dyn FnMut(Value) -> Message| n("x".repeat(bytes / 4).into());
+    let taken = (0..6).filter(|_| stored(&quarter(&mut report))).count();
+    assert_eq!(taken, 3);
+}
+
+#[test]
+fn the_id_of_a_spool_is_kept_only_if_it_is_short() {
+    let mut cloud = cloud(NodeLog::new("l"));
+    for (spool, expected) in [("s".repeat(64), Some(7)), ("s".repeat(65), None)] {
+        let mut report = message("insert", "audit/a", json!(1));
+        report.header.id = spool.clone();
+        report.header.resource_version = format!("{spool}-7");
+        cloud.handle_message(&report, at(0));
+        let Some(CloudEffect::Store(_, upward)) = cloud.poll_effect() else { panic!() };
+        assert_eq!(upward.seq, expected);
+        assert_eq!(upward.spool.is_empty(), expected.is_none());
+    }
+}
+
+#[test]
 fn the_audit_log_is_sent_after_what_the_cloud_has_and_again_until_it_answers() {
     let mut edge = connected_edge();
     let batch = AuditBatch { log: "a".into(), after: None, lines: vec!["one".into(), "two".into()] };

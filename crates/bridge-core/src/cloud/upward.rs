@@ -1,10 +1,13 @@
 //! Reports and requests of the edge.
 
-use super::{CloudEffect, CloudSync, bare};
+use super::{CloudEffect, CloudSync, Storing, bare};
 use crate::audit::AUDIT_RESOURCE;
 use crate::message::operation;
 use crate::{AuditRequest, DeviceId, Message, Now, SigningKind, SigningRequest};
 use serde_json::Value;
+
+/// Longest id of a spool in bytes: it is kept with what came from there. Ours are UUIDs.
+const SPOOL_ID_BYTES_MAX: usize = 64;
 
 /// Names one report or request until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,8 +46,12 @@ pub struct Upward {
 impl CloudSync {
     pub(super) fn handle_upward(&mut self, message: &Message, now: Now) {
         let ticket = StoreTicket(message.header.id.clone());
+        let weight = message.weight();
+        let bytes = self.storing_bytes.saturating_add(weight);
+        let full = self.storing.len() >= self.limits.storing
+            || (bytes > self.limits.storing_bytes && !self.storing.is_empty());
         // Over the limit the edge sends it again; a copy of what is being stored adds nothing.
-        if self.storing.len() >= self.limits.storing || self.storing.contains_key(&ticket) {
+        if full || self.storing.contains_key(&ticket) {
             return;
         }
         let signing = SigningKind::of_resource(&message.route.resource)
@@ -74,7 +81,8 @@ impl CloudSync {
                 return;
             }
         };
-        self.storing.insert(ticket, bare(message));
+        self.storing_bytes = bytes;
+        self.storing.insert(ticket, Storing { message: bare(message), weight });
         self.effects.push_back(effect);
     }
 }
@@ -112,8 +120,8 @@ fn kind_of(message: &Message) -> Option<UpwardKind> {
 
 fn upward_of(message: &Message, kind: UpwardKind) -> Upward {
     let (spool, seq) = match message.header.resource_version.rsplit_once('-') {
-        Some((spool, seq)) => (spool.to_owned(), seq.parse().ok()),
-        None => (String::new(), None),
+        Some((spool, seq)) if spool.len() <= SPOOL_ID_BYTES_MAX => (spool.to_owned(), seq.parse().ok()),
+        Some(_) | None => (String::new(), None),
     };
     let content = match (&kind, &message.content) {
         (UpwardKind::Twin(_) | UpwardKind::State(_), Value::String(text)) => {
