@@ -2,7 +2,7 @@
 //! are carried out before the lock is released, so that their order is the core's.
 
 use crate::audit::{record_event, record_refusal};
-use crate::limits::PENDING_BYTES_MAX;
+use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Outgoing, Woken};
 use crate::pending::Pending;
 use crate::traffic::Traffic;
@@ -47,8 +47,8 @@ pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(50);
 const IDLE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What of the core's changes is not stored yet.
-#[derive(Default)]
 struct Storing {
+    limits: PendingLimits,
     pending: Pending,
     /// Bytes of what is being written.
     writing: usize,
@@ -59,6 +59,10 @@ struct Storing {
 }
 
 impl Storing {
+    fn new(limits: PendingLimits) -> Self {
+        Self { limits, pending: Pending::default(), writing: 0, failing: None, is_ending: false }
+    }
+
     /// Whether something has to be written now.
     fn is_due(&self) -> bool {
         let pending = &self.pending;
@@ -67,9 +71,13 @@ impl Storing {
     }
 
     fn trouble(&self) -> StoreTrouble {
+        let bytes = self.pending.bytes.saturating_add(self.writing);
+        let is_much = bytes > self.limits.soft;
         match &self.failing {
-            _ if self.pending.bytes.saturating_add(self.writing) > PENDING_BYTES_MAX => StoreTrouble::Full,
+            Some(_) if is_much => StoreTrouble::Full,
             Some(_) => StoreTrouble::Failing,
+            None if bytes > self.limits.hard => StoreTrouble::Full,
+            None if is_much => StoreTrouble::Busy,
             None => StoreTrouble::None,
         }
     }
@@ -106,6 +114,7 @@ impl Hub {
         authenticator: Option<Arc<dyn Authenticator>>,
     ) -> Self {
         config.auth_methods = authenticator.as_ref().map(|known| known.methods()).unwrap_or_default();
+        let storing = Storing::new(PendingLimits::new(config.packet_size_max));
         let broker = Broker::new(config, policy);
         let inner = Inner {
             broker,
@@ -113,7 +122,7 @@ impl Hub {
             to_wake: Vec::new(),
             next_conn: 1,
             armed: None,
-            storing: Storing::default(),
+            storing,
             to_persist: false,
         };
         Self(Arc::new(Shared {
@@ -283,8 +292,8 @@ impl Hub {
         (conn, outbox)
     }
 
-    /// Hands packets over, up to one that comes too fast. Returns how long the others have to wait then, and
-    /// whatever the client sends after them.
+    /// Hands packets over, up to one that comes too fast or has to wait for the disk. Returns how long the others have
+    /// to wait then, and whatever the client sends after them.
     /// Whoever has something to send for it is added to `woken`, to be woken after the last packet of a read.
     pub(crate) fn packets(
         &self,
@@ -295,8 +304,13 @@ impl Hub {
         let until = self.enter_waking(woken, |inner, now| {
             let mut until = None;
             while until.is_none()
-                && let Some(packet) = packets.pop_front()
+                && let Some(packet) = packets.front()
             {
+                until = inner.broker.puts_off(conn, packet, now);
+                if until.is_some() {
+                    break;
+                }
+                let Some(packet) = packets.pop_front() else { break };
                 until = inner.broker.handle_packet(conn, packet, now);
                 // At once, while what they refer to is in the processor's cache.
                 while let Some(effect) = inner.broker.poll_immediate() {
@@ -519,9 +533,7 @@ impl Hub {
             Effect::Store(batch) => {
                 let before = (inner.storing.pending.is_idle(), inner.storing.pending.level());
                 inner.storing.pending.add(*batch);
-                if inner.storing.trouble() == StoreTrouble::Full {
-                    inner.broker.handle_store_trouble(StoreTrouble::Full);
-                }
+                inner.broker.handle_store_trouble(inner.storing.trouble());
                 let pending = &inner.storing.pending;
                 if before != (pending.is_idle(), pending.level()) || pending.bytes > IDLE_BYTES_MAX {
                     inner.to_persist = true;
@@ -550,3 +562,6 @@ fn push(inner: &mut Inner, conn: ConnId, item: &Outgoing, bytes: usize) {
         inner.to_wake.push(Arc::clone(outbox));
     }
 }
+
+#[cfg(test)]
+mod tests;

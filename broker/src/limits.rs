@@ -10,9 +10,32 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-/// Bytes of changes that may wait to be written, about: more than the slowest disk has to take for the
-/// acknowledgements that clients wait for. Beyond it messages that would have to be stored are refused.
-pub(crate) const PENDING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of changes that may wait to be written, about, while the disk keeps up: more than the slowest disk has to take
+/// for the acknowledgements that clients wait for, and room for several packets of the largest size. Beyond it the
+/// publishers of messages that would have to be stored are not read from; while writes fail these are refused (0x97).
+const PENDING_BYTES_SOFT: usize = 16 * 1024 * 1024;
+
+/// Bytes of changes that may wait to be written in any case: what comes without being put off (subscriptions, wills,
+/// the rest of a read) has room above the soft limit, and what the store takes at once is twice as much. Beyond it
+/// messages that would have to be stored are refused (0x97; 3.1.1: disconnected).
+const PENDING_BYTES_HARD: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(PENDING_BYTES_HARD <= midge_store::BATCH_BYTES_MAX / 2);
+
+/// How many bytes of changes may wait to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PendingLimits {
+    pub(crate) soft: usize,
+    pub(crate) hard: usize,
+}
+
+impl PendingLimits {
+    /// `packet_size_max` is the largest packet accepted, in bytes.
+    pub(crate) fn new(packet_size_max: u32) -> Self {
+        let several = to(packet_size_max).saturating_mul(4);
+        Self { soft: several.clamp(PENDING_BYTES_SOFT, PENDING_BYTES_HARD / 2), hard: PENDING_BYTES_HARD }
+    }
+}
 
 /// Section `[mqtt.limits]`: how much the broker keeps for its clients. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +257,13 @@ mod tests {
         assert_eq!(config.core([0; 16]), core);
         assert_eq!(config.codec().connect_bytes_max, mqtt_proto::Limits::default().connect_bytes_max);
         assert_eq!(config.problems(), [""; 0]);
+    }
+
+    #[test]
+    fn several_packets_of_the_largest_size_may_wait_to_be_written() {
+        const MIB: u32 = 1024 * 1024;
+        let soft = |size| PendingLimits::new(size).soft / to(MIB);
+        assert_eq!([MIB, 6 * MIB, 16 * MIB, u32::MAX].map(soft), [16, 24, 32, 32]);
     }
 
     #[test]

@@ -31,6 +31,15 @@ pub(crate) enum Naming {
 }
 
 impl AliasesIn {
+    /// Returns the topic of a PUBLISH that is not taken yet; `None` where it names none.
+    pub(crate) fn known<'a>(
+        &'a self,
+        topic: Option<&'a TopicName>,
+        alias: Option<NonZeroU16>,
+    ) -> Option<&'a TopicName> {
+        topic.or_else(|| self.topics.get(usize::from(alias?.get()) - 1)?.as_ref())
+    }
+
     /// Returns the topic of a PUBLISH and remembers the alias it sets.
     ///
     /// # Errors

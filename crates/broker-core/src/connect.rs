@@ -9,7 +9,6 @@ use crate::connection::Connection;
 use crate::decided::PublishCache;
 use crate::effect::{CloseReason, ConnId, Effect, Now};
 use crate::gate::Gate;
-use crate::ledger::StoreTrouble;
 use crate::output::Subject;
 use crate::session::{Link, Session};
 use crate::slab::Key;
@@ -158,7 +157,7 @@ impl Broker {
         }
         let ledger = &self.out.ledger;
         let is_kept = self.expiry_of(connect) != Some(Duration::ZERO);
-        if existing.is_none() && is_kept && ledger.is_on() && ledger.trouble != StoreTrouble::None {
+        if existing.is_none() && is_kept && ledger.is_on() && ledger.trouble.refuses() {
             return Err(Refusal::new(
                 ReasonCode::QuotaExceeded,
                 "the broker cannot store sessions at present",
@@ -294,6 +293,7 @@ impl Broker {
             last_seen: now.mono,
             unsent: 0,
             paused_until: Duration::ZERO,
+            put_off_since: None,
             quota,
             quota_max: quota,
             aliases_in: AliasesIn::default(),

@@ -33,8 +33,10 @@ pub(crate) struct Connection {
     pub(crate) svid_at: Option<Duration>,
     pub(crate) last_seen: Duration,
     pub(crate) unsent: usize,
-    /// When the shell reads from it again; in the past unless it publishes too fast.
+    /// When the shell reads from it again; in the past unless it publishes too fast, or more than the disk can take.
     pub(crate) paused_until: Duration,
+    /// Since when its next packet is put off, unless one was taken since.
+    pub(crate) put_off_since: Option<Duration>,
     /// Messages that may still be sent before one is acknowledged ([MQTT-4.9.0-1]).
     pub(crate) quota: u16,
     pub(crate) quota_max: u16,

@@ -23,12 +23,21 @@ pub enum StoreTrouble {
     /// Nothing: what is asked of it is done sooner or later.
     #[default]
     None,
+    /// Nothing, but much waits to be written: what would add to it is put off ([`crate::Broker::puts_off`]).
+    Busy,
     /// Writes fail. A 5.0 client is told so for a message that would have to be stored (0x97); a 3.1.1
     /// client's acknowledgement waits.
     Failing,
     /// No more may wait to be written: a 3.1.1 client that sends a message that would have to be stored is
     /// disconnected, since it cannot be told.
     Full,
+}
+
+impl StoreTrouble {
+    /// Whether what would have to be stored is refused where it can be.
+    pub(crate) fn refuses(self) -> bool {
+        matches!(self, Self::Failing | Self::Full)
+    }
 }
 
 /// The changes to be stored.

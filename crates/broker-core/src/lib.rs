@@ -26,6 +26,7 @@ mod message;
 mod metrics;
 mod output;
 mod publish;
+mod put_off;
 mod queue;
 mod rates;
 mod record;

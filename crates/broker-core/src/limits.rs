@@ -21,8 +21,9 @@
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
 //!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
-//! - **Disk** (see [`crate::StoreTrouble`]): a message that would have to be stored is refused with 0x97 (5.0), or
-//!   its acknowledgement waits (3.1.1); what was acknowledged stays.
+//! - **Disk** (see [`crate::StoreTrouble`]): while it fails, a message that would have to be stored is refused with 0x97
+//!   (5.0), or its acknowledgement waits (3.1.1); what was acknowledged stays. While it only has much to catch up with,
+//!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.
 //! - **Remembered routes** (`routes_bytes_max`): who receives a topic is worked out for each message instead of once,
 //!   unless a publisher's few take very little.
 //! - **Authentication exchanges** count as connections; who does not end its own within `auth_timeout` is
@@ -127,6 +128,9 @@ pub struct Config {
     /// How long a client may have to be left unread for having published faster than its rule allows; one
     /// that is further ahead is cut.
     pub rate_debt_max: Duration,
+    /// How long a client may be left unread because its next message would have to be stored and the disk has much to
+    /// catch up with: longer than a slow disk needs for all that may wait, shorter than clients have patience.
+    pub store_wait_max: Duration,
     /// Whether messages accepted from an identity die with it: retained and waiting ones.
     pub purge_revoked: bool,
     /// First levels of the Response Information: `<prefix>/<path of the SPIFFE ID>` is told to clients that
@@ -174,6 +178,7 @@ impl Default for Config {
             keep_alive_max_secs: None,
             denied_publish_v311: DeniedPublish::Drop,
             rate_debt_max: Duration::from_secs(30),
+            store_wait_max: Duration::from_secs(30),
             purge_revoked: true,
             response_prefix: TopicName::new("response").ok(),
             purge_lost: false,

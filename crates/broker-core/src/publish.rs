@@ -10,7 +10,6 @@ use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
 use crate::record::{Durability, durability};
 use crate::route::Route;
-use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
@@ -317,17 +316,11 @@ impl Broker {
     fn store_refuses(&self, key: Key, publication: &Publication, decided: &Decided) -> bool {
         let Decided { source, route, .. } = decided;
         let refuses = match self.out.ledger.trouble {
-            StoreTrouble::None => false,
+            StoreTrouble::None | StoreTrouble::Busy => false,
             StoreTrouble::Failing => !self.is_v311(key),
             StoreTrouble::Full => true,
         };
-        let is_stored = |key: Key| self.sessions.get(key).is_some_and(Session::is_stored);
-        refuses
-            && source.durability.unwrap_or(self.config.durability) != Durability::None
-            && (publication.retain
-                || (publication.qos == QoS::ExactlyOnce && is_stored(key))
-                || route.targets.iter().any(|target| is_stored(target.session))
-                || route.groups.iter().any(|(_, members)| members.iter().any(|m| is_stored(m.session))))
+        refuses && self.is_stored_for(key, &facts(publication), source.durability, route)
     }
 
     /// Retains a message if it asks for it, and hands it to everyone on the route.

@@ -3,7 +3,7 @@
 use crate::broker::Broker;
 use crate::effect::Now;
 use crate::inflight::Exchange;
-use crate::ledger::{Ledger, StoreTrouble};
+use crate::ledger::Ledger;
 use crate::record::{Durability, Record, RecordKey, RecordKind, SessionRecord, WillRecord};
 use crate::replay::Replay;
 use crate::session::{Link, Session};
@@ -77,7 +77,7 @@ impl Broker {
         let Link::Live(connection) = &mut session.link else { return };
         let packet = Packet::ConnAck(Box::new(ack));
         // Who has a session can go on with it while the disk fails, even if its will cannot be stored.
-        let is_let_in = self.out.ledger.trouble != StoreTrouble::None && self.out.ledger.is_stored(since);
+        let is_let_in = self.out.ledger.trouble.refuses() && self.out.ledger.is_stored(since);
         match self.out.ledger.answer_after(since).filter(|_| !is_let_in) {
             None => connection.send(packet, &mut self.out),
             Some(ticket) => {
@@ -176,7 +176,7 @@ impl Ledger {
         let key = RecordKey::owned(RecordKind::Subscription, session.number, subscribed.number);
         let record = subscribed.record(replay.map(Replay::owed));
         // Who subscribes once more to what it has is answered even while the disk fails.
-        if same.is_some() && self.trouble != StoreTrouble::None {
+        if same.is_some() && self.trouble.refuses() {
             self.replace_unpromised(key, record);
         } else {
             self.replace(key, record);

@@ -3,7 +3,6 @@
 use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
-use crate::ledger::StoreTrouble;
 use crate::replay::Replay;
 use crate::session::mode_of;
 use crate::slab::Key;
@@ -79,7 +78,7 @@ impl Broker {
         let mut subscribed = Subscribed::new(subscription, &permit, id);
         subscribed.ordinal = replaced.map_or(session.ordinals, |replaced| replaced.ordinal);
         session.queue.overflow = permit.queue_overflow().or(session.queue.overflow);
-        if self.out.ledger.trouble != StoreTrouble::None
+        if self.out.ledger.trouble.refuses()
             && session.is_stored()
             && !replaced.is_some_and(|replaced| replaced.asks_the_same(&subscribed))
         {

@@ -43,6 +43,7 @@ mod passage;
 mod policy;
 #[cfg(test)]
 mod publish;
+mod put_off;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
