@@ -65,7 +65,7 @@ impl Stage {
             auth_method: None,
             auth_data: None,
         };
-        self.hub.connect(&listener, VerifiedPeer::attested(peer, 1, 2, "entry".into()), connect)
+        self.hub.connect(&listener, VerifiedPeer::attested(peer, 1, 2, "entry".into(), [0; 32]), connect)
     }
 
     /// Hands one packet over; how long it has to wait, if it was not taken.
