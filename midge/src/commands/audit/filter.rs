@@ -19,7 +19,7 @@ const KINDS: [&str; 54] = [
     "entry-created", "entry-updated", "entry-deleted", "token-made", "token-gone", "node-joined", "node-updated",
     "node-banned", "node-deleted", "svid-issued", "svid-renewed", "ca-issued", "ca-requested", "ca-prepared",
     "ca-activated", "ca-installed", "ca-changed", "changed", "bundle-changed", "policy-loaded", "policy-changed",
-    "policy-refused", "rules-applied", "rule-deleted", "device-created", "device-set", "node-audit-accepted",
+    "policy-refused", "rules-applied", "rule-deleted", "device-created", "device-set", "device-deleted", "node-audit-accepted",
     "admin",
 ];
 
