@@ -64,6 +64,12 @@ impl Broker {
     }
 
     fn finish(&mut self, key: Key, id: PacketId, now: Now) {
+        self.end_exchange(key, id);
+        self.pump(key, now);
+    }
+
+    /// Ends an exchange, and leaves it to the caller to send what has room then.
+    pub(crate) fn end_exchange(&mut self, key: Key, id: PacketId) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some((exchange, counted)) = session.inflight.remove(id) else { return };
         match &exchange {
@@ -82,6 +88,5 @@ impl Broker {
         if counted && let Link::Live(connection) = &mut session.link {
             connection.give_back_quota();
         }
-        self.pump(key, now);
     }
 }

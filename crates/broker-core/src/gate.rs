@@ -9,7 +9,9 @@ use crate::connection::Connection;
 use crate::effect::{Delivery, Effect, Now};
 use crate::ledger::StoreTrouble;
 use crate::output::Output;
-use mqtt_proto::{Packet, Version, encoded_len};
+use crate::session::Session;
+use crate::slab::Key;
+use mqtt_proto::{Packet, PacketId, Version, encoded_len};
 use std::collections::VecDeque;
 
 /// What of one connection waits for the store.
@@ -79,28 +81,27 @@ impl Connection {
         self.gate.waiting.push_back((self.gate.barrier, gated));
     }
 
-    /// Sends what no longer has to wait.
-    fn open_gate(&mut self, now: Now, out: &mut Output) {
+    /// Sends what no longer has to wait, up to a message, which is returned: whether it may leave is to be asked again.
+    fn open_gate(&mut self, out: &mut Output) -> Option<Box<Delivery>> {
         let conn = self.id;
         while self.gate.waiting.front().is_some_and(|(ticket, _)| out.ledger.is_stored(*ticket))
             && let Some((_, gated)) = self.gate.waiting.pop_front()
         {
-            let effect = match gated {
+            match gated {
                 Gated::Packet(packet) => {
                     self.gate.starting &= !matches!(packet, Packet::ConnAck(_));
-                    Effect::Send { conn, packet }
+                    out.effects.push_back(Effect::Send { conn, packet });
                 }
                 Gated::Delivery(delivery) => {
                     self.gate.deliveries -= 1;
-                    let expiry_secs = delivery.message.expiry_left_secs(now);
-                    Effect::Deliver { conn, delivery: Delivery { expiry_secs, ..*delivery } }
+                    return Some(delivery);
                 }
-            };
-            out.effects.push_back(effect);
+            }
         }
         if !self.gate.waiting.is_empty() {
             out.ledger.gated.push(conn);
         }
+        None
     }
 }
 
@@ -113,12 +114,38 @@ impl Broker {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let Some(connection) = session.connection_mut() else { continue };
             let was_starting = connection.gate.starting;
-            connection.open_gate(now, &mut self.out);
-            let has_started = was_starting && !connection.gate.starting;
-            if has_started || !session.replays.is_empty() {
+            let (mut has_room, mut over) = (false, Vec::new());
+            while let Some(connection) = self.sessions.get_mut(key).and_then(Session::connection_mut)
+                && let Some(delivery) = connection.open_gate(&mut self.out)
+            {
+                has_room |= !self.deliver_stored(key, *delivery, &mut over, now);
+            }
+            over.into_iter().for_each(|id| self.end_exchange(key, id));
+            let Some(session) = self.sessions.get(key) else { continue };
+            let has_started = was_starting && session.connection().is_some_and(|c| !c.gate.starting);
+            if has_started || has_room || !session.replays.is_empty() {
                 self.pump(key, now);
             }
         }
+    }
+
+    /// Sends a message whose turn has come, if it still may be sent: its time and rights may be over since it began to
+    /// wait. Otherwise returns false, and adds its identifier to those that are over, if it is.
+    fn deliver_stored(&mut self, key: Key, delivery: Delivery, over: &mut Vec<PacketId>, now: Now) -> bool {
+        let (sessions, mut release) = self.release(now);
+        let Some(session) = sessions.get_mut(key) else { return true };
+        let may_leave =
+            delivery.packet_id.is_none_or(|id| session.may_leave(id, &delivery.message, &mut release));
+        let Some(connection) = session.connection_mut() else { return true };
+        if may_leave {
+            let expiry_secs = delivery.message.expiry_left_secs(now);
+            let delivery = Delivery { expiry_secs, ..delivery };
+            release.out.effects.push_back(Effect::Deliver { conn: connection.id, delivery });
+        } else {
+            connection.unsent = connection.unsent.saturating_sub(delivery.bytes());
+            over.extend(session.withdraw_unsent(&delivery, &mut release));
+        }
+        may_leave
     }
 
     /// Says what the store cannot take from now on, or that it can again.

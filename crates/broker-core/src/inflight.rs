@@ -126,6 +126,12 @@ impl Inflight {
         }
     }
 
+    /// Counts an exchange no longer; tells whether it was.
+    pub(crate) fn uncount(&mut self, id: PacketId) -> bool {
+        let slot = self.slots.get_mut(usize::from(id.get()) - 1);
+        slot.is_some_and(|slot| std::mem::take(&mut slot.counted))
+    }
+
     /// Counts nothing any more: the connection is gone, and the next one starts with its full quota.
     pub(crate) fn uncount_all(&mut self) {
         self.slots.iter_mut().for_each(|slot| slot.counted = false);

@@ -3,7 +3,7 @@
 
 use crate::authority::{Authority, Obstacle};
 use crate::connection::Sending;
-use crate::effect::Now;
+use crate::effect::{Delivery, Now};
 use crate::inflight::Exchange;
 use crate::limits::Config;
 use crate::output::{Output, Subject};
@@ -179,6 +179,60 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Tells whether a message that is under way and waited for the store may still be sent.
+    pub(crate) fn may_leave(
+        &mut self,
+        id: PacketId,
+        message: &Arc<Message>,
+        release: &mut Release<'_>,
+    ) -> bool {
+        if self.condemned.is_some() {
+            return false;
+        }
+        // What was withdrawn meanwhile is not sent, nor what its client has acknowledged unseen.
+        let waiting = match self.inflight.get(id) {
+            Some(Exchange::Published(waiting)) if Arc::ptr_eq(&waiting.message, message) => waiting,
+            _ => return false,
+        };
+        let revision = release.authority.revision();
+        let is_current = waiting.revision == revision && message.revision == revision;
+        if is_current && !message.is_expired(release.now) {
+            return true;
+        }
+        let waiting = waiting.clone();
+        self.may_release(&waiting, release)
+    }
+
+    /// Withdraws a message that is under way and was not sent after all. Returns its identifier if its exchange is over
+    /// with that: the client may know one that was to be sent again, and finish it.
+    pub(crate) fn withdraw_unsent(
+        &mut self,
+        delivery: &Delivery,
+        release: &mut Release<'_>,
+    ) -> Option<PacketId> {
+        let id = delivery.packet_id?;
+        let is_known = delivery.dup && delivery.qos == QoS::ExactlyOnce;
+        match self.inflight.get(id) {
+            Some(Exchange::Published(waiting)) if Arc::ptr_eq(&waiting.message, &delivery.message) => {
+                if !is_known {
+                    return Some(id);
+                }
+                release.out.ledger.settle(self.number, id, waiting, OutgoingState::Withdrawn);
+                self.inflight.advance(id, Exchange::Withdrawn(QoS::ExactlyOnce));
+            }
+            Some(Exchange::Withdrawn(_)) if !is_known => return Some(id),
+            Some(Exchange::Withdrawn(_)) => {}
+            // Its client has acknowledged it unseen.
+            Some(Exchange::Published(_) | Exchange::Released) | None => return None,
+        }
+        if self.inflight.uncount(id)
+            && let Link::Live(connection) = &mut self.link
+        {
+            connection.give_back_quota();
+        }
+        None
     }
 
     /// Tells whether a message that waited may still be delivered.

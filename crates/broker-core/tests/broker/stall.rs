@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use broker_core::{ConnId, StoreTrouble};
+use midge_policy::Rule;
 use mqtt_proto::*;
 
 /// A broker with a durable subscriber `ops` to `a`, and a publisher; from here on the disk stores when told.
@@ -217,4 +218,98 @@ fn on_a_failing_disk_old_sessions_go_on_and_new_ones_are_refused() {
     let new = world.connect("new", durable("new"));
     world.expect(new, ["CONNACK 97", "CLOSE Refused(QuotaExceeded)"]);
     world.client("brief");
+}
+
+/// A message of QoS 2 to `ops` that waits for the disk, of a publisher at QoS 0 to whom nothing is owed.
+fn gated(message: Publish, rules: Vec<Rule>) -> (World, ConnId) {
+    let mut world = World::ruled(rules);
+    let ops = world.open("ops", Connect { receive_max: std::num::NonZeroU16::new(1), ..durable("ops") });
+    world.subscribe(ops, "a", Q2);
+    let press = world.client("press");
+    world.disk.is_quick = false;
+    world.send(press, Packet::Publish(Box::new(message)));
+    world.send(press, Packet::PubRel(ack(1)));
+    world.quiet(ops);
+    (world, ops)
+}
+
+fn rules() -> Vec<Rule> {
+    vec![allow("press", &["a"], &[]), allow("ops", &[], &["a"]), allow("other", &["a"], &[])]
+}
+
+/// Its place is free again, in the window and in the store.
+fn is_let_go(mut world: World, ops: ConnId) {
+    world.store();
+    world.quiet(ops);
+    assert_eq!(world.session("ops", "ops").unwrap().inflight, 0);
+    world.set_rules(rules());
+    let other = world.client("other");
+    world.publish(other, "a", "next", Q1);
+    world.store();
+    world.expect(ops, ["PUBLISH a \"next\" q1 #1"]);
+    world.send(ops, Packet::PubAck(ack(1)));
+    world.store();
+    assert_eq!(world.disk.kinds().replace(['s', 'u'], ""), "");
+}
+
+#[test]
+fn what_waits_for_the_disk_leaves_only_with_the_rights_of_then() {
+    let message = || publish("a", "one", Q2);
+    // The twin.
+    let (mut world, ops) = gated(message(), rules());
+    world.store();
+    world.expect(ops, ["PUBLISH a \"one\" q2 #1"]);
+    // The publisher's right is gone.
+    let (mut world, ops) = gated(message(), rules());
+    world.set_rules(vec![allow("ops", &[], &["a"])]);
+    is_let_go(world, ops);
+    // The publisher was revoked, and what it left purged or not yet.
+    for settling in [true, false] {
+        let (mut world, ops) = gated(message(), rules());
+        world.settling = settling;
+        world.revoke("press");
+        world.settling = true;
+        is_let_go(world, ops);
+    }
+    // The receiver's right to this topic is gone, and comes back.
+    let (mut world, ops) = gated(message(), rules());
+    world.settling = false;
+    world.set_rules(vec![allow("press", &["a"], &[]), allow("other", &["a"], &[])]);
+    world.store();
+    world.quiet(ops);
+}
+
+#[test]
+fn what_waits_for_the_disk_leaves_only_before_its_time_is_over() {
+    let properties = PublishProperties { message_expiry_secs: Some(5), ..PublishProperties::default() };
+    let message =
+        || Publish { properties: Some(std::sync::Arc::new(properties.clone())), ..publish("a", "one", Q2) };
+    let (mut world, ops) = gated(message(), rules());
+    world.pass_secs(3);
+    world.store();
+    world.expect(ops, ["PUBLISH a \"one\" q2 #1 expiry=2"]);
+    let (mut world, ops) = gated(message(), rules());
+    world.pass_secs(5);
+    is_let_go(world, ops);
+}
+
+// The client may know the message of an earlier connection: its identifier stays taken, its place in the window not.
+#[test]
+fn what_was_to_be_sent_again_keeps_its_identifier() {
+    let (mut world, ops) = gated(publish("a", "one", Q2), rules());
+    world.lose(ops);
+    let ops = world.connect("ops", Connect { receive_max: std::num::NonZeroU16::new(1), ..durable("ops") });
+    world.set_rules(vec![allow("ops", &[], &["a"])]);
+    world.store();
+    world.expect(ops, ["CONNACK 00 present"]);
+    assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
+    world.set_rules(rules());
+    let other = world.client("other");
+    world.publish(other, "a", "next", Q1);
+    world.expect(ops, ["PUBLISH a \"next\" q1 #2"]);
+    world.send(ops, Packet::PubRec(ack(1)));
+    world.store();
+    world.expect(ops, ["PUBREL 1 00"]);
+    world.send(ops, Packet::PubComp(ack(1)));
+    assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
 }
