@@ -81,7 +81,8 @@ pub struct LimitsConfig {
     pub retained_bytes_max: u64,
     /// Unsent bytes of one connection above which it gets no new messages.
     pub unsent_bytes_soft: u32,
-    /// Unsent bytes of one connection above which it is cut.
+    /// Unsent bytes of one connection above which it is cut. Whatever is written here, two packets of the largest size
+    /// have room above the soft limit: one message is sent below that, however large, and is no fault of its receiver.
     pub unsent_bytes_hard: u32,
     /// Bytes of a CONNECT.
     pub connect_bytes_max: u32,
@@ -155,12 +156,18 @@ impl MqttConfig {
             retained_messages_max: to(limits.retained_messages_max),
             retained_bytes_max: to(limits.retained_bytes_max),
             unsent_bytes_soft: to(limits.unsent_bytes_soft),
-            unsent_bytes_hard: to(limits.unsent_bytes_hard),
+            unsent_bytes_hard: self.unsent_bytes_hard(),
             keep_alive_max_secs: NonZeroU16::new(self.keep_alive_max_secs),
             purge_lost: self.retained_without_right == LostRetained::Purge,
             response_prefix: TopicName::new(&self.response_prefix).ok(),
             ..Config::default()
         }
+    }
+
+    /// Unsent bytes of one connection above which it is cut, in effect.
+    fn unsent_bytes_hard(&self) -> usize {
+        let two = to(self.packet_size_max).saturating_mul(2);
+        to(self.limits.unsent_bytes_hard).max(to(self.limits.unsent_bytes_soft).saturating_add(two))
     }
 
     /// Returns what a peer may make the decoder allocate.
@@ -257,6 +264,19 @@ mod tests {
         assert_eq!(config.core([0; 16]), core);
         assert_eq!(config.codec().connect_bytes_max, mqtt_proto::Limits::default().connect_bytes_max);
         assert_eq!(config.problems(), [""; 0]);
+    }
+
+    #[test]
+    fn a_message_of_the_largest_size_is_no_reason_to_cut_its_receiver() {
+        const MIB: u32 = 1024 * 1024;
+        let hard = |packet_size_max, unsent_bytes_hard| {
+            let limits = LimitsConfig { unsent_bytes_hard, ..LimitsConfig::default() };
+            MqttConfig { packet_size_max, limits, ..MqttConfig::default() }.core([0; 16]).unsent_bytes_hard
+        };
+        assert_eq!(hard(16 * MIB, 4 * MIB), to(33 * MIB));
+        assert_eq!(hard(u32::MAX, 4 * MIB), to(MIB) + 2 * to(u32::MAX));
+        // The twin: where there is room for it, the limit is what is written.
+        assert_eq!([hard(MIB, 4 * MIB), hard(MIB, 8 * MIB)], [4, 8].map(|size| to(size * MIB)));
     }
 
     #[test]

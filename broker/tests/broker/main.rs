@@ -11,6 +11,8 @@ mod hostile;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+mod large;
+#[cfg(test)]
 mod sys;
 #[cfg(test)]
 mod websocket;

@@ -10,7 +10,8 @@
 //!   oldest are dropped, they are the session's own. What an earlier run has acknowledged is kept all the same.
 //! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and
 //!   counted, QoS 1 and 2 wait in the queue. Above `unsent_bytes_hard` (only answers to the client's
-//!   own packets still get there) the connection is cut with 0x97; its session stays.
+//!   own packets still get there, if a message of `packet_size_max` has room above the soft limit, for which the shell
+//!   sees) the connection is cut with 0x97; its session stays.
 //! - **Rates** of rules (messages and bytes a second): what was read is taken, and the connection is not
 //!   read from until its bucket is no longer overdrawn. Beyond `rate_debt_max` it is cut: 0x96 for messages,
 //!   0x97 for bytes.
