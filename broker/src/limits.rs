@@ -22,6 +22,13 @@ const PENDING_BYTES_HARD: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(PENDING_BYTES_HARD <= midge_store::BATCH_BYTES_MAX / 2);
 
+/// How long nothing may come of a TCP peer before the kernel asks whether it is there still, how often it asks then, and
+/// how many times. Beyond it the connection has failed: a peer that vanished holds its place for about four minutes,
+/// also where it chose no keep alive. Less would cost sleepy radio links more than it gains.
+pub(crate) const PEER_ASKED_AFTER: Duration = Duration::from_secs(120);
+pub(crate) const PEER_ASKED_EVERY: Duration = Duration::from_secs(30);
+pub(crate) const PEER_ASKED_TIMES: u32 = 4;
+
 /// How many bytes of changes may wait to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PendingLimits {
