@@ -283,8 +283,11 @@ impl Broker {
 
     pub(crate) fn pump(&mut self, key: Key, now: Now) {
         let (sessions, mut release) = self.release(now);
-        if let Some(session) = sessions.get_mut(key) {
-            session.pump(&mut release);
+        let goes_on = sessions.get_mut(key).is_some_and(|session| {
+            session.pump(&mut release) && !std::mem::replace(&mut session.is_replaying, true)
+        });
+        if goes_on {
+            self.backlog.replays.push_back(key);
         }
     }
 }

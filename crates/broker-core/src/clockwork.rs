@@ -5,6 +5,10 @@ use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use crate::timers::Due;
 use mqtt_proto::ReasonCode;
+use std::time::Duration;
+
+/// A timer that comes later than this says nothing about who was to be heard of by then.
+const LATE: Duration = Duration::from_millis(500);
 
 impl Broker {
     /// Does what is due.
@@ -26,11 +30,17 @@ impl Broker {
 
     fn keep_alive_due(&mut self, key: Key, now: Now) {
         let Some(connection) = self.connection_mut(key) else { return };
-        connection.keep_alive_at = None;
+        let armed_at = connection.keep_alive_at.take().unwrap_or(now.mono);
         // Who is not read from cannot be heard.
         let seen = connection.last_seen.max(connection.paused_until);
         let due = connection.keep_alive.map(|interval| seen.saturating_add(interval));
-        if due.is_some_and(|at| at <= now.mono) {
+        let is_due = due.is_some_and(|at| at <= now.mono);
+        if is_due && now.mono.saturating_sub(armed_at) >= LATE {
+            // This side was held up, and what the client sent meanwhile may still be unread.
+            let at = now.mono.saturating_add(LATE);
+            connection.keep_alive_at = Some(at);
+            self.timers.set(at, Due::KeepAlive(key));
+        } else if is_due {
             self.cut(key, CloseReason::KeepAlive, now);
         } else {
             self.arm_keep_alive(key, now);

@@ -25,6 +25,8 @@
 //! - **Disk** (see [`crate::StoreTrouble`]): while it fails, a message that would have to be stored is refused with 0x97
 //!   (5.0), or its acknowledgement waits (3.1.1); what was acknowledged stays. While it only has much to catch up with,
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.
+//! - **Retained messages for new subscriptions**: what is looked at for one session at once is limited (256 topics);
+//!   the rest follows when others have had their turn.
 //! - **Remembered routes** (`routes_bytes_max`): who receives a topic is worked out for each message instead of once,
 //!   unless a publisher's few take very little.
 //! - **Authentication exchanges** count as connections; who does not end its own within `auth_timeout` is

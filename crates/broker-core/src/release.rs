@@ -9,6 +9,7 @@ use crate::limits::Config;
 use crate::output::{Output, Subject};
 use crate::queue::Waiting;
 use crate::record::OutgoingState;
+use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Retained;
 use crate::session::{Link, Session};
 use crate::shared::Groups;
@@ -69,13 +70,15 @@ impl Session {
         }
     }
 
-    /// Sends what may be sent now.
-    pub(crate) fn pump(&mut self, release: &mut Release<'_>) {
-        while self.step(release) {}
+    /// Sends what may be sent now. Tells whether more may follow when others have had their turn.
+    pub(crate) fn pump(&mut self, release: &mut Release<'_>) -> bool {
+        let mut looks = LOOKS_AT_ONCE;
+        while self.step(release, &mut looks) {}
+        looks == 0 && !self.replays.is_empty()
     }
 
     /// Sends or discards one message; false when there is nothing to do or no room.
-    fn step(&mut self, release: &mut Release<'_>) -> bool {
+    fn step(&mut self, release: &mut Release<'_>, looks: &mut usize) -> bool {
         let Link::Live(connection) = &mut self.link else { return false };
         if connection.gate.starting
             || connection.unsent > release.config.unsent_bytes_soft
@@ -86,7 +89,7 @@ impl Session {
         if let Some(id) = connection.resend.front().copied() {
             return self.resend(id, release);
         }
-        let Some(front) = self.queue.front() else { return self.replay(release) };
+        let Some(front) = self.queue.front() else { return self.replay(release, looks) };
         if !(connection.has_room_for(front.qos) && self.inflight.has_room(release.config)) {
             return false;
         }

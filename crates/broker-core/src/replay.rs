@@ -10,12 +10,20 @@ use crate::message::Message;
 use crate::queue::Waiting;
 use crate::record::{OwedRecord, RecordKey, RecordKind};
 use crate::release::{Release, purged, withhold};
+use crate::retained::Found;
 use crate::session::Session;
+use crate::subscription::Subscribed;
 use midge_policy::Question;
 use mqtt_proto::{QoS, TopicFilter, TopicName};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+
+/// Retained messages looked at for one session at once. Then it is others' turn, and the rest follows in portions.
+pub(crate) const LOOKS_AT_ONCE: usize = 256;
+
+/// Stale ones that are kept beside as many as there are subscriptions, before they are looked for.
+const STALE_MAX: usize = 16;
 
 /// Stands for the ticket of a SUBACK that has not been given yet.
 const UNANSWERED: u64 = u64::MAX;
@@ -24,6 +32,8 @@ const UNANSWERED: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct Replay {
     pub(crate) spelled: Arc<str>,
+    /// Of its subscription: one that is made again after it was removed has another.
+    ordinal: u32,
     filter: TopicFilter,
     cursor: Option<TopicName>,
     /// The ticket its SUBACK waits for: they follow it.
@@ -34,15 +44,28 @@ pub(crate) struct Replay {
 
 impl Replay {
     /// Has the retained messages of a subscription sent, from the start.
-    pub(crate) fn start(replays: &mut VecDeque<Self>, spelled: &Arc<str>, filter: &TopicFilter) {
-        replays.retain(|replay| replay.spelled != *spelled);
+    pub(crate) fn start(
+        replays: &mut VecDeque<Self>,
+        subscriptions: &BTreeMap<Arc<str>, Subscribed>,
+        (spelled, ordinal): (&Arc<str>, u32),
+        filter: &TopicFilter,
+    ) {
+        if subscriptions.contains_key(spelled) {
+            replays.retain(|replay| replay.spelled != *spelled);
+        } else if replays.len() > 2 * subscriptions.len() + STALE_MAX {
+            replays.retain(|replay| replay.is_unanswered() || replay.is_of(subscriptions));
+        }
         let (spelled, filter) = (Arc::clone(spelled), filter.clone());
-        replays.push_back(Self { spelled, filter, cursor: None, after: UNANSWERED, sent: 0 });
+        replays.push_back(Self { spelled, ordinal, filter, cursor: None, after: UNANSWERED, sent: 0 });
     }
 
     /// Returns one of an earlier run.
-    pub(crate) fn restored(spelled: Arc<str>, filter: TopicFilter, owed: OwedRecord) -> Self {
-        Self { spelled, filter, cursor: owed.after, after: 0, sent: owed.sent }
+    pub(crate) fn restored(spelled: Arc<str>, ordinal: u32, filter: TopicFilter, owed: OwedRecord) -> Self {
+        Self { spelled, ordinal, filter, cursor: owed.after, after: 0, sent: owed.sent }
+    }
+
+    fn is_of(&self, subscriptions: &BTreeMap<Arc<str>, Subscribed>) -> bool {
+        subscriptions.get(&self.spelled).is_some_and(|subscribed| subscribed.ordinal == self.ordinal)
     }
 
     /// Whether it is of the SUBSCRIBE at hand.
@@ -67,17 +90,22 @@ impl Session {
         started.for_each(|replay| replay.after = barrier);
     }
 
-    pub(crate) fn replay_of(&self, spelled: &str) -> Option<&Replay> {
-        self.replays.iter().find(|replay| *replay.spelled == *spelled)
+    /// Returns what is left for the subscription of this number.
+    pub(crate) fn replay_of(&self, ordinal: u32) -> Option<&Replay> {
+        // One that is being made has none but the one just started, and there may be very many to look through.
+        if ordinal == self.ordinals {
+            return self.replays.back().filter(|replay| replay.ordinal == ordinal);
+        }
+        self.replays.iter().find(|replay| replay.ordinal == ordinal)
     }
 
     /// Sends retained messages of the subscription whose turn it is, as many as may be sent now. Tells whether those
     /// were all.
-    pub(crate) fn replay(&mut self, release: &mut Release<'_>) -> bool {
+    pub(crate) fn replay(&mut self, release: &mut Release<'_>, looks: &mut usize) -> bool {
         let Some(mut replay) = self.replays.pop_front() else { return false };
         let from = replay.cursor.clone();
         let is_over = loop {
-            if let ControlFlow::Break(is_over) = self.replay_next(&mut replay, release) {
+            if let ControlFlow::Break(is_over) = self.replay_next(&mut replay, release, looks) {
                 break is_over;
             }
         };
@@ -92,7 +120,9 @@ impl Session {
 
     /// Stores how far it is, for who comes after this run: nobody waits for it.
     fn record_replay(&mut self, replay: &Replay, is_over: bool, release: &mut Release<'_>) {
-        let subscribed = self.subscriptions.get_mut(&replay.spelled).filter(|subscribed| subscribed.owed);
+        let subscribed = self.subscriptions.get_mut(&replay.spelled);
+        let subscribed =
+            subscribed.filter(|subscribed| subscribed.owed && subscribed.ordinal == replay.ordinal);
         let Some(subscribed) = subscribed else { return };
         subscribed.owed = !is_over;
         let record = subscribed.record((!is_over).then(|| replay.owed()));
@@ -101,14 +131,26 @@ impl Session {
     }
 
     /// Sends or passes over the next message; breaks with whether it was the last.
-    fn replay_next(&mut self, replay: &mut Replay, release: &mut Release<'_>) -> ControlFlow<bool> {
+    fn replay_next(
+        &mut self,
+        replay: &mut Replay,
+        release: &mut Release<'_>,
+        looks: &mut usize,
+    ) -> ControlFlow<bool> {
         if !release.out.ledger.is_stored(replay.after) || !self.is_ready(QoS::AtMostOnce, release.config) {
             return ControlFlow::Break(false);
         }
         let subscribed = self.subscriptions.get(&replay.spelled);
-        let next = release.retained.next_match(&replay.filter, replay.cursor.as_ref());
-        let (Some(subscribed), Some(message)) = (subscribed, next.cloned()) else {
+        let Some(subscribed) = subscribed.filter(|subscribed| subscribed.ordinal == replay.ordinal) else {
             return ControlFlow::Break(true);
+        };
+        let message = match release.retained.next_match(&replay.filter, replay.cursor.as_ref(), looks) {
+            Found::Message(message) => Arc::clone(message),
+            Found::NotYet(looked_at) => {
+                replay.cursor = looked_at.or(replay.cursor.take());
+                return ControlFlow::Break(false);
+            }
+            Found::Nothing => return ControlFlow::Break(true),
         };
         let topic = &message.publication().topic;
         let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);

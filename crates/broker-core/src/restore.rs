@@ -207,7 +207,9 @@ impl Restoration<'_> {
         let session =
             self.sessions.get(&key.owner).and_then(|session| self.broker.sessions.get_mut(*session));
         if let Some(session) = session {
-            session.replays.push_back(Replay::restored(spelled, record.filter.filter.clone(), owed));
+            let ordinal = session.subscriptions.get(&spelled).map_or(0, |subscribed| subscribed.ordinal);
+            let filter = record.filter.filter.clone();
+            session.replays.push_back(Replay::restored(spelled, ordinal, filter, owed));
         }
     }
 

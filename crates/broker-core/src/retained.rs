@@ -10,6 +10,15 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What was found after a cursor.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    Message(&'a Arc<Message>),
+    /// Nothing up to this topic, if any was looked at; there may be something after it.
+    NotYet(Option<TopicName>),
+    Nothing,
+}
+
 /// Retained messages of all topics.
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
@@ -81,12 +90,13 @@ impl Retained {
         Some(message)
     }
 
-    /// Returns the first matching message after `cursor`, in the order of topics.
+    /// Looks for the first matching message after `cursor`, in the order of topics, at so many of them at most.
     pub(crate) fn next_match(
         &self,
         filter: &TopicFilter,
         cursor: Option<&TopicName>,
-    ) -> Option<&Arc<Message>> {
+        looks: &mut usize,
+    ) -> Found<'_> {
         let prefix = literal_prefix(filter);
         let start = TopicName::new(prefix).ok();
         let from = match (cursor, &start) {
@@ -94,11 +104,23 @@ impl Retained {
             (None, Some(start)) => Bound::Included(start),
             (None, None) => Bound::Unbounded,
         };
-        let candidates = self.messages.range((from, Bound::Unbounded));
-        candidates
-            .take_while(|(topic, _)| topic.as_str().starts_with(prefix))
-            .find(|(topic, _)| filter.matches(topic))
-            .map(|(_, message)| message)
+        let is_literal = prefix.len() == filter.as_str().len();
+        let mut looked_at: Option<&TopicName> = None;
+        for (topic, message) in self.messages.range((from, Bound::Unbounded)) {
+            let text = topic.as_str();
+            if !text.starts_with(prefix) || (is_literal && text.len() > prefix.len()) {
+                return Found::Nothing;
+            }
+            let Some(left) = looks.checked_sub(1) else {
+                return Found::NotYet(looked_at.map(TopicName::clone));
+            };
+            *looks = left;
+            if filter.matches(topic) {
+                return Found::Message(message);
+            }
+            looked_at = Some(topic);
+        }
+        Found::Nothing
     }
 
     /// Looks at so many messages after `cursor`, in the order of topics, removes those that satisfy the

@@ -29,6 +29,8 @@ const RETAINED_PER_SESSION: usize = 8;
 pub(crate) struct Backlog {
     ends: VecDeque<Key>,
     reviews: VecDeque<Key>,
+    /// Sessions for which not all retained messages were looked at that there are.
+    pub(crate) replays: VecDeque<Key>,
     purge: Option<Purge>,
 }
 
@@ -103,7 +105,8 @@ impl Broker {
 
     /// Tells whether there is work left for [`Self::handle_backlog`].
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.ends.is_empty() || !self.backlog.reviews.is_empty() || self.backlog.purge.is_some()
+        let Backlog { ends, reviews, replays, purge } = &self.backlog;
+        !ends.is_empty() || !reviews.is_empty() || !replays.is_empty() || purge.is_some()
     }
 
     /// Does what changes of policy and identities left to be done, for so many sessions at most. Tells
@@ -115,6 +118,11 @@ impl Broker {
                 self.end_condemned(key, now);
             } else if let Some(key) = self.backlog.reviews.pop_front() {
                 self.review(key, now);
+            } else if let Some(key) = self.backlog.replays.pop_front() {
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.is_replaying = false;
+                }
+                self.pump(key, now);
             } else if !self.purge_step(now) {
                 return false;
             }

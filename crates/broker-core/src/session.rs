@@ -48,6 +48,8 @@ pub(crate) struct Session {
     pub(crate) queue: Queue,
     pub(crate) held: Held,
     pub(crate) replays: VecDeque<Replay>,
+    /// Whether these go on when it is its turn.
+    pub(crate) is_replaying: bool,
     /// Number under which it is stored; 0 when it is not.
     pub(crate) number: u64,
     /// Ticket of the batch that stored it first.
@@ -134,6 +136,7 @@ impl Session {
             queue: Queue::default(),
             held: Held::default(),
             replays: VecDeque::new(),
+            is_replaying: false,
             number: 0,
             since_ticket: 0,
             sent: 0,
@@ -194,7 +197,6 @@ impl Session {
     }
 
     pub(crate) fn remove_subscription(&mut self, spelled: &str) -> Option<Subscribed> {
-        self.replays.retain(|replay| *replay.spelled != *spelled);
         let removed = self.subscriptions.remove(spelled)?;
         self.subscription_bytes = self.subscription_bytes.saturating_sub(spelled.len());
         Some(removed)

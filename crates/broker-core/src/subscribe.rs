@@ -3,7 +3,8 @@
 use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
-use crate::replay::Replay;
+use crate::replay::{LOOKS_AT_ONCE, Replay};
+use crate::retained::Found;
 use crate::session::mode_of;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
@@ -25,11 +26,11 @@ impl Broker {
             return self.cut(key, CloseReason::Protocol(ReasonCode::PacketTooLarge), now);
         }
         let is_v311 = self.is_v311(key);
-        let mut reasons = Vec::with_capacity(subscriptions.len());
+        let (mut reasons, mut looks) = (Vec::with_capacity(subscriptions.len()), LOOKS_AT_ONCE);
         // Every filter is decided by itself and answered in its place ([MQTT-3.8.4-5], [MQTT-3.9.3-1]).
         for subscription in &subscriptions {
             let spelled = spelled(&subscription.filter);
-            match self.subscribe(key, subscription, &spelled, subscription_id, now) {
+            match self.subscribe(key, subscription, &spelled, subscription_id, &mut looks, now) {
                 Ok(qos) => reasons.push(granted(qos)),
                 Err(_) if is_v311 => reasons.push(ReasonCode::UnspecifiedError),
                 Err(reason) => reasons.push(reason),
@@ -49,6 +50,7 @@ impl Broker {
         subscription: &Subscription,
         spelled: &Arc<str>,
         id: Option<u32>,
+        looks: &mut usize,
         now: Now,
     ) -> Result<QoS, ReasonCode> {
         let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
@@ -86,8 +88,11 @@ impl Broker {
         }
         // Where nothing is retained now, whatever will be is sent on as any message.
         let filter = &subscription.filter.filter;
-        if wants_retained(subscription, existed) && self.retained.next_match(filter, None).is_some() {
-            Replay::start(&mut session.replays, spelled, filter);
+        if wants_retained(subscription, existed)
+            && !matches!(self.retained.next_match(filter, None, looks), Found::Nothing)
+        {
+            let started = (spelled, subscribed.ordinal);
+            Replay::start(&mut session.replays, &session.subscriptions, started, filter);
         }
         self.out.ledger.subscribe(session, spelled, &mut subscribed);
         self.subscriptions.add(key, &subscribed, replaced);

@@ -1,8 +1,10 @@
 //! CONNECT and CONNACK.
 
 use crate::world::*;
+use broker_core::Now;
 use mqtt_proto::{Auth, Connect, Info, Packet, ReasonCode};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 #[test]
 fn connack_says_exactly_what_differs_from_what_a_client_assumes() {
@@ -319,4 +321,30 @@ fn a_client_that_cannot_take_the_connack_is_refused() {
     world.expect(unnamed, ["CONNACK 95", "CLOSE Refused(PacketTooLarge)"]);
     let unnamed = world.connect("press", Connect { packet_size_max: Some(56), ..v5("") });
     world.expect(unnamed, ["CONNACK 00"]);
+}
+
+// A broker that was held up has not read what a client sent in time.
+#[test]
+fn a_late_timer_gives_the_client_another_moment() {
+    for is_heard in [true, false] {
+        let mut world = World::new();
+        let conn = world.open("press", Connect { keep_alive_secs: 10, ..v5("c") });
+        let mono = Duration::from_secs(25);
+        world.now = Now { mono, wall: world.now.wall.after(mono) };
+        world.broker.handle_timeout(world.now);
+        world.drain();
+        world.quiet(conn);
+        if is_heard {
+            world.send(conn, Packet::PingReq);
+            world.expect(conn, ["PINGRESP"]);
+            world.pass(Duration::from_millis(14_999));
+            world.quiet(conn);
+            world.pass(Duration::from_millis(1));
+        } else {
+            world.pass(Duration::from_millis(499));
+            world.quiet(conn);
+            world.pass(Duration::from_millis(1));
+        }
+        world.expect(conn, ["DISCONNECT 8D", "CLOSE KeepAlive"]);
+    }
 }
