@@ -112,7 +112,7 @@ impl Retained {
                 return Found::Nothing;
             }
             let Some(left) = looks.checked_sub(1) else {
-                return Found::NotYet(looked_at.map(TopicName::clone));
+                return Found::NotYet(looked_at.cloned());
             };
             *looks = left;
             if filter.matches(topic) {

@@ -30,7 +30,7 @@ impl Broker {
         // Every filter is decided by itself and answered in its place ([MQTT-3.8.4-5], [MQTT-3.9.3-1]).
         for subscription in &subscriptions {
             let spelled = spelled(&subscription.filter);
-            match self.subscribe(key, subscription, &spelled, subscription_id, &mut looks, now) {
+            match self.subscribe(key, (subscription, &spelled), subscription_id, &mut looks, now) {
                 Ok(qos) => reasons.push(granted(qos)),
                 Err(_) if is_v311 => reasons.push(ReasonCode::UnspecifiedError),
                 Err(reason) => reasons.push(reason),
@@ -47,8 +47,7 @@ impl Broker {
     fn subscribe(
         &mut self,
         key: Key,
-        subscription: &Subscription,
-        spelled: &Arc<str>,
+        (subscription, spelled): (&Subscription, &Arc<str>),
         id: Option<u32>,
         looks: &mut usize,
         now: Now,
