@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// Every kind of event, as docs/audit.md has them.
 #[rustfmt::skip]
-const KINDS: [&str; 54] = [
+const KINDS: [&str; 55] = [
     "log-created", "file-opened", "checkpoint", "log-resumed", "log-repaired", "tail-missing", "log-trimmed",
     "key-changed", "gap", "repeated", "started", "stopped",
     "connected", "connect-refused", "connection-refused", "disconnected", "session-ended", "reauthenticated",
