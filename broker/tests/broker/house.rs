@@ -141,6 +141,15 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) async fn open(change: impl FnOnce(&mut MqttConfig)) -> Self {
+        Self::built(change, false).await
+    }
+
+    /// One that stores what it has to.
+    pub(crate) async fn open_stored(change: impl FnOnce(&mut MqttConfig)) -> Self {
+        Self::built(change, true).await
+    }
+
+    async fn built(change: impl FnOnce(&mut MqttConfig), is_stored: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = Clock::system();
         let issuer = issuer(&directory, clock.clone()).await;
@@ -174,7 +183,7 @@ impl House {
             trust: trust_source,
             clock,
             audit,
-            store: None,
+            store: is_stored.then(|| store(&directory, "mqtt.db")),
             authenticator: Some(Arc::new(Echo)),
             facts,
         };
@@ -232,8 +241,12 @@ impl House {
     }
 }
 
+fn store(directory: &TempDir, name: &str) -> Store {
+    Store::open(directory.path().join(name), &StoreInfo::new("standalone", "plant")).unwrap()
+}
+
 async fn issuer(directory: &TempDir, clock: Clock) -> Issuer {
-    let store = Store::open(directory.path().join("db"), &StoreInfo::new("standalone", "plant")).unwrap();
+    let store = store(directory, "db");
     let config = IssuerConfig::new(TrustDomain::new("plant").unwrap(), Authority::SelfSigned, None);
     Issuer::open(config, store, clock, directory.path().join("keys")).await.unwrap()
 }

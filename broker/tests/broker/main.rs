@@ -7,6 +7,8 @@ mod auth;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod durable;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod house;
