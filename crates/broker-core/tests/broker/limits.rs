@@ -274,10 +274,13 @@ fn press(world: &mut World, conn: ConnId, topic: &str, letters: &str, qos: QoS) 
 fn came(world: &mut World, conn: ConnId) -> Vec<String> {
     let short =
         |text: String| text.split(['"', ' ']).filter(|part| part.len() < 60).collect::<Vec<_>>().join(" ");
-    let letter = |text: &str| text.split('"').nth(1).map(|payload| payload[..1].to_owned());
+    let letter = |text: &str| text.split('"').nth(1).and_then(|payload| payload.chars().next());
     let seen = world.take(conn).into_iter();
     seen.map(|text| match letter(&text) {
-        Some(letter) => format!("{letter}{}", text.split('#').nth(1).map_or("", |rest| &rest[..1])),
+        Some(letter) => {
+            let id = text.split('#').nth(1).and_then(|rest| rest.chars().next());
+            format!("{letter}{}", id.map(String::from).unwrap_or_default())
+        }
         None => short(text),
     })
     .collect()
