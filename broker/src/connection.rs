@@ -27,7 +27,7 @@ const LARGE_BYTES: usize = 16 * 1024;
 pub(crate) const FLUSHED_BYTES: usize = 32 * 1024;
 /// How long one connection may keep its thread while others wait: what the core does for a packet may take
 /// long, where many receive it.
-const TURN: Duration = Duration::from_micros(250);
+const TURN: Duration = Duration::from_millis(1);
 /// How long a peer may take to accept its last bytes, and again to hear of the end: together less than a process
 /// has to stop.
 const LINGER: Duration = Duration::from_secs(2);
