@@ -189,12 +189,13 @@ impl Broker {
         let Self { authority, sessions, subscriptions, .. } = self;
         let topic = &waiting.message.publication().topic;
         let members = subscriptions.groups.members(group);
+        let name = subscriptions.groups.name(group).map_or("", |name| name);
         let is_member = members.iter().any(|member| member.session == from);
         let others = members.iter().filter(|member| {
             member.session != from
                 && sessions.get_mut(member.session).is_some_and(|session| {
                     (session.connection().is_some() || !is_member)
-                        && session.rights(authority).receive(topic).is_ok()
+                        && session.rights(authority).receive_shared(topic, name).is_ok()
                 })
         });
         others.cloned().collect()

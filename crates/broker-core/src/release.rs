@@ -258,7 +258,13 @@ fn authorize(
     release: &mut Release<'_>,
 ) -> Result<(), Obstacle> {
     if waiting.revision != release.authority.revision() {
-        rights.receive(&waiting.message.publication().topic).map_err(Obstacle::Receiver)?;
+        let topic = &waiting.message.publication().topic;
+        let decided = match waiting.group {
+            // A group that is no more is in nobody's list of groups.
+            Some(group) => rights.receive_shared(topic, release.groups.name(group).map_or("", |name| name)),
+            None => rights.receive(topic),
+        };
+        decided.map_err(Obstacle::Receiver)?;
     }
     release.authority.recheck_origin(&waiting.message)
 }

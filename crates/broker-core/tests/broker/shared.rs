@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use broker_core::ConnId;
+use midge_policy::Rule;
 use mqtt_proto::{Connect, Packet, QoS, ReasonCode};
 use std::num::NonZeroU16;
 
@@ -257,5 +258,25 @@ fn a_message_that_expired_is_not_passed_on() {
         world.pass_secs(secs);
         world.lose(m1);
         assert_eq!(world.take(m2).len(), passed);
+    }
+}
+
+// What waits came through the group: the right to the group is asked for, not only that to the topic.
+#[test]
+fn what_waits_for_a_group_is_withheld_from_who_may_no_longer_be_in_it() {
+    let groups = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    for (left, expected) in [(groups(&["g"]), 1), (groups(&[]), 0), (groups(&["other"]), 0), (None, 1)] {
+        let rules = |share_groups| {
+            vec![Rule { share_groups, ..allow("m1", &[], &["a/#"]) }, allow("press", &["a/#"], &[])]
+        };
+        let mut world = World::ruled(rules(groups(&["g"])));
+        let member = join(&mut world, "m1", Q1);
+        world.lose(member);
+        let press = world.client("press");
+        world.publish(press, "a/1", "x", Q1);
+        world.set_rules(rules(left.clone()));
+        let member = world.connect("m1", durable("c"));
+        let seen = world.take(member).into_iter().filter(|text| text.starts_with("PUBLISH")).count();
+        assert_eq!(seen, expected, "{left:?}");
     }
 }
