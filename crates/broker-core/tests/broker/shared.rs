@@ -188,7 +188,7 @@ fn shared_subscriptions_are_served_on_311_too() {
 // The right is asked for per member.
 #[test]
 fn a_member_that_may_not_receive_is_passed_over() {
-    let narrow = midge_policy::Rule { deny_receive: vec!["a/secret".into()], ..allow("m1", &[], &["a/#"]) };
+    let narrow = Rule { deny_receive: vec!["a/secret".into()], ..allow("m1", &[], &["a/#"]) };
     let rules = vec![narrow, allow("m2", &[], &["a/#"]), allow("press", &["a/#"], &[])];
     let mut world = World::ruled(rules);
     let (m1, m2) = (join(&mut world, "m1", Q0), join(&mut world, "m2", Q0));
