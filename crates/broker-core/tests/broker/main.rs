@@ -38,6 +38,8 @@ mod order;
 #[cfg(test)]
 mod overflow;
 #[cfg(test)]
+mod packets;
+#[cfg(test)]
 mod passage;
 #[cfg(test)]
 mod policy;
@@ -63,6 +65,8 @@ mod rights;
 mod session;
 #[cfg(test)]
 mod shared;
+#[cfg(test)]
+mod spelling;
 #[cfg(test)]
 mod stall;
 #[cfg(test)]

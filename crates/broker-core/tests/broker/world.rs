@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::oracle::{Oracle, Party};
 use crate::order::Order;
+use crate::spelling::{spell, spell_audit, spell_delivery};
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
     Durability, Effect, Listener, Now, Origin, PolicyChange, Restored, Revocation, SessionSnapshot,
@@ -11,10 +12,11 @@ use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule, SubscribeMode};
 use mqtt_proto::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use crate::packets::*;
+pub(crate) use crate::spelling::packet_of;
 pub(crate) use mqtt_proto::QoS::{AtLeastOnce as Q1, AtMostOnce as Q0, ExactlyOnce as Q2};
 pub(crate) use mqtt_proto::Version::{V5, V311};
 
@@ -545,228 +547,4 @@ pub(crate) fn spiffe(id: &str) -> SpiffeId {
 
 pub(crate) fn peer(id: &str) -> VerifiedPeer {
     VerifiedPeer::attested(spiffe(id), 1, 2, "entry".into(), [0; 32])
-}
-
-/// CONNECT of 5.0 with a clean start.
-pub(crate) fn v5(client_id: &str) -> Connect {
-    Connect {
-        version: V5,
-        clean_start: true,
-        keep_alive_secs: 0,
-        client_id: client_id.into(),
-        will: None,
-        username: None,
-        password: None,
-        session_expiry_secs: None,
-        receive_max: None,
-        packet_size_max: None,
-        topic_alias_max: 0,
-        request_response_info: false,
-        request_problem_info: true,
-        user_properties: Vec::new(),
-        auth_method: None,
-        auth_data: None,
-    }
-}
-
-/// CONNECT of 5.0 that keeps its session for an hour.
-pub(crate) fn durable(client_id: &str) -> Connect {
-    Connect { clean_start: false, session_expiry_secs: Some(3600), ..v5(client_id) }
-}
-
-/// CONNECT of 3.1.1 with a clean session.
-pub(crate) fn v311(client_id: &str) -> Connect {
-    Connect { version: V311, ..v5(client_id) }
-}
-
-pub(crate) fn will(topic: &str, payload: &str, delay_secs: u32) -> Option<Will> {
-    let message = Publication {
-        topic: topic_name(topic),
-        payload: payload.to_owned().into(),
-        qos: Q0,
-        retain: false,
-        properties: None,
-    };
-    Some(Will { message, delay_secs })
-}
-
-pub(crate) fn topic_name(topic: &str) -> TopicName {
-    TopicName::new(topic).unwrap()
-}
-
-/// A PUBLISH; its packet identifier is 1 unless QoS is 0.
-pub(crate) fn publish(topic: &str, payload: &str, qos: QoS) -> Publish {
-    Publish {
-        dup: false,
-        qos,
-        retain: false,
-        topic: Some(topic_name(topic)),
-        packet_id: (qos != Q0).then(|| pid(1)),
-        topic_alias: None,
-        subscription_ids: Vec::new(),
-        properties: None,
-        payload: payload.to_owned().into(),
-    }
-}
-
-pub(crate) fn retained(topic: &str, payload: &str) -> Packet {
-    Packet::Publish(Box::new(Publish { retain: true, ..publish(topic, payload, Q0) }))
-}
-
-pub(crate) fn expiring(topic: &str, payload: &str, qos: QoS, secs: u32) -> Publish {
-    let properties = PublishProperties { message_expiry_secs: Some(secs), ..PublishProperties::default() };
-    Publish { properties: Some(Arc::new(properties)), ..publish(topic, payload, qos) }
-}
-
-pub(crate) fn sub(filter: &str, qos: QoS) -> Subscription {
-    Subscription {
-        filter: SharedFilter::new(filter).unwrap(),
-        qos,
-        no_local: false,
-        retain_as_published: false,
-        retain_handling: RetainHandling::Send,
-    }
-}
-
-pub(crate) fn subscribe<const N: usize>(subscriptions: [Subscription; N]) -> Packet {
-    subscribe_with_id(None, subscriptions)
-}
-
-pub(crate) fn subscribe_with_id<const N: usize>(id: Option<u32>, subscriptions: [Subscription; N]) -> Packet {
-    Packet::Subscribe(Box::new(Subscribe {
-        packet_id: pid(77),
-        subscription_id: id,
-        user_properties: Vec::new(),
-        subscriptions: subscriptions.into(),
-    }))
-}
-
-pub(crate) fn unsubscribe<const N: usize>(filters: [&str; N]) -> Packet {
-    let filters = filters.map(|filter| SharedFilter::new(filter).unwrap());
-    Packet::Unsubscribe(Box::new(Unsubscribe {
-        packet_id: pid(78),
-        user_properties: Vec::new(),
-        filters: filters.into(),
-    }))
-}
-
-pub(crate) fn pid(id: u16) -> PacketId {
-    NonZeroU16::new(id).unwrap()
-}
-
-pub(crate) fn ack(id: u16) -> Ack {
-    failed(id, ReasonCode::Success)
-}
-
-pub(crate) fn failed(id: u16, reason: ReasonCode) -> Ack {
-    Ack { packet_id: pid(id), reason, info: None }
-}
-
-pub(crate) fn disconnect(reason: ReasonCode) -> Disconnect {
-    Disconnect { reason, session_expiry_secs: None, server_reference: None, info: Info::default() }
-}
-
-pub(crate) fn bye(reason: ReasonCode) -> Packet {
-    Packet::Disconnect(Box::new(disconnect(reason)))
-}
-
-pub(crate) fn packet_of(delivery: &Delivery) -> Publish {
-    let publication = delivery.message.publication();
-    let properties = publication.properties.as_deref().map(|properties| {
-        Arc::new(PublishProperties { message_expiry_secs: delivery.expiry_secs, ..properties.clone() })
-    });
-    Publish {
-        dup: delivery.dup,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        topic: (!delivery.omit_topic).then(|| publication.topic.clone()),
-        packet_id: delivery.packet_id,
-        topic_alias: delivery.topic_alias,
-        subscription_ids: delivery.subscription_ids.as_deref().unwrap_or_default().to_vec(),
-        properties,
-        payload: publication.payload.clone(),
-    }
-}
-
-fn spell(packet: &Packet) -> String {
-    let ack = |name: &str, ack: &Ack| format!("{name} {} {:02X}", ack.packet_id, ack.reason as u8);
-    let reasons = |name: &str, ack: &SubAck| {
-        let codes: Vec<_> = ack.reasons.iter().map(|reason| format!("{:02X}", *reason as u8)).collect();
-        format!("{name} {} [{}]", ack.packet_id, codes.join(" "))
-    };
-    match packet {
-        Packet::ConnAck(ack) => {
-            format!("CONNACK {:02X}{}", ack.reason as u8, if ack.session_present { " present" } else { "" })
-        }
-        Packet::PubAck(it) => ack("PUBACK", it),
-        Packet::PubRec(it) => ack("PUBREC", it),
-        Packet::PubRel(it) => ack("PUBREL", it),
-        Packet::PubComp(it) => ack("PUBCOMP", it),
-        Packet::SubAck(it) => reasons("SUBACK", it),
-        Packet::UnsubAck(it) => reasons("UNSUBACK", it),
-        Packet::Disconnect(it) => format!("DISCONNECT {:02X}", it.reason as u8),
-        Packet::PingResp => "PINGRESP".to_owned(),
-        Packet::Auth(it) => {
-            let data = it.data.as_deref().map(|data| format!(" {:?}", String::from_utf8_lossy(data)));
-            format!(
-                "AUTH {:02X} {}{}",
-                it.reason as u8,
-                it.method.as_deref().unwrap(),
-                data.unwrap_or_default()
-            )
-        }
-        other => panic!("a server never sends {other:?}"),
-    }
-}
-
-fn spell_delivery(delivery: &Delivery) -> String {
-    let publication = delivery.message.publication();
-    let payload = std::str::from_utf8(&publication.payload).unwrap();
-    let mut text = format!("PUBLISH {} {payload:?} q{}", publication.topic, delivery.qos as u8);
-    let mut add = |flag: bool, what: String| {
-        if flag {
-            text.push(' ');
-            text.push_str(&what);
-        }
-    };
-    add(delivery.packet_id.is_some(), format!("#{}", delivery.packet_id.map_or(0, NonZeroU16::get)));
-    add(delivery.retain, "retain".to_owned());
-    add(delivery.dup, "dup".to_owned());
-    add(
-        delivery.subscription_ids.is_some(),
-        format!("ids={:?}", delivery.subscription_ids.as_deref().unwrap_or(&[])),
-    );
-    add(delivery.topic_alias.is_some(), format!("alias={}", delivery.topic_alias.map_or(0, NonZeroU16::get)));
-    add(delivery.omit_topic, "no-topic".to_owned());
-    add(delivery.expiry_secs.is_some(), format!("expiry={}", delivery.expiry_secs.unwrap_or(0)));
-    text
-}
-
-fn spell_audit(event: &AuditEvent) -> String {
-    let who = format!("{}/{}", event.identity.path().trim_start_matches('/'), event.client_id);
-    let what = match &event.kind {
-        AuditKind::Connected { session_present, .. } => format!("connected present={session_present}"),
-        AuditKind::ConnectRefused { reason, denial: Some(denial) } => {
-            format!("connect denied {:02X}: {denial}", *reason as u8)
-        }
-        AuditKind::ConnectRefused { reason, denial: None } => {
-            format!("connect refused {:02X}", *reason as u8)
-        }
-        AuditKind::Disconnected { cause, messages_in, messages_out, .. } => {
-            format!("disconnected {cause:?} in={messages_in} out={messages_out}")
-        }
-        AuditKind::SessionEnded => "session ended".to_owned(),
-        AuditKind::Reauthenticated { .. } => "reauthenticated".to_owned(),
-        AuditKind::Subscribed { filter, qos, rule } => {
-            format!("subscribed {filter} q{} by {rule}", *qos as u8)
-        }
-        AuditKind::SubscribeDenied { filter, .. } => format!("subscribe denied {filter}"),
-        AuditKind::SubscriptionRevoked { filter, .. } => format!("subscription revoked {filter}"),
-        AuditKind::Unsubscribed { filter } => format!("unsubscribed {filter}"),
-        AuditKind::PublishDenied { topic, stage, .. } => format!("publish denied {topic} {stage:?}"),
-        AuditKind::WillDenied { topic, stage, .. } => format!("will denied {topic} {stage:?}"),
-        AuditKind::ReceiveDenied { topic, .. } => format!("receive denied {topic}"),
-        AuditKind::RetainedPurged { topic } => format!("retained purged {topic}"),
-    };
-    format!("{who} {what}")
 }
