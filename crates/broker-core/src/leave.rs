@@ -30,8 +30,8 @@ impl CloseReason {
         })
     }
 
-    /// Whether the will is published: not when the client took it back ([MQTT-3.14.4-3]), when the session
-    /// ended for want of a right, or when the broker stops by plan.
+    /// Whether the will is published: not when the client took it back ([MQTT-3.14.4-3]) or the session ended for want
+    /// of a right, and not yet when the broker stops by plan.
     fn fires_will(&self) -> bool {
         match self {
             Self::ClientDisconnected(reason) => *reason != ReasonCode::Success,
@@ -98,6 +98,8 @@ impl Broker {
         // Whose identity was revoked leaves none, by whatever its connection ends before its turn has come.
         let fires_will = cause.fires_will() && session.condemned.is_none();
         let (will, will_number) = (connection.will.filter(|_| fires_will), connection.will_number);
+        // [MQTT-3.1.2-8]: a server that stops may leave a will to its next start. The record says what is to be done.
+        let is_deferred = cause == CloseReason::Drain && session.condemned.is_none();
         let is_over = session.expiry == Some(Duration::ZERO);
         let (published, denied) = (connection.published, connection.denied);
         self.out.audit(
@@ -107,6 +109,7 @@ impl Broker {
         );
         match will {
             Some(will) => self.schedule_will(key, will, will_number, now),
+            None if is_deferred => {}
             None => self.forget_will(will_number),
         }
         if is_over {
@@ -214,7 +217,8 @@ impl Broker {
         self.audit(key, AuditKind::Reauthenticated { expires }, now);
     }
 
-    /// Ends every connection for a planned stop; no will fires, and new connections are refused.
+    /// Ends every connection for a planned stop; wills that are stored wait for the next start, and new connections
+    /// are refused.
     pub fn handle_drain(&mut self, now: Now) {
         self.draining = true;
         self.end_candidates(ReasonCode::ServerUnavailable, |_| true, now);

@@ -261,7 +261,7 @@ fn a_reason_string_never_takes_a_packet_over_the_clients_maximum() {
 }
 
 #[test]
-fn drain_ends_every_connection_without_wills_and_refuses_new_ones() {
+fn drain_ends_every_connection_and_refuses_new_ones() {
     let mut world = World::new();
     let watcher = world.client("ops");
     world.subscribe(watcher, "w", Q0);

@@ -242,14 +242,36 @@ fn wills_of_clients_connected_at_a_crash_go_out_at_the_start() {
     assert!(world.session("brief", "brief").is_none());
 }
 
+// [MQTT-3.1.2-8]: who does not come back after a planned stop is not taken for connected for ever.
 #[test]
-fn a_planned_stop_fires_no_will_and_keeps_sessions() {
+fn a_planned_stop_leaves_wills_to_the_next_start() {
     let mut world = World::new();
     let watch = world.open("watch", durable("watch"));
-    world.subscribe(watch, "gone", Q1);
-    world.open("ops", Connect { will: will("gone", "ops", 0), ..durable("ops") });
+    world.subscribe(watch, "gone/+", Q1);
+    let will = |topic: &str, delay_secs| {
+        let message = Publication { qos: Q1, ..will(topic, "", 0).unwrap().message };
+        Some(Will { message, delay_secs })
+    };
+    world.open("brief", Connect { will: will("gone/brief", 0), ..v5("brief") });
+    world.open("kept", Connect { will: will("gone/kept", 100), ..durable("kept") });
+    world.open("back", Connect { will: will("gone/back", 100), ..durable("back") });
+    world.open("banned", Connect { will: will("gone/banned", 0), ..durable("banned") });
+    let polite = world.open("polite", Connect { will: will("gone/polite", 0), ..v5("polite") });
+    world.send(polite, bye(ReasonCode::Success));
+    world.revoke("banned");
+    world.take(watch);
     let restored = world.stop(1);
-    assert_eq!((restored.sessions, restored.wills), (2, 0));
+    world.expect(watch, ["DISCONNECT 8B", "CLOSE Drain"]);
+    assert_eq!((restored.sessions, restored.wills), (3, 3));
+
+    world.open("back", durable("back"));
+    world.pass_secs(99);
+    let watch = world.connect("watch", durable("watch"));
+    world.expect(watch, ["CONNACK 00 present", "PUBLISH gone/brief \"\" q1 #1"]);
+    world.pass_secs(1);
+    world.expect(watch, ["PUBLISH gone/kept \"\" q1 #2"]);
+    world.pass_secs(1000);
+    world.quiet(watch);
 }
 
 // [MQTT-3.1.2-4], [MQTT-3.2.2-2]: a session given up does not come back.

@@ -364,9 +364,6 @@ impl Play {
         // What is left to be done of a revocation is known to who registers, not to the store.
         self.world.finish_backlog();
         self.look();
-        if !is_kill {
-            self.wills.values().for_each(|number| self.spoken[*number].is_dead = true);
-        }
         if let Some(bits) = bits {
             self.world.change_rules_while_down(rules(bits));
         }
