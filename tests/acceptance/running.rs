@@ -234,7 +234,7 @@ fn a_killed_box_loses_nothing_it_acknowledged() {
 }
 
 #[test]
-fn a_planned_stop_says_goodbye_and_fires_no_will() {
+fn a_planned_stop_says_goodbye_and_sends_no_will_yet() {
     let place = Place::new();
     let config = place.edge("data", "", "", "");
     let mut server = Server::start("edge", &config, &place.path("data/run/admin.sock"));

@@ -93,12 +93,17 @@ impl Session {
         if !(connection.has_room_for(front.qos) && self.inflight.has_room(release.config)) {
             return false;
         }
-        if let Some(waiting) = self.queue.pop() {
-            if self.may_release(&waiting, release) {
-                self.send(waiting, release);
-            } else {
+        if let Some(mut waiting) = self.queue.pop() {
+            let Some(qos_max) = self.may_release(&waiting, release) else {
                 release.out.ledger.dequeue(self.number, &waiting);
+                return true;
+            };
+            if qos_max == QoS::AtMostOnce {
+                release.out.ledger.dequeue(self.number, &waiting);
+                waiting.number = 0;
             }
+            waiting.qos = waiting.qos.min(qos_max);
+            self.send(waiting, release);
         }
         true
     }
@@ -205,7 +210,7 @@ impl Session {
             return true;
         }
         let waiting = waiting.clone();
-        self.may_release(&waiting, release)
+        self.may_release(&waiting, release).is_some()
     }
 
     /// Withdraws a message that is under way and was not sent after all. Returns its identifier if its exchange is over
@@ -238,25 +243,27 @@ impl Session {
         None
     }
 
-    /// Tells whether a message that waited may still be delivered.
-    fn may_release(&mut self, waiting: &Waiting, release: &mut Release<'_>) -> bool {
+    /// Returns the highest QoS at which a message that waited may be delivered now, if it may.
+    fn may_release(&mut self, waiting: &Waiting, release: &mut Release<'_>) -> Option<QoS> {
         if waiting.message.is_expired(release.now) {
             release.out.metrics.dropped.expired += 1;
-            return false;
+            return None;
         }
         let rights = Arc::clone(self.rights(release.authority));
-        let Err(obstacle) = authorize(&rights, waiting, release) else { return true };
-        withhold(obstacle, waiting, self.subject(), release);
-        false
+        let allowed = authorize(&rights, waiting, release);
+        allowed.map_err(|obstacle| withhold(obstacle, waiting, self.subject(), release)).ok()
     }
 }
 
-/// Asks for the rights of receiver and publisher where policy changed since they were last seen.
+/// Asks for the rights of receiver and publisher where policy changed since they were last seen. Returns the highest
+/// QoS at which the receiver may have the message: an exchange that has begun goes on as it began, for both sides
+/// count on that.
 fn authorize(
     rights: &midge_policy::Rights,
     waiting: &Waiting,
     release: &mut Release<'_>,
-) -> Result<(), Obstacle> {
+) -> Result<QoS, Obstacle> {
+    let mut qos_max = QoS::ExactlyOnce;
     if waiting.revision != release.authority.revision() {
         let topic = &waiting.message.publication().topic;
         let decided = match waiting.group {
@@ -264,9 +271,10 @@ fn authorize(
             Some(group) => rights.receive_shared(topic, release.groups.name(group).map_or("", |name| name)),
             None => rights.receive(topic),
         };
-        decided.map_err(Obstacle::Receiver)?;
+        qos_max = decided.map_err(Obstacle::Receiver)?.qos();
     }
-    release.authority.recheck_origin(&waiting.message)
+    release.authority.recheck_origin(&waiting.message)?;
+    Ok(qos_max)
 }
 
 pub(crate) fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject, release: &mut Release<'_>) {

@@ -229,7 +229,11 @@ impl Restoration<'_> {
     }
 
     fn waiting(&self, record: &QueuedRecord, number: u64, resent: bool) -> Option<Waiting> {
-        let group = record.group.as_ref().and_then(|group| self.broker.subscriptions.groups.find(group));
+        // What came through a group that nobody may be in any more is nobody's.
+        let group = match &record.group {
+            Some(group) => Some(self.broker.subscriptions.groups.find(group)?),
+            None => None,
+        };
         Some(Waiting {
             message: Arc::clone(self.messages.get(&record.message)?),
             qos: record.qos,

@@ -155,7 +155,8 @@ impl Subscriptions {
         direct.sort_by_key(|(session, _)| *session);
         let targets = direct.chunk_by(|a, b| a.0 == b.0).filter_map(|same| {
             let session = same.first()?.0;
-            let trusted = same.iter().any(|(_, leaf)| !leaf.filtered);
+            // One that covers the topic says nothing about the quality of service that another may have it with.
+            let trusted = same.iter().all(|(_, leaf)| !leaf.filtered);
             let Some(qos) = reader.may_receive(session, trusted, None) else {
                 denied += 1;
                 return None;

@@ -159,3 +159,22 @@ fn each_part_has_its_own_qos() {
         assert!(seen[0].starts_with("PUBLISH a/1 \"x\" q1") && seen[2] == "PUBLISH b/1 \"x\" q0", "{seen:?}");
     }
 }
+
+// A subscription covers its topics at the quality of service that its own rule grants, whatever others are for.
+#[test]
+fn the_quality_of_service_of_one_subscription_is_not_lent_to_another() {
+    for (qos_max, expected) in [(None, "q1 #1"), (Some(0), "q0")] {
+        for mode in [SubscribeMode::Reject, SubscribeMode::Filter] {
+            let all = Rule { subscribe_literal: vec!["#".into()], ..allow("ops", &[], &[]) };
+            let some = Rule { name: "some".into(), qos_max, ..allow("ops", &[], &["a/b"]) };
+            let mut world = World::ruled(vec![all, some, allow("press", &["#"], &[])]);
+            let press = world.client("press");
+            world.listener = listener("tcp", mode);
+            let ops = world.client("ops");
+            world.send(ops, subscribe([sub("#", Q1), sub("a/b", Q1)]));
+            world.take(ops);
+            world.publish(press, "a/b", "x", Q1);
+            world.expect(ops, [&*format!("PUBLISH a/b \"x\" {expected}")]);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use broker_core::{Config, Durability, SessionState};
+use midge_policy::Rule;
 use mqtt_proto::*;
 use std::time::Duration;
 
@@ -308,6 +309,43 @@ fn a_member_of_a_share_group_is_one_again() {
     world.send(one, bye(ReasonCode::Success));
     world.revoke("one");
     world.expect(two, ["PUBLISH a \"1\" q1 #1"]);
+}
+
+// What waits is released at the quality of service that the receiver may have it with now.
+#[test]
+fn what_waits_is_released_at_the_quality_of_service_allowed_by_then() {
+    let rules = |qos_max| vec![Rule { qos_max, ..allow("ops", &[], &["a"]) }, allow("press", &["#"], &[])];
+    for (restarts, published, qos_max, expected) in [
+        (false, Q2, Some(2), "q2 #1"),
+        (false, Q2, Some(1), "q1 #1"),
+        (false, Q2, Some(0), "q0"),
+        (false, Q1, Some(0), "q0"),
+        (true, Q1, None, "q1 #1"),
+        (true, Q2, Some(1), "q1 #1"),
+        (true, Q1, Some(0), "q0"),
+    ] {
+        let mut world = World::ruled(rules(None));
+        let ops = world.open("ops", durable("ops"));
+        world.subscribe(ops, "a", Q2);
+        world.lose(ops);
+        let press = world.client("press");
+        world.publish(press, "a", "x", published);
+        world.send(press, Packet::PubRel(ack(1)));
+        if restarts {
+            world.change_rules_while_down(rules(qos_max));
+            world.crash(1);
+        } else {
+            world.set_rules(rules(qos_max));
+        }
+        let ops = world.connect("ops", durable("ops"));
+        let seen = world.take(ops);
+        assert_eq!(seen.last().unwrap(), &format!("PUBLISH a \"x\" {expected}"), "{restarts} {published:?}");
+        if expected == "q0" {
+            world.crash(1);
+            let ops = world.connect("ops", durable("ops"));
+            world.expect(ops, ["CONNACK 00 present"]);
+        }
+    }
 }
 
 // F20, F21: what was accepted under an older policy is not released against the one in force.

@@ -232,7 +232,10 @@ fn a_message_is_not_passed_on_where_receiver_or_publisher_lost_the_right() {
 #[test]
 fn what_waits_for_a_group_is_withheld_from_who_may_no_longer_be_in_it() {
     let groups = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
-    for (left, expected) in [(groups(&["g"]), 1), (groups(&[]), 0), (groups(&["other"]), 0), (None, 1)] {
+    let cases = [(groups(&["g"]), 1), (groups(&[]), 0), (groups(&["other"]), 0), (None, 1)];
+    for ((left, expected), restarts) in
+        cases.into_iter().flat_map(|case| [(case.clone(), false), (case, true)])
+    {
         let rules = |share_groups| {
             vec![Rule { share_groups, ..allow("m1", &[], &["a/#"]) }, allow("press", &["a/#"], &[])]
         };
@@ -241,9 +244,14 @@ fn what_waits_for_a_group_is_withheld_from_who_may_no_longer_be_in_it() {
         world.lose(member);
         let press = world.client("press");
         world.publish(press, "a/1", "x", Q1);
-        world.set_rules(rules(left.clone()));
+        if restarts {
+            world.change_rules_while_down(rules(left.clone()));
+            world.crash(1);
+        } else {
+            world.set_rules(rules(left.clone()));
+        }
         let member = world.connect("m1", durable("c"));
         let seen = world.take(member).into_iter().filter(|text| text.starts_with("PUBLISH")).count();
-        assert_eq!(seen, expected, "{left:?}");
+        assert_eq!(seen, expected, "{left:?} {restarts}");
     }
 }

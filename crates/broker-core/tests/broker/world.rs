@@ -35,6 +35,8 @@ pub(crate) struct World {
     pub(crate) now: Now,
     conns: u64,
     epoch: u64,
+    /// Whether the rules are those it began with.
+    rules_stand: bool,
     /// Version and Maximum Packet Size of each connection.
     shapes: BTreeMap<ConnId, (Version, usize)>,
     seen: BTreeMap<ConnId, Vec<String>>,
@@ -103,6 +105,7 @@ impl World {
             now: Now { mono: Duration::ZERO, wall: START },
             conns: 0,
             epoch: 1,
+            rules_stand: true,
             shapes: BTreeMap::new(),
             seen: BTreeMap::new(),
             connacks: BTreeMap::new(),
@@ -190,6 +193,7 @@ impl World {
 
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         self.epoch += 1;
+        self.rules_stand = false;
         let policy = Arc::new(Policy::compile(rules.clone(), self.epoch).unwrap());
         self.oracle.rules = rules;
         let before = std::mem::replace(&mut self.policy, Arc::clone(&policy));
@@ -339,6 +343,9 @@ impl World {
         let party = Party { id: &receiver.to_string(), client_id, listener: Some(&listener.name) };
         let may = self.oracle.may_receive(party, publication.topic.as_str());
         assert!(may.is_some(), "{party:?} may not receive {publication:?}");
+        // An exchange that has begun goes on at its quality of service when rules change.
+        let is_low_enough = !self.rules_stand || Some(delivery.qos) <= may;
+        assert!(is_low_enough, "{party:?} may receive {publication:?} at {may:?}, not {:?}", delivery.qos);
         let Origin::Client { identity, client_id, listener, will, .. } = delivery.message.origin() else {
             return;
         };
@@ -434,6 +441,7 @@ impl World {
 
     /// Sets the rules that the next start finds.
     pub(crate) fn change_rules_while_down(&mut self, rules: Vec<Rule>) {
+        self.rules_stand = false;
         self.policy = Arc::new(Policy::compile(rules.clone(), 1).unwrap());
         self.oracle.rules = rules;
     }
