@@ -101,6 +101,11 @@ impl Woken {
         self.0.append(outboxes);
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
     /// Wakes them: after the core was left, each once. Else a woken connection waits for the lock, and
     /// writes a batch in many small pieces.
     pub(crate) fn wake(&mut self) {

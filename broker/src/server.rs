@@ -107,7 +107,7 @@ impl Server {
         self.hub.clone()
     }
 
-    /// Serves until `token` is cancelled, then drains: 5.0 clients get DISCONNECT 0x8B, no will fires.
+    /// Serves until `token` is cancelled, then drains: 5.0 clients get DISCONNECT 0x8B, wills wait for the next start.
     ///
     /// # Errors
     /// When a listener fails for good.
