@@ -3,8 +3,9 @@
 //! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many. By now 190,000 have been
 //! played; what they found of the broker's or the reference's faults stands at the end.
 
-use crate::attacker::{self, ATTACKER, Attacker, Mischief, mischief};
+use crate::attacker::{self, ATTACKER, Attacker};
 use crate::model::{Conn, Message, Model, Seen, Subscribed, Turn, Who};
+use crate::steps::{Closing, NAMES, Op, Opening, Said, Wish, history};
 use crate::world::*;
 use broker_core::{Config, ConnId, Origin, Record};
 use mqtt_proto::{
@@ -17,87 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-const NAMES: [&str; 4] = ["ada", "bob", "cleo", "dan"];
 const QOS: [QoS; 3] = [Q0, Q1, Q2];
 const HANDLING: [RetainHandling; 3] =
     [RetainHandling::Send, RetainHandling::SendIfNew, RetainHandling::DoNotSend];
 /// Seconds a 3.1.1 session is kept: longer than any history.
 const KEPT: u32 = 24 * 3600;
-
-/// One thing that happens. Of those who are not connected, one connects; the rest another does for them.
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    /// Also of a client that is connected: takeover.
-    Connect(Who, Opening),
-    /// The network connection breaks.
-    Lose(Who),
-    Disconnect(Who, Closing),
-    Subscribe(Who, Wish),
-    Unsubscribe(Who, &'static str),
-    /// Of the nth filter that it is subscribed to.
-    Leave(Who, usize),
-    /// PUBLISH with this packet identifier, where it has one.
-    Publish(Who, u16, Said),
-    /// PUBREL.
-    Release(Who, u16),
-    /// The next acknowledgement of the nth message in flight, with an error or without.
-    Acknowledge(Who, usize, bool),
-    /// Seconds.
-    Wait(u64),
-    /// The broker is killed, and started again after so many seconds.
-    Restart(u64),
-    Attack(Mischief),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Opening {
-    v5: bool,
-    clean: bool,
-    /// Session Expiry Interval.
-    expiry: u32,
-    /// Receive Maximum.
-    window: u16,
-    /// Topic Alias Maximum.
-    aliases: u16,
-    /// The will and its delay.
-    will: Option<(Said, u32)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Closing {
-    with_will: bool,
-    expiry: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Wish {
-    filter: &'static str,
-    qos: u8,
-    no_local: bool,
-    retain_as_published: bool,
-    handling: u8,
-    id: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Said {
-    topic: &'static str,
-    qos: u8,
-    retain: bool,
-    empty: bool,
-    /// Message Expiry Interval.
-    lasts: Option<u32>,
-}
-
-/// An [`Op`] that is shown on one line, so that a history that failed can be read and copied.
-#[derive(Clone)]
-struct Step(Op);
-
-impl std::fmt::Debug for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
 
 struct Play {
     world: World,
@@ -441,98 +366,6 @@ fn publication(message: &Message) -> Publication {
         retain: message.retain,
         properties: lasts.map(|_| Arc::new(properties)),
     }
-}
-
-/// What a history is about: a few topics and filters rather than all, so that more of what happens meets.
-#[derive(Clone, Debug)]
-struct Theme {
-    topics: Vec<&'static str>,
-    filters: Vec<&'static str>,
-    /// How often connections end, time passes, the broker is killed, and the attacker acts.
-    ends: u32,
-    waits: u32,
-    restarts: u32,
-    attacks: u32,
-}
-
-fn theme() -> impl Strategy<Value = Theme> {
-    let topics = prop::sample::subsequence(vec!["a", "a/b", "a/c", "d"], 1..=4);
-    let filters = ["a", "a/b", "a/#", "+/b", "#", "d", "$share/g/a/#", "$share/g/#", "$share/h/a/#"];
-    let filters = prop::sample::subsequence(filters.to_vec(), 1..=9);
-    let seldom = |often| prop_oneof![Just(1), Just(often)];
-    (topics, filters, seldom(6), seldom(6), seldom(4), seldom(12)).prop_map(
-        |(topics, filters, ends, waits, restarts, attacks)| Theme {
-            topics,
-            filters,
-            ends,
-            waits,
-            restarts,
-            attacks,
-        },
-    )
-}
-
-fn said(theme: &Theme) -> impl Strategy<Value = Said> + use<> {
-    let topic = prop::sample::select(theme.topics.clone());
-    let (retain, empty) = (prop::bool::weighted(0.4), prop::bool::weighted(0.2));
-    let lasts = prop::option::weighted(0.3, 0..8_u32);
-    (topic, 0..3_u8, retain, empty, lasts).prop_map(|(topic, qos, retain, empty, lasts)| Said {
-        topic,
-        qos,
-        retain,
-        empty,
-        lasts,
-    })
-}
-
-fn opening(theme: &Theme) -> impl Strategy<Value = Opening> + use<> {
-    let expiry = prop_oneof![1 => Just(0), 2 => 1..12_u32, 3 => Just(1000)];
-    let will = prop::option::weighted(0.4, (said(theme), prop_oneof![Just(0), 1..8_u32]));
-    (prop::bool::weighted(0.7), prop::bool::weighted(0.3), expiry, 1..4_u16, 0..3_u16, will).prop_map(
-        |(v5, clean, expiry, window, aliases, will)| Opening { v5, clean, expiry, window, aliases, will },
-    )
-}
-
-fn wish(theme: &Theme) -> impl Strategy<Value = Wish> + use<> {
-    let filter = prop::sample::select(theme.filters.clone());
-    let id = prop::option::of(1..4_u32);
-    (filter, 0..3_u8, any::<bool>(), any::<bool>(), 0..3_u8, id).prop_map(
-        |(filter, qos, no_local, retain_as_published, handling, id)| Wish {
-            filter,
-            qos,
-            no_local,
-            retain_as_published,
-            handling,
-            id,
-        },
-    )
-}
-
-fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
-    let Theme { ends, waits, restarts, attacks, .. } = *theme;
-    let who = 0..NAMES.len();
-    let closing = (any::<bool>(), prop::option::weighted(0.3, 0..10_u32));
-    let closing = closing.prop_map(|(with_will, expiry)| Closing { with_will, expiry });
-    prop_oneof![
-        4 => (who.clone(), opening(theme)).prop_map(|(who, opening)| Op::Connect(who, opening)),
-        ends => who.clone().prop_map(Op::Lose),
-        1 => (who.clone(), closing).prop_map(|(who, closing)| Op::Disconnect(who, closing)),
-        6 => (who.clone(), wish(theme)).prop_map(|(who, wish)| Op::Subscribe(who, wish)),
-        1 => (who.clone(), wish(theme)).prop_map(|(who, wish)| Op::Unsubscribe(who, wish.filter)),
-        2 => (who.clone(), 0..4_usize).prop_map(|(who, nth)| Op::Leave(who, nth)),
-        14 => (who.clone(), 1..4_u16, said(theme)).prop_map(|(who, id, said)| Op::Publish(who, id, said)),
-        4 => (who.clone(), 1..4_u16).prop_map(|(who, id)| Op::Release(who, id)),
-        10 => (who, 0..4_usize, prop::bool::weighted(0.2))
-            .prop_map(|(who, nth, fails)| Op::Acknowledge(who, nth, fails)),
-        waits => (1..6_u64).prop_map(Op::Wait),
-        restarts => (0..6_u64).prop_map(Op::Restart),
-        attacks => mischief().prop_map(Op::Attack),
-    ]
-    .prop_map(Step)
-}
-
-fn history() -> impl Strategy<Value = Vec<Step>> {
-    theme().prop_flat_map(|theme| prop::collection::vec(step(&theme), 1..100))
 }
 
 /// The same histories in each run of the tests, so that a run says something of the change at hand; others where a

@@ -70,6 +70,8 @@ mod spelling;
 #[cfg(test)]
 mod stall;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod subscribe;
 #[cfg(test)]
 mod svid;
