@@ -78,6 +78,8 @@ mod svid;
 #[cfg(test)]
 mod sys;
 #[cfg(test)]
+mod tally;
+#[cfg(test)]
 mod will;
 #[cfg(test)]
 mod witness;

@@ -5,6 +5,7 @@
 //! clients at once. It is told what a broker sent and says whether that was owed, and at the end of a step whether
 //! something is still owed that could have been sent.
 
+use crate::tally::{Life, Tally};
 use crate::world::*;
 use mqtt_proto::{QoS, RetainHandling, SharedFilter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,8 +49,10 @@ pub(crate) struct Flight {
     pub(crate) pid: u16,
     pub(crate) owed: Owed,
     group: Option<&'static str>,
-    /// PUBREL was due once: PUBCOMP ends it.
-    pub(crate) released: bool,
+    /// PUBREL was due once, the nth of all: PUBCOMP ends it.
+    pub(crate) released: Option<u32>,
+    /// The session when PUBLISH or PUBREL was sent first.
+    begun: Life,
     /// PUBLISH or PUBREL was sent on this connection.
     pub(crate) here: bool,
     /// PUBLISH was sent on this connection.
@@ -76,7 +79,8 @@ pub(crate) struct Session {
     /// Subscriptions that may still be sent retained messages.
     replays: BTreeMap<&'static str, Replay>,
     pub(crate) flight: Vec<Flight>,
-    held: BTreeMap<u16, Message>,
+    held: BTreeMap<u16, (Message, Life)>,
+    life: Life,
 }
 
 /// What a subscription is sent of the retained messages: of each topic one, as it is then.
@@ -93,6 +97,11 @@ impl Session {
     fn has_room(&self) -> bool {
         let sent = self.flight.iter().filter(|flight| flight.counted).count();
         self.conn.as_ref().is_some_and(|conn| sent < conn.window)
+    }
+
+    /// The packet identifier of the nth message that waits for PUBREL.
+    pub(crate) fn nth_held(&self, nth: usize) -> Option<u16> {
+        self.held.keys().copied().cycle().nth(nth)
     }
 
     pub(crate) fn nth_filter(&self, nth: usize) -> Option<&'static str> {
@@ -136,8 +145,10 @@ pub(crate) enum Turn {
 pub(crate) struct Model {
     pub(crate) now: u64,
     pub(crate) sessions: BTreeMap<Who, Session>,
+    pub(crate) tally: Tally,
     retained: BTreeMap<&'static str, Message>,
     shared: Vec<Shared>,
+    pubrels: u32,
 }
 
 fn matches(filter: &str, topic: &str) -> bool {
@@ -174,6 +185,7 @@ impl Model {
 
     /// Begins a connection; true when its session was there.
     pub(crate) fn connect(&mut self, who: Who, clean: bool, expiry: u64, conn: Conn) -> bool {
+        let is_takeover = self.sessions.get(&who).is_some_and(|session| session.conn.is_some());
         self.lose(who, true);
         if clean {
             self.end(who);
@@ -181,6 +193,8 @@ impl Model {
         let present = self.sessions.contains_key(&who);
         let session = self.sessions.entry(who).or_default();
         (session.conn, session.expiry, session.ends, session.will) = (Some(conn), expiry, None, None);
+        session.life.takeovers += u32::from(present && is_takeover);
+        session.life.resumptions += u32::from(present && !is_takeover);
         for flight in &mut session.flight {
             (flight.here, flight.counted) = (false, false);
         }
@@ -273,6 +287,7 @@ impl Model {
 
     fn forget_what_was_sent(&mut self, who: Who, was_connected: bool) {
         let session = self.sessions.get_mut(&who).unwrap();
+        session.life.restarts += 1;
         for replay in session.replays.values_mut().filter(|_| was_connected) {
             replay.may_be_again = self.retained.values().map(|message| message.payload.clone()).collect();
         }
@@ -299,8 +314,7 @@ impl Model {
             self.distribute(Message { received: self.now, ..message });
         }
         let session = self.sessions.remove(&who).unwrap();
-        let unacknowledged =
-            session.flight.into_iter().filter(|flight| flight.owed.qos == Q1 && !flight.released);
+        let unacknowledged = session.flight.into_iter().filter(|flight| flight.owed.qos == Q1);
         for flight in unacknowledged {
             let Some(group) = flight.group else { continue };
             self.share(group, flight.owed.message, true);
@@ -320,13 +334,17 @@ impl Model {
 
     /// Takes a QoS 2 message; the same identifier again is the same message.
     pub(crate) fn hold(&mut self, who: Who, pid: u16, message: Message) {
-        self.sessions.get_mut(&who).unwrap().held.entry(pid).or_insert(message);
+        let session = self.sessions.get_mut(&who).unwrap();
+        session.held.entry(pid).or_insert((message, session.life));
     }
 
     /// Releases one; false when there is none.
     pub(crate) fn release(&mut self, who: Who, pid: u16) -> bool {
-        let message = self.sessions.get_mut(&who).unwrap().held.remove(&pid);
-        message.map(|message| self.distribute(message)).is_some()
+        let session = self.sessions.get_mut(&who).unwrap();
+        let Some((message, begun)) = session.held.remove(&pid) else { return false };
+        self.tally.publish_to_pubrel.note(begun, session.life);
+        self.distribute(message);
+        true
     }
 
     /// How many messages wait for PUBREL.
@@ -461,17 +479,38 @@ impl Model {
         session.subscriptions.remove(filter).is_some()
     }
 
+    /// The client received a QoS 2 message: from here on it is due PUBREL.
+    pub(crate) fn received(&mut self, who: Who, pid: u16) {
+        let session = self.sessions.get_mut(&who).unwrap();
+        let flight = session.flight.iter_mut().find(|flight| flight.pid == pid).unwrap();
+        self.tally.publish_to_pubrec.note(flight.begun, session.life);
+        self.pubrels += 1;
+        (flight.released, flight.begun) = (Some(self.pubrels), session.life);
+    }
+
     /// The client acknowledged this flight to its end.
     pub(crate) fn finish(&mut self, who: Who, pid: u16) {
-        self.sessions.get_mut(&who).unwrap().flight.retain(|flight| flight.pid != pid);
+        let session = self.sessions.get_mut(&who).unwrap();
+        let at = session.flight.iter().position(|flight| flight.pid == pid).unwrap();
+        let flight = session.flight.remove(at);
+        if flight.released.is_some() {
+            self.tally.pubrec_to_pubcomp.note(flight.begun, session.life);
+        }
     }
 
     /// A broker sent PUBREL by itself: something it had sent it for before.
     pub(crate) fn pubrel(&mut self, who: Who, pid: u16) {
-        let session = self.sessions.get_mut(&who).unwrap();
-        let flight =
-            session.flight.iter_mut().find(|flight| flight.pid == pid && flight.released && !flight.here);
-        flight.unwrap_or_else(|| panic!("PUBREL {pid} is not due")).here = true;
+        let flights = &mut self.sessions.get_mut(&who).unwrap().flight;
+        let mut due = flights.iter().filter(|flight| flight.released.is_some() && !flight.here);
+        // In the order of PUBREC ([MQTT-4.6.0-4]), which is that of PUBLISH where the client keeps to it ([MQTT-4.6.0-3]).
+        let place =
+            |flight: &Flight| (flight.released, flights.iter().position(|other| other.pid == flight.pid));
+        let own = due.clone().find(|flight| flight.pid == pid).map(place);
+        let (released, position) = own.unwrap_or_else(|| panic!("PUBREL {pid} is not due"));
+        let earlier = due.find(|flight| place(flight).0 < released && place(flight).1 < position);
+        assert!(earlier.is_none(), "PUBREL {pid} to {who} comes before that of {earlier:?}");
+        let flight = flights.iter_mut().find(|flight| flight.pid == pid);
+        flight.unwrap().here = true;
     }
 
     /// A broker sent a PUBLISH.
@@ -492,13 +531,21 @@ impl Model {
         assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
         let pid = seen.pid.unwrap();
         assert!(session.flight.iter().all(|flight| flight.pid != pid), "{seen:?}: identifier in use");
-        session.flight.push(Flight { pid, owed, group, released: false, here: true, counted: true });
+        session.flight.push(Flight {
+            pid,
+            owed,
+            group,
+            released: None,
+            begun: session.life,
+            here: true,
+            counted: true,
+        });
     }
 
     fn sent_again(&mut self, who: Who, seen: &Seen) {
         let session = &self.sessions[&who];
         // In the order in which they were sent first.
-        let first = session.flight.iter().position(|flight| !flight.here && !flight.released);
+        let first = session.flight.iter().position(|flight| !flight.here && flight.released.is_none());
         let first = first.unwrap_or_else(|| panic!("{seen:?} to {who} is not due again"));
         let flight = &session.flight[first];
         assert_eq!(Some(flight.pid), seen.pid, "{seen:?} to {who}");

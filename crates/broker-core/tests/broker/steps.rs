@@ -23,7 +23,10 @@ pub(crate) enum Op {
     Publish(Who, u16, Said),
     /// PUBREL.
     Release(Who, u16),
-    /// The next acknowledgement of the nth message in flight, with an error or without.
+    /// PUBREL for the nth message that waits for it, of this client or the next that has one.
+    ReleaseHeld(Who, usize),
+    /// The next acknowledgement of the nth message in flight, with an error or without, by this client or the next that
+    /// has one.
     Acknowledge(Who, usize, bool),
     /// Seconds.
     Wait(u64),
@@ -87,7 +90,11 @@ impl std::fmt::Debug for Step {
 struct Theme {
     topics: Vec<&'static str>,
     filters: Vec<&'static str>,
-    /// How often connections end, time passes, the broker is killed, and the attacker acts.
+    qos: &'static [u8],
+    /// How often a connection begins its session anew.
+    clean: f64,
+    /// How often messages are acknowledged, connections end, time passes, the broker is killed, and the attacker acts.
+    acks: u32,
     ends: u32,
     waits: u32,
     restarts: u32,
@@ -99,10 +106,17 @@ fn theme() -> impl Strategy<Value = Theme> {
     let filters = ["a", "a/b", "a/#", "+/b", "#", "d", "$share/g/a/#", "$share/g/#", "$share/h/a/#"];
     let filters = prop::sample::subsequence(filters.to_vec(), 1..=9);
     let seldom = |often| prop_oneof![Just(1), Just(often)];
-    (topics, filters, seldom(6), seldom(6), seldom(4), seldom(12)).prop_map(
-        |(topics, filters, ends, waits, restarts, attacks)| Theme {
+    let qos = prop_oneof![Just(&[0, 1, 2][..]), Just(&[1, 2, 2][..])];
+    let clean = prop_oneof![Just(0.05), Just(0.3)];
+    let acks = prop_oneof![Just(4), Just(16)];
+    let often = (acks, seldom(6), seldom(6), seldom(4), seldom(12));
+    (topics, filters, qos, clean, often).prop_map(
+        |(topics, filters, qos, clean, (acks, ends, waits, restarts, attacks))| Theme {
             topics,
             filters,
+            qos,
+            clean,
+            acks,
             ends,
             waits,
             restarts,
@@ -115,19 +129,14 @@ fn said(theme: &Theme) -> impl Strategy<Value = Said> + use<> {
     let topic = prop::sample::select(theme.topics.clone());
     let (retain, empty) = (prop::bool::weighted(0.4), prop::bool::weighted(0.2));
     let lasts = prop::option::weighted(0.3, 0..8_u32);
-    (topic, 0..3_u8, retain, empty, lasts).prop_map(|(topic, qos, retain, empty, lasts)| Said {
-        topic,
-        qos,
-        retain,
-        empty,
-        lasts,
-    })
+    (topic, prop::sample::select(theme.qos), retain, empty, lasts)
+        .prop_map(|(topic, qos, retain, empty, lasts)| Said { topic, qos, retain, empty, lasts })
 }
 
 fn opening(theme: &Theme) -> impl Strategy<Value = Opening> + use<> {
     let expiry = prop_oneof![1 => Just(0), 2 => 1..12_u32, 3 => Just(1000)];
     let will = prop::option::weighted(0.4, (said(theme), prop_oneof![Just(0), 1..8_u32]));
-    (prop::bool::weighted(0.7), prop::bool::weighted(0.3), expiry, 1..4_u16, 0..3_u16, will).prop_map(
+    (prop::bool::weighted(0.7), prop::bool::weighted(theme.clean), expiry, 1..4_u16, 0..3_u16, will).prop_map(
         |(v5, clean, expiry, window, aliases, will)| Opening { v5, clean, expiry, window, aliases, will },
     )
 }
@@ -135,7 +144,7 @@ fn opening(theme: &Theme) -> impl Strategy<Value = Opening> + use<> {
 fn wish(theme: &Theme) -> impl Strategy<Value = Wish> + use<> {
     let filter = prop::sample::select(theme.filters.clone());
     let id = prop::option::of(1..4_u32);
-    (filter, 0..3_u8, any::<bool>(), any::<bool>(), 0..3_u8, id).prop_map(
+    (filter, prop::sample::select(theme.qos), any::<bool>(), any::<bool>(), 0..3_u8, id).prop_map(
         |(filter, qos, no_local, retain_as_published, handling, id)| Wish {
             filter,
             qos,
@@ -148,7 +157,7 @@ fn wish(theme: &Theme) -> impl Strategy<Value = Wish> + use<> {
 }
 
 fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
-    let Theme { ends, waits, restarts, attacks, .. } = *theme;
+    let Theme { acks, ends, waits, restarts, attacks, .. } = *theme;
     let who = 0..NAMES.len();
     let closing = (any::<bool>(), prop::option::weighted(0.3, 0..10_u32));
     let closing = closing.prop_map(|(with_will, expiry)| Closing { with_will, expiry });
@@ -160,8 +169,9 @@ fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
         1 => (who.clone(), wish(theme)).prop_map(|(who, wish)| Op::Unsubscribe(who, wish.filter)),
         2 => (who.clone(), 0..4_usize).prop_map(|(who, nth)| Op::Leave(who, nth)),
         14 => (who.clone(), 1..4_u16, said(theme)).prop_map(|(who, id, said)| Op::Publish(who, id, said)),
-        4 => (who.clone(), 1..4_u16).prop_map(|(who, id)| Op::Release(who, id)),
-        10 => (who, 0..4_usize, prop::bool::weighted(0.2))
+        1 => (who.clone(), 1..4_u16).prop_map(|(who, id)| Op::Release(who, id)),
+        5 => (who.clone(), 0..3_usize).prop_map(|(who, nth)| Op::ReleaseHeld(who, nth)),
+        acks => (who, 0..4_usize, prop::bool::weighted(0.1))
             .prop_map(|(who, nth, fails)| Op::Acknowledge(who, nth, fails)),
         waits => (1..6_u64).prop_map(Op::Wait),
         restarts => (0..6_u64).prop_map(Op::Restart),
@@ -171,5 +181,15 @@ fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
 }
 
 pub(crate) fn history() -> impl Strategy<Value = Vec<Step>> {
-    theme().prop_flat_map(|theme| prop::collection::vec(step(&theme), 1..100))
+    theme().prop_flat_map(|theme| {
+        // Most are there from the start, and ask for something.
+        let connects = (0..NAMES.len(), opening(&theme)).prop_map(|(who, opening)| Op::Connect(who, opening));
+        let asks = (0..NAMES.len(), wish(&theme)).prop_map(|(who, wish)| Op::Subscribe(who, wish));
+        let start = (
+            prop::collection::vec(connects.prop_map(Step), 0..6),
+            prop::collection::vec(asks.prop_map(Step), 0..6),
+        );
+        let rest = prop::collection::vec(step(&theme), 1..100);
+        (start, rest).prop_map(|((connects, asks), rest)| [connects, asks, rest].concat())
+    })
 }

@@ -1,0 +1,84 @@
+//! What random histories bring to its end: a fault at the end of an exchange is found only by who gets there.
+
+use std::fmt;
+
+/// What a session has gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Life {
+    pub(crate) takeovers: u32,
+    /// Connections that went on with it after the one before was lost.
+    pub(crate) resumptions: u32,
+    pub(crate) restarts: u32,
+}
+
+/// How often something came to its end, and how often this lay between.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ends {
+    pub(crate) all: u32,
+    pub(crate) over_takeovers: u32,
+    pub(crate) over_resumptions: u32,
+    pub(crate) over_restarts: u32,
+}
+
+impl Ends {
+    pub(crate) fn note(&mut self, begun: Life, now: Life) {
+        self.all += 1;
+        self.over_takeovers += u32::from(begun.takeovers != now.takeovers);
+        self.over_resumptions += u32::from(begun.resumptions != now.resumptions);
+        self.over_restarts += u32::from(begun.restarts != now.restarts);
+    }
+
+    fn add(&mut self, other: Self) {
+        self.all += other.all;
+        self.over_takeovers += other.over_takeovers;
+        self.over_resumptions += other.over_resumptions;
+        self.over_restarts += other.over_restarts;
+    }
+
+    /// The smallest number of them.
+    fn least(self) -> u32 {
+        self.all.min(self.over_takeovers).min(self.over_resumptions).min(self.over_restarts)
+    }
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { all, over_takeovers, over_resumptions, over_restarts } = self;
+        write!(
+            f,
+            "{all} (over {over_takeovers} takeovers, {over_resumptions} resumptions, {over_restarts} restarts)"
+        )
+    }
+}
+
+/// The steps of QoS 2 from one to the next.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    /// Of what a client publishes.
+    pub(crate) publish_to_pubrel: Ends,
+    /// Of what a client is sent.
+    pub(crate) publish_to_pubrec: Ends,
+    pub(crate) pubrec_to_pubcomp: Ends,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.publish_to_pubrel.add(other.publish_to_pubrel);
+        self.publish_to_pubrec.add(other.publish_to_pubrec);
+        self.pubrec_to_pubcomp.add(other.pubrec_to_pubcomp);
+    }
+
+    /// How often the rarest of all happened.
+    pub(crate) fn least(self) -> u32 {
+        self.publish_to_pubrel.least().min(self.publish_to_pubrec.least()).min(self.pubrec_to_pubcomp.least())
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { publish_to_pubrel, publish_to_pubrec, pubrec_to_pubcomp } = self;
+        writeln!(f, "QoS 2, from a client, PUBLISH to PUBREL: {publish_to_pubrel}")?;
+        writeln!(f, "QoS 2, to a client, PUBLISH to PUBREC: {publish_to_pubrec}")?;
+        write!(f, "QoS 2, to a client, PUBREC to PUBCOMP: {pubrec_to_pubcomp}")
+    }
+}
