@@ -242,6 +242,50 @@ impl Rule {
             && (durability, queue_overflow) == (&other.durability, &other.queue_overflow)
     }
 
+    /// Returns what the rule forbids, to whom and where: nothing of what it allows, nor what limits that.
+    /// It denies no less than the rule does; of a rule without a deny there is nothing left.
+    #[must_use]
+    pub fn denies_only(self) -> Self {
+        let Self {
+            name,
+            id,
+            unless,
+            publish: _,
+            subscribe: _,
+            receive: _,
+            subscribe_literal: _,
+            deny_publish,
+            deny_subscribe,
+            deny_receive,
+            deny_subscribe_literal,
+            // No condition of denies: with it a rule can have none.
+            client_id: _,
+            listener,
+            qos_max: _,
+            retain: _,
+            payload_max: _,
+            will: _,
+            rate: _,
+            response_topics: _,
+            share_groups: _,
+            durability: _,
+            queue_overflow: _,
+            source,
+        } = self;
+        Self {
+            name,
+            id,
+            unless,
+            deny_publish,
+            deny_subscribe,
+            deny_receive,
+            deny_subscribe_literal,
+            listener,
+            source,
+            ..Self::default()
+        }
+    }
+
     /// Returns the rule with another source.
     #[must_use]
     pub fn from_source(self, source: RuleSource) -> Self {

@@ -145,19 +145,8 @@ fn holding(held: Arc<Vec<Rule>>, texts: &Texts, mut faults: Vec<Fault>) -> Cloud
 
 fn denies_of((key, text): (&String, &Vec<u8>)) -> Option<Rule> {
     let rule: Rule = serde_json::from_slice(text).ok()?;
-    let denies = Rule {
-        // Keys differ, whatever the names within.
-        name: name_of(key).to_owned(),
-        id: rule.id,
-        unless: rule.unless,
-        listener: rule.listener,
-        deny_publish: rule.deny_publish,
-        deny_subscribe: rule.deny_subscribe,
-        deny_receive: rule.deny_receive,
-        deny_subscribe_literal: rule.deny_subscribe_literal,
-        source: RuleSource::Cloud,
-        ..Rule::default()
-    };
+    // Keys differ, whatever the names within.
+    let denies = Rule { name: name_of(key).to_owned(), ..rule.denies_only().from_source(RuleSource::Cloud) };
     // Without a deny there is nothing left of it, which is a fault of its own.
     denies.check().is_ok().then_some(denies)
 }
@@ -263,6 +252,19 @@ mod tests {
             assert!(stage.faults().len() == 2 && stage.faults()[0].contains("new"), "{:?}", stage.faults());
             stage.apply(false, &[("no-set", deny())]).await;
             stage = stage.restart().await;
+        }
+        // Each kind of deny, with its exception and its listener.
+        let list = |kind: &str| {
+            json!({"name": kind, "id": "spiffe://td/**", kind: ["line/+"], "publish": ["line/#"],
+            "unless": ["spiffe://td/x"], "listener": ["tls"]})
+        };
+        for kind in ["deny-publish", "deny-subscribe", "deny-receive", "deny-subscribe-literal"] {
+            let stage = Stage::new().await;
+            stage.apply(true, &[("kind", list(kind)), ("new", json!({"name": "new"}))]).await;
+            let expected = json!([{"name": "kind", "id": "spiffe://td/**", kind: ["line/+"],
+                "unless": ["spiffe://td/x"], "listener": ["tls"]}]);
+            let rules = stage.handed.sender.borrow().rules.clone();
+            assert_eq!(serde_json::to_value(&*rules).unwrap(), expected);
         }
     }
 
