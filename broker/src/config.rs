@@ -1,5 +1,5 @@
 use crate::LimitsConfig;
-use broker_core::Durability;
+use broker_core::{DeniedPublish, Durability};
 use midge_policy::SubscribeMode;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -51,6 +51,8 @@ pub struct MqttConfig {
     pub durability: DurabilityLevel,
     /// What becomes of retained messages whose publisher lost the right to them.
     pub retained_without_right: LostRetained,
+    /// What a denied PUBLISH of an MQTT 3.1.1 client leads to: its acknowledgements cannot say no.
+    pub denied_publish_v311: DeniedPublish,
     /// What becomes of subscriptions that are allowed in part, by listener.
     pub subscribe_mode: SubscribeModes,
     /// What is kept for clients, and how much of it.
@@ -128,6 +130,7 @@ impl Default for MqttConfig {
             response_prefix: "response".into(),
             durability: DurabilityLevel::ProcessCrash,
             retained_without_right: LostRetained::default(),
+            denied_publish_v311: DeniedPublish::default(),
             subscribe_mode: SubscribeModes::default(),
             limits: LimitsConfig::default(),
         }

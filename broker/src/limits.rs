@@ -165,6 +165,7 @@ impl MqttConfig {
             unsent_bytes_soft: to(limits.unsent_bytes_soft),
             unsent_bytes_hard: self.unsent_bytes_hard(),
             keep_alive_max_secs: NonZeroU16::new(self.keep_alive_max_secs),
+            denied_publish_v311: self.denied_publish_v311,
             purge_lost: self.retained_without_right == LostRetained::Purge,
             response_prefix: TopicName::new(&self.response_prefix).ok(),
             ..Config::default()
@@ -262,6 +263,7 @@ fn of<T: TryFrom<usize> + From<u8> + std::ops::Not<Output = T>>(value: usize) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use broker_core::DeniedPublish;
 
     #[test]
     fn the_defaults_are_those_of_core_and_codec() {
@@ -271,6 +273,16 @@ mod tests {
         assert_eq!(config.core([0; 16]), core);
         assert_eq!(config.codec().connect_bytes_max, mqtt_proto::Limits::default().connect_bytes_max);
         assert_eq!(config.problems(), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_done_for_want_of_a_right_is_as_written() {
+        let core = |text: &str| toml::from_str::<MqttConfig>(text).unwrap().core([0; 16]);
+        let written = core("retained-without-right = 'purge'\ndenied-publish-v311 = 'disconnect'");
+        assert!(written.purge_lost && written.denied_publish_v311 == DeniedPublish::Disconnect);
+        // The twin: nothing is lost and nobody is cut unless it is written.
+        let unwritten = core("");
+        assert!(!unwritten.purge_lost && unwritten.denied_publish_v311 == DeniedPublish::Drop);
     }
 
     #[test]

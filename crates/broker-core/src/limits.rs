@@ -40,17 +40,19 @@
 use crate::record::Durability;
 use midge_policy::QueueOverflow;
 use mqtt_proto::TopicName;
+use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What to do with a denied PUBLISH of a 3.1.1 client, which cannot be told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DeniedPublish {
-    /// Acknowledge and drop it.
+    /// Acknowledge and drop it ([MQTT-3.3.5-2]).
     #[default]
     Drop,
-    /// Close the connection.
+    /// Close the connection, without its will.
     Disconnect,
 }
 
@@ -134,8 +136,6 @@ pub struct Config {
     /// How long a client may be left unread because its next message would have to be stored and the disk has much to
     /// catch up with: longer than a slow disk needs for all that may wait, shorter than clients have patience.
     pub store_wait_max: Duration,
-    /// Whether messages accepted from an identity die with it: retained and waiting ones.
-    pub purge_revoked: bool,
     /// First levels of the Response Information: `<prefix>/<path of the SPIFFE ID>` is told to clients that
     /// ask for it and may subscribe to all below it; `None` tells nobody.
     pub response_prefix: Option<TopicName>,
@@ -182,7 +182,6 @@ impl Default for Config {
             denied_publish_v311: DeniedPublish::Drop,
             rate_debt_max: Duration::from_secs(30),
             store_wait_max: Duration::from_secs(30),
-            purge_revoked: true,
             response_prefix: TopicName::new("response").ok(),
             purge_lost: false,
         }

@@ -192,9 +192,7 @@ impl Broker {
                 self.backlog.ends.push_back(key);
             }
             self.known.remove(identity);
-            if self.config.purge_revoked {
-                self.revoke_messages(identity);
-            }
+            self.revoke_messages(identity);
         }
         if self.backlog.ends.len() <= AT_ONCE_MAX {
             while let Some(key) = self.backlog.ends.pop_front() {

@@ -55,7 +55,6 @@ pub(crate) struct World {
     owners: BTreeMap<ConnId, (SpiffeId, Arc<str>, Arc<Listener>)>,
     /// By which the next connections come in.
     pub(crate) listener: Arc<Listener>,
-    keeps_revoked: bool,
     /// What the broker said last about leaving a client unread.
     pub(crate) paused_until: Option<Duration>,
     /// Whether what a change leaves to be done is done at once.
@@ -95,7 +94,6 @@ impl World {
         Self {
             oracle: Oracle { rules },
             broker: Broker::new(config.clone(), Arc::clone(&policy)),
-            keeps_revoked: !config.purge_revoked,
             config,
             policy,
             disk: Disk::default(),
@@ -349,7 +347,7 @@ impl World {
         let Origin::Client { identity, client_id, listener, will, .. } = delivery.message.origin() else {
             return;
         };
-        assert!(self.keeps_revoked || !self.revoked.contains(identity), "of a revoked identity: {effect:?}");
+        assert!(!self.revoked.contains(identity), "of a revoked identity: {effect:?}");
         let party = Party { id: &identity.to_string(), client_id, listener: listener.as_deref() };
         let may = self.oracle.may_publish(party, publication, *will);
         assert!(may, "{party:?} may not publish {publication:?}");
