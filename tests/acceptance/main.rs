@@ -18,6 +18,7 @@ mod disk;
 mod durable;
 mod enrolment;
 mod flaws;
+mod in_flight;
 mod interop;
 mod newer_cloud;
 mod node_audit;

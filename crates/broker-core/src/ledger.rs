@@ -12,7 +12,7 @@ use crate::record::{
     StoreBatch, StoredMessage,
 };
 use crate::{Effect, Now};
-use mqtt_proto::{PacketId, SharedFilter};
+use mqtt_proto::{PacketId, QoS, SharedFilter};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
@@ -235,6 +235,12 @@ impl Ledger {
         self.note(Change::Create(key, Record::Queued(queued(waiting, group))), waiting.message.level);
     }
 
+    /// Stores that a message goes out under another packet identifier than what [`Self::enqueue`] stored says.
+    pub(crate) fn rename(&mut self, session: u64, waiting: &Waiting, group: Option<SharedFilter>) {
+        let key = RecordKey::owned(RecordKind::Queued, session, waiting.number);
+        self.note(Change::Replace(key, Record::Queued(queued(waiting, group))), waiting.message.level);
+    }
+
     /// Removes what [`Self::enqueue`] stored.
     pub(crate) fn dequeue(&mut self, session: u64, waiting: &Waiting) {
         if waiting.number != 0 {
@@ -319,5 +325,6 @@ fn queued(waiting: &Waiting, group: Option<SharedFilter>) -> QueuedRecord {
         retain: waiting.retain,
         subscription_ids: waiting.subscription_ids.clone(),
         group: group.map(Box::new),
+        packet_id: waiting.packet_id.filter(|_| waiting.qos == QoS::AtLeastOnce),
     }
 }

@@ -365,6 +365,7 @@ impl Broker {
                 revision,
                 number: 0,
                 resent: false,
+                packet_id: None,
                 message: Arc::clone(&message),
             };
             self.hand_to(target.session, waiting, now);
@@ -414,6 +415,7 @@ impl Broker {
             revision: self.authority.revision(),
             number: 0,
             resent: false,
+            packet_id: None,
             message: Arc::clone(message),
         };
         self.hand_to(member.session, waiting, now);

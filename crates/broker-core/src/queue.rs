@@ -6,7 +6,7 @@ use crate::message::{Message, UNDECIDED};
 use crate::shared::GroupId;
 use crate::total::Total;
 use midge_policy::QueueOverflow;
-use mqtt_proto::QoS;
+use mqtt_proto::{PacketId, QoS};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub(crate) struct Waiting {
     pub(crate) number: u64,
     /// Whether it may have been sent before, in an earlier run.
     pub(crate) resent: bool,
+    /// The packet identifier that its record names, at QoS 1.
+    pub(crate) packet_id: Option<PacketId>,
 }
 
 impl Waiting {

@@ -13,7 +13,7 @@ use crate::authority::Listener;
 use crate::message::Message;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::PublishPermit;
-use mqtt_proto::{Publication, QoS, SharedFilter, TopicName, Version, Will};
+use mqtt_proto::{PacketId, Publication, QoS, SharedFilter, TopicName, Version, Will};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,6 +155,9 @@ pub struct QueuedRecord {
     pub subscription_ids: Option<Arc<[u32]>>,
     /// The shared subscription it came through.
     pub group: Option<Box<SharedFilter>>,
+    /// The packet identifier it is or will be sent under at QoS 1; `None` in exchanges, whose key it is, and in records
+    /// of earlier versions.
+    pub packet_id: Option<PacketId>,
 }
 
 /// A QoS 2 exchange towards a client.

@@ -63,8 +63,11 @@ impl Session {
         }
     }
 
-    fn enqueue(&self, waiting: &mut Waiting, release: &mut Release<'_>) {
+    fn enqueue(&mut self, waiting: &mut Waiting, release: &mut Release<'_>) {
         if self.is_stored() {
+            if waiting.packet_id.is_none() && waiting.qos == QoS::AtLeastOnce {
+                waiting.packet_id = Some(self.inflight.name_waiting());
+            }
             let group = waiting.group.and_then(|group| release.groups.filter(group));
             release.out.ledger.enqueue(self.number, waiting, group, release.now);
         }
@@ -109,7 +112,11 @@ impl Session {
     }
 
     pub(crate) fn send(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
-        let is_gated = self.gates(&waiting);
+        // Its record names an identifier that is in use, or none: what it is sent under has to be known after a crash.
+        let is_renamed = waiting.qos == QoS::AtLeastOnce
+            && waiting.number != 0
+            && !waiting.packet_id.is_some_and(|id| self.inflight.is_free(id));
+        let is_gated = is_renamed || self.gates(&waiting);
         let Link::Live(connection) = &mut self.link else { return };
         let behind = connection.gate.behind_deliveries();
         let Some(fit) = connection.fit(&waiting, is_gated || behind.is_some()) else {
@@ -121,16 +128,21 @@ impl Session {
             connection.deliver(waiting, fit, sending, release.now, release.out);
             return;
         }
-        let Some(id) = self.inflight.reserve() else {
+        let Some(id) = self.inflight.reserve(waiting.packet_id) else {
             release.out.metrics.dropped.queue_full += 1;
             return release.out.ledger.dequeue(self.number, &waiting);
         };
         connection.quota = connection.quota.saturating_sub(1);
         let dup = waiting.resent && waiting.qos == QoS::AtLeastOnce;
         let mut sending = Sending { packet_id: Some(id), dup, after: behind.unwrap_or(0) };
+        waiting.packet_id = Some(id);
         if is_gated {
             let group = waiting.group.and_then(|group| release.groups.filter(group));
-            release.out.ledger.publish(self.number, id, &mut waiting, group, release.now);
+            if is_renamed {
+                release.out.ledger.rename(self.number, &waiting, group);
+            } else {
+                release.out.ledger.publish(self.number, id, &mut waiting, group, release.now);
+            }
             sending.after = release.out.ledger.ticket();
         } else {
             self.enqueue(&mut waiting, release);

@@ -173,6 +173,7 @@ impl Session {
             revision: release.authority.revision(),
             number: 0,
             resent: replay.may_have_been_sent(&message),
+            packet_id: None,
             message,
         };
         if let Some(qos) = self.may_replay(&waiting, release) {

@@ -7,7 +7,7 @@ use crate::authority::Listener;
 use crate::broker::Broker;
 use crate::effect::Now;
 use crate::held::HeldMessage;
-use crate::inflight::Exchange;
+use crate::inflight::{Exchange, is_of_sending};
 use crate::message::{Message, UNDECIDED};
 use crate::queue::Waiting;
 use crate::record::{
@@ -56,6 +56,8 @@ struct Restoration<'a> {
     sent_any: HashSet<u64>,
     messages: BTreeMap<u64, Arc<Message>>,
     exchanges: BTreeMap<Key, Vec<(u64, PacketId, Exchange)>>,
+    /// The highest number of what was sent for certain to each session that was sent anything.
+    sent: BTreeMap<Key, u64>,
     found: Restored,
 }
 
@@ -76,6 +78,7 @@ impl Broker {
             sent_any: HashSet::new(),
             messages: BTreeMap::new(),
             exchanges: BTreeMap::new(),
+            sent: BTreeMap::new(),
             found: Restored::default(),
         };
         // In the order of `RecordKind`: each kind refers only to kinds before it.
@@ -243,13 +246,24 @@ impl Restoration<'_> {
             revision: UNDECIDED,
             number,
             resent,
+            packet_id: record.packet_id,
         })
+    }
+
+    fn was_sent(&mut self, session: Key, number: u64) {
+        let sent = self.sent.entry(session).or_default();
+        *sent = number.max(*sent);
     }
 
     fn queued(&mut self, key: RecordKey, record: &QueuedRecord) -> Option<()> {
         let session = *self.sessions.get(&key.owner)?;
         let resent = self.broker.sessions.get(session)?.sent >= key.number;
         let waiting = self.waiting(record, key.number, resent)?;
+        match record.packet_id {
+            Some(id) if is_of_sending(id) => self.was_sent(session, key.number),
+            Some(id) => self.broker.sessions.get_mut(session)?.inflight.named_waiting(id),
+            None => {}
+        }
         let session = self.broker.sessions.get_mut(session)?;
         self.broker.out.ledger.relink(&waiting.message);
         session.queue.restore(waiting);
@@ -261,6 +275,7 @@ impl Restoration<'_> {
         let session = *self.sessions.get(&key.owner)?;
         let id = PacketId::new(u16::try_from(key.number).ok()?)?;
         self.broker.out.ledger.used(record.order);
+        self.was_sent(session, record.order);
         let exchange = match &record.state {
             OutgoingState::Released => Exchange::Released,
             OutgoingState::Withdrawn => Exchange::Withdrawn(QoS::ExactlyOnce),
@@ -328,7 +343,27 @@ impl Restoration<'_> {
         Some(())
     }
 
+    /// Puts QoS 1 messages that were sent for certain where they were: among the exchanges. Messages are sent in the
+    /// order of their numbers, so that these are all up to one of which its record shows it.
+    fn resume(&mut self) {
+        for (key, sent) in std::mem::take(&mut self.sent) {
+            let Some(session) = self.broker.sessions.get_mut(key) else { continue };
+            let exchanges = self.exchanges.entry(key).or_default();
+            let mut taken: HashSet<PacketId> = exchanges.iter().map(|(_, id, _)| *id).collect();
+            let resumed = session.queue.extract(|waiting| {
+                waiting.qos == QoS::AtLeastOnce && waiting.number <= sent && waiting.packet_id.is_some()
+            });
+            for waiting in resumed {
+                match waiting.packet_id.filter(|id| taken.insert(*id)) {
+                    Some(id) => exchanges.push((waiting.number, id, Exchange::Published(waiting))),
+                    None => session.queue.restore(waiting),
+                }
+            }
+        }
+    }
+
     fn finish(mut self) -> Restored {
+        self.resume();
         for (key, mut exchanges) in std::mem::take(&mut self.exchanges) {
             exchanges.sort_by_key(|(order, id, _)| (*order, *id));
             let in_order = exchanges.into_iter().map(|(_, id, exchange)| (id, exchange)).collect();

@@ -11,7 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::SubscribeMode;
 use mqtt_proto::{
-    Decoder, EncodeError, Limits, Packet, Publication, QoS, SharedFilter, TopicName, Version, Will,
+    Decoder, EncodeError, Limits, Packet, PacketId, Publication, QoS, SharedFilter, TopicName, Version, Will,
     encode_publish,
 };
 use std::fmt;
@@ -202,6 +202,9 @@ fn put_queued(record: &QueuedRecord, out: &mut BytesMut) {
     out.put_u8(u8::from(record.group.is_some()));
     if let Some(group) = &record.group {
         put_text(&group.to_string(), out);
+    }
+    if let Some(id) = record.packet_id {
+        out.put_u16_le(id.get());
     }
 }
 
@@ -403,7 +406,13 @@ impl Reader {
             retain,
             subscription_ids: (!ids.is_empty()).then(|| ids.into()),
             group,
+            // The first records of this format end here.
+            packet_id: if self.0.is_empty() { None } else { Some(self.packet_id()?) },
         })
+    }
+
+    fn packet_id(&mut self) -> Read<PacketId> {
+        PacketId::new(self.u16()?).ok_or(RecordError::Damaged)
     }
 
     fn outgoing(&mut self) -> Read<OutgoingRecord> {

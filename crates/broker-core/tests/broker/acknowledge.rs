@@ -27,9 +27,9 @@ fn no_more_than_receive_maximum_is_in_flight_and_qos0_passes_by() {
     let session = world.session("ops", "ops").unwrap();
     assert_eq!((session.inflight, session.queued), (2, 2));
     world.send(ops, Packet::PubAck(ack(2)));
-    world.expect(ops, ["PUBLISH a \"3\" q1 #2"]);
+    world.expect(ops, ["PUBLISH a \"3\" q1 #32768"]);
     world.send(ops, Packet::PubAck(ack(1)));
-    world.expect(ops, ["PUBLISH a \"4\" q1 #1"]);
+    world.expect(ops, ["PUBLISH a \"4\" q1 #32769"]);
 }
 
 // [MQTT-4.3.3-1] to [MQTT-4.3.3-7]
@@ -67,8 +67,8 @@ fn an_error_in_puback_or_pubrec_ends_the_exchange() {
         }
         let failure = failed(1, ReasonCode::UnspecifiedError);
         world.send(ops, if qos == Q1 { Packet::PubAck(failure) } else { Packet::PubRec(failure) });
-        let q = qos as u8;
-        let expected = [format!("PUBLISH a \"1\" q{q} #1"), format!("PUBLISH a \"2\" q{q} #1")];
+        let waited = if qos == Q1 { "PUBLISH a \"2\" q1 #32768" } else { "PUBLISH a \"2\" q2 #1" };
+        let expected = [format!("PUBLISH a \"1\" q{} #1", qos as u8), waited.to_owned()];
         assert_eq!(world.take(ops), expected);
         assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
     }
@@ -136,7 +136,7 @@ fn what_was_not_acknowledged_is_sent_again_in_order_with_the_same_identifiers() 
             "PUBLISH a \"1\" q2 #1 dup",
             "PUBREL 3 00",
             "PUBLISH a \"4\" q1 #4 dup",
-            "PUBLISH a \"5\" q1 #2",
+            "PUBLISH a \"5\" q1 #32768",
         ],
     );
     // [MQTT-4.4.0-1]: and at no other time.
@@ -252,7 +252,7 @@ fn a_message_that_expired_while_it_waited_is_not_sent() {
     world.pass_secs(30);
     world.take(ops);
     world.send(ops, Packet::PubAck(ack(1)));
-    world.expect(ops, ["PUBLISH a \"long\" q1 #1 expiry=70"]);
+    world.expect(ops, ["PUBLISH a \"long\" q1 #32769 expiry=70"]);
     assert_eq!(world.broker.metrics().dropped.expired, 1);
 }
 

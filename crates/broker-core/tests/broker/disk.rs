@@ -83,6 +83,15 @@ impl Disk {
         records.map(|(key, bytes)| (*key, Record::decode(*key, bytes).unwrap())).collect()
     }
 
+    /// Changes what is stored.
+    pub(crate) fn edit(&mut self, edit: impl Fn(&mut Record)) {
+        for (key, bytes) in &mut self.records {
+            let mut record = Record::decode(*key, bytes).unwrap();
+            edit(&mut record);
+            *bytes = record.encode().unwrap();
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }

@@ -337,7 +337,7 @@ fn retained_messages_wait_for_room_in_flight_and_what_is_sent_again_does_not() {
     for id in [1, 2] {
         world.send(ops, Packet::PubAck(ack(id)));
     }
-    assert_eq!(came(&mut world, ops).concat(), "x1e2");
+    assert_eq!(came(&mut world, ops).concat(), "x3e2");
 }
 
 #[test]

@@ -34,6 +34,18 @@ pub(crate) struct Owed {
     pub(crate) ids: Vec<u32>,
     /// A broker that was restarted does not know whether it sent this before.
     may_be_again: bool,
+    /// The identifier under which it was sent before a restart: it is its own still ([MQTT-4.4.0-1]).
+    pid: Option<u16>,
+}
+
+impl Owed {
+    /// Whether this is how it may come, as far as it came before.
+    fn is_again(&self, seen: &Seen) -> bool {
+        match self.pid {
+            Some(_) => seen.dup && seen.pid == self.pid,
+            None => !seen.dup || self.may_be_again,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -291,9 +303,10 @@ impl Model {
         for replay in session.replays.values_mut().filter(|_| was_connected) {
             replay.may_be_again = self.retained.values().map(|message| message.payload.clone()).collect();
         }
-        let (again, flight) =
+        let (mut again, flight): (Vec<Flight>, Vec<Flight>) =
             std::mem::take(&mut session.flight).into_iter().partition(|flight| flight.owed.qos == Q1);
         session.flight = flight;
+        again.iter_mut().for_each(|flight| flight.owed.pid = Some(flight.pid));
         let (direct, shared): (Vec<Flight>, Vec<Flight>) =
             again.into_iter().partition(|flight| flight.group.is_none());
         session.owed.splice(0..0, direct.into_iter().map(|flight| flight.owed));
@@ -387,7 +400,7 @@ impl Model {
             let ids: BTreeSet<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
             if qos != Q0 || session.conn.is_some() {
                 let (message, ids) = (message.clone(), ids.into_iter().collect());
-                session.owed.push(Owed { message, qos, retain, ids, may_be_again: false });
+                session.owed.push(Owed { message, qos, retain, ids, may_be_again: false, pid: None });
             }
         }
         let groups: BTreeSet<&'static str> =
@@ -408,7 +421,7 @@ impl Model {
                 let qos = subscribed.qos.min(message.qos);
                 let retain = message.retain && subscribed.retain_as_published;
                 let (message, ids) = (message.clone(), subscribed.id.into_iter().collect());
-                (*who, Owed { message, qos, retain, ids, may_be_again: false })
+                (*who, Owed { message, qos, retain, ids, may_be_again: false, pid: None })
             })
             .collect()
     }
@@ -523,7 +536,8 @@ impl Model {
         let found = found.or_else(|| self.take_shared(who, seen));
         let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
         let (owed, group) = found.unwrap_or_else(|| panic!("{seen:?} to {who} is not owed"));
-        assert!(!self.is_expired(&owed.message), "{seen:?} has expired");
+        // What was sent is sent again even then.
+        assert!(owed.pid.is_some() || !self.is_expired(&owed.message), "{seen:?} has expired");
         let session = self.sessions.get_mut(&who).unwrap();
         if owed.qos == Q0 {
             return assert_eq!(seen.pid, None);
@@ -563,7 +577,7 @@ impl Model {
 
     fn take_owed(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
         let owed = &self.sessions[&who].owed;
-        let at = owed.iter().position(|owed| self.is_how(owed, seen) && (!seen.dup || owed.may_be_again))?;
+        let at = owed.iter().position(|owed| self.is_how(owed, seen) && owed.is_again(seen))?;
         // One publisher's messages of one topic and QoS come in its order.
         let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
         let earlier = owed[..at]
@@ -576,7 +590,7 @@ impl Model {
     fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<&'static str>)> {
         let owed_to = |shared: &Shared| {
             let mut grants = shared.grants.iter().filter(|(holder, _)| *holder == who);
-            let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && (!seen.dup || owed.may_be_again));
+            let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen));
             grant.map(|(_, owed)| owed.clone())
         };
         // Of equal ones, such as two that are empty, first what must be sent.
@@ -593,7 +607,7 @@ impl Model {
             let may_be_again = replay.may_be_again.contains(&message.payload);
             let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
-            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again };
+            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again, pid: None };
             let own = subscribed.no_local && message.from == who;
             let is_right = !own
                 && !replay.sent.contains(message.topic)
@@ -614,10 +628,15 @@ impl Model {
     pub(crate) fn settle(&mut self) {
         let now = self.now;
         let is_over = |message: &Message| message.lasts.is_some_and(|secs| message.received + secs <= now);
-        self.shared.retain(|shared| !is_over(&shared.message));
+        // A broker that was restarted may not know that it has sent what is over by now.
+        self.shared.retain_mut(|shared| {
+            shared.may_be_lost |= is_over(&shared.message);
+            !is_over(&shared.message) || shared.grants.iter().any(|(_, owed)| owed.pid.is_some())
+        });
         for (who, session) in &mut self.sessions {
-            session.owed.retain(|owed| !is_over(&owed.message));
-            let forgotten = session.owed.iter().find(|owed| owed.qos == Q0 || session.takes(owed.qos));
+            session.owed.retain(|owed| !is_over(&owed.message) || owed.pid.is_some());
+            let mut owed = session.owed.iter().filter(|owed| !is_over(&owed.message));
+            let forgotten = owed.find(|owed| owed.qos == Q0 || session.takes(owed.qos));
             assert_eq!(forgotten, None, "{who} was not sent this");
             if !session.takes(Q1) {
                 continue;
@@ -634,7 +653,7 @@ impl Model {
             }
         }
         for shared in &self.shared {
-            assert!(!shared.due, "no member was sent this: {shared:?}");
+            assert!(!shared.due || is_over(&shared.message), "no member was sent this: {shared:?}");
             let somebody_has_it = shared.grants.iter().any(|(who, _)| !self.sessions[who].takes(Q1));
             assert!(shared.may_be_lost || somebody_has_it, "no member has this: {shared:?}");
         }

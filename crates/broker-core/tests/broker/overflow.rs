@@ -132,7 +132,7 @@ fn a_session_that_drops_its_oldest_drops_nothing_of_others() {
     assert_eq!((waiting(&world, "one"), waiting(&world, "two")), (2, 0));
     world.publish(press, "one", "z", Q1);
     let one = world.connect("one", durable("c"));
-    world.expect(one, ["CONNACK 00 present", "PUBLISH one \"x\" q1 #1", "PUBLISH one \"z\" q1 #2"]);
+    world.expect(one, ["CONNACK 00 present", "PUBLISH one \"x\" q1 #32769", "PUBLISH one \"z\" q1 #32770"]);
 }
 
 #[test]

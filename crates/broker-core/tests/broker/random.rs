@@ -1,7 +1,7 @@
 //! Random clients on broken links: what must hold whatever happens.
 
 use crate::world::*;
-use broker_core::{CloseCause, ConnId, Effect, Metrics, SessionState};
+use broker_core::{CloseCause, ConnId, Effect, Metrics, Record, RecordKey, RecordKind, SessionState};
 use mqtt_proto::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +22,9 @@ struct Client {
     /// Subscriber: identifiers received and not released yet ([MQTT-4.3.3-10]).
     pending: BTreeSet<PacketId>,
     unacknowledged: BTreeSet<PacketId>,
+    /// What it was sent at QoS 1 and did not acknowledge, by identifier: that is the message's over every end, of
+    /// connections and of the broker, unless the broker never stored the message ([MQTT-4.4.0-1]).
+    in_flight: BTreeMap<PacketId, u32>,
     received: Vec<u32>,
     /// It has to ask for what is retained.
     is_asking: bool,
@@ -47,6 +50,7 @@ impl Client {
             state: Sending::Idle,
             pending: BTreeSet::new(),
             unacknowledged: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             received: Vec::new(),
             is_asking: false,
             first: BTreeSet::new(),
@@ -185,6 +189,9 @@ impl Links {
         for _ in 0..count {
             let client = &mut self.clients[index];
             let (Some(conn), Some(packet)) = (client.conn, client.to_broker.pop_front()) else { return };
+            if let Packet::PubAck(ack) = &packet {
+                client.in_flight.remove(&ack.packet_id);
+            }
             self.world.broker.handle_packet(conn, packet, self.world.now);
             self.collect();
         }
@@ -215,8 +222,25 @@ impl Links {
         }
         let is_quick = std::mem::take(&mut self.world.disk.is_quick);
         self.world.disk.check();
+        let stored = self.stored();
+        self.clients[1].in_flight.retain(|id, number| stored.contains(&(*id, *number)));
         self.world.crash(1);
         self.world.disk.is_quick = is_quick;
+    }
+
+    /// The identifiers and numbers of the QoS 1 messages to the subscriber that are on disk.
+    fn stored(&self) -> BTreeSet<(PacketId, u32)> {
+        let records: BTreeMap<_, _> = self.world.disk.read().into_iter().collect();
+        let queued = records.values().filter_map(|record| match record {
+            Record::Queued(queued) if queued.qos == Q1 => Some(queued),
+            _ => None,
+        });
+        let number = |message: u64| {
+            let key = RecordKey { kind: RecordKind::Message, owner: 0, number: message };
+            let Record::Message(stored) = &records[&key] else { panic!("{key} is no message") };
+            std::str::from_utf8(&stored.message.publication().payload).unwrap().parse().unwrap()
+        };
+        queued.map(|queued| (queued.packet_id.unwrap(), number(queued.message))).collect()
     }
 
     fn collect(&mut self) {
@@ -239,8 +263,14 @@ impl Links {
                 // [MQTT-4.9.0-2], [MQTT-2.2.1-3]: never more than allowed, never an identifier in use.
                 assert!(client.unacknowledged.insert(publish.packet_id.unwrap()), "identifier in use");
                 assert!(client.unacknowledged.len() <= usize::from(RECEIVE_MAX), "receive maximum exceeded");
+                let number = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
+                if publish.qos == Q1 {
+                    let before = client.in_flight.insert(publish.packet_id.unwrap(), number);
+                    let is_free =
+                        if publish.dup { before.is_none_or(|n| n == number) } else { before.is_none() };
+                    assert!(is_free, "{publish:?} has the identifier of {before:?}");
+                }
                 if publish.retain && !publish.dup {
-                    let number = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
                     assert!(client.first.insert(number), "[MQTT-3.3.1-1]: {number} was sent before");
                 }
             }
@@ -277,6 +307,7 @@ impl Links {
             }
         }
         assert_eq!(self.clients[0].next, MESSAGES);
+        assert_eq!(self.clients[1].in_flight, BTreeMap::new(), "came again under another identifier");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use broker_core::{
-    OwedRecord, Record, RecordError, RecordKey, RecordKind, SessionRecord, SubscriptionRecord,
+    OwedRecord, QueuedRecord, Record, RecordError, RecordKey, RecordKind, SessionRecord, SubscriptionRecord,
 };
 use mqtt_proto::*;
 use proptest::prelude::*;
@@ -96,6 +96,29 @@ fn a_subscription_record_that_does_not_say_what_is_owed_is_read() {
         for end in earlier.len() + 1..bytes.len() {
             assert_eq!(Record::decode(key, &bytes[..end]), Err(RecordError::Damaged));
         }
+    }
+}
+
+// What an earlier version wrote, byte for byte: the identifier is chosen when the message is sent then.
+#[test]
+fn a_queued_record_that_does_not_say_its_packet_identifier_is_read() {
+    let key = RecordKey::parse("q/0000000000000001/0000000000000002").unwrap();
+    let plain = QueuedRecord {
+        message: 3,
+        qos: Q1,
+        retain: true,
+        subscription_ids: Some([9].into()),
+        group: None,
+        packet_id: None,
+    };
+    let earlier = b"\x01\x03\0\0\0\0\0\0\0\x01\x01\x01\0\x09\0\0\0\0";
+    assert_eq!(Record::decode(key, earlier), Ok(Record::Queued(plain.clone())));
+    let record = Record::Queued(QueuedRecord { packet_id: Some(pid(0x8001)), ..plain });
+    let bytes = record.encode().unwrap();
+    assert_eq!(bytes, [earlier, &b"\x01\x80"[..]].concat());
+    assert_eq!(Record::decode(key, &bytes), Ok(record));
+    for damaged in [&[earlier, &b"\0\0"[..]].concat(), &bytes[..bytes.len() - 1]] {
+        assert_eq!(Record::decode(key, damaged), Err(RecordError::Damaged), "{damaged:?}");
     }
 }
 

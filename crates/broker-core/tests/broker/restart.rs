@@ -1,9 +1,10 @@
 //! What survives the end of the process, and what does not.
 
 use crate::world::*;
-use broker_core::{Config, Durability, SessionState};
+use broker_core::{Config, Durability, Record, SessionState};
 use midge_policy::Rule;
 use mqtt_proto::*;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 /// CONNECT of 3.1.1 that keeps its session.
@@ -29,12 +30,15 @@ fn a_session_comes_back_with_its_subscriptions_and_what_waited_for_it() {
         assert_eq!((restored.messages, restored.orphans), (2, 0));
 
         let ops = world.connect("ops", connect);
-        world.expect(ops, ["CONNACK 00 present", "PUBLISH a/1 \"one\" q1 #1", "PUBLISH a/2 \"two\" q1 #2"]);
+        world.expect(
+            ops,
+            ["CONNACK 00 present", "PUBLISH a/1 \"one\" q1 #32768", "PUBLISH a/2 \"two\" q1 #32769"],
+        );
         let press = world.client("press");
         world.publish(press, "a/3", "three", Q1);
-        world.expect(ops, ["PUBLISH a/3 \"three\" q1 #3"]);
+        world.expect(ops, ["PUBLISH a/3 \"three\" q1 #1"]);
         world.expect(press, ["PUBACK 1 00"]);
-        for id in 1..=3 {
+        for id in [1, 32_768, 32_769] {
             world.send(ops, Packet::PubAck(ack(id)));
         }
         assert_eq!(world.disk.kinds(), "su", "what was acknowledged is gone");
@@ -99,6 +103,157 @@ fn qos2_towards_a_client_goes_on_under_its_packet_identifier() {
         world.send(ops, Packet::PubComp(ack(id)));
     }
     assert_eq!(world.disk.kinds(), "su");
+}
+
+// [MQTT-4.4.0-1], [MQTT-4.6.0-1]: at QoS 1 too, be it that a message was sent at once or waited before.
+#[test]
+fn what_was_in_flight_comes_again_in_order_under_its_identifiers() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q2);
+    world.lose(ops);
+    let press = world.client("press");
+    let publish = |world: &mut World, payload: &str, qos| {
+        world.publish(press, "a", payload, qos);
+        world.send(press, Packet::PubRel(ack(1)));
+    };
+    publish(&mut world, "waited", Q1);
+    publish(&mut world, "twice", Q2);
+    let ops = world.connect("ops", durable("ops"));
+    publish(&mut world, "acknowledged", Q1);
+    publish(&mut world, "at once", Q1);
+    let sent = |text: &str, dup: &str| format!("PUBLISH a \"{text}{dup}");
+    let waited = |dup| sent("waited\" q1 #32768", dup);
+    let (twice, at_once) = (|dup| sent("twice\" q2 #1", dup), |dup| sent("at once\" q1 #3", dup));
+    let acknowledged = sent("acknowledged\" q1 #2", "");
+    world.expect(ops, ["CONNACK 00 present", &waited(""), &twice(""), &acknowledged, &at_once("")]);
+    world.send(ops, Packet::PubAck(ack(2)));
+    for stops in [false, true, false] {
+        if stops {
+            world.stop(1)
+        } else {
+            world.crash(1)
+        };
+        let ops = world.connect("ops", durable("ops"));
+        world.expect(ops, ["CONNACK 00 present", &waited(" dup"), &twice(" dup"), &at_once(" dup")]);
+    }
+    assert_eq!(world.session("ops", "ops").unwrap().inflight, 3);
+    // What is new takes none of them, and what is acknowledged by one is what was sent under it.
+    let press = world.client("press");
+    let ops = world.connect("ops", durable("ops"));
+    world.take(ops);
+    world.publish(press, "a", "new", Q1);
+    world.expect(ops, ["PUBLISH a \"new\" q1 #2"]);
+    world.lose(ops);
+    world.publish(press, "a", "newest", Q1);
+    let ops = world.connect("ops", durable("ops"));
+    let newest = "PUBLISH a \"newest\" q1 #32769";
+    let again = [waited(" dup"), twice(" dup"), at_once(" dup"), sent("new\" q1 #2", " dup")];
+    assert_eq!(world.take(ops)[1..], [&again[..], &[newest.to_owned()]].concat());
+    for id in [32_768, 3, 2, 32_769] {
+        world.send(ops, Packet::PubAck(ack(id)));
+    }
+    world.send(ops, Packet::PubRec(ack(1)));
+    world.send(ops, Packet::PubComp(ack(1)));
+    assert_eq!(world.disk.kinds(), "su");
+}
+
+// What was sent is not over because its time is: only what was not need not be sent any more ([MQTT-3.3.2-5]).
+#[test]
+fn what_was_in_flight_comes_again_even_if_it_has_expired() {
+    let mut world = World::new();
+    let one = Connect { receive_max: NonZeroU16::new(1), ..durable("ops") };
+    let ops = world.open("ops", one.clone());
+    world.subscribe(ops, "a", Q1);
+    let press = world.client("press");
+    for payload in ["sent", "waits"] {
+        world.send(press, Packet::Publish(Box::new(expiring("a", payload, Q1, 60))));
+    }
+    world.expect(ops, ["PUBLISH a \"sent\" q1 #1 expiry=60"]);
+    world.crash(100);
+    let ops = world.connect("ops", one);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"sent\" q1 #1 dup expiry=0"]);
+    world.send(ops, Packet::PubAck(ack(1)));
+    world.quiet(ops);
+    assert_eq!(world.disk.kinds(), "su");
+}
+
+// Its client may have acknowledged it on the connection that broke.
+#[test]
+fn what_was_in_flight_can_be_acknowledged_before_it_comes_again() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q1);
+    let press = world.client("press");
+    for payload in ["one", "two"] {
+        world.publish(press, "a", payload, Q1);
+    }
+    world.crash(1);
+    let one = Connect { receive_max: NonZeroU16::new(1), ..durable("ops") };
+    let ops = world.connect("ops", one);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #1 dup"]);
+    world.send(ops, Packet::PubAck(ack(2)));
+    world.send(ops, Packet::PubAck(ack(1)));
+    world.quiet(ops);
+    assert_eq!(world.disk.kinds(), "su");
+}
+
+// It may be in use when very many messages have waited, and an earlier version stored none: then another is on disk
+// before it is used.
+#[test]
+fn an_identifier_that_a_record_does_not_say_is_stored_before_it_is_used() {
+    for named in [None, Some(pid(32_768))] {
+        let mut world = World::new();
+        let ops = world.open("ops", durable("ops"));
+        world.subscribe(ops, "a", Q1);
+        world.lose(ops);
+        let press = world.client("press");
+        for payload in ["one", "two"] {
+            world.publish(press, "a", payload, Q1);
+        }
+        world.disk.edit(|record| {
+            if let Record::Queued(queued) = record {
+                queued.packet_id = queued.packet_id.filter(|id| *id == pid(32_768)).or(named);
+            }
+        });
+        world.crash(1);
+        let ops = world.connect("ops", durable("ops"));
+        world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768", "PUBLISH a \"two\" q1 #1"]);
+
+        world.crash(1);
+        world.disk.is_quick = false;
+        let ops = world.connect("ops", durable("ops"));
+        world.store();
+        let again = ["PUBLISH a \"one\" q1 #32768 dup", "PUBLISH a \"two\" q1 #1 dup"];
+        world.expect(ops, ["CONNACK 00 present", again[0], again[1]]);
+    }
+}
+
+#[test]
+fn what_is_sent_under_another_identifier_than_stored_waits_for_the_disk() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q1);
+    world.lose(ops);
+    let press = world.client("press");
+    for payload in ["one", "two"] {
+        world.publish(press, "a", payload, Q1);
+    }
+    world.disk.edit(|record| {
+        if let Record::Queued(queued) = record {
+            queued.packet_id = Some(pid(32_768));
+        }
+    });
+    world.crash(1);
+    let ops = world.connect("ops", Connect { receive_max: NonZeroU16::new(1), ..durable("ops") });
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768"]);
+    world.disk.is_quick = false;
+    world.lose(ops);
+    let ops = world.connect("ops", durable("ops"));
+    world.store();
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768 dup"]);
+    world.store();
+    world.expect(ops, ["PUBLISH a \"two\" q1 #1"]);
 }
 
 // [MQTT-4.3.3-10]: the same identifier before PUBREL is the same message, also after a restart.
@@ -175,7 +330,7 @@ fn time_goes_on_while_the_broker_is_down() {
     assert!(world.session("short", "short").is_none());
     world.pass_secs(20);
     let long = world.connect("long", durable("long"));
-    world.expect(long, ["CONNACK 00 present", "PUBLISH a \"lasting\" q1 #1 expiry=470"]);
+    world.expect(long, ["CONNACK 00 present", "PUBLISH a \"lasting\" q1 #32769 expiry=470"]);
     assert_eq!(world.broker.metrics().dropped.expired, 1);
 }
 
@@ -209,7 +364,7 @@ fn a_clock_that_went_back_lengthens_nothing_beyond_what_it_was() {
     world.pass_secs(79);
     assert!(world.session("ops", "ops").is_some());
     let ops = world.connect("ops", durable("ops"));
-    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #1 expiry=1"]);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768 expiry=1"]);
 }
 
 // [MQTT-3.1.2-8], [MQTT-3.1.2-10]: the network connection ended when the broker did.
@@ -236,10 +391,10 @@ fn wills_of_clients_connected_at_a_crash_go_out_at_the_start() {
     seen.sort();
     assert_eq!(
         seen,
-        ["CONNACK 00 present", "PUBLISH gone/x \"brief\" q1 #2", "PUBLISH gone/x \"kept\" q1 #1"]
+        ["CONNACK 00 present", "PUBLISH gone/x \"brief\" q1 #32769", "PUBLISH gone/x \"kept\" q1 #32768"]
     );
     world.pass_secs(1);
-    world.expect(watch, ["PUBLISH gone/x \"late\" q1 #3"]);
+    world.expect(watch, ["PUBLISH gone/x \"late\" q1 #1"]);
     assert!(world.session("brief", "brief").is_none());
 }
 
@@ -304,7 +459,7 @@ fn a_member_of_a_share_group_is_one_again() {
     let two = world.open("two", durable("two"));
     world.subscribe(two, "$share/g/a", Q1);
     let one = world.connect("one", durable("one"));
-    world.expect(one, ["CONNACK 00 present", "PUBLISH a \"1\" q1 #1"]);
+    world.expect(one, ["CONNACK 00 present", "PUBLISH a \"1\" q1 #32768"]);
     // It is given on like any other message of the group.
     world.send(one, bye(ReasonCode::Success));
     world.revoke("one");
@@ -386,7 +541,7 @@ fn what_policy_still_allows_comes_back() {
     world.change_rules_while_down(rules);
     world.crash(1);
     let ops = world.connect("ops", durable("ops"));
-    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #1"]);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768"]);
 }
 
 // [MQTT-3.3.1-1], [MQTT-4.3.2-2]: DUP says whether a message may have been sent before, over any number of restarts.
@@ -402,7 +557,7 @@ fn only_what_may_have_been_sent_before_a_restart_is_a_duplicate() {
     world.lose(ops);
     world.publish(press, "a", "waited", Q1);
     let sent = |dup: &str| format!("PUBLISH a \"sent\" q1 #1{dup}");
-    let waited = |dup: &str| format!("PUBLISH a \"waited\" q1 #2{dup}");
+    let waited = |dup: &str| format!("PUBLISH a \"waited\" q1 #32768{dup}");
 
     world.crash(1);
     world.stop(1);
@@ -429,11 +584,11 @@ fn nothing_that_waited_is_sent_before_it_is_stored_that_it_may_have_been() {
     let ops = world.connect("ops", durable("ops"));
     world.quiet(ops);
     world.store();
-    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #1"]);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768"]);
     world.crash(1);
     let ops = world.connect("ops", durable("ops"));
     world.store();
-    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #1 dup"]);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"one\" q1 #32768 dup"]);
 }
 
 // More may wait after a restart than a queue takes, since what was in flight waits too: none of it is dropped.
@@ -441,7 +596,7 @@ fn nothing_that_waited_is_sent_before_it_is_stored_that_it_may_have_been() {
 fn a_full_queue_with_a_full_window_comes_back_whole() {
     let mut world = World::limited(|config| {
         config.queue_messages_max = 3;
-        config.inflight_max = std::num::NonZeroU16::new(2).unwrap();
+        config.inflight_max = NonZeroU16::new(2).unwrap();
     });
     let ops = world.open("ops", durable("ops"));
     world.subscribe(ops, "a", Q1);
@@ -451,7 +606,7 @@ fn a_full_queue_with_a_full_window_comes_back_whole() {
     }
     assert_eq!(world.crash(1).queued, 5);
     let ops = world.connect("ops", durable("ops"));
-    for id in [1, 2, 1, 2, 1] {
+    for id in [1, 2, 32_768, 32_769, 32_770] {
         world.send(ops, Packet::PubAck(ack(id)));
     }
     let payloads: Vec<_> =
