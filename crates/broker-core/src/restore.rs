@@ -16,6 +16,7 @@ use crate::record::{
 };
 use crate::replay::Replay;
 use crate::session::{LateWill, Link, Parked, Session, mode_of};
+use crate::shared::GroupId;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled};
 use crate::timers::Due;
@@ -232,11 +233,8 @@ impl Restoration<'_> {
     }
 
     fn waiting(&self, record: &QueuedRecord, number: u64, resent: bool) -> Option<Waiting> {
-        // What came through a group that nobody may be in any more is nobody's.
-        let group = match &record.group {
-            Some(group) => Some(self.broker.subscriptions.groups.find(group)?),
-            None => None,
-        };
+        let groups = &self.broker.subscriptions.groups;
+        let group = record.group.as_ref().map(|group| groups.find(group).unwrap_or(GroupId::GONE));
         Some(Waiting {
             message: Arc::clone(self.messages.get(&record.message)?),
             qos: record.qos,

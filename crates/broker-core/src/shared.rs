@@ -10,6 +10,11 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GroupId(u64);
 
+impl GroupId {
+    /// Stands for a group that is no more, of which something is left.
+    pub(crate) const GONE: Self = Self(0);
+}
+
 /// One member of a group.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
