@@ -342,7 +342,7 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
     }
 
     /// Writes, for as long as the peer takes something of it while the core wants the connection, and
-    /// briefly after.
+    /// briefly after, unless the peer may not have it any more.
     ///
     /// # Errors
     /// `TimedOut` when the peer takes nothing for too long.
@@ -357,6 +357,9 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
             biased;
             result = &mut writing => return result,
             () = self.outbox.closing() => {}
+        }
+        if self.outbox.is_discarded() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         tokio::time::timeout(LINGER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }

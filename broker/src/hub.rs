@@ -523,6 +523,11 @@ impl Hub {
             Effect::Deliver { conn, delivery } => {
                 push(inner, conn, &Outgoing::Delivery(delivery), bytes);
             }
+            Effect::Discard { conn } => {
+                if let Some(outbox) = inner.outboxes.get(&conn) {
+                    outbox.discard();
+                }
+            }
             Effect::Close { conn, reason } => {
                 if let Some(outbox) = inner.outboxes.remove(&conn) {
                     outbox.close(reason);

@@ -80,6 +80,7 @@ struct State {
     usual: usize,
     closed: Option<CloseReason>,
     broken: Option<EncodeError>,
+    is_discarded: bool,
 }
 
 /// The queue between the hub and one connection. Its bound is the core's, which counts unsent
@@ -150,6 +151,17 @@ impl Outbox {
     /// Wakes the connection.
     pub(crate) fn wake(&self) {
         self.filled.notify_one();
+    }
+
+    /// Throws away everything that nobody has taken yet. Who is writing what was taken stops when the outbox is closed.
+    pub(crate) fn discard(&self) {
+        let mut state = self.state.lock();
+        (state.frames, state.bytes, state.is_discarded) = (Frames::default(), 0, true);
+    }
+
+    /// Whether nothing of what was taken is to be written any more.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.state.lock().is_discarded
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {

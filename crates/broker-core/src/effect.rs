@@ -62,6 +62,12 @@ pub enum Effect {
         /// The PUBLISH.
         delivery: Delivery,
     },
+    /// Throw away what was sent before and is not written yet, in the middle of a packet if need be: the client may not
+    /// have it any more.
+    Discard {
+        /// The connection.
+        conn: ConnId,
+    },
     /// Write what was sent before, then close. The core has forgotten the connection already.
     Close {
         /// The connection.
@@ -90,7 +96,11 @@ impl Effect {
         match self {
             Self::Send { packet, .. } => encoded_len(packet, Version::V5),
             Self::Deliver { delivery, .. } => delivery.bytes(),
-            Self::Close { .. } | Self::Authenticate { .. } | Self::Audit(_) | Self::Store(_) => 0,
+            Self::Discard { .. }
+            | Self::Close { .. }
+            | Self::Authenticate { .. }
+            | Self::Audit(_)
+            | Self::Store(_) => 0,
         }
     }
 }

@@ -49,6 +49,11 @@ impl CloseReason {
             | Self::Administrative => true,
         }
     }
+
+    /// Whether the client may have nothing more of what it was sent.
+    fn withdraws(&self) -> bool {
+        matches!(self, Self::SvidExpired | Self::Revoked(_))
+    }
 }
 
 impl Broker {
@@ -72,10 +77,13 @@ impl Broker {
     pub(crate) fn cut(&mut self, key: Key, reason: CloseReason, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Link::Live(connection) = &mut session.link else { return };
+        let conn = connection.id;
+        if reason.withdraws() {
+            self.out.effects.push_back(Effect::Discard { conn });
+        }
         if let Some((code, text)) = reason.announcement() {
             connection.disconnect(code, text, &mut self.out);
         }
-        let conn = connection.id;
         self.out.effects.push_back(Effect::Close { conn, reason: reason.clone() });
         self.park(key, reason, now);
     }

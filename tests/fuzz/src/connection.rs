@@ -221,6 +221,7 @@ impl Scene {
                 }
                 Effect::Send { conn, .. }
                 | Effect::Deliver { conn, .. }
+                | Effect::Discard { conn }
                 | Effect::Close { conn, .. }
                 | Effect::Authenticate { conn, .. } => *conn,
             };

@@ -249,6 +249,7 @@ impl Links {
             let (conn, packet) = match effect {
                 Effect::Send { conn, packet } => (conn, packet),
                 Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(&delivery)))),
+                Effect::Discard { .. } => panic!("no right ends here"),
                 Effect::Close { reason, .. } => panic!("closed: {reason:?}"),
                 Effect::Authenticate { .. } | Effect::Audit(_) => continue,
                 Effect::Store(batch) => {

@@ -301,6 +301,7 @@ impl World {
                     self.requests.push((conn, *request));
                     continue;
                 }
+                Effect::Discard { .. } => continue,
                 Effect::Close { conn, reason } => {
                     self.seen.entry(conn).or_default().push(format!("CLOSE {reason:?}"));
                     conn
@@ -318,7 +319,11 @@ impl World {
         let (conn, packet) = match effect {
             Effect::Send { conn, packet } => (conn, packet.clone()),
             Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(delivery)))),
-            Effect::Close { .. } | Effect::Authenticate { .. } | Effect::Audit(_) | Effect::Store(_) => {
+            Effect::Discard { .. }
+            | Effect::Close { .. }
+            | Effect::Authenticate { .. }
+            | Effect::Audit(_)
+            | Effect::Store(_) => {
                 return;
             }
         };
