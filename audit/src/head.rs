@@ -1,4 +1,6 @@
 //! The last checkpoint, kept apart from the log: a log that ends before it was cut.
+//!
+//! It is there before the key and the first line are, then with the number 0. So one that is missing was removed.
 
 use crate::error::AuditError;
 use audit_core::Head;
@@ -17,8 +19,7 @@ pub(crate) fn path_of(key: &Path) -> PathBuf {
     key.with_extension("head")
 }
 
-/// Reads what the last process left; a file that cannot be read counts as none, since nothing can be held
-/// against it.
+/// Reads what the last process left; a file that cannot be read counts as none, which is told as a missing one is.
 pub(crate) fn load(path: &Path) -> Option<SignedHead> {
     let bytes = midge_pki::read_private(path).ok()?;
     let head = serde_json::from_slice(&bytes);

@@ -53,8 +53,6 @@ impl Writer {
     /// Opens the log, repairs it, and says in it what was found.
     pub(crate) fn open(config: AuditConfig, shared: Arc<Shared>) -> Result<Self, AuditError> {
         let AuditConfig { path, key: key_path, bounds, clock } = config;
-        let key = load_or_make(&key_path)?;
-        let spki = key.public_key_der();
         let names = Names::of(&path);
         let found = find(&names)?;
         let head_path = path_of(&key_path);
@@ -67,6 +65,17 @@ impl Writer {
         let log = log.or_else(|| known.as_ref().map(|known| known.head.log.clone()));
         let log = log.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let head = found.as_ref().map_or_else(Head::default, |found| found.head.clone());
+        let (key, is_new) = load_or_generate(&key_path)?;
+        let spki = key.public_key_der();
+        let is_first = is_new && head.seq == 0;
+        if is_first && known.is_none() {
+            let head = Head { log: log.clone(), ..Head::default() };
+            store(&head_path, &SignedHead { head, key: fingerprint(&spki) })?;
+        }
+        // After the note: a key or a line without one tells that it was removed.
+        if is_new {
+            key.store(&key_path)?;
+        }
         let mut writer = Self {
             head_path,
             bounds,
@@ -84,12 +93,17 @@ impl Writer {
             shared,
             names,
         };
-        writer.begin(found.as_ref(), known.as_ref())?;
+        writer.begin(found.as_ref(), known.as_ref(), is_first)?;
         Ok(writer)
     }
 
     /// Writes the first lines of this process.
-    fn begin(&mut self, found: Option<&Found>, known: Option<&SignedHead>) -> Result<(), AuditError> {
+    fn begin(
+        &mut self,
+        found: Option<&Found>,
+        known: Option<&SignedHead>,
+        is_first: bool,
+    ) -> Result<(), AuditError> {
         let now = self.clock.now();
         let on_disk = self.chain.head().seq;
         let active = found.and_then(|found| found.active.as_ref());
@@ -108,12 +122,7 @@ impl Writer {
             records.push(repaired.with("set-aside", set_aside.as_deref()));
         }
         let signed = known.map_or(0, |known| known.head.seq);
-        if signed > on_disk {
-            let found = format!("lines {} to {signed} of the audit log are missing", on_disk + 1);
-            tracing::error!(found, "the audit log was cut");
-            self.shared.status.lock().found = Some(found);
-            records.push(Record::new(now, event::TAIL_MISSING).with("signed", signed).with("found", on_disk));
-        }
+        records.extend(self.missing(on_disk, known, is_first));
         let before = known.map(|known| known.key.clone());
         let other_key = match (active, before) {
             (_, Some(before)) => before != self.key_name,
@@ -130,6 +139,28 @@ impl Writer {
         self.write(records)?;
         self.checkpoint()?;
         if self.trim()? { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// Tells that lines are missing which were signed, or that nobody knows whether any are.
+    fn missing(&self, on_disk: u64, known: Option<&SignedHead>, is_first: bool) -> Option<Record> {
+        let now = self.clock.now();
+        let (record, found) = match known.map(|known| known.head.seq) {
+            Some(signed) if signed > on_disk => {
+                let found = format!("lines {} to {signed} of the audit log are missing", on_disk + 1);
+                (Record::new(now, event::TAIL_MISSING).with("signed", signed), found)
+            }
+            None if !is_first => {
+                let path = self.head_path.display();
+                let found = format!(
+                    "{path} is missing or cannot be read: lines after {on_disk} may have been cut off"
+                );
+                (Record::new(now, event::HEAD_MISSING), found)
+            }
+            _ => return None,
+        };
+        tracing::error!(found, "the audit log is not whole");
+        self.shared.status.lock().found = Some(found);
+        Some(record.with("found", on_disk))
     }
 
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
@@ -363,16 +394,15 @@ fn size(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-fn load_or_make(path: &Path) -> Result<PrivateKey, AuditError> {
+/// Returns the key, and whether it is a new one that has to be stored.
+fn load_or_generate(path: &Path) -> Result<(PrivateKey, bool), AuditError> {
     match PrivateKey::load(path) {
         Err(KeyFileError::File(FileError::Io { source, .. }))
             if source.kind() == std::io::ErrorKind::NotFound =>
         {
-            let key = PrivateKey::generate()?;
-            key.store(path)?;
-            Ok(key)
+            Ok((PrivateKey::generate()?, true))
         }
-        loaded => Ok(loaded?),
+        loaded => Ok((loaded?, false)),
     }
 }
 

@@ -221,6 +221,62 @@ fn a_log_that_was_cut_while_stopped_says_so_for_ever() {
 }
 
 #[test]
+fn a_log_whose_last_checkpoint_was_removed_says_so_for_ever() {
+    let (removed, garbage) = (None, Some("{\"log\":"));
+    for (head, kept) in [(removed, 2), (removed, 4), (removed, 8), (removed, 0), (garbage, 4)] {
+        let place = Place::new();
+        place.write(5);
+        let text = fs::read_to_string(place.path()).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').take(kept).collect();
+        fs::write(place.path(), lines.concat()).unwrap();
+        let path = place.dir.path().join("keys/audit.head");
+        match head {
+            None => fs::remove_file(&path).unwrap(),
+            Some(text) => midge_pki::write_private(&path, text.as_bytes()).unwrap(),
+        }
+        let found = |report: &Report| report.findings.iter().map(|found| found.kind).collect::<Vec<_>>();
+        // Without a line there is nothing to read, but the key is there.
+        let expected = if kept == 0 { vec![] } else { vec![FindingKind::HeadMissing] };
+        assert_eq!(found(&place.verify()), expected, "{kept} lines");
+
+        let (log, writer) = AuditLog::open_with(place.config()).unwrap();
+        let told = log.status().found.unwrap();
+        assert!(told.contains(&format!("audit.head is missing or cannot be read: lines after {kept} may")));
+        drop(writer);
+        place.write(1);
+        let report = place.verify();
+        assert_eq!(found(&report), [FindingKind::HeadMissing], "{kept} lines: {report:?}");
+        assert!(report.findings[0].text.contains(&format!("lines after {kept} may")), "{report:?}");
+    }
+}
+
+#[test]
+fn a_first_start_that_was_cut_short_is_no_finding() {
+    // The note comes first, then the key, then the first line.
+    for steps in 0..3 {
+        let place = Place::new();
+        place.write(0);
+        fs::remove_file(place.path()).unwrap();
+        let head = signed_head(&place.key()).unwrap().0;
+        let path = place.dir.path().join("keys/audit.head");
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace("\"seq\":2", "\"seq\":0").replace(&head.hash.to_string(), &"0".repeat(64));
+        midge_pki::write_private(&path, text.as_bytes()).unwrap();
+        if steps < 2 {
+            fs::remove_file(place.key()).unwrap();
+        }
+        if steps < 1 {
+            fs::remove_file(&path).unwrap();
+        }
+        let (log, writer) = AuditLog::open_with(place.config()).unwrap();
+        assert_eq!(log.status().found, None, "{steps}");
+        drop(writer);
+        assert_eq!(place.verify().findings, [], "{steps}");
+        assert_eq!(place.events()[..2], ["log-created", "checkpoint"]);
+    }
+}
+
+#[test]
 fn a_file_whose_first_line_was_damaged_is_kept_as_evidence() {
     let place = Place::new();
     place.write(5);

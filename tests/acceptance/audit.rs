@@ -5,6 +5,7 @@ use crate::support::{BOX, Ended, Place, Program, Server, eventually, midge, own_
 use mqtt_proto::ReasonCode;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -108,7 +109,17 @@ fn tampered(place: &Place, key: &str) {
             assert_eq!(found["findings"][0]["line"], denied + 1);
         }
     }
-    fs::write(&path, original).unwrap();
+    // Nor does it help to remove what tells how far it went.
+    let head = place.path("data/keys/audit.head");
+    let noted = fs::read(&head).unwrap();
+    fs::remove_file(&head).unwrap();
+    for text in [joined(&lines[..4]), original.clone()] {
+        fs::write(&path, text).unwrap();
+        let ended = audit(place, &["verify"]);
+        assert_eq!((ended.code, &ended.json()["findings"][0]["kind"]), (Some(1), &"head-missing".into()));
+    }
+    fs::write(&head, noted).unwrap();
+    fs::set_permissions(&head, fs::Permissions::from_mode(0o600)).unwrap();
     audit(place, &["verify", "--key", key]).ok();
     assert_eq!(audit(place, &["verify", "--key", &"0".repeat(64)]).code, Some(1));
     audit(place, &["verify", "--key", "nonsense"]).refused(64, &["fingerprint"]);

@@ -24,6 +24,8 @@ pub mod event {
     pub const REPAIRED: &str = "log-repaired";
     /// Signed lines were missing when the log was opened.
     pub const TAIL_MISSING: &str = "tail-missing";
+    /// The note of the last checkpoint was missing when the log was opened.
+    pub const HEAD_MISSING: &str = "head-missing";
     /// The oldest files were deleted to stay within the bound.
     pub const TRIMMED: &str = "log-trimmed";
     /// Events were lost before they were written.

@@ -92,6 +92,8 @@ pub enum FindingKind {
     Foreign,
     /// The end is missing.
     Truncated,
+    /// The note of the last checkpoint is missing: nobody can tell whether the end is.
+    HeadMissing,
 }
 
 /// Something worth knowing.

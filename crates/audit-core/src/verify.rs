@@ -16,9 +16,10 @@ const TOLD_MAX: usize = 100;
 pub struct Expected {
     /// Fingerprints of the keys that may have signed it; when empty, the log's own first key is taken.
     pub keys: Vec<String>,
-    /// A line that was signed: the log must contain it.
+    /// The last line known to be signed: the log must contain it.
     pub head: Option<Head>,
-    /// Whether all files are there: what is missing before the first line must have been deleted for the bound.
+    /// Whether all there is of the log is there. Then what is missing before the first line must have been deleted
+    /// for the bound, and `head` must be known: it is noted before the first line is written.
     pub is_whole: bool,
 }
 
@@ -196,6 +197,13 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
                 );
                 self.find(FindingKind::Truncated, Some(line.seq), text);
             }
+            event::HEAD_MISSING => {
+                let found = line.number("found").unwrap_or_default();
+                let text = format!(
+                    "the note of the last checkpoint was missing when the log was opened: lines after {found} may have been cut off"
+                );
+                self.find(FindingKind::HeadMissing, Some(line.seq), text);
+            }
             event::REPAIRED => {
                 let removed = line.number("removed-bytes").unwrap_or_default();
                 if removed > 0 {
@@ -325,7 +333,16 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
     }
 
     fn check_end(&mut self, last: u64) {
-        let Some(head) = self.expected.head.take() else { return };
+        let Some(head) = self.expected.head.take() else {
+            // Every log has one from its start on, so whoever cuts a log must not get away with removing it too.
+            if self.expected.is_whole && last > 0 {
+                let text = format!(
+                    "the note of the last checkpoint is missing or cannot be read: lines after {last} may have been cut off"
+                );
+                self.find(FindingKind::HeadMissing, None, text);
+            }
+            return;
+        };
         if !self.report.log.is_empty() && head.log != self.report.log {
             let text =
                 format!("this is log {}; the last checkpoint known is of log {}", self.report.log, head.log);

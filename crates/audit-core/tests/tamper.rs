@@ -190,6 +190,28 @@ fn a_missing_file_is_found_wherever_it_was() {
 }
 
 #[test]
+fn a_whole_log_without_its_last_checkpoint_is_not_taken_for_intact() {
+    let mut log = written(20);
+    let unknown = || Expected { head: None, ..expected(&written(20)) };
+    let kinds = |report: Report| report.findings.iter().map(|found| found.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(verify_with(&log, unknown())), [FindingKind::HeadMissing]);
+    log.files.truncate(1);
+    log.files[0].truncate(2);
+    assert_eq!(kinds(verify_with(&log, unknown())), [FindingKind::HeadMissing]);
+    // Of a part nobody knows where it ends, and where there is nothing, nothing is missing.
+    let part = Expected { is_whole: false, ..unknown() };
+    assert_eq!(kinds(verify_with(&log, part)), []);
+    assert_eq!(kinds(verify_with(&Log { files: Vec::new(), head: log.head }, unknown())), []);
+
+    let mut writer = Writer::new();
+    writer.append(&Record::new(UnixMillis(1), event::HEAD_MISSING).with("found", 1));
+    writer.checkpoint();
+    let report = verify(&writer.log());
+    assert!(report.findings[0].text.contains("lines after 1 may"), "{report:?}");
+    assert_eq!(kinds(report), [FindingKind::HeadMissing]);
+}
+
+#[test]
 fn a_rewritten_chain_fails_at_its_first_checkpoint() {
     let log = written(20);
     // As somebody does who knows the format and has no key: change a line, then hash all anew.

@@ -10,9 +10,9 @@ use time::format_description::well_known::Rfc3339;
 
 /// Every kind of event, as docs/audit.md has them.
 #[rustfmt::skip]
-const KINDS: [&str; 55] = [
-    "log-created", "file-opened", "checkpoint", "log-resumed", "log-repaired", "tail-missing", "log-trimmed",
-    "key-changed", "gap", "repeated", "started", "stopped",
+const KINDS: [&str; 56] = [
+    "log-created", "file-opened", "checkpoint", "log-resumed", "log-repaired", "tail-missing", "head-missing",
+    "log-trimmed", "key-changed", "gap", "repeated", "started", "stopped",
     "connected", "connect-refused", "connection-refused", "disconnected", "session-ended", "reauthenticated",
     "subscribed", "unsubscribed", "subscribe-denied", "subscription-revoked", "publish-denied", "will-denied",
     "receive-denied", "retained-purged",
