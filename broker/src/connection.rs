@@ -9,6 +9,7 @@ use midge_identity::VerifiedPeer;
 use mqtt_proto::{ConnAck, Connect, DecodeError, Decoder, Packet, ReasonCode, Version};
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -33,7 +34,7 @@ const TURN: Duration = Duration::from_millis(1);
 /// write of its own.
 const WRITE_TIME: Duration = Duration::from_micros(30);
 /// How long a peer may take to accept its last bytes, and again to hear of the end: together less than a process
-/// has to stop.
+/// has to stop. As long it is waited for what a peer that has left is owed, or has said before.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What the connection allows its peer.
@@ -127,18 +128,42 @@ where
         hub.admit_again(connected.0, &identity, &proof, admission);
         connected
     };
+    let outlet = Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout, flushed_bytes };
+    converse(conn, &mut reader, outlet).await;
+    Ok(())
+}
+
+/// Reads and writes until both have ended. What a peer has said before it left counts, and what it is owed for it is
+/// answered: both within [`LINGER`].
+async fn converse<R, W>(conn: ConnId, reader: &mut Reader<R>, outlet: Outlet<'_, W>)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let Outlet { hub, outbox, .. } = outlet;
+    let mut reading = pin!(reader.run(hub, conn));
+    let mut writing = pin!(write_all(conn, outlet));
     tokio::select! {
-        cause = reader.run(hub, conn) => hub.closed(conn, cause),
-        result = write_all(hub, conn, Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout, flushed_bytes }) => {
-            if let Err(error) = result {
-                if error.kind() == io::ErrorKind::TimedOut {
-                    hub.stalled(conn);
-                }
-                hub.closed(conn, CloseCause::Failed(error.to_string().into()));
+        cause = &mut reading => {
+            hub.input_ended(conn, cause.clone());
+            if !matches!(tokio::time::timeout(LINGER, writing).await, Ok(Ok(()))) {
+                hub.closed(conn, cause);
             }
         }
+        written = &mut writing => {
+            let Err(error) = written else { return };
+            if error.kind() == io::ErrorKind::TimedOut {
+                hub.stalled(conn);
+            }
+            // It hears nothing more, but a DISCONNECT that it sent before may be unread yet ([MQTT-3.14.4-3]).
+            tokio::select! {
+                _ = reading => {}
+                () = outbox.closing() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
+            hub.closed(conn, CloseCause::Failed(error.to_string().into()));
+        }
     }
-    Ok(())
 }
 
 fn identify(entrance: Entrance, wanted: Option<&str>) -> Result<VerifiedPeer, Refusal> {
@@ -261,7 +286,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             match self.more().await {
                 Ok(0) => return CloseCause::Eof,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && self.patience.is_some() => {
-                    hub.malformed(conn, ReasonCode::KeepAliveTimeout);
+                    hub.unfinished(conn);
                     std::future::pending::<()>().await;
                 }
                 Ok(count) => {
@@ -292,11 +317,7 @@ struct Outlet<'a, W> {
     flushed_bytes: usize,
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(
-    hub: &Hub,
-    conn: ConnId,
-    mut outlet: Outlet<'_, W>,
-) -> io::Result<()> {
+async fn write_all<W: AsyncWrite + Unpin>(conn: ConnId, mut outlet: Outlet<'_, W>) -> io::Result<()> {
     let mut unreported = 0;
     loop {
         let batch = outlet.outbox.next().await.map_err(io::Error::other)?;
@@ -306,7 +327,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         }
         unreported += batch.bytes;
         if unreported >= outlet.flushed_bytes {
-            hub.flushed(conn, unreported);
+            outlet.hub.flushed(conn, unreported);
             unreported = 0;
         }
     }

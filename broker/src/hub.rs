@@ -326,6 +326,11 @@ impl Hub {
         self.enter(|broker, now| broker.handle_malformed(conn, reason, now));
     }
 
+    /// Says that a peer has begun a packet and sends nothing more of it.
+    pub(crate) fn unfinished(&self, conn: ConnId) {
+        self.enter(|broker, now| broker.handle_unfinished(conn, now));
+    }
+
     /// Says that a peer has taken nothing of what it is sent for too long.
     pub(crate) fn stalled(&self, conn: ConnId) {
         self.enter(|broker, now| broker.handle_stalled(conn, now));
@@ -333,6 +338,11 @@ impl Hub {
 
     pub(crate) fn flushed(&self, conn: ConnId, bytes: usize) {
         self.enter(|broker, now| broker.handle_flushed(conn, bytes, now));
+    }
+
+    /// Says that nothing more comes from a peer, which may still be owed answers.
+    pub(crate) fn input_ended(&self, conn: ConnId, cause: CloseCause) {
+        self.enter(|broker, now| broker.handle_input_ended(conn, cause, now));
     }
 
     pub(crate) fn closed(&self, conn: ConnId, cause: CloseCause) {

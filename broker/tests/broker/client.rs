@@ -156,6 +156,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         reason
     }
 
+    /// Says that it sends nothing more, and goes on listening.
+    pub(crate) async fn end_input(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     pub(crate) fn into_stream(self) -> S {
         self.stream
     }

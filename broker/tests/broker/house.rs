@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -228,6 +228,11 @@ impl House {
         let stream = TcpStream::connect(self.tcp).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Client::open(stream, app).await
+    }
+
+    /// A connection to the Unix socket.
+    pub(crate) async fn unix(&self) -> UnixStream {
+        UnixStream::connect(self.directory.path().join("mqtt.sock")).await.unwrap()
     }
 
     /// Stops the broker and returns the records of its audit log.

@@ -9,6 +9,8 @@ mod client;
 #[cfg(test)]
 mod durable;
 #[cfg(test)]
+mod ends;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod house;

@@ -5,7 +5,7 @@ use crate::AuditKind;
 use crate::authority::Listener;
 use crate::broker::Broker;
 use crate::connection::Connection;
-use crate::effect::{CloseReason, ConnId, Effect, Now};
+use crate::effect::{CloseCause, CloseReason, ConnId, Effect, Now};
 use crate::slab::Key;
 use crate::timers::Due;
 use bytes::Bytes;
@@ -187,6 +187,16 @@ impl Broker {
         let candidate = self.candidates.remove(&conn)?;
         self.timers.clear(Some(candidate.due), Due::Exchange(conn));
         Some(candidate)
+    }
+
+    /// Takes it that nothing more comes of a connection without CONNACK: what it was asked it will not answer. What is
+    /// judged it is told.
+    pub(crate) fn leave_candidate(&mut self, conn: ConnId, cause: CloseCause) {
+        let is_judged = |candidate: &Candidate| candidate.exchange.turn == Turn::Judged;
+        if self.candidates.get(&conn).is_some_and(|candidate| !is_judged(candidate)) {
+            self.forget_candidate(conn);
+            self.out.effects.push_back(Effect::Close { conn, reason: CloseReason::Lost(cause) });
+        }
     }
 
     /// Refuses a connection without CONNACK, if it is one.

@@ -143,6 +143,15 @@ impl Broker {
         }
     }
 
+    /// Ends a connection whose client has begun a packet and sends nothing more of it, for longer than it may; its
+    /// session stays.
+    pub fn handle_unfinished(&mut self, conn: ConnId, now: Now) {
+        match self.conns.get(&conn) {
+            Some(&key) => self.cut(key, CloseReason::KeepAlive, now),
+            None => self.end_candidate(conn, ReasonCode::KeepAliveTimeout, now),
+        }
+    }
+
     /// Ends a connection whose client has taken nothing of what it is sent for too long; its session stays.
     pub fn handle_stalled(&mut self, conn: ConnId, now: Now) {
         if let Some(&key) = self.conns.get(&conn) {
@@ -159,6 +168,17 @@ impl Broker {
         connection.unsent = connection.unsent.saturating_sub(bytes);
         if was_full {
             self.pump(key, now);
+        }
+    }
+
+    /// Says that nothing more comes from a client: its connection ends once it has been sent every answer it is owed,
+    /// which wait for the store. Until when that may take is for the shell to say, with [`Self::handle_closed`].
+    pub fn handle_input_ended(&mut self, conn: ConnId, cause: CloseCause, now: Now) {
+        let Some(&key) = self.conns.get(&conn) else { return self.leave_candidate(conn, cause) };
+        let Some(connection) = self.connection_mut(key) else { return };
+        match connection.gate.last() {
+            Some(ticket) => connection.ends_after = Some((ticket, cause)),
+            None => self.cut(key, CloseReason::Lost(cause), now),
         }
     }
 

@@ -301,6 +301,7 @@ impl Broker {
             resend: std::collections::VecDeque::new(),
             cache: PublishCache::new(&self.remembered),
             gate: Gate::default(),
+            ends_after: None,
             will_number: 0,
             exchange: connect.auth_method.take().map(Exchange::new),
             messages_in: 0,

@@ -6,7 +6,7 @@
 
 use crate::broker::Broker;
 use crate::connection::Connection;
-use crate::effect::{Delivery, Effect, Now};
+use crate::effect::{CloseReason, Delivery, Effect, Now};
 use crate::ledger::StoreTrouble;
 use crate::output::Output;
 use crate::session::Session;
@@ -27,6 +27,11 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// The ticket of the last thing that waits.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.waiting.back().map(|(ticket, _)| *ticket)
+    }
+
     /// The ticket that a message which itself promises nothing waits for, so that it passes none before it.
     pub(crate) fn behind_deliveries(&self) -> Option<u64> {
         (self.deliveries > 0).then_some(self.barrier)
@@ -121,12 +126,27 @@ impl Broker {
                 has_room |= !self.deliver_stored(key, *delivery, &mut over, now);
             }
             over.into_iter().for_each(|id| self.end_exchange(key, id));
+            if self.end_answered(key, now) {
+                continue;
+            }
             let Some(session) = self.sessions.get(key) else { continue };
             let has_started = was_starting && session.connection().is_some_and(|c| !c.gate.starting);
             if has_started || has_room || !session.replays.is_empty() {
                 self.pump(key, now);
             }
         }
+    }
+
+    /// Ends a connection from which nothing more comes once it has got every answer; tells whether it did.
+    fn end_answered(&mut self, key: Key, now: Now) -> bool {
+        let Some(connection) = self.sessions.get_mut(key).and_then(Session::connection_mut) else {
+            return false;
+        };
+        let ledger = &self.out.ledger;
+        let is_answered = connection.ends_after.take_if(|(ticket, _)| ledger.is_stored(*ticket));
+        let Some((_, cause)) = is_answered else { return false };
+        self.cut(key, CloseReason::Lost(cause), now);
+        true
     }
 
     /// Sends a message whose turn has come, if it still may be sent: its time and rights may be over since it began to

@@ -48,6 +48,20 @@ fn a_311_disconnect_discards_the_will_and_a_lost_connection_publishes_it() {
     assert!(world.audits().contains(&"press/c disconnected Lost(Failed(\"reset\")) in=0 out=0".to_owned()));
 }
 
+// [MQTT-3.1.2-22]: silence in the middle of a packet, and no violation of the protocol.
+#[test]
+fn a_packet_that_is_never_finished_ends_the_connection_like_silence() {
+    for (connect, last) in
+        [(v5("c"), &["DISCONNECT 8D", "CLOSE KeepAlive"][..]), (v311("c"), &["CLOSE KeepAlive"][..])]
+    {
+        let (mut world, conn, watcher) = world(connect);
+        world.broker.handle_unfinished(conn, world.now);
+        world.drain();
+        assert_eq!(world.take(conn), last);
+        world.expect(watcher, GONE);
+    }
+}
+
 fn with_expiry(secs: u32) -> Packet {
     let packet = Disconnect { session_expiry_secs: Some(secs), ..disconnect(ReasonCode::Success) };
     Packet::Disconnect(Box::new(packet))

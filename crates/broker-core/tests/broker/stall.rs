@@ -56,6 +56,42 @@ fn acknowledgements_keep_their_order() {
     world.expect(press, ["PUBACK 1 00", "PUBACK 2 10", "PUBACK 3 00"]);
 }
 
+// Who says that nothing more comes may still listen.
+#[test]
+fn who_has_left_gets_the_answers_that_it_is_owed_and_nothing_more() {
+    let (mut world, ops, press) = slow(Q1, Connect { will: will("a", "gone", 0), ..durable("press") });
+    world.disk.is_quick = true;
+    let reader = world.open("reader", durable("reader"));
+    world.disk.is_quick = false;
+    world.send(press, subscribe([sub("b", Q2)]));
+    world.send(press, numbered("a", 1, Q1));
+    world.send(press, numbered("elsewhere", 2, Q1));
+    world.end_input(press);
+    world.quiet(press);
+    // What comes later for it does not keep it.
+    world.publish(reader, "b", "late", Q2);
+    world.disk.pending.pop();
+    world.store();
+    world.expect(press, ["SUBACK 77 [02]", "PUBACK 1 00", "PUBACK 2 10", "CLOSE Lost(Eof)"]);
+    assert!(world.session("press", "press").is_some());
+    // The twin: who is owed nothing has left at once.
+    world.take(ops);
+    world.end_input(ops);
+    world.expect(ops, ["CLOSE Lost(Eof)"]);
+}
+
+#[test]
+fn who_has_left_is_not_kept_by_a_disk_that_never_answers() {
+    let (mut world, ops, press) = slow(Q1, Connect { will: will("a", "gone", 0), ..v5("press") });
+    world.publish(press, "a", "one", Q1);
+    world.end_input(press);
+    world.expect(ops, ["PUBLISH a \"one\" q1 #1"]);
+    world.lose(press);
+    world.expect(ops, ["PUBLISH a \"gone\" q0"]);
+    world.store();
+    world.quiet(press);
+}
+
 // A message that was delivered and acknowledged before the disk came to it is still to be acknowledged.
 #[test]
 fn an_acknowledgement_of_what_is_gone_already_is_given() {

@@ -184,6 +184,12 @@ impl World {
         self.drain();
     }
 
+    /// Nothing more comes from a client.
+    pub(crate) fn end_input(&mut self, conn: ConnId) {
+        self.broker.handle_input_ended(conn, CloseCause::Eof, self.now);
+        self.drain();
+    }
+
     pub(crate) fn flush(&mut self, conn: ConnId) {
         self.broker.handle_flushed(conn, usize::MAX, self.now);
         self.drain();
