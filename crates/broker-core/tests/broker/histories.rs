@@ -3,7 +3,7 @@
 //! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many. By now 190,000 have been
 //! played; what they found of the broker's or the reference's faults stands at the end.
 
-use crate::attacker::{self, ATTACKER, Attacker};
+use crate::attacker::{self, ATTACKER, Attacker, Mischief};
 use crate::model::{Conn, Message, Model, Seen, Session, Subscribed, Turn, Who};
 use crate::steps::{Closing, NAMES, Op, Opening, Said, Wish, history};
 use crate::tally::Tally;
@@ -341,7 +341,8 @@ impl Play {
         self.check_disk();
     }
 
-    /// Nobody waits for anything: the store holds what is retained and what waits for PUBREL, and nothing else.
+    /// Nobody but the attacker waits for anything: the store holds what is retained and what waits for PUBREL, and
+    /// nothing else.
     fn check_disk(&self) {
         let records = self.world.disk.read();
         let theirs = records.iter().filter(|(key, _)| {
@@ -350,12 +351,16 @@ impl Play {
                     && session.number == key.owner
             })
         });
+        let is_retained = |number| {
+            records.iter().any(|(key, record)| matches!(record, Record::Retained) && key.number == number)
+        };
         let (mut held, mut retained) = (0, BTreeSet::new());
         for (key, record) in theirs {
             match record {
                 Record::Queued(_) | Record::Outgoing(_) => panic!("{key} stays: {record:?}"),
                 Record::Held(_) => held += 1,
-                Record::Message(stored) => {
+                // Another one waits for the attacker: each is there for somebody (`Disk::check`).
+                Record::Message(stored) if is_retained(key.number) => {
                     let (topic, origin) =
                         (stored.message.publication().topic.as_str(), stored.message.origin());
                     let is_theirs =
@@ -363,7 +368,7 @@ impl Play {
                     retained.extend(is_theirs.then(|| topic.to_owned()));
                 }
                 Record::Will(record) => assert_eq!(*record.identity, spiffe(ATTACKER)),
-                Record::Session(_) | Record::Subscription(_) | Record::Retained => {}
+                Record::Session(_) | Record::Subscription(_) | Record::Message(_) | Record::Retained => {}
             }
         }
         assert_eq!(held, self.model.held());
@@ -496,4 +501,16 @@ fn what_is_retained_is_owed_over_restarts() {
         ];
         play(&[&start[..], &publish("a"), &publish("a/b"), &publish("a/c"), &publish("d"), &rest].concat());
     }
+}
+
+// What waits for the attacker is stored, though nobody else waits for it and it is not retained.
+#[test]
+fn what_waits_for_the_attacker_stays_in_the_store() {
+    let reads_all = [
+        Op::Attack(Mischief::Rights(0b10)),
+        Op::Attack(Mischief::Connect { nth: 0, v5: true, clean: false, will: None }),
+        Op::Attack(Mischief::Subscribe(0, 4, 1)),
+    ];
+    let said = Said { retain: false, ..kept("a", 1) };
+    play(&[&[Op::Connect(0, PLAIN)][..], &reads_all, &[Op::Publish(0, 1, said)]].concat());
 }
