@@ -264,6 +264,7 @@ fn of<T: TryFrom<usize> + From<u8> + std::ops::Not<Output = T>>(value: usize) ->
 mod tests {
     use super::*;
     use broker_core::DeniedPublish;
+    use serde_json::json;
 
     #[test]
     fn the_defaults_are_those_of_core_and_codec() {
@@ -277,11 +278,11 @@ mod tests {
 
     #[test]
     fn what_is_done_for_want_of_a_right_is_as_written() {
-        let core = |text: &str| toml::from_str::<MqttConfig>(text).unwrap().core([0; 16]);
-        let written = core("retained-without-right = 'purge'\ndenied-publish-v311 = 'disconnect'");
+        let core = |text: serde_json::Value| serde_json::from_value::<MqttConfig>(text).unwrap().core([0; 16]);
+        let written = core(json!({ "retained-without-right": "purge", "denied-publish-v311": "disconnect" }));
         assert!(written.purge_lost && written.denied_publish_v311 == DeniedPublish::Disconnect);
         // The twin: nothing is lost and nobody is cut unless it is written.
-        let unwritten = core("");
+        let unwritten = core(json!({}));
         assert!(!unwritten.purge_lost && unwritten.denied_publish_v311 == DeniedPublish::Drop);
     }
 
