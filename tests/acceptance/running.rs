@@ -165,6 +165,11 @@ fn endpoints_tell_of_life_readiness_and_metrics() {
         "midge_lease_seconds",
         "midge_mqtt_connections",
         "midge_mqtt_denials_total{kind=\"publish\"}",
+        "midge_agent_svids",
+        "midge_agent_svids_signed_total",
+        "midge_agent_sign_failures_total",
+        "midge_agent_connections",
+        "midge_agent_calls",
         "midge_audit_lost_total",
     ] {
         assert!(metrics.contains(name), "no {name} in\n{metrics}");

@@ -126,7 +126,7 @@ impl EdgeBox {
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
         let agent = agent.code(exit::UNAVAILABLE)?;
 
-        self.serve_endpoints(endpoints, &server.hub(), &policy, &mut tasks);
+        self.serve_endpoints(endpoints, (&server.hub(), &agent, &policy), &mut tasks);
         let (issuer, stop) = (self.issuer.clone(), token.clone());
         tasks.spawn("issuer", async move { Ok(midge_issuer::run(issuer, stop).await?) });
         tasks.spawn("agent-view", until(token.clone(), views.run()));
@@ -167,8 +167,7 @@ impl EdgeBox {
     fn serve_endpoints(
         &self,
         listener: Option<TcpListener>,
-        hub: &Hub,
-        policy: &PolicyHandle,
+        (hub, agent, policy): (&Hub, &Agent, &PolicyHandle),
         tasks: &mut Supervisor,
     ) {
         let health = http::health(&self.issuer, &self.problems);
@@ -178,6 +177,7 @@ impl EdgeBox {
         let metrics = Arc::new(Metrics::new());
         http::issuer_metrics(&metrics, &self.issuer);
         http::broker_metrics(&metrics, hub, &self.audit);
+        agent.register_metrics(&metrics);
         policy_metrics(&metrics, policy);
         let router = midge_runtime::endpoints::router(health, metrics);
         tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token));
