@@ -179,7 +179,7 @@ fn close_reason(reason: &CloseReason) -> String {
         CloseReason::NotAuthenticated => "re-authentication failed".into(),
         CloseReason::SvidExpired => "SVID expired".into(),
         CloseReason::Revoked(why) => format!("identity revoked: {why}"),
-        CloseReason::Administrative => "ended by the operator or by a changed entry".into(),
+        CloseReason::Administrative => "ended by an operator".into(),
         CloseReason::Drain => "broker stops".into(),
     }
 }

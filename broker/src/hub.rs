@@ -143,6 +143,12 @@ impl Hub {
         self.0.inner.lock().broker.sessions()
     }
 
+    /// Ends one session by an operator's wish, with DISCONNECT 0x98 where it has a connection (5.0); its will goes out,
+    /// if it may. Returns whether there was one.
+    pub fn end_session(&self, identity: &SpiffeId, client_id: &str) -> bool {
+        self.enter(|broker, now| broker.handle_kick(identity, client_id, now))
+    }
+
     /// Returns counters and sizes.
     pub fn metrics(&self) -> Metrics {
         self.0.inner.lock().broker.metrics()

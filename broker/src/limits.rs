@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn what_is_done_for_want_of_a_right_is_as_written() {
-        let core = |text: serde_json::Value| serde_json::from_value::<MqttConfig>(text).unwrap().core([0; 16]);
+        let core =
+            |text: serde_json::Value| serde_json::from_value::<MqttConfig>(text).unwrap().core([0; 16]);
         let written = core(json!({ "retained-without-right": "purge", "denied-publish-v311": "disconnect" }));
         assert!(written.purge_lost && written.denied_publish_v311 == DeniedPublish::Disconnect);
         // The twin: nothing is lost and nobody is cut unless it is written.

@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Fetches or mints X.509-SVIDs.
     #[command(subcommand)]
     Svid(SvidCommand),
-    /// Lists MQTT sessions.
+    /// Lists and ends MQTT sessions.
     #[command(subcommand)]
     Session(SessionCommand),
     /// Shows, bans and deletes the boxes that have joined a cloud.
@@ -269,6 +269,15 @@ pub(crate) enum SvidCommand {
 pub(crate) enum SessionCommand {
     /// Lists sessions with identity, client id and queue.
     List,
+    /// Ends a session with its connection, subscriptions and queue; a client that may connect again gets a new one.
+    End {
+        /// SPIFFE ID of the session.
+        #[arg(value_name = "SPIFFE_ID")]
+        spiffe_id: String,
+        /// MQTT client id of the session.
+        #[arg(value_name = "CLIENT_ID", allow_hyphen_values = true)]
+        client_id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -56,6 +56,31 @@ fn identities_of_one_user_are_chosen_by_user_name_and_share_client_ids() {
 }
 
 #[test]
+fn an_operator_ends_one_session_of_one_identity_and_it_may_come_again() {
+    let place = Place::new();
+    let server = started(&place, "");
+    server.entry("a", &own_uid(), &[]);
+    server.entry("b", &own_uid(), &[]);
+    let tcp = server.address("tcp");
+    let (a, b) = (format!("{BOX}/app/a"), format!("{BOX}/app/b"));
+    let connect = |id, user| Client::tcp(&tcp, &Who { id, user_name: Some(user), ..Who::default() });
+    let mut ended = connect("1", &a).ok().unwrap();
+    let mut stay = [connect("2", &a).ok().unwrap(), connect("1", &b).ok().unwrap()];
+
+    server.run(&["session", "end", &a, "3"]).refused(1, &["no session of", "midge session list"]);
+    server.run(&["session", "end", "app/a", "1"]).refused(64, &["app/a"]);
+    ended.stands();
+    let answer = server.run(&["session", "end", &a, "1"]).ok().json();
+    assert_eq!(answer["ended"], serde_json::json!({ "spiffe_id": a, "client_id": "1" }));
+    assert_eq!(ended.cut(), ReasonCode::AdministrativeAction);
+    stay.iter_mut().for_each(Client::stands);
+    connect("1", &a).ok().unwrap().stands();
+    let act = audited(&place, |record| record["event"] == "session-deleted");
+    assert_eq!((&act["identity"], &act["client-id"]), (&a.into(), &"1".into()));
+    assert!(act["by"]["method"].as_str().unwrap().ends_with("/EndSession"), "{act}");
+}
+
+#[test]
 fn a_deleted_entry_cuts_its_identity_and_no_other() {
     let place = Place::new();
     let server = started(&place, "");

@@ -1,10 +1,31 @@
+//! `midge session …`: the MQTT sessions of the box.
+
 use super::admin::Admin;
 use crate::cli::SessionCommand;
 use crate::output::{self, Output};
-use midge_api::midge::v1::ListSessionsRequest;
+use midge_api::midge::v1::{EndSessionRequest, ListSessionsRequest};
 
 pub(crate) async fn run(admin: &Admin, command: SessionCommand, output: Output) -> anyhow::Result<()> {
-    let SessionCommand::List = command;
+    match command {
+        SessionCommand::List => list(admin, output).await,
+        SessionCommand::End { spiffe_id, client_id } => end(admin, spiffe_id, client_id, output).await,
+    }
+}
+
+async fn end(admin: &Admin, spiffe_id: String, client_id: String, output: Output) -> anyhow::Result<()> {
+    let request = EndSessionRequest { spiffe_id: spiffe_id.clone(), client_id: client_id.clone() };
+    admin.midge().await?.end_session(request).await.map_err(|status| admin.error(&status))?;
+    if output == Output::Json {
+        let ended = serde_json::json!({ "spiffe_id": spiffe_id, "client_id": client_id });
+        return output::json(&serde_json::json!({ "ended": ended }));
+    }
+    output::line(format_args!(
+        "Session {client_id} of {spiffe_id} is ended; while an entry and a rule let it in, it may connect again"
+    ));
+    Ok(())
+}
+
+async fn list(admin: &Admin, output: Output) -> anyhow::Result<()> {
     let response = admin.midge().await?.list_sessions(ListSessionsRequest {}).await;
     let sessions = response.map_err(|status| admin.error(&status))?.into_inner().sessions;
     if output == Output::Json {

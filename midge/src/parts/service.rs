@@ -11,11 +11,12 @@ use futures_util::{Stream, StreamExt as _};
 use midge_api::midge::v1::{
     AcceptNodeAuditRequest, AcceptNodeAuditResponse, AgentView, ApplyRulesRequest, AuditLog as AuditStatus,
     CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteDeviceRequest, DeleteRuleRequest,
-    Device, Lease, ListDevicesRequest, ListDevicesResponse, ListNodesRequest, ListNodesResponse,
-    ListRulesRequest, ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node,
-    ObserveAccessRequest, PolicyPage, ReloadPolicyRequest, ReloadPolicyResponse, Session, SetDeviceRequest,
-    ShadowPolicy, ShowDeviceRequest, ShowPolicyRequest, ShowShadowRequest, SignX509svidRequest,
-    SignX509svidResponse, StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
+    Device, EndSessionRequest, EndSessionResponse, Lease, ListDevicesRequest, ListDevicesResponse,
+    ListNodesRequest, ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest,
+    ListSessionsResponse, Listener, Node, ObserveAccessRequest, PolicyPage, ReloadPolicyRequest,
+    ReloadPolicyResponse, Session, SetDeviceRequest, ShadowPolicy, ShowDeviceRequest, ShowPolicyRequest,
+    ShowShadowRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse,
+    WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
 use midge_audit::AuditLog;
@@ -86,6 +87,10 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    fn hub(&self) -> Result<&Hub, Status> {
+        self.hub.as_ref().ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))
+    }
+
     fn degraded(&self) -> Vec<Degraded> {
         let own = self
             .problems
@@ -175,12 +180,26 @@ impl Midge for Service {
         &self,
         _request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let hub = self
-            .hub
-            .as_ref()
-            .ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))?;
-        let sessions = hub.sessions().iter().map(session).collect();
+        let sessions = self.hub()?.sessions().iter().map(session).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
+    }
+
+    async fn end_session(
+        &self,
+        request: Request<EndSessionRequest>,
+    ) -> Result<Response<EndSessionResponse>, Status> {
+        let EndSessionRequest { spiffe_id, client_id } = request.into_inner();
+        let identity = SpiffeId::new(&spiffe_id)
+            .map_err(|error| Status::invalid_argument(format!("spiffe_id \"{spiffe_id}\": {error}")))?;
+        if !self.hub()?.end_session(&identity, &client_id) {
+            let text = format!(
+                "no session of {spiffe_id} with client id \"{client_id}\"; `midge session list` shows those there are"
+            );
+            return Err(Status::not_found(text));
+        }
+        self.trail
+            .act("session-deleted", |record| record.with("identity", spiffe_id).with("client-id", client_id));
+        Ok(Response::new(EndSessionResponse {}))
     }
 
     type WatchEntriesStream = Pin<Box<dyn Stream<Item = Result<AgentView, Status>> + Send>>;

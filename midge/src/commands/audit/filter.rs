@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// Every kind of event, as docs/audit.md has them.
 #[rustfmt::skip]
-const KINDS: [&str; 56] = [
+const KINDS: [&str; 57] = [
     "log-created", "file-opened", "checkpoint", "log-resumed", "log-repaired", "tail-missing", "head-missing",
     "log-trimmed", "key-changed", "gap", "repeated", "started", "stopped",
     "connected", "connect-refused", "connection-refused", "disconnected", "session-ended", "reauthenticated",
@@ -19,7 +19,8 @@ const KINDS: [&str; 56] = [
     "entry-created", "entry-updated", "entry-deleted", "token-made", "token-gone", "node-joined", "node-updated",
     "node-banned", "node-deleted", "svid-issued", "svid-renewed", "ca-issued", "ca-requested", "ca-prepared",
     "ca-activated", "ca-installed", "ca-changed", "changed", "bundle-changed", "policy-loaded", "policy-changed",
-    "policy-refused", "rules-applied", "rule-deleted", "device-created", "device-set", "device-deleted", "node-audit-accepted",
+    "policy-refused", "rules-applied", "rule-deleted", "device-created", "device-set", "device-deleted", "session-deleted",
+    "node-audit-accepted",
     "admin",
 ];
 
