@@ -617,19 +617,19 @@ fn a_full_queue_with_a_full_window_comes_back_whole() {
 }
 
 /// Everybody may do everything; what is published below `brief` or `safe` has a durability of its own.
-fn levels() -> Vec<midge_policy::Rule> {
-    let rule = |topic: &str, durability| midge_policy::Rule {
+fn levels() -> Vec<Rule> {
+    let rule = |topic: &str, durability| Rule {
         name: topic.into(),
         id: "spiffe://plant/**".into(),
         publish: vec![format!("{topic}/#")],
         durability,
-        ..midge_policy::Rule::default()
+        ..Rule::default()
     };
-    let listen = midge_policy::Rule {
+    let listen = Rule {
         name: "listen".into(),
         id: "spiffe://plant/**".into(),
         subscribe: vec!["#".into()],
-        ..midge_policy::Rule::default()
+        ..Rule::default()
     };
     vec![
         rule("brief", Some(midge_policy::Durability::None)),

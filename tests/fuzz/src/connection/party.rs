@@ -115,6 +115,7 @@ impl Party {
                 assert_eq!(effect.bytes(), bytes.len(), "{delivery:?}");
                 self.read_back(bytes);
             }
+            Effect::Discard { .. } => assert_eq!(self.stage, Stage::Connected),
             Effect::Close { .. } => {
                 assert!(!matches!(self.stage, Stage::Silent | Stage::Closed));
                 (self.stage, self.conn, self.asked) = (Stage::Closed, None, false);
