@@ -86,6 +86,10 @@ pub struct LimitsConfig {
     pub retained_messages_max: u32,
     /// Bytes of retained messages in total.
     pub retained_bytes_max: u64,
+    /// Retained messages that one identity has published.
+    pub retained_messages_per_identity_max: u32,
+    /// Bytes of these.
+    pub retained_bytes_per_identity_max: u64,
     /// Unsent bytes of one connection above which it gets no new messages.
     pub unsent_bytes_soft: u32,
     /// Unsent bytes of one connection above which it is cut. Whatever is written here, two packets of the largest size
@@ -124,6 +128,8 @@ impl Default for LimitsConfig {
             queue_overflow: core.queue_overflow,
             retained_messages_max: of(core.retained_messages_max),
             retained_bytes_max: of(core.retained_bytes_max),
+            retained_messages_per_identity_max: of(core.retained_messages_per_identity_max),
+            retained_bytes_per_identity_max: of(core.retained_bytes_per_identity_max),
             unsent_bytes_soft: of(core.unsent_bytes_soft),
             unsent_bytes_hard: of(core.unsent_bytes_hard),
             connect_bytes_max: of(codec.connect_bytes_max),
@@ -162,6 +168,8 @@ impl MqttConfig {
             queue_overflow: limits.queue_overflow,
             retained_messages_max: to(limits.retained_messages_max),
             retained_bytes_max: to(limits.retained_bytes_max),
+            retained_messages_per_identity_max: to(limits.retained_messages_per_identity_max),
+            retained_bytes_per_identity_max: to(limits.retained_bytes_per_identity_max),
             unsent_bytes_soft: to(limits.unsent_bytes_soft),
             unsent_bytes_hard: self.unsent_bytes_hard(),
             keep_alive_max_secs: NonZeroU16::new(self.keep_alive_max_secs),

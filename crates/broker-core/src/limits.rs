@@ -20,8 +20,8 @@
 //!   unless it has very little, so that those who acknowledge nothing stop nobody else.
 //! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` of a 5.0 client
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
-//! - **Retained messages**: a new one beyond a limit is refused as a whole: 0x97 (5.0, QoS 1 and 2),
-//!   else dropped and counted. One that was released from QoS 2 is delivered but not retained.
+//! - **Retained messages**, of all and of one identity, so that none fills the room of all: a new one beyond a limit is
+//!   refused as a whole: 0x97 (5.0, QoS 1 and 2), else dropped and counted. One that was released from QoS 2 is delivered but not retained.
 //! - **Disk** (see [`crate::StoreTrouble`]): while it fails, a message that would have to be stored is refused with 0x97
 //!   (5.0), or its acknowledgement waits (3.1.1); what was acknowledged stays. While it only has much to catch up with,
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.
@@ -118,6 +118,10 @@ pub struct Config {
     pub retained_messages_max: usize,
     /// Bytes of retained messages in total.
     pub retained_bytes_max: usize,
+    /// Retained messages that one identity has published.
+    pub retained_messages_per_identity_max: usize,
+    /// Bytes of these.
+    pub retained_bytes_per_identity_max: usize,
     /// Longest session expiry; longer requests are lowered and the CONNACK says so.
     pub session_expiry_max: Duration,
     /// Methods of enhanced authentication that the shell's authenticator knows; others are refused (0x8C).
@@ -174,6 +178,8 @@ impl Default for Config {
             unsent_bytes_hard: 4 * 1024 * 1024,
             retained_messages_max: 100_000,
             retained_bytes_max: 64 * 1024 * 1024,
+            retained_messages_per_identity_max: 50_000,
+            retained_bytes_per_identity_max: 32 * 1024 * 1024,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
             session_expiry_v311: Duration::from_secs(24 * 3600),
             auth_methods: Vec::new(),

@@ -57,7 +57,7 @@ impl Broker {
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         match decision {
-            Ok(decided) if self.has_room(&publication) => {
+            Ok(decided) if self.has_room(&publication, &decided.source.origin) => {
                 self.distribute(publication, &decided.source, &decided.route, now.mono, now);
             }
             Ok(_) => {}
@@ -80,7 +80,7 @@ impl Broker {
                 }
                 (ReasonCode::QuotaExceeded, Some(QUEUE_REFUSES))
             }
-            Ok(decided) if self.has_room(&publication) => {
+            Ok(decided) if self.has_room(&publication, &decided.source.origin) => {
                 let Decided { source, route, .. } = &*decided;
                 self.distribute(publication, source, route, now.mono, now);
                 let reason =
@@ -133,7 +133,7 @@ impl Broker {
                 }
                 (ReasonCode::QuotaExceeded, QUEUE_REFUSES)
             }
-            Ok(_) if !self.has_room(&publication) => {
+            Ok(decided) if !self.has_room(&publication, &decided.source.origin) => {
                 (ReasonCode::QuotaExceeded, "no room for another retained message")
             }
             Ok(decided) => {
@@ -260,12 +260,12 @@ impl Broker {
     }
 
     /// Tells whether a retained message fits; one that does not is counted as dropped.
-    fn has_room(&mut self, publication: &Publication) -> bool {
+    fn has_room(&mut self, publication: &Publication, origin: &Origin) -> bool {
         if !publication.retain || publication.payload.is_empty() {
             return true;
         }
         let bytes = Message::cost(publication);
-        let has_room = self.retained.has_room(&publication.topic, bytes, &self.config);
+        let has_room = self.retained.has_room(&publication.topic, bytes, origin, &self.config);
         if !has_room {
             self.out.metrics.dropped.retained_full += 1;
         }

@@ -2,10 +2,11 @@
 
 use crate::effect::Now;
 use crate::limits::Config;
-use crate::message::Message;
+use crate::message::{Message, Origin};
 use crate::output::Output;
+use midge_identity::SpiffeId;
 use mqtt_proto::{TopicFilter, TopicName};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,35 @@ pub(crate) enum Found<'a> {
 pub(crate) struct Retained {
     messages: BTreeMap<TopicName, Arc<Message>>,
     expiring: BTreeSet<(Duration, TopicName)>,
+    all: Share,
+    by_identity: HashMap<Arc<SpiffeId>, Share>,
+}
+
+/// What somebody's retained messages take.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    messages: usize,
     bytes: usize,
+}
+
+impl Share {
+    fn grow(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        self.messages -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+/// Returns who has published something, unless it was the broker itself.
+fn owner(origin: &Origin) -> Option<&Arc<SpiffeId>> {
+    match origin {
+        Origin::Client { identity, .. } => Some(identity),
+        Origin::Broker => None,
+    }
 }
 
 impl Retained {
@@ -33,15 +62,27 @@ impl Retained {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.all.bytes
     }
 
-    /// Tells whether this message fits, in place of the one it would replace.
-    pub(crate) fn has_room(&self, topic: &TopicName, bytes: usize, config: &Config) -> bool {
-        let old = self.messages.get(topic).map(|message| message.bytes());
-        let count = self.messages.len() + usize::from(old.is_none());
-        count <= config.retained_messages_max
-            && self.bytes - old.unwrap_or(0) + bytes <= config.retained_bytes_max
+    /// Tells whether a message of this size and origin fits, in place of the one it would replace.
+    pub(crate) fn has_room(&self, topic: &TopicName, bytes: usize, origin: &Origin, config: &Config) -> bool {
+        let old = self.messages.get(topic);
+        let fits = |mut share: Share, replaced: Option<&Arc<Message>>, messages_max, bytes_max| {
+            if let Some(old) = replaced {
+                share.shrink(old.bytes());
+            }
+            share.grow(bytes);
+            share.messages <= messages_max && share.bytes <= bytes_max
+        };
+        let has_own = owner(origin).is_none_or(|identity| {
+            let share = self.by_identity.get(identity).copied().unwrap_or_default();
+            let replaced = old.filter(|old| owner(old.origin()) == Some(identity));
+            let (messages_max, bytes_max) =
+                (config.retained_messages_per_identity_max, config.retained_bytes_per_identity_max);
+            fits(share, replaced, messages_max, bytes_max)
+        });
+        has_own && fits(self.all, old, config.retained_messages_max, config.retained_bytes_max)
     }
 
     /// Keeps a message; an empty payload removes the topic's ([MQTT-3.3.1-6], [MQTT-3.3.1-7]). False when there is no room.
@@ -57,7 +98,7 @@ impl Retained {
             self.remove(topic, out);
             return true;
         }
-        if !self.has_room(topic, message.bytes(), config) {
+        if !self.has_room(topic, message.bytes(), message.origin(), config) {
             return false;
         }
         self.remove(topic, out);
@@ -69,7 +110,10 @@ impl Retained {
     /// Takes a message of an earlier run.
     pub(crate) fn restore(&mut self, message: &Arc<Message>) {
         let topic = &message.publication().topic;
-        self.bytes += message.bytes();
+        self.all.grow(message.bytes());
+        if let Some(identity) = owner(message.origin()) {
+            self.by_identity.entry(Arc::clone(identity)).or_default().grow(message.bytes());
+        }
         if let Some(at) = message.expires {
             self.expiring.insert((at, topic.clone()));
         }
@@ -83,7 +127,15 @@ impl Retained {
     pub(crate) fn remove(&mut self, topic: &TopicName, out: &mut Output) -> Option<Arc<Message>> {
         let message = self.messages.remove(topic)?;
         out.ledger.unretain(&message);
-        self.bytes -= message.bytes();
+        self.all.shrink(message.bytes());
+        if let Some(identity) = owner(message.origin())
+            && let Some(share) = self.by_identity.get_mut(identity)
+        {
+            share.shrink(message.bytes());
+            if share.messages == 0 {
+                self.by_identity.remove(identity);
+            }
+        }
         if let Some(at) = message.expires {
             self.expiring.remove(&(at, topic.clone()));
         }

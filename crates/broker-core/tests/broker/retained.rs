@@ -193,6 +193,38 @@ fn retained_bytes_have_a_limit() {
     assert!((360..=500).contains(&bytes), "{bytes}");
 }
 
+// One identity cannot fill the room of all; whose message stands in a topic may change.
+#[test]
+fn one_identity_has_a_part_of_the_retained_messages() {
+    for change in [(|config| config.retained_messages_per_identity_max = 2) as fn(&mut Config), |config| {
+        config.retained_bytes_per_identity_max = 2 * 150
+    }] {
+        let rules = vec![allow("greedy", &["#"], &["#"]), allow("other", &["#"], &["#"])];
+        let mut config = Config::default();
+        change(&mut config);
+        let mut world = World::with(config, rules);
+        let (greedy, other) = (world.client("greedy"), world.client("other"));
+        let one =
+            |topic: &str| Packet::Publish(Box::new(Publish { retain: true, ..publish(topic, "x", Q1) }));
+        for topic in ["a", "b", "c", "b"] {
+            world.send(greedy, one(topic));
+        }
+        world.expect(greedy, ["PUBACK 1 10", "PUBACK 1 10", "PUBACK 1 97", "PUBACK 1 10"]);
+        world.send(other, one("c"));
+        world.send(other, one("a"));
+        world.expect(other, ["PUBACK 1 10", "PUBACK 1 10"]);
+        // What another has taken over counts for that one, and what is there counts after a restart too.
+        world.crash(1);
+        let (greedy, other) = (world.client("greedy"), world.client("other"));
+        world.send(other, one("d"));
+        world.send(greedy, one("d"));
+        world.send(greedy, one("e"));
+        world.expect(other, ["PUBACK 1 97"]);
+        world.expect(greedy, ["PUBACK 1 10", "PUBACK 1 97"]);
+        assert_eq!(world.broker.metrics().retained_messages, 4);
+    }
+}
+
 // A wide filter over many retained messages waits for the client instead of filling its queue.
 #[test]
 fn retained_messages_follow_as_the_client_takes_them() {
