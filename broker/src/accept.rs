@@ -7,6 +7,7 @@ use crate::connection::{Entrance, Refused, Visit, serve};
 use crate::limits::{PEER_ASKED_AFTER, PEER_ASKED_EVERY, PEER_ASKED_TIMES};
 use crate::threads::Thread;
 use crate::websocket::Pages;
+use crate::wire::Wire;
 use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
 use broker_core::Listener;
 use midge_identity::VerifiedPeer;
@@ -160,13 +161,13 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let pages = Pages { origins: &self.origins, is_tls };
-        websocket::accept(stream, pages, self.limits.codec.packet_bytes_max).await
+        websocket::accept(stream, pages, &self.limits.codec).await
     }
 
     /// Serves a peer on its thread from now on.
     fn run<S>(self: &Arc<Self>, stream: S, (listener, entrance): (&Arc<Listener>, Entrance), guest: Guest)
     where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Wire + Send + 'static,
     {
         let (this, listener) = (Arc::clone(self), Arc::clone(listener));
         let Guest { thread, remote, arrival, place } = guest;

@@ -2,6 +2,7 @@
 
 use crate::arrivals::Arrival;
 use crate::outbox::{Frames, Outbox, Woken};
+use crate::wire::Wire;
 use crate::{Admission, Hub, LocalClaims, Refusal};
 use broker_core::{CloseCause, CloseReason, ConnId, Listener};
 use bytes::BytesMut;
@@ -12,7 +13,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 /// First size of the read buffer: an idle connection costs no more.
 const READ_BYTES: usize = 512;
@@ -85,22 +86,21 @@ pub(crate) async fn serve<S>(
     Visit { listener, entrance, arrival, limits }: Visit<'_>,
 ) -> Result<(), Refused>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wire,
 {
-    let (read, mut write) = tokio::io::split(stream);
-    let mut reader = Reader {
-        read,
+    let mut arrived = Reader {
+        read: stream,
         decoder: Decoder::server(limits.codec.clone()),
         buffer: BytesMut::with_capacity(READ_BYTES),
         taken: 0,
         patience: None,
     };
-    let connect = match arrival.within(reader.connect()).await? {
+    let connect = match arrival.within(arrived.connect()).await? {
         Ok(connect) => connect,
         Err(NoConnect { answer, refusal }) => {
             if let Some(reason) = answer {
-                let version = reader.decoder.version().unwrap_or(Version::V311);
-                answer_connect(&mut write, version, reason).await;
+                let version = arrived.decoder.version().unwrap_or(Version::V311);
+                answer_connect(&mut arrived.read, version, reason).await;
             }
             return Err(refusal.into());
         }
@@ -115,13 +115,15 @@ where
     let peer = match admitted {
         Ok(peer) => peer,
         Err(refusal) => {
-            answer_connect(&mut write, version, ReasonCode::NotAuthorized).await;
+            answer_connect(&mut arrived.read, version, ReasonCode::NotAuthorized).await;
             return Err(Refused { client_id: Some(connect.client_id), refusal });
         }
     };
-    hub.traffic().read(reader.taken);
+    hub.traffic().read(arrived.taken);
     let Limits { unread_timeout, flushed_bytes, .. } = *limits;
-    reader.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
+    arrived.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
+    arrived.read.connected();
+    let (mut reader, mut write) = arrived.split();
     let (conn, outbox) = {
         let (identity, proof) = (peer.id().clone(), peer.proof().clone());
         let connected = hub.connect(listener, peer, connect);
@@ -196,6 +198,15 @@ struct Reader<R> {
     taken: usize,
     /// How long the rest of a packet may stay away, where no keep alive says so.
     patience: Option<Duration>,
+}
+
+impl<S: Wire> Reader<S> {
+    /// Lets others write meanwhile.
+    fn split(self) -> (Reader<ReadHalf<S>>, WriteHalf<S>) {
+        let Self { read, decoder, buffer, taken, patience } = self;
+        let (read, write) = tokio::io::split(read);
+        (Reader { read, decoder, buffer, taken, patience }, write)
+    }
 }
 
 struct NoConnect {

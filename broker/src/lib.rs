@@ -23,6 +23,7 @@ mod sys;
 mod threads;
 mod traffic;
 mod websocket;
+mod wire;
 
 pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
 pub use authenticator::Authenticator;

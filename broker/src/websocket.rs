@@ -3,6 +3,7 @@
 //! Packets need not be aligned with frames ([MQTT-6.0.0-2]), so all above this file sees bytes only.
 
 use crate::Refusal;
+use crate::wire::{Metered, Wire};
 use bytes::{Buf as _, Bytes};
 use futures_util::{Sink as _, Stream as _};
 use http::header::{HOST, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
@@ -22,7 +23,8 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 const SUBPROTOCOL: &str = "mqtt";
 /// Bytes of one frame that is sent.
 const FRAME_BYTES: usize = 64 * 1024;
-/// What a frame may hold besides one packet of the largest size: clients may put several into one.
+/// What a frame may hold besides one packet of the largest size: clients may put several into one. As much may come
+/// beside a CONNECT: the upgrade, and what is sent ahead.
 const FRAME_SLACK_BYTES: usize = 64 * 1024;
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 4 * 1024;
@@ -46,12 +48,14 @@ pub(crate) struct Pages<'a> {
 pub(crate) async fn accept<S>(
     stream: S,
     pages: Pages<'_>,
-    packet_bytes_max: usize,
+    limits: &mqtt_proto::Limits,
 ) -> Result<Frames<S>, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let message_max = packet_bytes_max.saturating_add(FRAME_SLACK_BYTES);
+    let message_max = limits.packet_bytes_max.saturating_add(FRAME_SLACK_BYTES);
+    // The library holds a message until it is whole, and cannot be told another limit later.
+    let stream = Metered::new(stream, limits.connect_bytes_max.saturating_add(FRAME_SLACK_BYTES));
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(FRAME_BYTES)
@@ -117,7 +121,7 @@ fn is_this_listener(origin: &str, headers: &HeaderMap, is_tls: bool) -> bool {
 /// The bytes inside the binary frames of one WebSocket connection.
 #[derive(Debug)]
 pub(crate) struct Frames<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Metered<S>>,
     /// What was received and not read yet.
     rest: Bytes,
 }
@@ -151,6 +155,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         if socket.as_mut().start_send(Message::Close(Some(close))).is_ok() {
             drop(socket.poll_flush(cx));
         }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Frames<S> {
+    fn connected(&mut self) {
+        self.socket.get_mut().open();
     }
 }
 

@@ -480,12 +480,51 @@ async fn a_message_in_endless_fragments_ends_at_the_packet_size() {
     let house = House::open(|config| config.packet_size_max = 64 * 1024).await;
     let fragments = || async {
         let mut stream = upgraded(&house).await;
+        let connect = bytes_of(&Packet::Connect(Box::new(connect("endless"))), Version::V5);
+        send_all(&mut stream, &frame(BINARY, &connect)).await;
         send_all(&mut stream, &frame(0x02, b"\x10")).await;
         let more = frame(0x00, &[0; 1_000]).repeat(200);
         send_all(&mut stream, &more).await;
         closed(stream).await;
     };
     beside(&house, "endless fragments", fragments).await;
+    house.close().await;
+}
+
+// By default a packet may have a megabyte, and a CONNECT no more than 128 KiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_sent_no_connect_is_held_no_more_of_over_websocket_than_over_tcp() {
+    let house = House::open(|_| {}).await;
+    let piece = frame(0x00, &[0; 1_000]);
+    let fragments = || async {
+        let mut stream = upgraded(&house).await;
+        // The broker cannot see how long the CONNECT says to be before the message is whole.
+        send_all(&mut stream, &frame(0x02, b"\x10\xFF\xFF\x3F")).await;
+        let mut sent = 0;
+        while sent < 600_000 && stream.write_all(&piece).await.is_ok() {
+            sent += piece.len();
+            tokio::task::yield_now().await;
+        }
+        closed(stream).await;
+    };
+    beside(&house, "endless fragments before CONNECT", fragments).await;
+    // The twin: with its CONNECT the same is a message like any other.
+    let mut stream = upgraded(&house).await;
+    let mut bytes = bytes_of(&Packet::Connect(Box::new(connect("large"))), Version::V5);
+    send_all(&mut stream, &frame(BINARY, &bytes)).await;
+    bytes = bytes_of(&publish("a", vec![0; 900_000], QoS::AtLeastOnce, 1), Version::V5);
+    bytes.extend(bytes_of(&Packet::PingReq, Version::V5));
+    let (first, rest) = bytes.split_at(1_000);
+    send_all(&mut stream, &frame(0x02, first)).await;
+    for piece in rest.chunks(1_000) {
+        send_all(&mut stream, &frame(0x00, piece)).await;
+    }
+    send_all(&mut stream, &frame(0x80, b"")).await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(&[0xD0, 0]) {
+        let read = tokio::time::timeout(SOON, stream.read_buf(&mut answer)).await.unwrap();
+        assert!(read.unwrap() > 0, "{answer:?}");
+    }
     house.close().await;
 }
 
