@@ -1,7 +1,7 @@
 //! The kernel's answer to whose a TCP socket is (`NETLINK_SOCK_DIAG`): one look into its table of connections,
 //! where `/proc/net/tcp` would have to be read to the row.
 
-use super::loopback::Socket;
+use super::loopback::{HELD, Socket};
 use rustix::{
     io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto, socket_with},
@@ -15,7 +15,6 @@ const NLMSG_ERROR: u16 = 2;
 const IPPROTO_TCP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const TCP_ESTABLISHED: u8 = 1;
 const EVERY_STATE: u32 = u32::MAX;
 const NO_COOKIE: [u8; 8] = [0xFF; 8];
 
@@ -23,7 +22,7 @@ const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
 const ANSWER_BYTES: usize = HEADER_BYTES + 72;
 
-/// Returns the established socket at `client` that is connected to `server`; `None` when there is none.
+/// Returns the socket at `client` that is connected to `server` and held by somebody; `None` when there is none.
 ///
 /// # Errors
 /// When the kernel does not answer such questions, or not here: it says the same of a connection that it does not
@@ -85,11 +84,13 @@ fn parse(answer: &[u8], request: &[u8]) -> Result<Option<Socket>, Errno> {
     // Where nothing is connected the kernel names the listener, which has another pair of addresses.
     let same =
         answer.get(HEADER_BYTES + 4..HEADER_BYTES + 40) == request.get(HEADER_BYTES + 8..HEADER_BYTES + 44);
-    if !same || answer.get(HEADER_BYTES + 1) != Some(&TCP_ESTABLISHED) {
+    let is_held = answer.get(HEADER_BYTES + 1).is_some_and(|state| HELD.contains(state));
+    if !same || !is_held {
         return Ok(None);
     }
     let uid = word(HEADER_BYTES + 64).map(u32::from_ne_bytes).ok_or(Errno::BADMSG)?;
     let inode = word(HEADER_BYTES + 68).map(u32::from_ne_bytes).ok_or(Errno::BADMSG)?;
+    // Else its last owner has closed it, and what the kernel says of its user is no longer true.
     Ok((inode != 0).then_some(Socket { uid, inode: inode.into() }))
 }
 
@@ -114,7 +115,10 @@ mod tests {
         assert_eq!(link.unwrap().to_str(), Some(format!("socket:[{}]", found.inode).as_str()));
         let other = SocketAddr::new(client.ip(), client.port() ^ 1);
         assert!(!matches!(find_socket(other, server), Ok(Some(_))));
+        // Who has only said that nothing more comes still holds it.
         stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(find_socket(client, server), Ok(Some(found)));
+        drop(stream);
         assert!(!matches!(find_socket(client, server), Ok(Some(_))));
     }
 
@@ -125,7 +129,7 @@ mod tests {
         assert_eq!(request.len(), REQUEST_BYTES);
         let mut answer = vec![0; ANSWER_BYTES];
         answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        answer[HEADER_BYTES + 1] = TCP_ESTABLISHED;
+        answer[HEADER_BYTES + 1] = 1;
         answer[HEADER_BYTES + 4..HEADER_BYTES + 40]
             .copy_from_slice(&request[HEADER_BYTES + 8..HEADER_BYTES + 44]);
         answer[HEADER_BYTES + 64..HEADER_BYTES + 68].copy_from_slice(&1000_u32.to_ne_bytes());
@@ -133,9 +137,12 @@ mod tests {
         answer[HEADER_BYTES + 68..HEADER_BYTES + 72].copy_from_slice(&7_u32.to_ne_bytes());
         assert_eq!(parse(&answer, &request), Ok(Some(Socket { uid: 1000, inode: 7 })));
         assert_eq!(parse(&answer[..ANSWER_BYTES - 1], &request), Err(Errno::BADMSG));
-        let mut listening = answer.clone();
-        listening[HEADER_BYTES + 1] = 10;
-        assert_eq!(parse(&listening, &request), Ok(None));
+        // Half closed, from this side or from both; then closing, waiting for time to pass, listening.
+        for (state, is_held) in [(4, true), (5, true), (11, true), (2, false), (6, false), (10, false)] {
+            answer[HEADER_BYTES + 1] = state;
+            assert_eq!(parse(&answer, &request).unwrap().is_some(), is_held, "state {state}");
+        }
+        answer[HEADER_BYTES + 1] = 1;
         let mut foreign = answer.clone();
         foreign[HEADER_BYTES + 5] ^= 1;
         assert_eq!(parse(&foreign, &request), Ok(None));

@@ -20,8 +20,9 @@ use std::{
     path::Path,
 };
 
-// TCP_ESTABLISHED in the kernel's tcp_states.h, as /proc/net/tcp prints it.
-const ESTABLISHED: &str = "01";
+/// States of the kernel's tcp_states.h in which the end of a client that connected may be held by a process: ESTABLISHED,
+/// and FIN_WAIT1, FIN_WAIT2 and CLOSING, where it has said that nothing more comes.
+pub(super) const HELD: [u8; 4] = [1, 4, 5, 11];
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const DIRECTORY_BUFFER_BYTES: usize = 8 * 1024;
@@ -194,7 +195,11 @@ fn find_row(path: &str, client: SocketAddr, server: SocketAddr) -> Result<Option
 // sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …
 fn parse_row(line: &str, client: &str, server: &str) -> Option<Socket> {
     let mut fields = line.split_ascii_whitespace().skip(1);
-    if fields.next()? != client || fields.next()? != server || fields.next()? != ESTABLISHED {
+    if fields.next()? != client || fields.next()? != server {
+        return None;
+    }
+    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
+    if !HELD.contains(&state) {
         return None;
     }
     let uid = fields.nth(3)?.parse().ok()?;
@@ -335,6 +340,21 @@ mod tests {
         assert_own(&accepted, peer);
     }
 
+    // What it has sent before is its own, and it may wait for the answer.
+    #[test]
+    fn who_has_closed_its_side_only_still_owns_the_connection() {
+        let (client, accepted, peer) =
+            connect((Ipv4Addr::LOCALHOST, 0).into(), |port| (Ipv4Addr::LOCALHOST, port).into());
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_own(&accepted, peer);
+        // As the table says it where the kernel cannot be asked.
+        let found = find_row("/proc/net/tcp", peer, accepted.local_addr().unwrap()).unwrap();
+        assert_eq!(found.map(|socket| socket.uid), Some(rustix::process::geteuid().as_raw()));
+        drop(client);
+        let gone = find_row("/proc/net/tcp", peer, accepted.local_addr().unwrap()).unwrap();
+        assert_eq!(gone, None);
+    }
+
     #[test]
     fn a_closed_or_foreign_connection_has_no_owner() {
         let (client, accepted, peer) =
@@ -362,7 +382,11 @@ mod tests {
         assert_eq!(parse_row(&row(&client, &server, "01", 77), &client, &server), found);
         assert_eq!(parse_row(&row(&server, &client, "01", 77), &client, &server), None);
         assert_eq!(parse_row(&row(&client, &server, "06", 77), &client, &server), None);
+        assert_eq!(parse_row(&row(&client, &server, "05", 77), &client, &server), found);
+        assert_eq!(parse_row(&row(&client, &server, "0B", 77), &client, &server), found);
+        assert_eq!(parse_row(&row(&client, &server, "0A", 77), &client, &server), None);
         assert_eq!(parse_row(&row(&client, &server, "01", 0), &client, &server), None);
+        assert_eq!(parse_row(&row(&client, &server, "05", 0), &client, &server), None);
         assert_eq!(parse_row("  sl  local_address rem_address   st", &client, &server), None);
     }
 
