@@ -6,20 +6,24 @@ use midge_policy::Rule;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+/// A topic name or filter by its levels.
+pub(crate) fn levels(text: &str) -> Vec<String> {
+    text.split('/').map(str::to_owned).collect()
+}
+
 /// MQTT 5.0 §4.7.
-pub(crate) fn matches(filter: &str, topic: &str) -> bool {
-    fn rest(filter: &[&str], topic: &[&str]) -> bool {
+pub(crate) fn matches(filter: &[String], topic: &[String]) -> bool {
+    fn rest(filter: &[String], topic: &[String]) -> bool {
         match (filter.split_first(), topic.split_first()) {
-            (Some((&"#", _)), _) | (None, None) => true,
+            (None, None) => true,
+            (Some((level, _)), _) if level == "#" => true,
             (Some((level, filter)), Some((name, topic))) => {
-                (*level == "+" || level == name) && rest(filter, topic)
+                (level == "+" || level == name) && rest(filter, topic)
             }
             _ => false,
         }
     }
-    let filter: Vec<&str> = filter.split('/').collect();
-    let topic: Vec<&str> = topic.split('/').collect();
-    !(topic[0].starts_with('$') && ["+", "#"].contains(&filter[0])) && rest(&filter, &topic)
+    !(topic[0].starts_with('$') && ["+", "#"].contains(&filter[0].as_str())) && rest(filter, topic)
 }
 
 /// Matches a printed pattern; a capture that stands twice has one value.
