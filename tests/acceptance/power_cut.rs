@@ -294,7 +294,7 @@ fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
         let stage = Arc::new(Stage::default());
         stage.set(&server);
         drop(Subscriber::new(format!("sub-{name}"), format!("demo/{name}"), qos).subscribe(&stage).unwrap());
-        drop(crate::crash::link::Link::open(&stage, &format!("pub-{name}")).unwrap());
+        drop(Link::open(&stage, &format!("pub-{name}")).unwrap());
         (stage, name, qos)
     });
     server.stop();
