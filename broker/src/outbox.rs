@@ -81,6 +81,8 @@ struct State {
     closed: Option<CloseReason>,
     broken: Option<EncodeError>,
     is_discarded: bool,
+    /// Length of the first packet, which is CONNACK if the client has a session; 0 once it is taken.
+    first: Option<usize>,
 }
 
 /// The queue between the hub and one connection. Its bound is the core's, which counts unsent
@@ -145,6 +147,9 @@ impl Outbox {
             Ok(()) => state.bytes = state.bytes.saturating_add(bytes),
             Err(error) => state.broken = Some(error),
         }
+        if state.first.is_none() {
+            state.first = Some(state.frames.len());
+        }
         was_empty
     }
 
@@ -153,10 +158,16 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Throws away everything that nobody has taken yet. Who is writing what was taken stops when the outbox is closed.
+    /// Throws away everything that nobody has taken yet, except for the CONNACK, before which nothing may be sent
+    /// ([MQTT-3.2.0-1]). Who is writing what was taken stops when the outbox is closed.
     pub(crate) fn discard(&self) {
         let mut state = self.state.lock();
-        (state.frames, state.bytes, state.is_discarded) = (Frames::default(), 0, true);
+        let State { frames, first, .. } = &*state;
+        let written = frames.pieces.first().map_or(&*frames.last, |piece| &**piece);
+        let mut kept = Frames::default();
+        kept.last.extend_from_slice(written.get(..first.unwrap_or(0)).unwrap_or_default());
+        state.bytes = kept.len().min(state.bytes);
+        (state.frames, state.is_discarded) = (kept, true);
     }
 
     /// Whether nothing of what was taken is to be written any more.
@@ -183,6 +194,7 @@ impl Outbox {
                 if !state.frames.is_empty() || state.closed.is_some() {
                     let frames = std::mem::take(&mut state.frames);
                     let bytes = std::mem::take(&mut state.bytes);
+                    state.first = Some(0);
                     state.usual = frames.len().max(state.usual / 2);
                     return Ok(Batch { frames, bytes, closed: state.closed.clone() });
                 }
