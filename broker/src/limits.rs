@@ -16,11 +16,15 @@ use std::time::Duration;
 const PENDING_BYTES_SOFT: usize = 16 * 1024 * 1024;
 
 /// Bytes of changes that may wait to be written in any case: what comes without being put off (subscriptions, wills,
-/// the rest of a read) has room above the soft limit, and what the store takes at once is twice as much. Beyond it
-/// messages that would have to be stored are refused (0x97; 3.1.1: disconnected).
+/// the rest of a read) has room above the soft limit, and so have two packets of the largest size, where those are
+/// larger. Beyond it messages that would have to be stored are refused (0x97; 3.1.1: disconnected).
 const PENDING_BYTES_HARD: usize = 64 * 1024 * 1024;
 
-const _: () = assert!(PENDING_BYTES_HARD <= midge_store::BATCH_BYTES_MAX / 2);
+/// Largest packet that can be accepted: MQTT's own limit is 268,435,455 (MQTT 5.0 §2.1.4), and what is stored and
+/// delivered of a message may be larger than what came: by the topic behind an alias, and by properties.
+const PACKET_BYTES_MAX: u32 = 256_000_000;
+
+const _: () = assert!(PACKET_BYTES_MAX as usize <= midge_store::VALUE_BYTES_MAX / 2);
 
 /// How long nothing may come of a TCP peer before the kernel asks whether it is there still, how often it asks then, and
 /// how many times. Beyond it the connection has failed: a peer that vanished holds its place for about four minutes,
@@ -40,7 +44,9 @@ impl PendingLimits {
     /// `packet_size_max` is the largest packet accepted, in bytes.
     pub(crate) fn new(packet_size_max: u32) -> Self {
         let several = to(packet_size_max).saturating_mul(4);
-        Self { soft: several.clamp(PENDING_BYTES_SOFT, PENDING_BYTES_HARD / 2), hard: PENDING_BYTES_HARD }
+        let soft = several.clamp(PENDING_BYTES_SOFT, PENDING_BYTES_HARD / 2);
+        let two = to(packet_size_max).saturating_mul(2);
+        Self { soft, hard: soft.saturating_add(two).max(PENDING_BYTES_HARD) }
     }
 }
 
@@ -240,6 +246,13 @@ impl MqttConfig {
                 problems.push(format!("mqtt.{key} = {value}: write {least} or more"));
             }
         }
+        if self.packet_size_max > PACKET_BYTES_MAX {
+            problems.push(format!(
+                "mqtt.packet-size-max = {}: write {PACKET_BYTES_MAX} or less: no MQTT packet is longer than 268435455 \
+                 bytes, and a message may grow by its topic on its way",
+                self.packet_size_max
+            ));
+        }
         for origin in &self.websocket_origins {
             let host = origin.split_once("://").map(|(_, host)| host);
             if host.is_none_or(|host| host.is_empty() || host.contains('/')) {
@@ -313,6 +326,21 @@ mod tests {
         const MIB: u32 = 1024 * 1024;
         let soft = |size| PendingLimits::new(size).soft / to(MIB);
         assert_eq!([MIB, 6 * MIB, 16 * MIB, u32::MAX].map(soft), [16, 24, 32, 32]);
+        // One that is being written is no reason to refuse the next.
+        let hard = |size| PendingLimits::new(size).hard / to(MIB);
+        assert_eq!([MIB, 16 * MIB, 17 * MIB, 100 * MIB].map(hard), [64, 64, 66, 232]);
+    }
+
+    #[test]
+    fn a_packet_size_that_mqtt_does_not_have_is_told_and_the_largest_is_not() {
+        let problems = |packet_size_max| MqttConfig { packet_size_max, ..MqttConfig::default() }.problems();
+        for over in [256_000_001, 268_435_455, u32::MAX] {
+            let problems = problems(over);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            let start = format!("mqtt.packet-size-max = {over}: write 256000000 or less");
+            assert!(problems[0].starts_with(&start), "{problems:?}");
+        }
+        assert_eq!(problems(256_000_000), [""; 0]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use crate::error::StoreError;
-use crate::limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use std::fmt::{Display, Write as _};
 
 /// What an acknowledged write survives.
@@ -101,18 +101,15 @@ impl Batch {
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        if self.bytes() > BATCH_BYTES_MAX {
-            return Err(StoreError::BatchTooLarge { bytes: self.bytes(), max: BATCH_BYTES_MAX });
+        for Lengths { key, value } in &self.changes {
+            if let Some(bytes) = value.filter(|bytes| *bytes > VALUE_BYTES_MAX) {
+                return Err(StoreError::ValueTooLarge { bytes, max: VALUE_BYTES_MAX });
+            }
+            if !(1..=KEY_BYTES_MAX).contains(key) {
+                return Err(StoreError::KeyLength { bytes: *key, max: KEY_BYTES_MAX });
+            }
         }
-        match self
-            .changes
-            .iter()
-            .map(|lengths| lengths.key)
-            .find(|bytes| !(1..=KEY_BYTES_MAX).contains(bytes))
-        {
-            Some(bytes) => Err(StoreError::KeyLength { bytes, max: KEY_BYTES_MAX }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -152,8 +149,12 @@ mod tests {
     }
 
     #[test]
-    fn over_large_batch_is_refused() {
-        let batch = Batch::new().put("k", vec![0; BATCH_BYTES_MAX]);
-        assert!(matches!(batch.check(), Err(StoreError::BatchTooLarge { .. })));
+    fn an_over_large_value_is_refused_and_many_large_ones_are_not() {
+        let of = |value| Lengths { key: 1, value: Some(value) };
+        let batch = |changes| Batch { changes, ..Batch::default() };
+        assert!(batch(vec![of(VALUE_BYTES_MAX); 8]).check().is_ok());
+        let refused = batch(vec![of(1), of(VALUE_BYTES_MAX + 1)]).check();
+        let bytes = VALUE_BYTES_MAX + 1;
+        assert_eq!(refused, Err(StoreError::ValueTooLarge { bytes, max: VALUE_BYTES_MAX }));
     }
 }

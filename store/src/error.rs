@@ -162,9 +162,9 @@ pub enum StoreError {
     /// The engine found damage in the file.
     #[error("store is damaged: {0}; stop, and restore it from a backup")]
     Corrupted(String),
-    /// The batch is larger than one transaction may be.
-    #[error("batch of {bytes} bytes is larger than {max}")]
-    BatchTooLarge {
+    /// A value is too large.
+    #[error("value of {bytes} bytes is larger than {max}")]
+    ValueTooLarge {
         /// Its size.
         bytes: usize,
         /// Largest allowed.

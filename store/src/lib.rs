@@ -16,5 +16,5 @@ mod store;
 
 pub use batch::{Batch, Durability};
 pub use error::{OpenError, StoreError};
-pub use limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX};
+pub use limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use store::{Store, StoreInfo, StoreOptions, StoreSnapshot};

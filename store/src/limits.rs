@@ -3,9 +3,9 @@
 /// Longest key, in bytes: keys are paths of names that are themselves limited, and an index page holds four.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-/// Most bytes of keys and values in one batch: more than any part of Midge lets wait, and no more than
-/// memory and log can take at once.
-pub const BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Largest value, in bytes: twice the largest packet of MQTT, and half of what SQLite takes. A batch as a whole has no
+/// limit: its caller holds it in memory already, and one that was refused for its size would be so for ever.
+pub const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// Batches that may wait for the committer. Further callers wait in `commit` (backpressure, nothing is dropped).
 pub(crate) const QUEUE_BATCHES_MAX: usize = 4096;
