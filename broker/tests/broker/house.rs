@@ -133,6 +133,8 @@ pub(crate) struct House {
     trust: Arc<dyn TrustSource>,
     token: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
+    /// Where it stores what it has to.
+    store: Option<Store>,
     directory: TempDir,
     writer: Option<AuditWriter>,
     // A policy source that ends would end the server.
@@ -176,6 +178,7 @@ impl House {
         let facts = Arc::new(|| vec![("lease/until", "never".to_owned())]);
         let (door, trust_source) = (Arc::new(Door(watch::Sender::default())), Arc::clone(&trust));
         let admission = Arc::clone(&door) as Arc<dyn Admission>;
+        let store = is_stored.then(|| store(&directory, "mqtt.db"));
         let parts = Parts {
             admission,
             policy,
@@ -183,7 +186,7 @@ impl House {
             trust: trust_source,
             clock,
             audit,
-            store: is_stored.then(|| store(&directory, "mqtt.db")),
+            store: store.clone(),
             authenticator: Some(Arc::new(Echo)),
             facts,
         };
@@ -201,10 +204,21 @@ impl House {
             trust,
             task: tokio::spawn(server.serve(bound, token.clone())),
             token,
+            store,
             directory,
             writer: Some(writer),
             _policy: policy_sender,
         }
+    }
+
+    /// Lets the disk be full, or have room again.
+    pub(crate) async fn set_disk_full(&self, is_full: bool) {
+        self.store().set_size_max(is_full.then_some(1)).await.unwrap();
+    }
+
+    /// Where it stores what it has to.
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone().unwrap()
     }
 
     /// A connection over mTLS whose handshake is done.
