@@ -52,22 +52,12 @@ impl Client {
         let decoder = Decoder::client(Version::V5, Limits::default());
         let mut client = Self { stream, decoder, buffer: BytesMut::new() };
         client.send(&Packet::Connect(Box::new(Connect {
-            version: Version::V5,
-            clean_start: true,
             keep_alive_secs: 60,
-            client_id: who.id.into(),
             will: who.will.map(|topic| Will { message: publication(topic, "gone"), delay_secs: 0 }),
             username: who.user_name.map(Into::into),
             password: who.password.map(|password| Bytes::copy_from_slice(password.as_bytes())),
             session_expiry_secs: Some(0),
-            receive_max: None,
-            packet_size_max: None,
-            topic_alias_max: 0,
-            request_response_info: false,
-            request_problem_info: true,
-            user_properties: Vec::new(),
-            auth_method: None,
-            auth_data: None,
+            ..Connect::new(Version::V5, who.id)
         })));
         match client.next() {
             Some(Packet::ConnAck(answer)) if answer.reason == ReasonCode::Success => Ok(client),

@@ -48,22 +48,9 @@ impl Stage {
         let listener = Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
         let peer = SpiffeId::new(format!("spiffe://plant/{id}")).unwrap();
         let connect = Connect {
-            version,
             clean_start: kept_secs.is_none(),
-            keep_alive_secs: 0,
-            client_id: id.into(),
-            will: None,
-            username: None,
-            password: None,
             session_expiry_secs: kept_secs,
-            receive_max: None,
-            packet_size_max: None,
-            topic_alias_max: 0,
-            request_response_info: false,
-            request_problem_info: true,
-            user_properties: Vec::new(),
-            auth_method: None,
-            auth_data: None,
+            ..Connect::new(version, id)
         };
         self.hub.connect(&listener, VerifiedPeer::attested(peer, 1, 2, "entry".into(), [0; 32]), connect)
     }

@@ -15,24 +15,7 @@ pub(crate) struct Client<S> {
 
 /// CONNECT of 5.0 with a clean start; on local listeners the user name is the identity.
 pub(crate) fn connect(app: &str) -> Connect {
-    Connect {
-        version: Version::V5,
-        clean_start: true,
-        keep_alive_secs: 0,
-        client_id: app.into(),
-        will: None,
-        username: Some(app.into()),
-        password: None,
-        session_expiry_secs: None,
-        receive_max: None,
-        packet_size_max: None,
-        topic_alias_max: 0,
-        request_response_info: false,
-        request_problem_info: true,
-        user_properties: Vec::new(),
-        auth_method: None,
-        auth_data: None,
-    }
+    Connect { username: Some(app.into()), ..Connect::new(Version::V5, app) }
 }
 
 pub(crate) fn publish(topic: &str, payload: Vec<u8>, qos: QoS, id: u16) -> Packet {

@@ -104,6 +104,42 @@ pub struct Connect {
     pub auth_data: Option<Bytes>,
 }
 
+impl Connect {
+    /// Returns a CONNECT with a clean start that says nothing else: no keep alive, no will, no credentials, and for every
+    /// property what its absence means. The rest is set by fields:
+    ///
+    /// ```
+    /// use mqtt_proto::{Connect, Version};
+    ///
+    /// let kept = Connect {
+    ///     clean_start: false,
+    ///     session_expiry_secs: Some(3600),
+    ///     ..Connect::new(Version::V5, "press-1")
+    /// };
+    /// assert!(kept.request_problem_info && kept.keep_alive_secs == 0);
+    /// ```
+    pub fn new(version: Version, client_id: impl Into<Arc<str>>) -> Self {
+        Self {
+            version,
+            clean_start: true,
+            keep_alive_secs: 0,
+            client_id: client_id.into(),
+            will: None,
+            username: None,
+            password: None,
+            session_expiry_secs: None,
+            receive_max: None,
+            packet_size_max: None,
+            topic_alias_max: 0,
+            request_response_info: false,
+            request_problem_info: true,
+            user_properties: Vec::new(),
+            auth_method: None,
+            auth_data: None,
+        }
+    }
+}
+
 /// The will of a CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Will {

@@ -36,22 +36,11 @@ impl Link {
         let decoder = Decoder::client(Version::V5, Limits::default());
         let mut link = Self { stream, decoder, buffer: BytesMut::new() };
         link.send(&Packet::Connect(Box::new(Connect {
-            version: Version::V5,
             clean_start: false,
-            keep_alive_secs: 0,
-            client_id: client_id.into(),
-            will: None,
-            username: None,
-            password: None,
             session_expiry_secs: Some(3600),
             receive_max,
-            packet_size_max: None,
             topic_alias_max: 10,
-            request_response_info: false,
-            request_problem_info: true,
-            user_properties: Vec::new(),
-            auth_method: None,
-            auth_data: None,
+            ..Connect::new(Version::V5, client_id)
         })))?;
         match link.wait()? {
             Packet::ConnAck(answer) if answer.reason == ReasonCode::Success => {

@@ -7,24 +7,7 @@ use std::sync::Arc;
 
 /// CONNECT of 5.0 with a clean start.
 pub(crate) fn v5(client_id: &str) -> Connect {
-    Connect {
-        version: V5,
-        clean_start: true,
-        keep_alive_secs: 0,
-        client_id: client_id.into(),
-        will: None,
-        username: None,
-        password: None,
-        session_expiry_secs: None,
-        receive_max: None,
-        packet_size_max: None,
-        topic_alias_max: 0,
-        request_response_info: false,
-        request_problem_info: true,
-        user_properties: Vec::new(),
-        auth_method: None,
-        auth_data: None,
-    }
+    Connect::new(V5, client_id)
 }
 
 /// CONNECT of 5.0 that keeps its session for an hour.

@@ -29,22 +29,9 @@ pub(super) fn connect(
     let flags = reader.u8()?;
     let will_qos = check_flags(flags, version)?;
     let mut connect = Connect {
-        version,
         clean_start: flags & CLEAN_START != 0,
         keep_alive_secs: reader.u16()?,
-        client_id: "".into(),
-        will: None,
-        username: None,
-        password: None,
-        session_expiry_secs: None,
-        receive_max: None,
-        packet_size_max: None,
-        topic_alias_max: 0,
-        request_response_info: false,
-        request_problem_info: true,
-        user_properties: Vec::new(),
-        auth_method: None,
-        auth_data: None,
+        ..Connect::new(version, "")
     };
     if version == Version::V5 {
         connect_properties(reader, limits, &mut connect)?;

@@ -61,22 +61,12 @@ pub(crate) fn connect(version: Version) -> BoxedStrategy<Packet> {
             let (clean_start, keep_alive_secs, client_id, will, username) = head;
             let password = password.filter(|_| v5 || username.is_some());
             let plain = Connect {
-                version,
                 clean_start,
                 keep_alive_secs,
-                client_id,
                 will,
                 username,
                 password,
-                session_expiry_secs: None,
-                receive_max: None,
-                packet_size_max: None,
-                topic_alias_max: 0,
-                request_response_info: false,
-                request_problem_info: true,
-                user_properties: Vec::new(),
-                auth_method: None,
-                auth_data: None,
+                ..Connect::new(version, client_id)
             };
             if !v5 {
                 return Packet::Connect(Box::new(plain));

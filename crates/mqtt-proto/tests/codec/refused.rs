@@ -27,24 +27,7 @@ fn publish() -> Publish {
 }
 
 fn connect(version: Version) -> Connect {
-    Connect {
-        version,
-        clean_start: true,
-        keep_alive_secs: 0,
-        client_id: "".into(),
-        will: None,
-        username: None,
-        password: None,
-        session_expiry_secs: None,
-        receive_max: None,
-        packet_size_max: None,
-        topic_alias_max: 0,
-        request_response_info: false,
-        request_problem_info: true,
-        user_properties: Vec::new(),
-        auth_method: None,
-        auth_data: None,
-    }
+    Connect::new(version, "")
 }
 
 fn subscribe(filter: &str, no_local: bool, subscription_id: Option<u32>) -> Packet {
