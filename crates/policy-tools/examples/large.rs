@@ -61,7 +61,81 @@ fn shops(count: usize, publish: &str) -> Vec<Rule> {
 
 /// Rules for everyone.
 fn alike(count: usize, publish: &str) -> Vec<Rule> {
-    (0..count).map(|n| rule(n, "spiffe://*/edge/*/app/*", &format!("shop/{n}/{publish}"))).collect()
+    same(count, "spiffe://*/edge/*/app/*", publish)
+}
+
+/// Rules for the same identities.
+fn same(count: usize, id: &str, publish: &str) -> Vec<Rule> {
+    (0..count).map(|n| rule(n, id, &format!("shop/{n}/{publish}"))).collect()
+}
+
+/// Rules for everyone that stand apart by their conditions.
+fn limited(count: usize, publish: &str) -> Vec<Rule> {
+    let limit = |(n, rule): (usize, Rule)| {
+        let group = Some(vec![format!("g{n}")]);
+        let client_id = vec![format!("client-{n}")];
+        let payload_max = u32::try_from(n).ok();
+        match n % 3 {
+            0 => Rule { payload_max, ..rule },
+            1 => Rule { share_groups: group, ..rule },
+            _ => Rule { client_id, ..rule },
+        }
+    };
+    alike(count, publish).into_iter().enumerate().map(limit).collect()
+}
+
+/// Changes ten of them.
+fn ten(mut rules: Vec<Rule>) -> Vec<Rule> {
+    let step = rules.len() / 10;
+    rules.iter_mut().step_by(step).for_each(|rule| rule.publish.push("more/#".into()));
+    rules
+}
+
+/// Compares policies of which all rules speak of the same identities.
+fn compare_alike(count: usize) {
+    let alike = |publish| alike(count, publish);
+    let old = set(alike("up"), OPERATORS);
+    compare("rules that all speak of the same: ten change", &old, &set(ten(alike("up")), OPERATORS));
+    compare("rules that all speak of the same: all change", &old, &set(alike("down"), OPERATORS));
+    record("the same for the record", &old, &set(alike("down"), OPERATORS));
+    compare("rules that all speak of the same: all come", &set(Vec::new(), OPERATORS), &old);
+    let wide = |effect: &str| {
+        format!("{OPERATORS}\n[[rule]]\nname = \"wide\"\nid = \"spiffe://*/**\"\n{effect} = [\"shop/#\"]\n")
+    };
+    for effect in ["publish", "deny-publish"] {
+        let with = wide(effect);
+        let what = format!("the same, and {effect} shop/#");
+        compare(&format!("{what} comes"), &old, &set(alike("up"), &with));
+        compare(
+            &format!("{what} goes, and all others change"),
+            &set(alike("up"), &with),
+            &set(alike("down"), OPERATORS),
+        );
+        compare(
+            &format!("{what} stays, and all others change"),
+            &set(alike("up"), &with),
+            &set(alike("down"), &with),
+        );
+    }
+    let one = |publish| same(count, "spiffe://plant.example/edge/box/app/shop", publish);
+    let old = set(one("up"), OPERATORS);
+    compare("rules for one identity: ten change", &old, &set(ten(one("up")), OPERATORS));
+    compare("rules for one identity: all change", &old, &set(one("down"), OPERATORS));
+    let own = |publish: &str| same(count, "spiffe://{td}/edge/{node}/app/{app}", publish);
+    let node = |publish: &str| own(&format!("{{node}}/{publish}"));
+    compare("rules with a capture: all change", &set(node("up"), OPERATORS), &set(node("down"), OPERATORS));
+    let limited = |publish| limited(count, publish);
+    let old = set(limited("up"), OPERATORS);
+    compare("rules with conditions: ten change", &old, &set(ten(limited("up")), OPERATORS));
+    compare("rules with conditions: all change", &old, &set(limited("down"), OPERATORS));
+    let mixed = |publish| {
+        set(
+            [same(count / 2, "spiffe://*/edge/*/app/*", publish), boxes(count, publish).split_off(count / 2)]
+                .concat(),
+            OPERATORS,
+        )
+    };
+    compare("half for all and half for a box: all change", &mixed("up"), &mixed("down"));
 }
 
 fn set(rules: Vec<Rule>, more: &str) -> Ruleset {
@@ -167,13 +241,12 @@ fn main() {
     let crossed = |publish| set([boxes(count / 2, publish), shops(count / 2, publish)].concat(), OPERATORS);
     compare("two literal segments that cross: all rules change", &crossed("up"), &crossed("down"));
     record("the same for the record", &crossed("up"), &crossed("down"));
-    let alike = |publish| set(alike(count, publish), OPERATORS);
-    compare("rules that all speak of the same: all change", &alike("up"), &alike("down"));
-    record("the same for the record", &alike("up"), &alike("down"));
+    compare_alike(count);
     for (what, rules) in [
         ("check: literal ids", set(literal(count, "up"), OPERATORS)),
         ("check: a literal segment", set(boxes(count, "up"), OPERATORS)),
-        ("check: rules that all speak of the same", alike("up")),
+        ("check: rules that all speak of the same", set(alike(count, "up"), OPERATORS)),
+        ("check: the same, and one for all their topics", set(alike(count, "up"), &denied)),
     ] {
         let start = Cpu::now();
         let findings = check(&rules).map(|findings| findings.len());

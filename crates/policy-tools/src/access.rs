@@ -1,10 +1,12 @@
 //! Kinds of access, and what the lists of a rule say about them.
 
-use crate::cell::{Cell, Question};
+use crate::cell::Cell;
+use crate::explore::{Left, Stop};
 use crate::model::Held;
+use crate::near::Filters;
 use crate::request::Verb;
 use crate::setting::Conditions;
-use crate::topics::{Filter, Topics};
+use crate::topics::{Apart, Filter, Topics};
 use midge_policy::Effect;
 use serde::Serialize;
 
@@ -109,91 +111,120 @@ pub(crate) struct Listed {
 /// What one policy says of one cell, one access and one setting.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Side {
-    pub(crate) allow: Vec<Filter>,
-    pub(crate) deny: Vec<Filter>,
-    pub(crate) literal: Vec<Filter>,
-    pub(crate) deny_literal: Vec<Filter>,
+    pub(crate) allow: Filters,
+    pub(crate) deny: Filters,
+    pub(crate) literal: Filters,
+    pub(crate) deny_literal: Filters,
 }
 
 impl Side {
-    pub(crate) fn add(&mut self, list: &Listed) {
-        let known = match list.effect {
+    /// A side of which one question is asked.
+    pub(crate) fn plain() -> Self {
+        let plain = Filters::plain;
+        Self { allow: plain(), deny: plain(), literal: plain(), deny_literal: plain() }
+    }
+
+    pub(crate) fn add<'a>(&mut self, effect: Effect, filters: impl IntoIterator<Item = &'a Filter>) {
+        let known = match effect {
             Effect::Publish | Effect::Subscribe | Effect::Receive => &mut self.allow,
             Effect::DenyPublish | Effect::DenySubscribe | Effect::DenyReceive => &mut self.deny,
             Effect::SubscribeLiteral => &mut self.literal,
             Effect::DenySubscribeLiteral => &mut self.deny_literal,
         };
-        for filter in &list.filters {
-            if !known.contains(filter) {
-                known.push(filter.clone());
-            }
-        }
+        known.extend(filters);
     }
 
     /// Tells whether every topic of the filter is allowed and none is denied.
-    pub(crate) fn allows(&self, filter: &Filter, cell: &Cell) -> Result<bool, Question> {
-        for deny in &self.deny {
+    pub(crate) fn allows(&self, filter: &Filter, cell: &Cell, left: &mut Left) -> Result<bool, Stop> {
+        if self.denies(filter, cell, left)? {
+            return Ok(false);
+        }
+        Ok(Topics::rest(filter, self.allow.meeting(filter, left)?, cell)?.is_none())
+    }
+
+    /// Tells whether a topic of the filter is denied.
+    fn denies(&self, filter: &Filter, cell: &Cell, left: &mut Left) -> Result<bool, Stop> {
+        for deny in self.deny.meeting(filter, left)? {
             if filter.meet(deny, cell)?.is_some() {
-                return Ok(false);
+                return Ok(true);
             }
         }
-        Ok(Topics::without(filter, &self.allow, cell)?.is_none())
+        Ok(false)
     }
 
     /// Decides a SUBSCRIBE, literal rights included.
-    pub(crate) fn allows_subscription(&self, filter: &Filter, cell: &Cell) -> Result<bool, Question> {
+    pub(crate) fn allows_subscription(
+        &self,
+        filter: &Filter,
+        cell: &Cell,
+        left: &mut Left,
+    ) -> Result<bool, Stop> {
         let filter = filter.canonical();
-        if among(&self.deny_literal, &filter, cell)? {
+        if among(&self.deny_literal, &filter, cell, left)? {
             return Ok(false);
         }
-        if self.allows(&filter, cell)? {
+        if self.allows(&filter, cell, left)? {
             return Ok(true);
         }
-        for deny in &self.deny {
-            if filter.meet(deny, cell)?.is_some() {
-                return Ok(false);
-            }
-        }
-        among(&self.literal, &filter, cell)
+        Ok(!self.denies(&filter, cell, left)? && among(&self.literal, &filter, cell, left)?)
     }
 
     /// Returns the topics that this side gives and the other does not.
-    pub(crate) fn beyond(&self, other: &Self, access: Access, cell: &Cell) -> Result<Vec<Topics>, Question> {
+    pub(crate) fn beyond(
+        &self,
+        other: &Self,
+        access: Access,
+        cell: &Cell,
+        left: &mut Left,
+    ) -> Result<Vec<Topics>, Stop> {
         if access == Access::SubscribeLiteral {
-            self.literals_beyond(other, cell)
+            self.literals_beyond(other, cell, left)
         } else {
-            self.topics_beyond(other, cell)
+            self.topics_beyond(other, cell, left)
         }
     }
 
     /// They are those of an allow that the other side does not allow, and those of an allow that the
     /// other side denies; in both cases without what this side denies itself.
-    fn topics_beyond(&self, other: &Self, cell: &Cell) -> Result<Vec<Topics>, Question> {
+    fn topics_beyond(&self, other: &Self, cell: &Cell, left: &mut Left) -> Result<Vec<Topics>, Stop> {
         let mut found = Vec::new();
-        for allow in &self.allow {
+        for allow in self.allow.iter() {
             if !other.allow.contains(allow) {
-                found.extend(Topics::without(allow, self.deny.iter().chain(&other.allow), cell)?);
+                let denied: Vec<&Filter> = self.deny.meeting(allow, left)?.collect();
+                let allowed = other.allow.meeting(allow, left)?;
+                found.extend(Topics::without(allow, denied.into_iter().chain(allowed), cell, left)?);
             }
-            for deny in other.deny.iter().filter(|deny| !self.deny.contains(deny)) {
+            let denied = other.deny.meeting(allow, left)?;
+            for deny in denied.filter(|deny| !self.deny.contains(deny)) {
                 if let Some(part) = allow.meet(deny, cell)? {
-                    found.extend(Topics::without(&part, &self.deny, cell)?);
+                    let own = self.deny.meeting(&part, left)?;
+                    found.extend(Topics::without(&part, own, cell, left)?);
                 }
             }
         }
-        Ok(without_parts_of_others(found, cell))
+        found.sort();
+        found.dedup();
+        let mut apart = Apart::default();
+        for topics in found {
+            apart.insert(topics, cell, left)?;
+        }
+        Ok(apart.into_topics().collect())
     }
 
     /// Of all filters that a literal right or deny names: those that may be subscribed to here and not
     /// there, where rights to topics alone do not explain it.
-    fn literals_beyond(&self, other: &Self, cell: &Cell) -> Result<Vec<Topics>, Question> {
+    fn literals_beyond(&self, other: &Self, cell: &Cell, left: &mut Left) -> Result<Vec<Topics>, Stop> {
         let named = [&self.literal, &self.deny_literal, &other.literal, &other.deny_literal];
         let mut found = Vec::new();
-        for filter in named.into_iter().flatten() {
+        for filter in named.into_iter().flat_map(Filters::iter) {
             let filter = filter.canonical();
-            let here = self.allows_subscription(&filter, cell)?;
-            let there = other.allows_subscription(&filter, cell)?;
-            let by_topics = self.allows(&filter, cell)? == here && other.allows(&filter, cell)? == there;
-            if here && !there && !by_topics {
+            let here = self.allows_subscription(&filter, cell, left)?;
+            let there = other.allows_subscription(&filter, cell, left)?;
+            if !here || there {
+                continue;
+            }
+            let by_topics = self.allows(&filter, cell, left)? && !other.allows(&filter, cell, left)?;
+            if !by_topics {
                 found.push(Topics::literal(filter));
             }
         }
@@ -204,26 +235,11 @@ impl Side {
 }
 
 /// Tells whether the canonical filter is one of these.
-fn among(filters: &[Filter], filter: &Filter, cell: &Cell) -> Result<bool, Question> {
-    for other in filters {
+fn among(filters: &Filters, filter: &Filter, cell: &Cell, left: &mut Left) -> Result<bool, Stop> {
+    for other in filters.meeting(filter, left)? {
         if other.canonical().is_same(filter, cell)? {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// Drops sets that are parts of others.
-fn without_parts_of_others(mut found: Vec<Topics>, cell: &Cell) -> Vec<Topics> {
-    found.sort();
-    found.dedup();
-    let mut kept: Vec<Topics> = Vec::with_capacity(found.len());
-    for topics in found {
-        if kept.iter().any(|other| topics.is_within(other, cell)) {
-            continue;
-        }
-        kept.retain(|other| !other.is_within(&topics, cell));
-        kept.push(topics);
-    }
-    kept
 }

@@ -84,15 +84,15 @@ impl Case {
     /// # Errors
     /// Every line that is no case.
     pub fn read(text: &str, is_toml: bool) -> Result<Vec<Self>, Vec<CaseError>> {
-        let written = if is_toml { read_toml(text)? } else { read_table(text)? };
+        let (written, mut errors) = if is_toml { (read_toml(text)?, Vec::new()) } else { read_table(text) };
         let mut cases = Vec::with_capacity(written.len());
-        let mut errors = Vec::new();
         for (line, written) in written {
             match written.case(line) {
                 Ok(case) => cases.push(case),
                 Err(fault) => errors.push(CaseError { line, fault }),
             }
         }
+        errors.sort_by_key(|error| error.line);
         if errors.is_empty() { Ok(cases) } else { Err(errors) }
     }
 
@@ -126,7 +126,8 @@ fn read_toml(text: &str) -> Result<Vec<(usize, Written)>, Vec<CaseError>> {
     }
 }
 
-fn read_table(text: &str) -> Result<Vec<(usize, Written)>, Vec<CaseError>> {
+/// Returns the lines that may be cases, and the faults of the others.
+fn read_table(text: &str) -> (Vec<(usize, Written)>, Vec<CaseError>) {
     let mut cases = Vec::new();
     let mut errors = Vec::new();
     for (line, row) in (1..).zip(text.lines()) {
@@ -153,7 +154,7 @@ fn read_table(text: &str) -> Result<Vec<(usize, Written)>, Vec<CaseError>> {
             }
         }
     }
-    if errors.is_empty() { Ok(cases) } else { Err(errors) }
+    (cases, errors)
 }
 
 impl Written {

@@ -10,9 +10,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// What comparing may cost beside a broker, for each kind of access: about a second of one processor at worst.
-const BOUNDS: Bounds = Bounds { kinds: 12_000, steps: 5_000_000 };
-
 /// Most identities that are compared one by one.
 const IDS_MAX: usize = 256;
 
@@ -82,7 +79,7 @@ impl PolicyChange {
             }
             None => after.all_rules(),
         };
-        match Diff::of(&compared(&gone, &come, kept), BOUNDS) {
+        match Diff::of(&compared(&gone, &come, kept), Bounds::BESIDE) {
             Ok(diff) => told.kinds = diff.kinds(),
             Err(error) => told.untold = Some(error.into()),
         }
@@ -227,8 +224,13 @@ mod tests {
         let crossed: Vec<Rule> =
             crossed.map(|(n, id)| rule(&format!("r{n}"), &id, &[&format!("t/{n}")])).collect();
         let change = PolicyChange::between(&Policy::deny_all(), &policy(&crossed));
-        let untold = Some(Untold::TooMuch(TooMuch::Kinds(BOUNDS.kinds)));
+        let untold = Some(Untold::TooMuch(TooMuch::Kinds(Bounds::BESIDE.kinds)));
         assert_eq!((change.kinds.len(), change.untold), (0, untold));
         assert_eq!(change.added.len(), 2 * count, "names are told all the same");
+        let all = |(n, topic): (usize, String)| rule(&format!("r{n}"), "spiffe://td/**", &[&topic]);
+        let before = policy(&(0..320).map(|n| all((n, format!("t{n}/+")))).collect::<Vec<_>>());
+        let after = policy(&(0..320).map(|n| all((n, format!("+/t{n}")))).collect::<Vec<_>>());
+        let untold = Some(Untold::TooMuch(TooMuch::Steps(Bounds::BESIDE.steps)));
+        assert_eq!(PolicyChange::between(&before, &after).untold, untold, "each is an exception of each");
     }
 }

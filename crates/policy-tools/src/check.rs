@@ -3,19 +3,17 @@
 use crate::access::{Access, Side};
 use crate::cell::{Cell, Question};
 use crate::diff::Diff;
-use crate::explore::{Bounds, Left, TooMuch, explore};
+use crate::explore::{Bounds, Left, Stop, TooMuch, explore};
 use crate::model::{Held, Pattern, Ruleset};
+use crate::near::Filters;
 use crate::overlap::{Overlaps, levels};
 use crate::topics::Topics;
 use crate::tree::Leaf;
 use midge_identity::SpiffeId;
 use midge_policy::Effect;
 use serde::Serialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-
-/// Rules for the same identities that are looked through without asking for topics first.
-const LOOKED_THROUGH_MAX: usize = 64;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,10 +47,22 @@ pub struct Finding {
 /// # Errors
 /// When there is too much to look at for an exact answer.
 pub fn check(rules: &Ruleset) -> Result<Vec<Finding>, TooMuch> {
+    check_within(rules, Bounds::AT_HAND)
+}
+
+/// Does the same beside a broker, where it may cost about a second of one processor.
+///
+/// # Errors
+/// When there is too much to look at for that.
+pub fn check_beside(rules: &Ruleset) -> Result<Vec<Finding>, TooMuch> {
+    check_within(rules, Bounds::BESIDE)
+}
+
+fn check_within(rules: &Ruleset, bounds: Bounds) -> Result<Vec<Finding>, TooMuch> {
     let mut findings = Vec::new();
     let mut said: HashMap<String, &Arc<Held>> = HashMap::new();
     let others = Others::of(rules);
-    let mut left = Left::of(Bounds::AT_HAND);
+    let mut left = Left::of(bounds);
     for held in rules.held() {
         left.begin();
         if speaks_of_nobody(held, &mut left)? {
@@ -230,12 +240,13 @@ fn patterns(alive: &Alive, held: &Held, findings: &mut Vec<Finding>) {
     }
 }
 
+/// An identity, with the rules that speak of it alone.
+type Point<'a> = (&'a SpiffeId, Vec<&'a Arc<Held>>);
+
 /// Where to look for the rules that bear on one.
 struct Others<'a> {
     rules: &'a Ruleset,
-    /// Places of rules with patterns, by whom they speak of.
-    ids: Overlaps<usize>,
-    /// The same by their topics.
+    /// Places of rules with patterns, by their topics.
     topics: Overlaps<usize>,
     /// Identities that have rules of their own, or that an `unless` names in full.
     points: Vec<&'a SpiffeId>,
@@ -246,42 +257,43 @@ struct Others<'a> {
 
 impl<'a> Others<'a> {
     fn of(rules: &'a Ruleset) -> Self {
-        let (mut ids, mut topics, mut places) =
-            (Overlaps::default(), Overlaps::default(), Overlaps::default());
+        let (mut topics, mut places) = (Overlaps::default(), Overlaps::default());
         for (at, held) in rules.patterns().iter().enumerate() {
-            ids.insert(&levels(&held.rule.id), at);
             held.patterns.iter().for_each(|pattern| topics.insert(&levels(&pattern.text), at));
         }
         let points: Vec<&SpiffeId> = rules.points().collect();
         points.iter().enumerate().for_each(|(at, id)| places.insert(&levels(&id.to_string()), at));
         let excepted = rules.held().iter().flat_map(|held| held.excepts()).collect();
-        Self { rules, ids, topics, points, places, excepted }
+        Self { rules, topics, points, places, excepted }
     }
 
     /// Returns the rules with patterns that share topics and identities with one: no other can do anything
     /// to what it says.
-    fn related(&self, held: &Held) -> Vec<&'a Arc<Held>> {
-        let mut found = self.ids.of(&levels(&held.rule.id));
-        if found.len() > LOOKED_THROUGH_MAX {
-            let same_topics: HashSet<usize> =
-                held.patterns.iter().flat_map(|pattern| self.topics.of(&levels(&pattern.text))).collect();
-            found.retain(|at| same_topics.contains(at));
+    fn related(&self, held: &Held, left: &mut Left) -> Result<Vec<&'a Arc<Held>>, TooMuch> {
+        let mut found = BTreeSet::new();
+        for pattern in &held.patterns {
+            let (places, steps) = self.topics.of(&levels(&pattern.text));
+            left.take_steps(steps)?;
+            found.extend(places);
         }
-        let topics = topics_of(held);
+        let mut whom = Overlaps::default();
+        whom.insert(&levels(&held.rule.id), ());
         let rules = found.into_iter().filter_map(|at| self.rules.patterns().get(at));
-        rules.filter(|other| shares(&topics, other)).collect()
+        Ok(rules.filter(|other| whom.any(&levels(&other.rule.id))).collect())
     }
 
     /// Returns the identities that the rule may speak of and for which there is more to look at than for all,
     /// with the rules that speak of them alone.
-    fn points(&self, held: &Held) -> Vec<(&'a SpiffeId, Vec<&'a Arc<Held>>)> {
+    fn points(&self, held: &Held, left: &mut Left) -> Result<Vec<Point<'a>>, TooMuch> {
         let topics = topics_of(held);
-        let ids = self.places.of(&levels(&held.rule.id)).into_iter().filter_map(|at| self.points.get(at));
+        let (places, steps) = self.places.of(&levels(&held.rule.id));
+        left.take_steps(steps)?;
+        let ids = places.into_iter().filter_map(|at| self.points.get(at));
         let with_own = ids.map(|id| {
             let own = self.rules.own(id).iter().filter(|other| shares(&topics, other));
             (*id, own.collect::<Vec<_>>())
         });
-        with_own.filter(|(id, own)| !own.is_empty() || self.excepted.contains(*id)).collect()
+        Ok(with_own.filter(|(id, own)| !own.is_empty() || self.excepted.contains(*id)).collect())
     }
 }
 
@@ -296,12 +308,15 @@ fn shares(topics: &Overlaps<()>, other: &Held) -> bool {
 }
 
 fn alive(others: &Others<'_>, held: &Arc<Held>, left: &mut Left) -> Result<Alive, TooMuch> {
-    let related = others.related(held);
+    let related = others.related(held, left)?;
     let mut alive = Alive::default();
     if held.only().is_none() {
         alive = look(held, Cell::all(), &related, left)?;
     }
-    for (id, own) in others.points(held) {
+    if alive.is_known(held) {
+        return Ok(alive);
+    }
+    for (id, own) in others.points(held, left)? {
         if alive.is_known(held) {
             break;
         }
@@ -323,29 +338,27 @@ fn look(held: &Arc<Held>, cell: Cell, others: &[&Arc<Held>], left: &mut Left) ->
             found.iter().filter(|at| **at > 0).filter_map(|at| rules.get(*at).copied()).collect();
         let count: usize = others.iter().map(|other| other.patterns.len()).sum();
         left.take_steps(held.patterns.len().saturating_mul(count))?;
-        Ok(if found.is_empty() { Alive::default() } else { alive_in(held, &others, cell)? })
+        if found.is_empty() { Ok(Alive::default()) } else { alive_in(held, &others, cell, left) }
     })?;
     tree.leaves().into_iter().for_each(|found| alive.join(found));
     Ok(alive)
 }
 
 /// Looks at the patterns of a rule for one kind of identities that it and others speak of.
-fn alive_in(held: &Arc<Held>, others: &[&Arc<Held>], cell: &Cell) -> Result<Alive, Question> {
-    let mut alive = Alive::default();
-    for pattern in &held.patterns {
-        let accesses = Access::ALL.into_iter().filter(|access| access.has(pattern.effect));
-        let (mut bites, mut adds) = (false, false);
-        for access in accesses {
-            let (own, all) = sides(access, held, others, cell);
-            bites |= if pattern.effect.is_deny() {
-                denies_something(pattern, &all, cell)?
+fn alive_in(held: &Arc<Held>, others: &[&Arc<Held>], cell: &Cell, left: &mut Left) -> Result<Alive, Stop> {
+    let none = vec![false; held.patterns.len()];
+    let mut alive = Alive { bites: none.clone(), adds: none };
+    for access in Access::ALL.into_iter().filter(|access| held.has(|effect| access.has(effect))) {
+        let (own, all) = sides(access, held, others, cell);
+        let patterns = held.patterns.iter().zip(alive.bites.iter_mut().zip(&mut alive.adds));
+        for (pattern, (bites, adds)) in patterns.filter(|(pattern, _)| access.has(pattern.effect)) {
+            *bites |= if pattern.effect.is_deny() {
+                denies_something(pattern, &all, cell, left)?
             } else {
-                allows_something(pattern, &all, cell)?
+                allows_something(pattern, &all, cell, left)?
             };
-            adds |= adds_something(pattern, held, others, &own, access, cell)?;
+            *adds |= adds_something(pattern, held, others, &own, access, cell)?;
         }
-        alive.bites.push(bites);
-        alive.adds.push(adds);
     }
     Ok(alive)
 }
@@ -355,26 +368,27 @@ fn alive_in(held: &Arc<Held>, others: &[&Arc<Held>], cell: &Cell) -> Result<Aliv
 fn sides(access: Access, held: &Held, others: &[&Arc<Held>], cell: &Cell) -> (Side, Side) {
     let (mut own, mut all) = (Side::default(), Side::default());
     for list in access.lists(held, cell) {
-        own.add(&list);
-        all.add(&list);
+        own.add(list.effect, &list.filters);
+        all.add(list.effect, &list.filters);
     }
     for other in others {
         for list in access.lists(other, cell) {
             if !list.effect.is_deny() || other.rule.listener.is_empty() {
-                all.add(&list);
+                all.add(list.effect, &list.filters);
             }
         }
     }
     (own, all)
 }
 
-fn denies_something(pattern: &Pattern, all: &Side, cell: &Cell) -> Result<bool, Question> {
+fn denies_something(pattern: &Pattern, all: &Side, cell: &Cell, left: &mut Left) -> Result<bool, Stop> {
     let filter = pattern.filter.resolve(cell);
     if pattern.effect == Effect::DenySubscribeLiteral {
-        let without = Side { deny_literal: Vec::new(), ..all.clone() };
-        return without.allows_subscription(&filter, cell);
+        let without = Side { deny_literal: Filters::default(), ..all.clone() };
+        return without.allows_subscription(&filter, cell, left);
     }
-    for allow in all.allow.iter().chain(&all.literal) {
+    let allows = all.allow.meeting(&filter, left)?;
+    for allow in allows.chain(all.literal.meeting(&filter, left)?) {
         if filter.meet(allow, cell)?.is_some() {
             return Ok(true);
         }
@@ -382,12 +396,12 @@ fn denies_something(pattern: &Pattern, all: &Side, cell: &Cell) -> Result<bool, 
     Ok(false)
 }
 
-fn allows_something(pattern: &Pattern, all: &Side, cell: &Cell) -> Result<bool, Question> {
+fn allows_something(pattern: &Pattern, all: &Side, cell: &Cell, left: &mut Left) -> Result<bool, Stop> {
     let filter = pattern.filter.resolve(cell);
     if pattern.effect == Effect::SubscribeLiteral {
-        return all.allows_subscription(&filter, cell);
+        return all.allows_subscription(&filter, cell, left);
     }
-    Ok(Topics::without(&filter, &all.deny, cell)?.is_some())
+    Ok(Topics::rest(&filter, all.deny.meeting(&filter, left)?, cell)?.is_some())
 }
 
 /// Tells whether the pattern allows what other rules do not allow under the same conditions or none.
@@ -416,5 +430,5 @@ fn adds_something(
         let wider = wider.filter(|list| !list.effect.is_deny() && list.conditions.are_within(conditions));
         rest.extend(wider.flat_map(|list| list.filters));
     }
-    Ok(Topics::without(&filter, &rest, cell)?.is_some())
+    Ok(Topics::rest(&filter, &rest, cell)?.is_some())
 }

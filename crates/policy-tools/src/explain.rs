@@ -170,6 +170,11 @@ impl Request {
         {
             return Some(format!("listener = [{}]", rule.listener.join(", ")));
         }
+        self.unmet_facts(rule)
+    }
+
+    /// The same for conditions on what is published.
+    pub(crate) fn unmet_facts(&self, rule: &Rule) -> Option<String> {
         if !matches!(self.verb, Verb::Publish | Verb::Will) {
             return None;
         }

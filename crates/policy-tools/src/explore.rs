@@ -24,8 +24,11 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// For what is done beside a broker: about a second of one processor at worst.
+    pub(crate) const BESIDE: Self = Self { kinds: 12_000, steps: 5_000_000 };
+
     /// For an answer that somebody waits for.
-    pub(crate) const AT_HAND: Self = Self { kinds: 50_000, steps: 100_000_000 };
+    pub(crate) const AT_HAND: Self = Self { kinds: 200_000, steps: 100_000_000 };
 }
 
 /// Too much to look at for an exact answer.

@@ -1,10 +1,12 @@
 //! Least-privilege rules from what was seen: as narrow as can be said with captures.
 
+use crate::cell::Cell;
 use crate::model::Ruleset;
 use crate::observation::Observation;
+use crate::overlap::{Overlaps, levels};
 use crate::request::{Request, Verb};
 use midge_identity::SpiffeId;
-use midge_policy::{PolicyError, Rule, RuleSource};
+use midge_policy::{Context, PolicyError, Rule, RuleSource};
 use mqtt_proto::TopicFilter;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -303,6 +305,14 @@ fn compare(observations: &[Observation], rules: &Ruleset, report: &mut Report) {
     let identities: BTreeSet<&SpiffeId> = observations.iter().map(|seen| &seen.identity).collect();
     let subjects: BTreeSet<(Verb, &str)> =
         observations.iter().map(|seen| (seen.action, &*seen.topic)).collect();
+    let subjects: Vec<(Verb, &str, Request)> = subjects
+        .into_iter()
+        .filter_map(|(verb, topic)| Some((verb, topic, Request::new(verb, topic).ok()?)))
+        .collect();
+    let mut index = Overlaps::default();
+    for (at, (.., request)) in subjects.iter().enumerate() {
+        index.insert(&levels(request.filter.filter.as_str()), at);
+    }
     let pairs: BTreeSet<(&SpiffeId, Verb, &str)> =
         observations.iter().map(|seen| (&seen.identity, seen.action, &*seen.topic)).collect();
     report.seen = pairs.len();
@@ -312,9 +322,16 @@ fn compare(observations: &[Observation], rules: &Ruleset, report: &mut Report) {
     }
     report.refused.dedup();
     for id in identities {
-        for (verb, subject) in &subjects {
-            let allowed = Request::new(*verb, subject).is_ok_and(|request| request.decide(rules, id).allowed);
-            if !allowed {
+        let (cell, rights) = (Cell::of(id), rules.policy().rights_at(id, Context::default()));
+        // Nothing else can be allowed.
+        let spoken_of: BTreeSet<usize> = rules
+            .applying(id)
+            .into_iter()
+            .flat_map(|held| &held.patterns)
+            .flat_map(|pattern| index.of(&pattern.filter.resolve(&cell).levels()).0)
+            .collect();
+        for (verb, subject, request) in spoken_of.into_iter().filter_map(|at| subjects.get(at)) {
+            if !request.decide_by(&rights, rules, id).allowed {
                 continue;
             }
             report.allowed_pairs += 1;

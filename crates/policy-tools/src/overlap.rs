@@ -77,30 +77,51 @@ impl<V: Copy + Ord> Overlaps<V> {
         node.ends.push(value);
     }
 
-    /// Returns the values of the patterns that overlap this one, in order.
-    pub(crate) fn of(&self, pattern: &[Level<'_>]) -> Vec<V> {
+    /// Returns the values of the patterns that overlap this one, in order, and how much was looked at.
+    pub(crate) fn of(&self, pattern: &[Level<'_>]) -> (Vec<V>, usize) {
         let mut found = Vec::new();
-        let ended = self.0.visit(pattern, &mut |value| {
-            found.push(value);
+        let mut visits = 0;
+        let ended = self.0.visit(pattern, &mut |seen| {
+            match seen {
+                Seen::Node => visits += 1,
+                Seen::Value(value) => found.push(value),
+            }
             ControlFlow::Continue(())
         });
         debug_assert!(ended.is_continue(), "nothing ends it early");
         found.sort_unstable();
-        found
+        let steps = visits + found.len();
+        (found, steps)
     }
 
     /// Tells whether there is one.
     pub(crate) fn any(&self, pattern: &[Level<'_>]) -> bool {
-        self.0.visit(pattern, &mut |_| ControlFlow::Break(())).is_break()
+        let found = |seen| match seen {
+            Seen::Node => ControlFlow::Continue(()),
+            Seen::Value(_) => ControlFlow::Break(()),
+        };
+        self.0.visit(pattern, &mut { found }).is_break()
     }
 }
 
+/// What a visit comes by.
+enum Seen<V> {
+    Node,
+    /// Of a pattern that overlaps.
+    Value(V),
+}
+
 impl<V: Copy> Node<V> {
-    fn visit(&self, pattern: &[Level<'_>], found: &mut impl FnMut(V) -> ControlFlow<()>) -> ControlFlow<()> {
-        self.rest.iter().try_for_each(|value| found(*value))?;
+    fn visit(
+        &self,
+        pattern: &[Level<'_>],
+        found: &mut impl FnMut(Seen<V>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        found(Seen::Node)?;
+        self.rest.iter().try_for_each(|value| found(Seen::Value(*value)))?;
         let mut next = self.any.iter().map(AsRef::as_ref);
         let Some((level, rest)) = pattern.split_first() else {
-            return self.ends.iter().try_for_each(|value| found(*value));
+            return self.ends.iter().try_for_each(|value| found(Seen::Value(*value)));
         };
         match level {
             Level::Text(text) => {
@@ -108,7 +129,7 @@ impl<V: Copy> Node<V> {
             }
             Level::Any => next.chain(self.texts.values()).try_for_each(|node| node.visit(rest, found)),
             Level::Rest => {
-                self.ends.iter().try_for_each(|value| found(*value))?;
+                self.ends.iter().try_for_each(|value| found(Seen::Value(*value)))?;
                 next.try_for_each(|node| node.visit(pattern, found))?;
                 self.texts.values().try_for_each(|node| node.visit(pattern, found))
             }
@@ -126,7 +147,7 @@ mod tests {
         let mut index = Overlaps::default();
         patterns.iter().enumerate().for_each(|(at, text)| index.insert(&levels(text), at));
         let found = |text: &str| -> Vec<&str> {
-            index.of(&levels(text)).into_iter().filter_map(|at| patterns.get(at).copied()).collect()
+            index.of(&levels(text)).0.into_iter().filter_map(|at| patterns.get(at).copied()).collect()
         };
         assert_eq!(found("a/b"), ["a/b", "a/+", "a/#", "+/b", "#"]);
         assert_eq!(found("a"), ["a/#", "#", "a"]);
@@ -141,7 +162,7 @@ mod tests {
         let long = |end: &str| format!("{}/{end}", ["a"; LEVELS_MAX].join("/"));
         let mut index = Overlaps::default();
         index.insert(&levels(&long("x")), 1);
-        assert_eq!((index.of(&levels(&long("y"))), index.of(&levels("a/b"))), (vec![1], vec![]));
+        assert_eq!((index.of(&levels(&long("y"))).0, index.of(&levels("a/b")).0), (vec![1], vec![]));
     }
 
     #[test]

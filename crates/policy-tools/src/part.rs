@@ -1,15 +1,16 @@
 //! What differs between two policies for one kind of access.
 
-use crate::access::{Access, Listed, Side};
+use crate::access::{Access, Side};
 use crate::cell::{Cell, PartIndex, Term};
 use crate::compared::{Compared, Sided};
 use crate::diff::{Change, Kind};
 use crate::explore::{Left, Stop, TooMuch, explore};
+use crate::groups::{SidedList, groups};
 use crate::marked;
 use crate::overlap::{Overlaps, levels};
 use crate::setting::{SETTINGS_MAX, Setting, Space};
 use crate::shown::{Names, Shown};
-use crate::topics::Topics;
+use crate::topics::{Filter, Topics};
 use crate::tree::{Leaf, Tree};
 use midge_identity::SpiffeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +57,8 @@ impl Part {
         }
         for (id, mut found) in own {
             let cell = Cell::of(&id);
-            let matching = patterns.of(&levels(&id.to_string()));
+            let (matching, steps) = patterns.of(&levels(&id.to_string()));
+            left.take_steps(steps)?;
             found.extend(matching.into_iter().filter_map(|at| rules.get(at)));
             left.take_steps(found.len())?;
             found.retain(|sided| sided.held.applies(&cell) == Ok(true));
@@ -133,9 +135,6 @@ impl RawChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes(Vec<RawChange>);
 
-/// A list with the policies that it is in.
-type SidedList<'a> = (&'a Sided, Listed);
-
 impl Changes {
     /// Compares what rules say of one cell.
     pub(crate) fn of(access: Access, cell: &Cell, found: &[&Sided], left: &mut Left) -> Result<Self, Stop> {
@@ -145,37 +144,51 @@ impl Changes {
         let lists = |sided: &&'_ Sided| access.lists(&sided.held, cell);
         let lists: Vec<SidedList<'_>> =
             found.iter().flat_map(|sided| lists(sided).into_iter().map(|list| (*sided, list))).collect();
-        let space = Space::of(lists.iter().map(|(_, list)| &list.conditions), cell)?;
+        let mut changes = Vec::new();
+        for group in groups(access, &lists, left)? {
+            let group = group.into_iter().filter_map(|(at, filters)| lists.get(at).zip(Some(filters)));
+            Self::of_group(access, cell, &group.collect::<Vec<_>>(), left, &mut changes)?;
+        }
+        changes.sort();
+        Ok(Self(changes))
+    }
+
+    fn of_group(
+        access: Access,
+        cell: &Cell,
+        group: &[(&SidedList<'_>, Vec<&Filter>)],
+        left: &mut Left,
+        changes: &mut Vec<RawChange>,
+    ) -> Result<(), Stop> {
+        let space = Space::of(group.iter().map(|((_, list), _)| &list.conditions), cell)?;
         if space.is_too_large() {
             return Err(TooMuch::Settings(SETTINGS_MAX).into());
         }
-        let settings = space.settings();
-        let patterns: usize = lists.iter().map(|(_, list)| list.filters.len()).sum();
-        left.take_steps(patterns.saturating_mul(patterns).saturating_mul(settings.len()))?;
         let mut found: BTreeMap<(bool, Topics), BTreeSet<Setting>> = BTreeMap::new();
-        for setting in settings {
+        for setting in space.settings() {
             let (mut old, mut new) = (Side::default(), Side::default());
-            for (sided, list) in lists.iter().filter(|(_, list)| list.conditions.hold(&space, &setting)) {
+            left.take_steps(group.len())?;
+            let holding = group.iter().filter(|((_, list), _)| list.conditions.hold(&space, &setting));
+            for ((sided, list), filters) in holding {
+                left.take_steps(filters.len())?;
                 if sided.in_old {
-                    old.add(list);
+                    old.add(list.effect, filters.iter().copied());
                 }
                 if sided.in_new {
-                    new.add(list);
+                    new.add(list.effect, filters.iter().copied());
                 }
             }
             for (gained, more, less) in [(true, &new, &old), (false, &old, &new)] {
-                for topics in more.beyond(less, access, cell)? {
+                for topics in more.beyond(less, access, cell, left)? {
                     found.entry((gained, topics)).or_default().insert(setting.clone());
                 }
             }
         }
-        let mut changes = Vec::new();
         for ((gained, topics), settings) in found {
             let told = space.describe(&settings).into_iter();
             changes.extend(told.map(|when| RawChange { access, gained, topics: topics.clone(), when }));
         }
-        changes.sort();
-        Ok(Self(changes))
+        Ok(())
     }
 
     fn is_empty(&self) -> bool {

@@ -5,7 +5,7 @@ use crate::cell::Cell;
 use crate::model::Ruleset;
 use crate::topics::{Filter, Topics};
 use midge_identity::SpiffeId;
-use midge_policy::{Context, PublishFacts, RuleName, SubscribeMode};
+use midge_policy::{Context, PublishFacts, Rights, RuleName, SubscribeMode};
 use mqtt_proto::{InvalidTopic, QoS, SharedFilter, TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -132,7 +132,11 @@ impl Request {
 
     /// Decides the request as the broker would, in mode `reject`.
     pub fn decide(&self, rules: &Ruleset, id: &SpiffeId) -> Decision {
-        let rights = rules.policy().rights_at(id, self.context());
+        self.decide_by(&rules.policy().rights_at(id, self.context()), rules, id)
+    }
+
+    /// Does the same with the rights of the identity in the context of this request.
+    pub(crate) fn decide_by(&self, rights: &Rights, rules: &Ruleset, id: &SpiffeId) -> Decision {
         let allowed = |rule: &RuleName| Decision {
             allowed: true,
             rule: Some(rule.clone()),
@@ -173,7 +177,7 @@ impl Request {
     fn decide_all(&self, rules: &Ruleset, id: &SpiffeId) -> Decision {
         let cell = Cell::of(id);
         let applying = rules.applying(id);
-        let mut side = Side::default();
+        let mut side = Side::plain();
         for held in &applying {
             for list in self.verb.access().lists(held, &cell) {
                 let holds = if list.effect.is_deny() {
@@ -182,7 +186,7 @@ impl Request {
                     self.unmet(held, &cell).is_none()
                 };
                 if holds {
-                    side.add(&list);
+                    side.add(list.effect, &list.filters);
                 }
             }
         }
@@ -196,7 +200,7 @@ impl Request {
         };
         let value = |_| String::new();
         let what = format!("{} {}", self.verb.name(), self.filter.filter);
-        for deny in &side.deny {
+        for deny in side.deny.iter() {
             if let Ok(Some(part)) = filter.meet(deny, &cell) {
                 let witness = Topics::literal(part).witness(value);
                 return Decision {
@@ -205,7 +209,7 @@ impl Request {
                 };
             }
         }
-        match Topics::without(&filter, &side.allow, &cell) {
+        match Topics::rest(&filter, side.allow.iter(), &cell) {
             Ok(None) => Decision { allowed: true, reason: "rules allow every topic of it".into(), ..bare },
             Ok(Some(missing)) => {
                 let witness = missing.witness(value);

@@ -52,7 +52,7 @@ impl Names {
             Term::Part(_) => Level::Any,
         });
         let open = (!cell.is_ended()).then_some(Level::Rest);
-        let places = self.index.of(&overlap::cut(levels.chain(open)));
+        let (places, _) = self.index.of(&overlap::cut(levels.chain(open)));
         places.into_iter().filter_map(|at| self.rules.get(at))
     }
 

@@ -6,8 +6,15 @@
 //! left over wherever any topic is (the same argument as in the policy's own containment).
 
 use crate::cell::{Cell, PartIndex, Question, Term};
+use crate::explore::{Left, Stop, TooMuch};
+use crate::near::Near;
+use crate::overlap;
 use crate::tree::Leaf;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// What keeping, ordering and telling one filter costs, in steps; it bounds the memory of all.
+const STEPS_OF_FILTER: usize = 50;
 
 /// One level of a filter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +63,15 @@ impl Filter {
             Level::Rest => "#".into(),
         };
         self.0.iter().map(level).collect::<Vec<_>>().join("/")
+    }
+
+    /// Returns its levels for finding what it may meet.
+    pub(crate) fn levels(&self) -> Vec<overlap::Level<'_>> {
+        overlap::cut(self.0.iter().map(|level| match level {
+            Level::Term(Term::Text(text)) => overlap::Level::Text(text),
+            Level::Term(Term::Part(_)) | Level::Any => overlap::Level::Any,
+            Level::Rest => overlap::Level::Rest,
+        }))
     }
 
     /// Returns the parts it speaks of.
@@ -173,6 +189,11 @@ impl Filter {
         }
     }
 
+    /// Tells whether all its topics are known to be topics of the other.
+    fn is_part_of(&self, other: &Self, cell: &Cell) -> bool {
+        matches!(self.meet(other, cell), Ok(Some(met)) if met == *self)
+    }
+
     fn replace(&self, part: PartIndex, by: &Term) -> Self {
         let level = |level: &Level| match level {
             Level::Term(Term::Part(known)) if *known == part => Level::Term(by.clone()),
@@ -192,7 +213,7 @@ pub(crate) struct Topics {
 
 impl Topics {
     /// Returns the topics of the filter that none of the others matches, if there are any.
-    pub(crate) fn without<'a>(
+    pub(crate) fn rest<'a>(
         filter: &Filter,
         others: impl IntoIterator<Item = &'a Filter>,
         cell: &Cell,
@@ -202,7 +223,19 @@ impl Topics {
             except.extend(filter.meet(other, cell)?);
         }
         let topics = Self { filter: filter.clone(), except };
-        Ok(topics.spare_level_count().is_some().then(|| topics.tidy(cell)))
+        Ok(Some(topics).filter(|topics| topics.spare_level_count().is_some()))
+    }
+
+    /// The same, told in the shortest form and the same in whatever order the others come.
+    pub(crate) fn without<'a>(
+        filter: &Filter,
+        others: impl IntoIterator<Item = &'a Filter>,
+        cell: &Cell,
+        left: &mut Left,
+    ) -> Result<Option<Self>, Stop> {
+        let Some(topics) = Self::rest(filter, others, cell)? else { return Ok(None) };
+        left.take_steps(topics.except.len().saturating_add(1).saturating_mul(STEPS_OF_FILTER))?;
+        Ok(Some(topics.tidy(cell, left)?))
     }
 
     /// Returns the topics of one filter.
@@ -219,27 +252,19 @@ impl Topics {
     }
 
     /// Drops exceptions within other exceptions, and puts them in order.
-    fn tidy(mut self, cell: &Cell) -> Self {
-        self.except.sort();
-        self.except.dedup();
-        let all = self.except.clone();
-        self.except.retain(|one| {
-            !all.iter()
-                .any(|other| other != one && matches!(one.meet(other, cell), Ok(Some(met)) if met == *one))
-        });
-        self
-    }
-
-    /// Tells whether these topics are known to be among the others.
-    pub(crate) fn is_within(&self, other: &Self, cell: &Cell) -> bool {
-        let inside = matches!(self.filter.meet(&other.filter, cell), Ok(Some(met)) if met == self.filter);
-        // Whatever the other leaves out of this filter must be left out here.
-        inside
-            && other.except.iter().all(|left_out| match self.filter.meet(left_out, cell) {
-                Ok(None) => true,
-                Ok(Some(part)) => matches!(Self::without(&part, &self.except, cell), Ok(None)),
-                Err(_) => false,
-            })
+    fn tidy(self, cell: &Cell, left: &mut Left) -> Result<Self, TooMuch> {
+        let Self { filter, mut except } = self;
+        except.sort();
+        except.dedup();
+        let near = Near::of(&except);
+        let mut kept = Vec::with_capacity(except.len());
+        for one in &except {
+            let mut others = near.meeting(one, left)?.filter_map(|at| except.get(at));
+            if !others.any(|other| other != one && one.is_part_of(other, cell)) {
+                kept.push(one.clone());
+            }
+        }
+        Ok(Self { filter, except: kept })
     }
 
     /// Returns how many levels to put in for a trailing `#` to get a topic that is in the set; 0
@@ -249,7 +274,7 @@ impl Topics {
             return (!self.except.contains(&self.filter)).then_some(0);
         }
         let prefix = self.filter.0.split_last().map(|(_, prefix)| prefix).unwrap_or_default();
-        let mut lengths = Vec::new();
+        let mut lengths = BTreeSet::new();
         let mut all_from = usize::MAX;
         for except in &self.except {
             let Some(rest) = except.0.strip_prefix(prefix) else { continue };
@@ -263,7 +288,7 @@ impl Topics {
             if open {
                 all_from = all_from.min(rest.len());
             } else {
-                lengths.push(rest.len());
+                lengths.insert(rest.len());
             }
         }
         let empty = prefix.is_empty() || Filter(prefix.to_vec()).is_empty_text();
@@ -305,6 +330,69 @@ impl Topics {
         except.dedup();
         Self { filter: self.filter.replace(part, by), except }
     }
+}
+
+/// Sets of topics of which none is known to be part of another.
+#[derive(Debug, Default)]
+pub(crate) struct Apart {
+    /// None for those that turned out to be part of a later one.
+    kept: Vec<Option<(Topics, Near)>>,
+    filters: Vec<Filter>,
+    near: Near,
+}
+
+impl Apart {
+    /// Adds a set, unless it is part of one that is there, and drops those that are part of it.
+    pub(crate) fn insert(&mut self, topics: Topics, cell: &Cell, left: &mut Left) -> Result<(), TooMuch> {
+        let excepts = Near::of(&topics.except);
+        let own = (topics, excepts);
+        let others: Vec<usize> = self.near.meeting(&own.0.filter, left)?.collect();
+        for other in others.iter().filter_map(|at| self.kept.get(*at)?.as_ref()) {
+            if is_within(&own, other, cell, left)? {
+                return Ok(());
+            }
+        }
+        for at in others {
+            let Some(kept) = self.kept.get_mut(at) else { continue };
+            let is_part = kept.as_ref().map_or(Ok(false), |other| is_within(other, &own, cell, left))?;
+            if is_part {
+                *kept = None;
+            }
+        }
+        self.filters.push(own.0.filter.clone());
+        self.near.grow(&self.filters);
+        self.kept.push(Some(own));
+        Ok(())
+    }
+
+    pub(crate) fn into_topics(self) -> impl Iterator<Item = Topics> {
+        self.kept.into_iter().flatten().map(|(topics, _)| topics)
+    }
+}
+
+/// Tells whether the topics of a set are known to be among the others; each comes with its exceptions.
+fn is_within(
+    (one, excepts): &(Topics, Near),
+    (other, other_excepts): &(Topics, Near),
+    cell: &Cell,
+    left: &mut Left,
+) -> Result<bool, TooMuch> {
+    if !one.filter.is_part_of(&other.filter, cell) {
+        return Ok(false);
+    }
+    // Whatever the other leaves out of this filter must be left out here.
+    for left_out in other_excepts.meeting(&one.filter, left)?.filter_map(|at| other.except.get(at)) {
+        let part = match one.filter.meet(left_out, cell) {
+            Ok(None) => continue,
+            Ok(Some(part)) => part,
+            Err(_) => return Ok(false),
+        };
+        let own = excepts.meeting(&part, left)?.filter_map(|at| one.except.get(at));
+        if !matches!(Topics::rest(&part, own, cell), Ok(None)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Returns a level that is not spelled.

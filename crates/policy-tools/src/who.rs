@@ -2,7 +2,7 @@
 
 use crate::access::Side;
 use crate::cell::{Cell, PartIndex, Question, Term};
-use crate::explore::{Bounds, Left, TooMuch, explore};
+use crate::explore::{Bounds, Left, Stop, TooMuch, explore};
 use crate::model::{Held, Ruleset};
 use crate::overlap::{Overlaps, levels};
 use crate::request::{Request, Verb};
@@ -14,6 +14,9 @@ use midge_policy::Effect;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// What keeping and telling the name of a rule costs, in steps; it bounds the memory of all.
+const STEPS_OF_NAME: usize = 50;
 
 /// Identities that can make a request.
 #[derive(Clone, Debug)]
@@ -64,7 +67,7 @@ impl Who {
         let tree = explore(Cell::all(), (&patterns, 0), &mut left, |cell, found, left| {
             left.take_steps(found.len())?;
             let found = found.iter().filter_map(|at| patterns.get(*at).copied());
-            Ok(Reach::of(&found.collect::<Vec<_>>(), request, cell)?)
+            Reach::of(&found.collect::<Vec<_>>(), request, cell, left)
         })?;
         let mut index = Overlaps::default();
         patterns.iter().enumerate().for_each(|(at, held)| index.insert(&levels(&held.rule.id), at));
@@ -76,14 +79,18 @@ impl Who {
                 continue;
             }
             let cell = Cell::of(id);
-            found.extend(index.of(&levels(&id.to_string())).into_iter().filter_map(|at| patterns.get(at)));
+            let (matching, steps) = index.of(&levels(&id.to_string()));
+            left.take_steps(steps)?;
+            found.extend(matching.into_iter().filter_map(|at| patterns.get(at)));
             found.retain(|held| held.applies(&cell) == Ok(true));
             left.take_steps(found.len())?;
-            // No question is open about one identity.
-            if let Ok(reach) = Reach::of(&found, request, &cell)
-                && reach != tree.at(&cell)
-            {
-                points.insert(id.clone(), reach);
+            match Reach::of(&found, request, &cell, &mut left) {
+                Ok(reach) if reach != tree.at(&cell) => {
+                    points.insert(id.clone(), reach);
+                }
+                Err(Stop::TooMuch(error)) => return Err(error),
+                // No question is open about one identity.
+                Ok(_) | Err(Stop::Question(_)) => {}
             }
         }
         Ok(Self { tree, points, names: Names::of(patterns.into_iter()) })
@@ -143,40 +150,43 @@ fn bears(held: &Held, request: &Request) -> bool {
 
 impl Reach {
     /// Tells what follows from the rules that speak of a cell.
-    fn of(found: &[&Arc<Held>], request: &Request, cell: &Cell) -> Result<Self, Question> {
+    fn of(found: &[&Arc<Held>], request: &Request, cell: &Cell, left: &mut Left) -> Result<Self, Stop> {
         let wanted = Filter::read(request.filter.filter.as_str(), |_| None);
-        let mut side = Side::default();
+        let mut side = Side::plain();
         let mut allowing = Vec::new();
+        let literal = (request.verb == Verb::Subscribe).then_some(crate::Access::SubscribeLiteral);
+        let access = literal.unwrap_or(request.verb.access());
         for held in found {
             let allows = request.may_meet(held, cell)?;
             let denies = held.denies_on(request.listener.as_deref())
                 && (held.rule.listener.is_empty() || request.listener.is_some());
             let mut lets = false;
-            let access = request.verb.access();
-            let literal = (request.verb == Verb::Subscribe).then_some(crate::Access::SubscribeLiteral);
-            for list in literal.unwrap_or(access).lists(held, cell) {
-                let holds = if list.effect.is_deny() { denies } else { allows };
-                if !holds {
+            for pattern in held.patterns.iter().filter(|pattern| access.weighs(pattern.effect)) {
+                let is_deny = pattern.effect.is_deny();
+                if !(if is_deny { denies } else { allows }) {
                     continue;
                 }
-                side.add(&list);
-                if !list.effect.is_deny() {
-                    for filter in &list.filters {
-                        lets |= wanted.meet(filter, cell)?.is_some();
-                    }
-                }
+                left.take_steps(1)?;
+                let filter = pattern.filter.resolve(cell);
+                lets |= !is_deny && wanted.meet(&filter, cell)?.is_some();
+                side.add(pattern.effect, [&filter]);
             }
             if lets {
-                allowing.push(told(held));
+                allowing.push(held);
             }
         }
         let allowed = if request.verb == Verb::Subscribe {
-            side.allows_subscription(&wanted, cell)?
+            side.allows_subscription(&wanted, cell, left)?
         } else {
-            side.allows(&wanted, cell)?
+            side.allows(&wanted, cell, left)?
         };
-        allowing.sort();
-        Ok(Self(if allowed { allowing } else { Vec::new() }))
+        if !allowed {
+            return Ok(Self(Vec::new()));
+        }
+        let mut names: Vec<String> = allowing.into_iter().map(|held| told(held)).collect();
+        left.take_steps(names.len().saturating_mul(STEPS_OF_NAME))?;
+        names.sort();
+        Ok(Self(names))
     }
 }
 
@@ -197,12 +207,8 @@ impl Request {
     /// where it does not say what they are about.
     fn may_meet(&self, held: &Held, cell: &Cell) -> Result<bool, Question> {
         let rule = &held.rule;
-        let known = Self {
-            listener: self.listener.clone().or_else(|| rule.listener.first().cloned()),
-            ..self.clone()
-        };
-        let conditions = midge_policy::Rule { client_id: Vec::new(), share_groups: None, ..rule.clone() };
-        if known.unmet_by(&conditions).is_some() {
+        let is_elsewhere = |listener| !rule.listener.is_empty() && !rule.listener.contains(listener);
+        if self.listener.as_ref().is_some_and(is_elsewhere) || self.unmet_facts(rule).is_some() {
             return Ok(false);
         }
         if let Some(client_id) = &self.client_id

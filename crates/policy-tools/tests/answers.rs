@@ -184,6 +184,10 @@ fn lines_that_are_no_cases_are_all_named() {
         let errors = Case::read(line, false).unwrap_err();
         assert_eq!((errors.len(), errors[0].line), (1, 1), "line {number}: {errors:?}");
     }
+    let faulty =
+        "allow spiffe://td/x publish a\0b\nallow x publish a\nallow spiffe://td/x publish a zz=1\nallow\n";
+    let lines: Vec<usize> = Case::read(faulty, false).unwrap_err().iter().map(|error| error.line).collect();
+    assert_eq!(lines, [1, 2, 3, 4], "every fault is told at once");
     let named = Case::read("allow spiffe://td/x publish a listener=tls\n", false).unwrap();
     assert_eq!(named[0].request.listener.as_deref(), Some("tls"));
     assert_eq!(Case::read("[[case]]\ncolour = \"red\"\n", true).unwrap_err()[0].line, 2);

@@ -253,6 +253,22 @@ proptest! {
         compare(&with(&gone), &with(&come), &some, request);
     }
 
+    /// Then topics alone tell which rules have to do with each other.
+    #[test]
+    fn many_rules_for_the_same_identities_are_told_exactly(
+        kept in rules(4),
+        gone in rules(4),
+        come in rules(4),
+        some in proptest::sample::subsequence(ids(), 5),
+        request in request(),
+    ) {
+        let with = |own: &[Rule]| {
+            let rule = |rule: &Rule| Rule { id: "spiffe://{td}/{x}/{y}/**".into(), ..rule.clone() };
+            named([&kept, own].concat().iter().map(rule).collect())
+        };
+        compare(&with(&gone), &with(&come), &some, request);
+    }
+
     #[test]
     fn a_rule_with_other_topics_is_told_exactly(
         kept in rules(4),
@@ -364,6 +380,54 @@ fn a_literal_right_that_is_denied_anyway_is_not_lost() {
     let (anyway, new) = (deny("anyway", "a/c"), deny("new", "a/b"));
     assert_eq!(told(&format!("{literal}{anyway}"), &format!("{literal}{anyway}{new}")), Vec::<String>::new());
     assert_eq!(told(literal, &format!("{literal}{new}")), ["spiffe://*/** - subscribe-literal a/+"]);
+}
+
+#[test]
+fn thousands_of_rules_for_the_same_identities_are_compared() {
+    const COUNT: usize = 1_200;
+    let all = |id: &str, publish: &str| -> String {
+        let one =
+            |n| format!("[[rule]]\nname = \"r{n}\"\nid = \"{id}\"\npublish = [\"shop/{n}/{publish}\"]\n");
+        (0..COUNT).map(one).collect()
+    };
+    let wide =
+        |list: &str| format!("[[rule]]\nname = \"wide\"\nid = \"spiffe://*/**\"\n{list} = [\"shop/#\"]\n");
+    for id in ["spiffe://*/edge/**", "spiffe://td/edge/box"] {
+        let (up, down) = (all(id, "up"), all(id, "down"));
+        let lines = told(&up, &up.replace("shop/7/up", "shop/7/down"));
+        assert_eq!(lines, [format!("{id} - publish shop/7/up"), format!("{id} + publish shop/7/down")]);
+        let lines = told(&up, &down);
+        assert_eq!(lines.len(), 2 * COUNT);
+        let recorded = PolicyChange::between(ruleset(&up).policy(), ruleset(&down).policy());
+        assert_eq!(recorded.lines(true).count(), COUNT, "{:?}", recorded.untold);
+        assert!(lines.contains(&format!("{id} - publish shop/1199/up")), "{lines:#?}");
+        assert_eq!(told(&up, &format!("{up}{}", wide("deny-publish"))).len(), COUNT, "each is lost");
+        // What others allow is no gain: the one set that is gained leaves out thousands of topics.
+        let with = format!("{up}{}", wide("publish"));
+        let lines = told(&up, &with);
+        let own: Vec<&String> = lines.iter().filter(|line| line.starts_with(&format!("{id} "))).collect();
+        assert_eq!(own.len(), 1, "{lines:#?}");
+        assert_eq!(own[0].matches(" except ").count(), COUNT);
+        assert_eq!(told(&with, &format!("{down}{}", wide("publish"))), Vec::<String>::new());
+    }
+}
+
+/// Each condition tells requests apart, but for the topics of its own rule only.
+#[test]
+fn conditions_of_rules_for_other_topics_do_not_multiply() {
+    let all = |publish: &str| -> String {
+        let limit = |n: usize| match n % 3 {
+            0 => format!("payload-max = {}", n + 1),
+            1 => format!("client-id = \"c{n}\""),
+            _ => format!("rate = {{ messages-per-second = {} }}", n + 1),
+        };
+        let head = |n| format!("[[rule]]\nname = \"r{n}\"\nid = \"spiffe://*/**\"");
+        (0..90).map(|n| format!("{}\npublish = [\"shop/{n}/{publish}\"]\n{}\n", head(n), limit(n))).collect()
+    };
+    let lines = told(&all("up"), &all("down"));
+    assert_eq!(lines.len(), 180, "{lines:#?}");
+    assert!(lines.contains(&"spiffe://*/** + publish shop/3/down (payload up to 4 B)".into()), "{lines:#?}");
+    assert!(lines.contains(&"spiffe://*/** - publish shop/4/up (client-id c4)".into()), "{lines:#?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::super::trail::Trail;
 use super::state::{Lint, State};
 use midge_identity::UnixMillis;
 use midge_policy::{CheckedRule, Policy};
-use midge_policy_tools::{Finding, PolicyChange, Ruleset, Severity, check};
+use midge_policy_tools::{Finding, PolicyChange, Ruleset, Severity, check_beside};
 use midge_runtime::CancellationToken;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 /// Changes that wait to be recorded; beyond it the last ones are recorded as one.
 const CHANGES_MAX: usize = 256;
 
-/// Most rules of files that are looked at: checking compares each with all others.
-const RULES_MAX: usize = 500;
+/// Most rules of files that are looked at: it takes 2 KiB of memory for each meanwhile.
+const RULES_MAX: usize = 5_000;
 
 /// Findings that are logged.
 const LOGGED_MAX: usize = 20;
@@ -122,7 +122,7 @@ fn lint(rules: Vec<CheckedRule>) -> Lint {
         return Lint::TooMany(rules.len());
     }
     let count = rules.len();
-    match check(&Ruleset::of(rules)) {
+    match check_beside(&Ruleset::of(rules)) {
         Ok(findings) => {
             let warnings = findings.into_iter().filter(|finding| finding.severity == Severity::Warning);
             Lint::Known(warnings.collect())
