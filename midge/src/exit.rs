@@ -48,7 +48,7 @@ pub(crate) fn failure(code: u8, text: impl Into<String>) -> anyhow::Error {
 /// Prints the error and returns its exit code.
 #[expect(clippy::print_stderr, reason = "where a command tells why it failed")]
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("midge: {}", told(error));
+    eprintln!("midge: {}", crate::output::short(&told(error)));
     ExitCode::from(code_of(error))
 }
 

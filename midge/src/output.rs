@@ -15,6 +15,12 @@ pub(crate) enum Output {
     Json,
 }
 
+/// Longest word of an error, in characters.
+const WORD_MAX: usize = 256;
+
+/// Characters that are left of the end of a longer one.
+const WORD_ENDS: usize = 16;
+
 /// Prints one line. A closed pipe is the reader's choice and no error of ours; on any other error the process ends here,
 /// since whoever asked has no answer, whatever else is still to be said.
 pub(crate) fn line(text: impl std::fmt::Display) {
@@ -47,15 +53,23 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let print = |cells: Vec<&str>| {
-        let padded: Vec<String> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        line(padded.join("  ").trim_end());
-    };
-    print(headings.to_vec());
+    line(padded(headings.iter().copied(), &widths));
     for row in rows {
-        print(row.iter().map(String::as_str).collect());
+        line(padded(row.iter().map(String::as_str), &widths));
     }
+}
+
+/// Joins the cells of a row. Widths of formats end at 65,535, which the list of a thousand rules exceeds.
+fn padded<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
+    let mut text = String::new();
+    let mut owed = 0;
+    for (cell, width) in cells.zip(widths) {
+        text.extend(std::iter::repeat_n(' ', owed));
+        text.push_str(cell);
+        owed = width.saturating_sub(cell.chars().count()).saturating_add(2);
+    }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// Prints names and values, one a line, as SPIRE's commands do.
@@ -70,6 +84,24 @@ pub(crate) fn fields(fields: &[(&str, String)]) {
 pub(crate) fn plain(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
+}
+
+/// Makes an error with values from elsewhere safe to print, and shortens words that nobody could read: what is wrong
+/// with a value of 70,000 bytes stands after it.
+pub(crate) fn short(text: &str) -> String {
+    fn shown(text: impl Iterator<Item = char>) -> String {
+        let escaped = |c: char| c.is_control() && c != '\n';
+        text.map(|c| if escaped(c) { c.escape_debug().to_string() } else { c.into() }).collect()
+    }
+    let word = |word: &str| {
+        let count = word.chars().count();
+        if count <= WORD_MAX {
+            return shown(word.chars());
+        }
+        let (start, end) = (word.chars().take(WORD_MAX / 2), word.chars().skip(count - WORD_ENDS));
+        format!("{}…({} bytes)…{}", shown(start), word.len(), shown(end))
+    };
+    text.split_inclusive([' ', '\n']).map(word).collect()
 }
 
 /// Says a span of time the way people do: two units at most.
@@ -90,7 +122,23 @@ pub(crate) fn span(secs: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ended_by, plain, span};
+    use super::{ended_by, padded, plain, short, span};
+
+    #[test]
+    fn cells_of_any_width_stand_under_each_other() {
+        let wide = "x".repeat(70_000);
+        assert_eq!(padded(["a", "é", ""].into_iter(), &[3, 2, 9]), "a    é");
+        let line = padded([&*wide, "end"].into_iter(), &[70_001, 3]);
+        assert_eq!((line.len(), line.split_once("   ")), (70_006, Some((&*wide, "end"))));
+    }
+
+    #[test]
+    fn words_that_nobody_can_read_are_shortened() {
+        assert_eq!(short("a b\nc\u{1b}[2J "), "a b\nc\\u{1b}[2J ");
+        let text = short(&format!("rule `a`: \"{}\": too long", "ä".repeat(40_000)));
+        assert!(text.starts_with("rule `a`: \"ää") && text.ends_with("ä\": too long"), "{text}");
+        assert!(text.contains("…(80003 bytes)…") && text.chars().count() < 250, "{text}");
+    }
 
     #[test]
     fn only_a_reader_who_has_enough_is_no_error() {

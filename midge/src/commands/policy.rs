@@ -12,7 +12,6 @@ use super::admin::Admin;
 use crate::cli::{Conditions, PolicyCommand};
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
-use anyhow::Context as _;
 use midge_identity::SpiffeId;
 use midge_policy_tools::{Case, Explanation, Generality, Request, Ruleset, Verb, Who, qos};
 use mqtt_proto::TopicName;
@@ -157,8 +156,7 @@ fn who(
 
 fn cases(path: &Path) -> anyhow::Result<Vec<Case>> {
     let shown = path.display();
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
+    let text = source::text(path)?;
     let is_toml = path.extension().is_some_and(|extension| extension == "toml");
     Case::read(&text, is_toml).map_err(|errors| {
         let lines: Vec<String> =

@@ -61,7 +61,7 @@ fn faulty(faults: &[PolicyError], output: Output) -> anyhow::Result<ExitCode> {
         }
         Output::Pretty => {
             for fault in faults {
-                output::line(format_args!("error[fault] {fault}"));
+                output::line(output::short(&format!("error[fault] {fault}")));
             }
             output::line(format_args!("{} errors; an edge does not take this policy", faults.len()));
         }

@@ -35,9 +35,7 @@ pub(super) fn read(from: &[PathBuf], denied: bool) -> anyhow::Result<Observed> {
     let mut observed = Observed::default();
     for path in from {
         let shown = path.display();
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
-        let read = Observation::read(&text, denied)
+        let read = Observation::read(&super::source::text(path)?, denied)
             .map_err(|error| failure(exit::CONFIG, format!("{shown}:{}: {}", error.line, error.fault)))?;
         observed.seen.extend(read.seen);
         observed.left_out += read.left_out;

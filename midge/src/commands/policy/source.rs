@@ -61,16 +61,37 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Result<Vec<Rule>, Ve
                 let text = format!("there are no rules at {}: {remedy}", path.display());
                 return Err(failure(exit::CONFIG, text));
             }
-            if path.is_dir() { files(listed_files(path).code(exit::IO)?) } else { file(path) }
+            if path.is_dir() { directory(path) } else { file(path) }
         }
     }
 }
 
+/// Reads a file that has to be text.
+pub(super) fn text(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        failure(exit::CONFIG, format!("{shown} is no text: byte {at} is not UTF-8; name another file"))
+    })
+}
+
+/// Reads the policy files of a directory. One without any is the wrong one: a check of it would find nothing.
+fn directory(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+    let paths = listed_files(path).code(exit::IO)?;
+    if paths.is_empty() {
+        let remedy = "name another directory, or `none` for no rules";
+        return Err(failure(
+            exit::CONFIG,
+            format!("{} has no policy files (*.toml): {remedy}", path.display()),
+        ));
+    }
+    files(paths)
+}
+
 /// Reads a policy file, or the policy of an edge's configuration.
 fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}", path.display()))
-        .code(exit::IO)?;
+    let text = text(path)?;
     let is_config =
         toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("trust-domain"));
     if !is_config {
@@ -100,10 +121,7 @@ fn listed_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn files(paths: Vec<PathBuf>) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
     let mut all = Ok(Vec::new());
     for path in paths {
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))
-            .code(exit::IO)?;
-        all = both(all, Rule::from_toml_str(&text, &path.display().to_string()));
+        all = both(all, Rule::from_toml_str(&text(&path)?, &path.display().to_string()));
     }
     Ok(all)
 }
@@ -154,10 +172,8 @@ pub(super) async fn registered(admin: &Admin) -> anyhow::Result<BTreeSet<SpiffeI
 /// Reads a list of identities, one a line; `#` begins a comment.
 pub(super) fn listed_ids(path: &Path) -> anyhow::Result<BTreeSet<SpiffeId>> {
     let shown = path.display();
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
     let mut ids = BTreeSet::new();
-    for (line, text) in (1..).zip(text.lines().map(str::trim)) {
+    for (line, text) in (1..).zip(text(path)?.lines().map(str::trim)) {
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
