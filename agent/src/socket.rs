@@ -1,12 +1,12 @@
 //! A listening Unix socket that replaces a dead one, never a living one, and goes with its owner.
 
 use crate::AgentError;
-use midge_runtime::{SocketTaken, check_socket};
+use midge_runtime::{SocketName, SocketTaken, check_socket};
 use std::{
     fs::{self, Permissions},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    os::unix::fs::PermissionsExt,
+    path::Path,
 };
 use tokio::net::UnixListener;
 
@@ -18,8 +18,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
-    path: PathBuf,
-    inode: (u64, u64),
+    name: SocketName,
 }
 
 impl Socket {
@@ -38,15 +37,15 @@ impl Socket {
         let listener = UnixListener::bind(&hidden).map_err(failed)?;
         let named = fs::set_permissions(&hidden, Permissions::from_mode(SOCKET_MODE))
             .and_then(|()| fs::rename(&hidden, path))
-            .and_then(|()| inode(path));
-        let inode = match named {
-            Ok(inode) => inode,
+            .and_then(|()| SocketName::of(path));
+        let name = match named {
+            Ok(name) => name,
             Err(error) => {
                 drop(remove(&hidden));
                 return Err(failed(error));
             }
         };
-        Ok(Self { listener, path: path.to_owned(), inode })
+        Ok(Self { listener, name })
     }
 
     pub(crate) fn listener(&self) -> &UnixListener {
@@ -54,18 +53,7 @@ impl Socket {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // Another process may have taken the name over.
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode)
-            && let Err(error) = remove(&self.path)
-        {
-            tracing::debug!(path = %self.path.display(), %error, "cannot remove the socket");
-        }
+        self.name.path()
     }
 }
 
@@ -86,10 +74,6 @@ fn refuse_living(path: &Path) -> Result<(), AgentError> {
     })
 }
 
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -100,6 +84,7 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
 
     #[tokio::test]
     async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {

@@ -2,7 +2,7 @@
 //! of the start and not of some later moment.
 
 use crate::MqttConfig;
-use midge_runtime::{SocketTaken, clear_socket};
+use midge_runtime::{SocketName, SocketTaken, clear_socket};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,7 @@ pub struct Bound {
     pub(crate) tls: Option<TcpListener>,
     pub(crate) tcp: Option<TcpListener>,
     pub(crate) unix: Option<UnixListener>,
+    pub(crate) unix_name: Option<SocketName>,
     pub(crate) websocket_tls: Option<TcpListener>,
     pub(crate) websocket_loopback: Option<TcpListener>,
     /// Address of the mTLS listener.
@@ -78,7 +79,7 @@ impl Bound {
         let tcp = bind_tcp("tcp", config.tcp).await?;
         let websocket_tls = bind_tcp("websocket-tls", config.websocket_tls).await?;
         let websocket_loopback = bind_tcp("websocket-loopback", config.websocket_loopback).await?;
-        let unix = config.unix.as_deref().map(bind_unix).transpose()?;
+        let (unix, unix_name) = config.unix.as_deref().map(bind_unix).transpose()?.unzip();
         Ok(Self {
             tls_address: address(tls.as_ref()),
             tcp_address: address(tcp.as_ref()),
@@ -88,6 +89,7 @@ impl Bound {
             tls,
             tcp,
             unix,
+            unix_name,
             websocket_tls,
             websocket_loopback,
         })
@@ -116,7 +118,7 @@ async fn bind_tcp(key: &'static str, address: Option<SocketAddr>) -> Result<Opti
     Ok(Some(listener))
 }
 
-fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
+fn bind_unix(path: &Path) -> Result<(UnixListener, SocketName), BindError> {
     let fail = |source| BindError::Address { key: "unix", address: path.display().to_string(), source };
     clear_socket(path).map_err(|taken| match taken {
         SocketTaken::InUse => BindError::SocketInUse(path.to_owned()),
@@ -124,8 +126,9 @@ fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
         SocketTaken::Io(error) => fail(error),
     })?;
     let listener = UnixListener::bind(path).map_err(fail)?;
+    let name = SocketName::of(path).map_err(fail)?;
     rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
     // Any local process may ask; its attested identity decides, not the file's mode.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fail)?;
-    Ok(listener)
+    Ok((listener, name))
 }

@@ -139,9 +139,7 @@ impl Server {
         if let Some(persister) = persister {
             persister.await.context("the persister ended")??;
         }
-        if let Some(path) = bound.unix_path {
-            std::fs::remove_file(path).unwrap_or_default();
-        }
+        drop(bound.unix_name);
         // At a stop its sources may end before it does.
         if token.is_cancelled() { Ok(()) } else { served }
     }

@@ -23,7 +23,7 @@ pub use clock::Clock;
 pub use health::{Check, CheckKind, Health, HealthReport};
 pub use metrics::{Counter, Gauge, MetricKind, Metrics, Sample};
 pub use sd_notify::ServiceNotifier;
-pub use socket::{SocketTaken, check_socket, clear_socket};
+pub use socket::{SocketName, SocketTaken, check_socket, clear_socket};
 pub use supervisor::{ShutdownError, Supervisor};
 pub use tokio_util::sync::CancellationToken;
 pub use warnings::RateLimitedWarn;

@@ -1,11 +1,12 @@
-//! Whether a Unix socket may be made at a path: a dead one is replaced, a living one and any other file never.
+//! Whether a Unix socket may be made at a path, and removed at the end: a dead one is replaced, a living one and
+//! whatever else is there never.
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// What is in the way of a Unix socket. The texts name no path: whoever asked knows it and its key.
@@ -39,6 +40,42 @@ pub fn clear_socket(path: &Path) -> Result<(), SocketTaken> {
         fs::remove_file(path)?;
     }
     Ok(())
+}
+
+/// The name of a bound socket, which goes with its owner. Whatever has taken the name over meanwhile stays.
+#[derive(Debug)]
+pub struct SocketName {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl SocketName {
+    /// Takes charge of the socket that has just been bound to this path.
+    ///
+    /// # Errors
+    /// When the path cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: file(path)? })
+    }
+
+    /// Returns the path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketName {
+    fn drop(&mut self) {
+        let is_own = file(&self.path).is_ok_and(|file| file == self.file);
+        if is_own && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+/// Returns what tells a file from all others: device and inode.
+fn file(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn is_dead_socket(path: &Path) -> Result<bool, SocketTaken> {
@@ -83,6 +120,25 @@ mod tests {
         assert!(path.exists(), "it was only looked at");
         clear_socket(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_name_goes_with_its_owner_unless_it_is_no_longer_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let bound = UnixListener::bind(&path).unwrap();
+        drop(SocketName::of(&path).unwrap());
+        assert!(!path.exists());
+        assert!(SocketName::of(&path).is_err());
+
+        let again = UnixListener::bind(&path).unwrap();
+        let name = SocketName::of(&path).unwrap();
+        // Both are there at once: an inode that is free may be given to the next file.
+        fs::rename(&path, folder.path().join("kept")).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(name);
+        assert!(path.exists(), "it is another one's");
+        drop((bound, again, other));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use super::service::Service;
 use super::trail::Trail;
 use midge_api::midge::v1::midge_server::MidgeServer;
 use midge_issuer::Issuer;
-use midge_runtime::CancellationToken;
-use std::path::{Path, PathBuf};
+use midge_runtime::{CancellationToken, SocketName};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -16,13 +16,14 @@ use tonic::transport::Server;
 /// The bound socket.
 pub(crate) struct AdminSocket {
     listener: UnixListener,
-    path: PathBuf,
+    name: SocketName,
 }
 
 impl AdminSocket {
     /// Binds the socket, readable and writable by its owner only.
     pub(crate) fn bind(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self { listener: bind_unix(path, 0o600)?, path: path.to_owned() })
+        let (listener, name) = bind_unix(path, 0o600)?;
+        Ok(Self { listener, name })
     }
 
     /// Serves until `token` is cancelled.
@@ -40,7 +41,7 @@ impl AdminSocket {
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, token.cancelled_owned());
         let served = served.await;
-        std::fs::remove_file(&self.path).unwrap_or_default();
+        drop(self.name);
         Ok(served?)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::exit::{self, WithCode, failure};
 use anyhow::Context as _;
-use midge_runtime::{SocketTaken, clear_socket};
+use midge_runtime::{SocketName, SocketTaken, clear_socket};
 use midge_store::{Batch, Durability, OpenError, Store, StoreInfo};
 use rustix::process::geteuid;
 use std::fs::{DirBuilder, Permissions, metadata, set_permissions};
@@ -157,8 +157,13 @@ fn make(dir: &Path, mode: u32) -> std::io::Result<()> {
     set_permissions(dir, Permissions::from_mode(mode))
 }
 
+/// Returns a path for others, who may look from elsewhere than where the process was started.
+pub(crate) fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
 /// Binds a Unix socket with this mode; one that a killed process left behind is replaced.
-pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<tokio::net::UnixListener> {
+pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<(tokio::net::UnixListener, SocketName)> {
     clear_socket(path).map_err(|taken| {
         let path = path.display();
         match taken {
@@ -174,8 +179,9 @@ pub(crate) fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<tokio::net::Un
     let listener = tokio::net::UnixListener::bind(path)
         .with_context(|| format!("cannot bind {}", path.display()))
         .code(exit::IO)?;
+    let name = SocketName::of(path).code(exit::IO)?;
     set_permissions(path, Permissions::from_mode(mode)).code(exit::IO)?;
-    Ok(listener)
+    Ok((listener, name))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::admin::AdminSocket;
 use super::admission::Door;
 use super::audit_stream::stream;
-use super::data_dir::{DataDir, audit_log};
+use super::data_dir::{DataDir, absolute, audit_log};
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
 use super::policy::{PolicyHandle, PolicyParts, PolicyTask, file_rules, policy_metrics};
@@ -277,7 +277,7 @@ impl EdgeBox {
         let mut listeners = Vec::new();
         listeners.extend(bound.tls_address.map(|tls| address("tls", tls.to_string())));
         listeners.extend(bound.tcp_address.map(|tcp| address("tcp", tcp.to_string())));
-        listeners.extend(bound.unix_path.as_ref().map(|path| address("unix", path.display().to_string())));
+        listeners.extend(bound.unix_path.as_ref().map(|path| address("unix", absolute(path))));
         let websocket = [
             ("websocket-tls", bound.websocket_tls_address),
             ("websocket-loopback", bound.websocket_loopback_address),
@@ -285,7 +285,7 @@ impl EdgeBox {
         listeners.extend(
             websocket.into_iter().filter_map(|(kind, at)| at.map(|at| address(kind, at.to_string()))),
         );
-        listeners.push(address("workload-api", self.config.workload_socket().display().to_string()));
+        listeners.push(address("workload-api", absolute(&self.config.workload_socket())));
         let http = endpoints.and_then(|listener| listener.local_addr().ok());
         listeners.extend(http.map(|http| address("http", http.to_string())));
         listeners
