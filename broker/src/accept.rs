@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 /// What belongs to a peer while it is proven who it is.
 struct Guest {
     thread: Thread,
-    remote: String,
+    remote: Arc<str>,
     arrival: Arrival,
     /// Beyond what connections and arrivals together may be, a socket is closed at once.
     place: OwnedSemaphorePermit,
@@ -69,7 +69,7 @@ impl Server {
                 if let Err(error) = prepare(&stream) {
                     tracing::debug!(%error, "a socket keeps the system's own settings");
                 }
-                let guest = Guest { thread, remote: remote.to_string(), arrival, place };
+                let guest = Guest { thread, remote: remote.to_string().into(), arrival, place };
                 if let Err(refusal) = this.welcome(stream, remote, way, guest).await {
                     this.refuse(way.name(), &remote.to_string(), &refusal.into());
                 }
@@ -89,8 +89,8 @@ impl Server {
             let Ok(stream) = thread.adopt_unix(stream) else { continue };
             let this = Arc::clone(self);
             self.tasks.spawn(async move {
-                let remote = format!("pid {pid} uid {uid}");
-                let guest = Guest { thread, remote: remote.clone(), arrival, place };
+                let remote: Arc<str> = format!("pid {pid} uid {uid}").into();
+                let guest = Guest { thread, remote: Arc::clone(&remote), arrival, place };
                 match this.attest(LocalOrigin::Unix { pid, uid, gid }, &guest.arrival).await {
                     Ok(claims) => this.run(stream, (&this.listeners.unix, Entrance::Local(claims)), guest),
                     Err(refusal) => this.refuse("unix", &remote, &refusal.into()),
@@ -172,7 +172,8 @@ impl Server {
         let (this, listener) = (Arc::clone(self), Arc::clone(listener));
         let Guest { thread, remote, arrival, place } = guest;
         let serving = async move {
-            let visit = Visit { listener: &listener, entrance, arrival, limits: &this.limits };
+            let from = (&listener, &remote);
+            let visit = Visit { from, entrance, arrival, limits: &this.limits };
             if let Err(refused) = serve(&this.hub, &*this.parts.admission, stream, visit).await {
                 this.refuse(&listener.name, &remote, &refused);
             }

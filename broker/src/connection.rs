@@ -58,7 +58,8 @@ pub(crate) enum Entrance {
 
 /// A peer that is served.
 pub(crate) struct Visit<'a> {
-    pub(crate) listener: &'a Arc<Listener>,
+    /// Where it has come in, and where it comes from.
+    pub(crate) from: (&'a Arc<Listener>, &'a Arc<str>),
     pub(crate) entrance: Entrance,
     /// Its place among those that have sent no CONNECT.
     pub(crate) arrival: Arrival,
@@ -83,7 +84,7 @@ pub(crate) async fn serve<S>(
     hub: &Hub,
     admission: &dyn Admission,
     stream: S,
-    Visit { listener, entrance, arrival, limits }: Visit<'_>,
+    Visit { from, entrance, arrival, limits }: Visit<'_>,
 ) -> Result<(), Refused>
 where
     S: Wire,
@@ -126,7 +127,7 @@ where
     let (mut reader, mut write) = arrived.split();
     let (conn, outbox) = {
         let (identity, proof) = (peer.id().clone(), peer.proof().clone());
-        let connected = hub.connect(listener, peer, connect);
+        let connected = hub.connect(from, peer, connect);
         hub.admit_again(connected.0, &identity, &proof, admission);
         connected
     };

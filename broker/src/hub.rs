@@ -9,8 +9,8 @@ use crate::traffic::Traffic;
 use crate::{Admission, Authenticator, Refusal};
 use broker_core::{
     AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher, Durability, Effect, Listener,
-    Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, StoreTrouble,
-    Witness,
+    Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, SessionState,
+    StoreTrouble, Witness,
 };
 use midge_audit::AuditLog;
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
@@ -149,6 +149,20 @@ impl Hub {
         self.enter(|broker, now| broker.handle_kick(identity, client_id, now))
     }
 
+    /// Returns every session, with where its client connects from: address and port, or process and user.
+    pub fn sessions_from(&self) -> Vec<(SessionSnapshot, Option<Arc<str>>)> {
+        let inner = self.0.inner.lock();
+        let with_remote = |session: SessionSnapshot| {
+            let outbox = match &session.state {
+                SessionState::Live { conn, .. } => inner.outboxes.get(conn),
+                SessionState::Parked { .. } => None,
+            };
+            let remote = outbox.map(|outbox| Arc::clone(outbox.remote()));
+            (session, remote)
+        };
+        inner.broker.sessions().into_iter().map(with_remote).collect()
+    }
+
     /// Returns counters and sizes.
     pub fn metrics(&self) -> Metrics {
         self.0.inner.lock().broker.metrics()
@@ -282,11 +296,11 @@ impl Hub {
 
     pub(crate) fn connect(
         &self,
-        listener: &Arc<Listener>,
+        (listener, remote): (&Arc<Listener>, &Arc<str>),
         peer: VerifiedPeer,
         connect: Connect,
     ) -> (ConnId, Arc<Outbox>) {
-        let outbox = Arc::new(Outbox::new(connect.version));
+        let outbox = Arc::new(Outbox::new(connect.version, Arc::clone(remote)));
         let conn = {
             let mut inner = self.0.inner.lock();
             let conn = ConnId(inner.next_conn);

@@ -90,6 +90,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     version: Version,
+    /// Where the client connects from.
+    remote: Arc<str>,
     state: Mutex<State>,
     filled: Notify,
     closing: CancellationToken,
@@ -127,8 +129,18 @@ pub(crate) struct Batch {
 }
 
 impl Outbox {
-    pub(crate) fn new(version: Version) -> Self {
-        Self { version, state: Mutex::default(), filled: Notify::new(), closing: CancellationToken::new() }
+    pub(crate) fn new(version: Version, remote: Arc<str>) -> Self {
+        Self {
+            version,
+            remote,
+            state: Mutex::default(),
+            filled: Notify::new(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn remote(&self) -> &Arc<str> {
+        &self.remote
     }
 
     /// Takes one more packet. Tells whether the connection has to be woken for it, which is left to

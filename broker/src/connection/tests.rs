@@ -88,7 +88,8 @@ impl Stage {
         let arrival = Arrivals::new(8, Duration::from_secs(30), 1).enter(Source::User(2)).await;
         let listener = &Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
         let door = Door::default();
-        serve(&self.hub, &door, far, Visit { listener, entrance, arrival, limits: &limits }).await
+        let from = (listener, &"pid 1 uid 2".into());
+        serve(&self.hub, &door, far, Visit { from, entrance, arrival, limits: &limits }).await
     }
 
     async fn answer(&self, sent: &[u8]) -> Vec<u8> {

@@ -52,7 +52,8 @@ impl Stage {
             session_expiry_secs: kept_secs,
             ..Connect::new(version, id)
         };
-        self.hub.connect(&listener, VerifiedPeer::attested(peer, 1, 2, "entry".into(), [0; 32]), connect)
+        let peer = VerifiedPeer::attested(peer, 1, 2, "entry".into(), [0; 32]);
+        self.hub.connect((&listener, &"pid 1 uid 2".into()), peer, connect)
     }
 
     /// Hands one packet over; how long it has to wait, if it was not taken.

@@ -41,11 +41,15 @@ async fn list(admin: &Admin, output: Output) -> anyhow::Result<()> {
                 state.into(),
                 session.protocol,
                 session.proof,
+                session.remote,
                 session.queued.to_string(),
                 session.subscriptions.join(" "),
             ]
         })
         .collect();
-    output::table(&["SPIFFE ID", "CLIENT ID", "STATE", "MQTT", "PROOF", "QUEUED", "SUBSCRIPTIONS"], &rows);
+    output::table(
+        &["SPIFFE ID", "CLIENT ID", "STATE", "MQTT", "PROOF", "FROM", "QUEUED", "SUBSCRIPTIONS"],
+        &rows,
+    );
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Midge's own gRPC service on the admin socket, for the edge and for the cloud.
 
 use super::active_policy;
+use super::data_dir::absolute;
 use super::policy::PolicyHandle;
 use super::policy_service;
 use super::problems::Problems;
@@ -130,7 +131,7 @@ impl Service {
         let (log, path) = &self.audit;
         let status = log.status();
         AuditStatus {
-            path: path.display().to_string(),
+            path: absolute(path),
             key: status.key,
             signed_seq: status.signed.seq,
             signed_hash: status.signed.hash.to_string(),
@@ -180,7 +181,7 @@ impl Midge for Service {
         &self,
         _request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let sessions = self.hub()?.sessions().iter().map(session).collect();
+        let sessions = self.hub()?.sessions_from().iter().map(session).collect();
         Ok(Response::new(ListSessionsResponse { sessions }))
     }
 
@@ -380,7 +381,7 @@ impl Midge for Service {
     }
 }
 
-fn session(session: &SessionSnapshot) -> Session {
+fn session((session, remote): &(SessionSnapshot, Option<Arc<str>>)) -> Session {
     let protocol = if session.version == Version::V5 { "5.0" } else { "3.1.1" };
     let base = Session {
         client_id: session.client_id.to_string(),
@@ -397,6 +398,7 @@ fn session(session: &SessionSnapshot) -> Session {
             connected_at_ms: signed(since.0),
             proof: proof_name(proof).into(),
             identity_expires_ms: expires.map_or(0, |expires| signed(expires.0)),
+            remote: remote.as_deref().unwrap_or_default().to_owned(),
             ..base
         },
         SessionState::Parked { .. } => base,
