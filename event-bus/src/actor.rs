@@ -131,16 +131,19 @@ impl Actor {
         }
     }
 
-    async fn apply(&mut self, changes: Vec<Change>, replace: bool) -> Result<Vec<String>, DeviceError> {
+    async fn apply(
+        &mut self,
+        changes: Vec<Change>,
+        replace: bool,
+    ) -> Result<BTreeMap<String, String>, DeviceError> {
         let now = self.now();
-        let mut skipped = Vec::new();
-        if replace {
-            skipped.extend(self.twins.handle_snapshot(&changes, now).err());
+        let skipped = if replace {
+            self.twins.handle_snapshot(&changes, now)
         } else {
-            skipped.extend(changes.iter().filter_map(|change| self.twins.handle_change(change, now).err()));
-        }
-        for reason in &skipped {
-            tracing::warn!(reason, "a change of the cloud is skipped");
+            self.twins.handle_changes(&changes, now)
+        };
+        for (resource, reason) in &skipped {
+            tracing::warn!(resource, reason, "a change of the cloud is skipped");
         }
         self.finish().await?;
         Ok(skipped)

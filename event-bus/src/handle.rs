@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, DeviceError>>;
 
 pub(crate) enum Command {
-    Apply { changes: Vec<Change>, replace: bool, done: Answer<Vec<String>> },
+    Apply { changes: Vec<Change>, replace: bool, done: Answer<BTreeMap<String, String>> },
     Create { device: Box<Device>, desired: BTreeMap<String, String>, done: Answer<Device> },
     Delete { id: DeviceId, done: Answer<()> },
     Set { id: DeviceId, desired: BTreeMap<String, String>, done: Answer<Device> },
@@ -28,11 +28,15 @@ pub struct EventBusHandle {
 
 impl EventBusHandle {
     /// Applies changes of the cloud; those that are not about devices are ignored. Once this returns
-    /// they are on disk. Returns why changes were skipped. `replace`: the changes are all there is.
+    /// they are on disk. Returns the resources that were skipped, and why. `replace`: the changes are all there is.
     ///
     /// # Errors
     /// The disk fails, or the bus has ended.
-    pub async fn apply(&self, changes: Vec<Change>, replace: bool) -> Result<Vec<String>, DeviceError> {
+    pub async fn apply(
+        &self,
+        changes: Vec<Change>,
+        replace: bool,
+    ) -> Result<BTreeMap<String, String>, DeviceError> {
         self.ask(|done| Command::Apply { changes, replace, done }).await
     }
 

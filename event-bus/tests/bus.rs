@@ -307,7 +307,9 @@ async fn a_mapper_reports_and_is_told_what_is_desired() {
     let node = Box1::start().await;
     node.connected().await;
     let device = change("device/default/led", Operation::Insert, json!({"id": "default/led", "uid": "u"}));
-    assert_eq!(node.bus.apply(vec![device, on("OFF")], false).await.unwrap(), Vec::<String>::new());
+    let strange = change("device/default/fan", Operation::Insert, json!({"attributes": 5}));
+    let skipped = node.bus.apply(vec![device, strange, on("OFF")], false).await.unwrap();
+    assert_eq!(skipped.into_keys().collect::<Vec<_>>(), ["device/default/fan"]);
 
     let mut mapper = node.client("/mapper/led");
     for filter in ["state/update/result", "twin/+/result", "twin/update/delta", "twin/update/document"] {

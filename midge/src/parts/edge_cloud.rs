@@ -278,15 +278,13 @@ impl EdgeHost for Host {
 
     async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
         let resources: BTreeSet<String> = changes.iter().map(|change| change.resource.clone()).collect();
-        let split = split_changes(changes, replace, self.issuer.trust_domain());
-        let skipped = self.skipped.plan(&resources, &split.skipped, replace)?;
+        let mut split = split_changes(changes, replace, self.issuer.trust_domain());
         // Devices first: they are idempotent, and the cursor is stored with what comes last.
         if let Some(bus) = &self.bus {
             let skipped = bus.apply(split.devices, replace).await.map_err(|error| error.to_string())?;
-            for reason in skipped {
-                tracing::warn!(reason, "a device change of the cloud was skipped");
-            }
+            split.skipped.extend(skipped);
         }
+        let skipped = self.skipped.plan(&resources, &split.skipped, replace)?;
         let rules_change = replace || !split.rules.is_empty();
         let rules = if rules_change { Some(self.rules.plan(&split.rules, replace).await?) } else { None };
         let cursor = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;

@@ -41,11 +41,18 @@ impl TwinStore {
         }
     }
 
-    /// Takes in all changes of a snapshot: devices that are not among them are gone.
-    ///
-    /// # Errors
-    /// With the reasons of skipped changes.
-    pub fn handle_snapshot(&mut self, changes: &[Change], now: Now) -> Result<(), String> {
+    /// Takes in changes of the cloud. Returns the resources that are skipped, and why: their devices stay as
+    /// they are.
+    pub fn handle_changes(&mut self, changes: &[Change], now: Now) -> BTreeMap<String, String> {
+        let skipped = changes.iter().filter_map(|change| {
+            let why = self.handle_change(change, now).err()?;
+            Some((change.resource.clone(), why))
+        });
+        skipped.collect()
+    }
+
+    /// Takes in all changes of a snapshot: devices that are not among them are gone. Returns what is skipped.
+    pub fn handle_snapshot(&mut self, changes: &[Change], now: Now) -> BTreeMap<String, String> {
         let named: Vec<(DeviceId, bool)> =
             changes.iter().filter_map(|change| device_of(&change.resource)).collect();
         let known: Vec<DeviceId> = self.devices.keys().cloned().collect();
@@ -53,12 +60,11 @@ impl TwinStore {
             if !named.contains(&(id.clone(), false)) {
                 self.remove(&id, now);
             } else if !named.contains(&(id.clone(), true)) {
-                self.set_desired(&id, BTreeMap::new(), true, now)?;
+                // Taking values away is always allowed.
+                self.set_desired(&id, BTreeMap::new(), true, now).unwrap_or_default();
             }
         }
-        let failed: Vec<String> =
-            changes.iter().filter_map(|change| self.handle_change(change, now).err()).collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+        self.handle_changes(changes, now)
     }
 
     /// Adds a device, or changes its description and attributes.

@@ -309,7 +309,11 @@ fn a_snapshot_replaces_devices_and_desired_values() {
         operation: Operation::Insert,
         content: json!({"id": "x", "uid": "u1"}),
     };
-    bus.store.handle_snapshot(&[change("device/default/led"), change("device/default/new")], NOW).unwrap();
+    let mut strange = change("device/default/strange");
+    strange.content = json!({"attributes": 5});
+    let changes = [change("device/default/led"), strange, change("device/default/new")];
+    let skipped = bus.store.handle_snapshot(&changes, NOW);
+    assert_eq!(skipped.into_keys().collect::<Vec<_>>(), ["device/default/strange"], "the others are taken");
     bus.drain();
     let names: Vec<_> = bus.store.devices().map(|device| device.id.to_string()).collect();
     assert_eq!(names, ["led", "new"]);
