@@ -6,7 +6,7 @@ use crate::bulk::Bulk;
 use crate::connection::{Entrance, Refused, Visit, serve};
 use crate::limits::{PEER_ASKED_AFTER, PEER_ASKED_EVERY, PEER_ASKED_TIMES};
 use crate::threads::Thread;
-use crate::websocket::Pages;
+use crate::upgrade::Pages;
 use crate::wire::Wire;
 use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
 use broker_core::Listener;

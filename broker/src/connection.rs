@@ -99,9 +99,12 @@ where
     let connect = match arrival.within(arrived.connect()).await? {
         Ok(connect) => connect,
         Err(NoConnect { answer, refusal }) => {
-            if let Some(reason) = answer {
-                let version = arrived.decoder.version().unwrap_or(Version::V311);
-                answer_connect(&mut arrived.read, version, reason).await;
+            match answer {
+                Some(reason) => {
+                    let version = arrived.decoder.version().unwrap_or(Version::V311);
+                    answer_connect(&mut arrived.read, version, reason).await;
+                }
+                None => drop(tokio::time::timeout(LINGER, arrived.read.shutdown()).await),
             }
             return Err(refusal.into());
         }

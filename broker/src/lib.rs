@@ -22,6 +22,7 @@ mod server;
 mod sys;
 mod threads;
 mod traffic;
+mod upgrade;
 mod websocket;
 mod wire;
 

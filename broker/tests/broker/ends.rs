@@ -19,7 +19,7 @@ fn willed(app: &str) -> Connect {
     Connect { will: Some(Will { message, delay_secs: 0 }), ..connect(app) }
 }
 
-fn disconnect() -> Packet {
+pub(crate) fn disconnect() -> Packet {
     Packet::Disconnect(Box::new(mqtt_proto::Disconnect {
         reason: ReasonCode::Success,
         session_expiry_secs: None,

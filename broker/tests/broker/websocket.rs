@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
@@ -237,6 +238,86 @@ async fn a_close_frame_without_disconnect_is_a_lost_connection_and_lets_the_will
     assert!(matches!(leaver.next().await, Some(Packet::ConnAck(_))));
     leaver.frame(Message::Close(None)).await;
     assert_eq!(reader.message().await.1, b"gone");
+    house.close().await;
+}
+
+/// A Close, and that it is answered before the stream ends.
+async fn closed_in_turn<S: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<S>, what: &str) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+    socket.frame(Message::Close(Some(frame))).await;
+    loop {
+        match tokio::time::timeout(SOON, socket.socket.next()).await.unwrap() {
+            Some(Ok(Message::Close(_))) => break,
+            Some(Ok(Message::Binary(_))) => {}
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let end = tokio::time::timeout(SOON, socket.socket.next()).await.unwrap();
+    assert!(end.is_none(), "{what}: {end:?}");
+}
+
+// RFC 6455 §5.5.1
+#[tokio::test]
+async fn a_close_frame_is_answered_with_one() {
+    let house = House::open(|_| {}).await;
+    let stream = || TcpStream::connect(house.websocket_loopback);
+    closed_in_turn(Socket::upgraded(stream().await.unwrap()).await, "before CONNECT").await;
+    closed_in_turn(Socket::open(stream().await.unwrap(), "c").await, "connected").await;
+    closed_in_turn(Socket::open(house.shaken(house.websocket_tls, "s").await, "s").await, "over TLS").await;
+    let mut leaver = Socket::open(stream().await.unwrap(), "d").await;
+    leaver.send(&crate::ends::disconnect()).await;
+    closed_in_turn(leaver, "after DISCONNECT").await;
+    // Who is still owed something, or has asked for it in the same breath.
+    let mut asker = Socket::open(stream().await.unwrap(), "p").await;
+    asker.send(&publish("a", b"x".to_vec(), QoS::AtLeastOnce, 1)).await;
+    asker.send(&Packet::PingReq).await;
+    closed_in_turn(asker, "owed").await;
+    house.close().await;
+}
+
+/// What the broker answers to a request, up to the end or to the blank line after 101.
+async fn asked(house: &House, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(house.websocket_loopback).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    while !(answer.starts_with(b"HTTP/1.1 101") && answer.ends_with(b"\r\n\r\n"))
+        && tokio::time::timeout(SOON, stream.read_buf(&mut answer)).await.unwrap().unwrap() > 0
+    {}
+    String::from_utf8(answer).unwrap()
+}
+
+// RFC 6455 §4.2.2
+#[tokio::test]
+async fn what_is_no_upgrade_is_told_so_in_http() {
+    let house = House::open(|_| {}).await;
+    let upgrade = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-protocol: mqtt\r\n";
+    let key = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let long = format!("x: {}\r\n", "x".repeat(20_000));
+    for (request, headers, status, hint) in [
+        (
+            "GET / HTTP/1.1",
+            [upgrade, key, "sec-websocket-version: 13\r\n"],
+            "101 ",
+            "sec-websocket-protocol: mqtt",
+        ),
+        (
+            "GET / HTTP/1.1",
+            [upgrade, key, "sec-websocket-version: 8\r\n"],
+            "426 ",
+            "sec-websocket-version: 13",
+        ),
+        ("GET / HTTP/1.1", ["", "", ""], "426 ", "upgrade: websocket"),
+        ("GET / HTTP/1.1", [upgrade, "", "sec-websocket-version: 13\r\n"], "400 ", "Sec-WebSocket-Key"),
+        ("GET / HTTP/1.1", [&long, upgrade, key], "431 ", "too long"),
+        ("GET / HTTP/1.0", [upgrade, key, "sec-websocket-version: 13\r\n"], "505 ", ""),
+        ("POST / HTTP/1.1", [upgrade, key, "sec-websocket-version: 13\r\n"], "405 ", "allow: GET"),
+        ("\x10\x0D\0\x04MQTT\x04", ["", "", ""], "400 ", ""),
+    ] {
+        let [a, b, c] = headers;
+        let answer = asked(&house, format!("{request}\r\nhost: broker\r\n{a}{b}{c}\r\n").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+        assert!(answer.contains(hint), "{request}: {answer}");
+    }
     house.close().await;
 }
 
