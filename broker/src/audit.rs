@@ -3,12 +3,13 @@
 //! Nothing here looks into a payload, a password or a user property; none of them is ever handed to it.
 
 use crate::Refusal;
-use broker_core::{AuditEvent, AuditKind, CloseReason, RuleTally};
+use broker_core::{AuditEvent, AuditKind, CloseReason, RuleTally, Stage};
 use midge_audit::{Alike, AuditLog, Record, topic_class};
 use midge_identity::{Proof, UnixMillis};
 use midge_policy::Denial;
 use mqtt_proto::Version;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// Denials of one identity below the same topic that are written in a minute, before the others are counted.
 const DENIALS: u32 = 5;
@@ -46,8 +47,9 @@ pub(crate) fn record_refusal(
     });
 }
 
-/// Records an event of the core. Called under its lock: the record itself is made by the writer.
-pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>) {
+/// Records an event of the core; `remote` is the address of its connection. Called under the core's lock: the record
+/// itself is made by the writer.
+pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>, remote: Option<Arc<str>>) {
     let (name, identity) = (name(&event.kind), event.identity.to_string());
     let (class, burst, is_denial) = likeness(&event.kind);
     let alike = Alike { identity: &identity, event: name, class, burst, at: event.at, is_denial };
@@ -64,8 +66,16 @@ pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>) {
                 tracing::debug!(identity = %event.identity, client_id = &*event.client_id, kind = ?event.kind, "decision");
             }
         }
-        event_record(&event)
+        event_record(&event, remote.as_deref())
     });
+}
+
+/// Tells whether an event says where its connection comes from; the others have the number of the connection.
+pub(crate) fn names_remote(kind: &AuditKind) -> bool {
+    matches!(
+        kind,
+        AuditKind::Connected { .. } | AuditKind::ConnectRefused { .. } | AuditKind::Disconnected { .. }
+    )
 }
 
 /// What makes events of one identity alike, how many are written in a minute, and whether they are denials.
@@ -106,29 +116,37 @@ fn name(kind: &AuditKind) -> &'static str {
     }
 }
 
-fn event_record(event: &AuditEvent) -> Record {
+fn event_record(event: &AuditEvent, remote: Option<&str>) -> Record {
     let record = Record::new(event.at, name(&event.kind))
         .with("identity", event.identity.to_string())
         .with("client-id", Some(&*event.client_id).filter(|id| !id.is_empty()))
         .with("connection", event.conn.map(|conn| conn.0));
+    let way =
+        |record: Record, listener: Option<&str>| record.with("listener", listener).with("remote", remote);
     match &event.kind {
-        AuditKind::Connected { version, proof, session_present } => record
+        AuditKind::Connected { listener, version, proof, session_present } => way(record, Some(listener))
             .with("protocol", if *version == Version::V5 { "5.0" } else { "3.1.1" })
             .with("proof", proof_json(proof))
             .with("session-present", *session_present),
-        AuditKind::ConnectRefused { reason, denial } => {
+        AuditKind::ConnectRefused { listener, reason, denial } => {
             let code = *reason as u8;
             let text = denial.as_ref().map_or_else(|| reason.to_string(), Denial::to_string);
-            record.with("code", code).with("reason", text).with("rule", denial.as_ref().and_then(rule))
+            let record = way(record, Some(listener)).with("code", code).with("reason", text);
+            record.with("rule", denial.as_ref().and_then(rule))
         }
-        AuditKind::Disconnected { cause, messages_in, messages_out, published, denied } => record
-            .with("reason", close_reason(cause))
-            .with("messages-in", *messages_in)
-            .with("messages-out", *messages_out)
-            .with("published", tally_json(published))
-            .with("denied", tally_json(denied)),
+        AuditKind::Disconnected { listener, proof, cause, messages_in, messages_out, published, denied } => {
+            way(record, listener.as_deref())
+                .with("proof", proof_json(proof))
+                .with("reason", close_reason(cause))
+                .with("messages-in", *messages_in)
+                .with("messages-out", *messages_out)
+                .with("published", tally_json(published))
+                .with("denied", tally_json(denied))
+        }
         AuditKind::SessionEnded => record,
-        AuditKind::Reauthenticated { expires } => record.with("expires", expires.map(|time| time.0)),
+        AuditKind::Reauthenticated { proof, expires } => {
+            record.with("proof", proof_json(proof)).with("expires", expires.map(|time| time.0))
+        }
         AuditKind::Subscribed { filter, qos, rule } => {
             record.with("filter", &**filter).with("qos", *qos as u8).with("rule", &**rule)
         }
@@ -136,9 +154,15 @@ fn event_record(event: &AuditEvent) -> Record {
             denied(record.with("filter", &**filter), denial)
         }
         AuditKind::Unsubscribed { filter } => record.with("filter", &**filter),
-        AuditKind::PublishDenied { topic, denial, .. }
-        | AuditKind::WillDenied { topic, denial, .. }
-        | AuditKind::ReceiveDenied { topic, denial } => denied(record.with("topic", &**topic), denial),
+        AuditKind::PublishDenied { topic, stage, denial }
+        | AuditKind::WillDenied { topic, stage, denial } => {
+            let at = match stage {
+                Stage::Arrival => "arrival",
+                Stage::Release => "release",
+            };
+            denied(record.with("topic", &**topic).with("stage", at), denial)
+        }
+        AuditKind::ReceiveDenied { topic, denial } => denied(record.with("topic", &**topic), denial),
         AuditKind::RetainedPurged { topic } => record.with("topic", &**topic),
     }
 }

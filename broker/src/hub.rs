@@ -1,7 +1,7 @@
 //! The one place where the core is entered: under a lock, by whoever has input for it. Effects
 //! are carried out before the lock is released, so that their order is the core's.
 
-use crate::audit::{record_event, record_refusal};
+use crate::audit::{names_remote, record_event, record_refusal};
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Outgoing, Woken};
 use crate::pending::Pending;
@@ -32,6 +32,8 @@ const PROOFS: usize = 128;
 struct Inner {
     broker: Broker,
     outboxes: HashMap<ConnId, Arc<Outbox>, BuildHasherDefault<ConnIdHasher>>,
+    /// The connection that the core closed last and where it came from: the record of its end follows.
+    closed: Option<(ConnId, Arc<str>)>,
     /// Outboxes to be woken once the core has been left.
     to_wake: Vec<Arc<Outbox>>,
     next_conn: u64,
@@ -40,6 +42,13 @@ struct Inner {
     storing: Storing,
     /// Whether the persister has to be woken once the core was left.
     to_persist: bool,
+}
+
+impl Inner {
+    fn remote_of(&self, conn: ConnId) -> Option<Arc<str>> {
+        let closed = || self.closed.as_ref().filter(|(closed, _)| *closed == conn).map(|(_, remote)| remote);
+        self.outboxes.get(&conn).map(|outbox| outbox.remote()).or_else(closed).cloned()
+    }
 }
 
 /// How long changes that nobody waits for may stay unwritten, and how many bytes of them.
@@ -119,6 +128,7 @@ impl Hub {
         let inner = Inner {
             broker,
             outboxes: HashMap::default(),
+            closed: None,
             to_wake: Vec::new(),
             next_conn: 1,
             armed: None,
@@ -560,11 +570,16 @@ impl Hub {
             }
             Effect::Close { conn, reason } => {
                 if let Some(outbox) = inner.outboxes.remove(&conn) {
+                    inner.closed = Some((conn, Arc::clone(outbox.remote())));
                     outbox.close(reason);
                 }
             }
             Effect::Authenticate { conn, request } => self.judge(conn, *request),
-            Effect::Audit(event) => record_event(&self.0.audit, event),
+            Effect::Audit(event) => {
+                let conn = event.conn.filter(|_| names_remote(&event.kind));
+                let remote = conn.and_then(|conn| inner.remote_of(conn));
+                record_event(&self.0.audit, event, remote);
+            }
             Effect::Store(batch) => {
                 let before = (inner.storing.pending.is_idle(), inner.storing.pending.level());
                 inner.storing.pending.add(*batch);

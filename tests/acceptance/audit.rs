@@ -61,8 +61,13 @@ fn what_happened_is_told_verified_and_not_to_be_changed() {
     let own = records(&place, &["--identity", "/app/app", "--kind", "*connected", "--kind", "*-denied"]);
     let expected = ["connected", "publish-denied", "publish-denied", "publish-denied", "publish-denied"];
     assert_eq!(kinds(&own)[..5], expected);
-    assert_eq!(own[0]["identity"], id.as_str());
+    assert_eq!(
+        (&own[0]["identity"], &own[0]["listener"], &own[1]["stage"]),
+        (&id.as_str().into(), &"tcp".into(), &"arrival".into())
+    );
     let left = records(&place, &["--kind", "disconnected", "--identity", &id]);
+    assert_eq!((&left[0]["listener"], &left[0]["proof"]["kind"]), (&"tcp".into(), &"local".into()));
+    assert_eq!(left[0]["remote"], own[0]["remote"]);
     let grant = left[0]["published"].as_object().unwrap();
     assert_eq!(grant.values().map(|count| count.as_u64().unwrap()).sum::<u64>(), 3);
     assert_eq!(left[0]["denied"]["(none)"], 20);

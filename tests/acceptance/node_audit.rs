@@ -102,10 +102,13 @@ fn a_boxs_audit_log_is_at_its_cloud_line_by_line_and_a_forged_one_is_found_out()
         let status = stage.cloud.run(&["status"]);
         if status.code == Some(1) { Ok(status.json()) } else { Err(status.stdout) }
     });
-    assert!(status["degraded"].to_string().contains("another history"), "{status}");
+    assert!(status["degraded"].to_string().contains("audit log of box-1"), "{status}");
     edge.stop();
     let verified = stage.audit(&["verify"]);
     assert_eq!(verified.code, Some(1));
+    for found in ["another history", "the note of the last checkpoint was missing"] {
+        assert!(verified.stdout.contains(found), "{found}: {}", verified.stdout);
+    }
     assert_eq!(verified.json()["branches"].as_array().unwrap().len(), 2);
     assert!(stage.copied().starts_with(&copied), "what had come is still there");
 

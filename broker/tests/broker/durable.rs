@@ -92,7 +92,9 @@ async fn what_waited_for_the_disk_is_not_delivered_once_its_publisher_has_lost_t
 }
 
 fn retained(topic: &str, payload: Vec<u8>) -> Packet {
-    let Packet::Publish(publish) = publish(topic, payload, QoS::AtMostOnce, 0) else { unreachable!() };
+    let Packet::Publish(publish) = publish(topic, payload, QoS::AtMostOnce, 0) else {
+        panic!("not a PUBLISH")
+    };
     Packet::Publish(Box::new(Publish { retain: true, ..*publish }))
 }
 

@@ -17,6 +17,7 @@ use midge_policy::{Policy, Rule};
 use midge_runtime::{CancellationToken, Clock};
 use midge_store::{Store, StoreInfo};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -128,6 +129,7 @@ pub(crate) struct House {
     pub(crate) tcp: SocketAddr,
     pub(crate) websocket_tls: SocketAddr,
     pub(crate) websocket_loopback: SocketAddr,
+    pub(crate) unix: PathBuf,
     pub(crate) door: Arc<Door>,
     issuer: Issuer,
     trust: Arc<dyn TrustSource>,
@@ -171,6 +173,7 @@ impl House {
             sys_interval_secs: 0,
             ..MqttConfig::default()
         };
+        let unix = directory.path().join("mqtt.sock");
         change(&mut config);
         let bound = Bound::bind(&config).await.unwrap();
         let (audit, writer) = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
@@ -199,6 +202,7 @@ impl House {
             tcp: address(bound.tcp_address),
             websocket_tls: address(bound.websocket_tls_address),
             websocket_loopback: address(bound.websocket_loopback_address),
+            unix,
             door,
             issuer,
             trust,

@@ -34,14 +34,14 @@ where
 const MQTT: (&str, &str) = ("sec-websocket-protocol", "mqtt");
 
 /// One client over WebSocket that sees packets.
-struct Socket<S> {
+pub(crate) struct Socket<S> {
     socket: WebSocketStream<S>,
     decoder: Decoder,
     buffer: bytes::BytesMut,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    async fn open(stream: S, app: &str) -> Self {
+    pub(crate) async fn open(stream: S, app: &str) -> Self {
         let mut this = Self::upgraded(stream).await;
         this.send(&Packet::Connect(Box::new(connect(app)))).await;
         assert!(matches!(this.next().await, Some(Packet::ConnAck(ack)) if ack.reason == ReasonCode::Success));

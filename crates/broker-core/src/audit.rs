@@ -35,6 +35,8 @@ pub enum Stage {
 pub enum AuditKind {
     /// A client connected.
     Connected {
+        /// The listener it came in by.
+        listener: Arc<str>,
         /// Protocol version.
         version: Version,
         /// How the identity was proven.
@@ -44,6 +46,8 @@ pub enum AuditKind {
     },
     /// A CONNECT was refused.
     ConnectRefused {
+        /// The listener it came in by.
+        listener: Arc<str>,
         /// The code of the CONNACK.
         reason: ReasonCode,
         /// The denial, when policy refused it.
@@ -51,6 +55,10 @@ pub enum AuditKind {
     },
     /// A connection ended.
     Disconnected {
+        /// The listener it had come in by.
+        listener: Option<Arc<str>>,
+        /// How the identity was proven last.
+        proof: Proof,
         /// Why.
         cause: CloseReason,
         /// Messages received from the client.
@@ -66,6 +74,8 @@ pub enum AuditKind {
     SessionEnded,
     /// The identity was proven again on a live connection.
     Reauthenticated {
+        /// How the identity is proven now.
+        proof: Proof,
         /// Until when, if it ends.
         expires: Option<UnixMillis>,
     },

@@ -222,8 +222,9 @@ impl Broker {
     }
 
     fn refuse_candidate(&mut self, conn: ConnId, candidate: Candidate, reason: ReasonCode, now: Now) {
-        let Candidate { peer, connect, .. } = candidate;
-        self.refuse(conn, &peer, &connect, crate::connect::Refusal::new(reason, "not authenticated"), now);
+        let Candidate { listener, peer, connect, .. } = candidate;
+        let refusal = crate::connect::Refusal::new(reason, "not authenticated");
+        self.refuse((conn, &listener), &peer, &connect, refusal, now);
     }
 
     /// AUTH on a live connection: it goes on meanwhile, under its old proof.
@@ -253,10 +254,10 @@ impl Broker {
             }
             AuthOutcome::Proven { peer, data } if peer.id() == connection.peer.id() => {
                 connection.set_turn(Turn::Idle);
-                let expires = peer.expires();
+                let (expires, proof) = (peer.expires(), peer.proof().clone());
                 connection.peer = peer;
                 self.arm_svid_expiry(key, now);
-                self.audit(key, AuditKind::Reauthenticated { expires }, now);
+                self.audit(key, AuditKind::Reauthenticated { proof, expires }, now);
                 self.send_auth(key, ReasonCode::Success, data, now);
             }
             // [MQTT-4.12.1-2].

@@ -66,7 +66,7 @@ impl Broker {
         match self.admit(listener, &peer, &connect, now) {
             Ok(_) if connect.auth_method.is_some() => self.begin_exchange(way, peer, (connect, data), now),
             Ok(identity) => self.open(way, identity, peer, connect, now),
-            Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
+            Err(refusal) => self.refuse(way, &peer, &connect, refusal, now),
         }
     }
 
@@ -74,14 +74,14 @@ impl Broker {
     /// the last ones for the client.
     pub(crate) fn let_in(
         &mut self,
-        (conn, listener): (ConnId, &Arc<Listener>),
+        way: (ConnId, &Arc<Listener>),
         peer: VerifiedPeer,
         connect: Connect,
         now: Now,
     ) {
-        match self.admit(listener, &peer, &connect, now) {
-            Ok(identity) => self.open((conn, listener), identity, peer, connect, now),
-            Err(refusal) => self.refuse(conn, &peer, &connect, refusal, now),
+        match self.admit(way.1, &peer, &connect, now) {
+            Ok(identity) => self.open(way, identity, peer, connect, now),
+            Err(refusal) => self.refuse(way, &peer, &connect, refusal, now),
         }
     }
 
@@ -168,7 +168,7 @@ impl Broker {
 
     pub(crate) fn refuse(
         &mut self,
-        conn: ConnId,
+        (conn, listener): (ConnId, &Arc<Listener>),
         peer: &VerifiedPeer,
         connect: &Connect,
         refusal: Refusal,
@@ -190,11 +190,8 @@ impl Broker {
         self.out.effects.push_back(Effect::Close { conn, reason: CloseReason::Refused(reason) });
         let (identity, client_id) = (Arc::new(peer.id().clone()), Arc::clone(&connect.client_id));
         let subject = Subject { identity, client_id, conn: Some(conn) };
-        self.out.audit(
-            subject,
-            AuditKind::ConnectRefused { reason, denial: denial.map(|denial| *denial) },
-            now,
-        );
+        let (listener, denial) = (Arc::clone(&listener.name), denial.map(|denial| *denial));
+        self.out.audit(subject, AuditKind::ConnectRefused { listener, reason, denial }, now);
     }
 
     fn open(
@@ -227,8 +224,9 @@ impl Broker {
         self.attach(key, connection, &connect, now);
         self.answer_connect(key, ack);
         self.out.metrics.connects += 1;
-        let (version, session_present) = (connect.version, earlier.is_some());
-        self.audit(key, AuditKind::Connected { version, proof, session_present }, now);
+        let (listener, version, session_present) =
+            (Arc::clone(&listener.name), connect.version, earlier.is_some());
+        self.audit(key, AuditKind::Connected { listener, version, proof, session_present }, now);
         self.pump(key, now);
     }
 

@@ -10,6 +10,7 @@ use crate::slab::Key;
 use crate::timers::Due;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use mqtt_proto::{Disconnect, ReasonCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 impl CloseReason {
@@ -95,6 +96,7 @@ impl Broker {
         let ends = session.expiry.map(|expiry| (now.mono.saturating_add(expiry), now.wall.after(expiry)));
         let parked = Link::Parked(Parked { since: now.wall, ends, will: None });
         session.barrier = session.connection().map_or(0, |connection| connection.gate.barrier);
+        let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
         let Link::Live(connection) = std::mem::replace(&mut session.link, parked) else { return };
         session.inflight.uncount_all();
         self.conns.remove(&connection.id);
@@ -110,9 +112,10 @@ impl Broker {
         let is_deferred = cause == CloseReason::Drain && session.condemned.is_none();
         let is_over = session.expiry == Some(Duration::ZERO);
         let (published, denied) = (connection.published, connection.denied);
+        let proof = connection.peer.proof().clone();
         self.out.audit(
             subject,
-            AuditKind::Disconnected { cause, messages_in, messages_out, published, denied },
+            AuditKind::Disconnected { listener, proof, cause, messages_in, messages_out, published, denied },
             now,
         );
         match will {
@@ -219,10 +222,10 @@ impl Broker {
         if connection.peer.id() != peer.id() {
             return self.cut(key, CloseReason::Protocol(ReasonCode::NotAuthorized), now);
         }
-        let expires = peer.expires();
+        let (expires, proof) = (peer.expires(), peer.proof().clone());
         connection.peer = peer;
         self.arm_svid_expiry(key, now);
-        self.audit(key, AuditKind::Reauthenticated { expires }, now);
+        self.audit(key, AuditKind::Reauthenticated { proof, expires }, now);
     }
 
     /// Ends every connection for a planned stop; wills that are stored wait for the next start, and new connections

@@ -81,10 +81,10 @@ pub(crate) fn spell_audit(event: &AuditEvent) -> String {
     let who = format!("{}/{}", event.identity.path().trim_start_matches('/'), event.client_id);
     let what = match &event.kind {
         AuditKind::Connected { session_present, .. } => format!("connected present={session_present}"),
-        AuditKind::ConnectRefused { reason, denial: Some(denial) } => {
+        AuditKind::ConnectRefused { reason, denial: Some(denial), .. } => {
             format!("connect denied {:02X}: {denial}", *reason as u8)
         }
-        AuditKind::ConnectRefused { reason, denial: None } => {
+        AuditKind::ConnectRefused { reason, denial: None, .. } => {
             format!("connect refused {:02X}", *reason as u8)
         }
         AuditKind::Disconnected { cause, messages_in, messages_out, .. } => {

@@ -1,0 +1,57 @@
+//! What the audit log says of connections: by which listener, from where, and by what proof.
+
+use crate::client::{Client, connect};
+use crate::house::House;
+use crate::websocket::Socket;
+use mqtt_proto::{Connect, Packet, ReasonCode};
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+
+/// Records of an event, by the client id they name.
+fn of<'a>(records: &'a [Value], event: &str, client_id: &str) -> &'a Value {
+    let is_it = |record: &&Value| record["event"] == event && record["client-id"] == client_id;
+    records.iter().find(is_it).unwrap_or_else(|| panic!("no {event} of {client_id} in {records:#?}"))
+}
+
+#[tokio::test]
+async fn connects_and_disconnects_name_listener_address_and_proof() {
+    let house = House::open(|_| {}).await;
+    let shaken = house.shaken(house.tls, "tls").await;
+    let over_tls = shaken.get_ref().0.local_addr().unwrap();
+    let tls = Client::open(shaken, "tls").await;
+    let socket = TcpStream::connect(house.tcp).await.unwrap();
+    let over_tcp = socket.local_addr().unwrap();
+    let tcp = Client::open(socket, "tcp").await;
+    let unix = Client::open(UnixStream::connect(&house.unix).await.unwrap(), "unix").await;
+    let far = Socket::open(house.shaken(house.websocket_tls, "far").await, "far").await;
+    let near = Socket::open(TcpStream::connect(house.websocket_loopback).await.unwrap(), "near").await;
+    // One that leaves, one that the broker refuses; the others are there when it stops.
+    drop(tcp);
+    let wanted = Connect { auth_method: Some("NONE".into()), ..connect("refused") };
+    let (_, answer) = Client::connect(TcpStream::connect(house.tcp).await.unwrap(), wanted).await;
+    let expected = ReasonCode::BadAuthenticationMethod;
+    assert!(matches!(answer, Some(Packet::ConnAck(ack)) if ack.reason == expected));
+    crate::house::eventually("left", || house.hub.sessions().iter().all(|own| &*own.client_id != "tcp"))
+        .await;
+    let records = house.close().await;
+    drop((tls, unix, far, near));
+
+    for (client_id, listener, remote, kind) in [
+        ("tls", "tls", over_tls.to_string(), "x509-svid"),
+        ("tcp", "tcp", over_tcp.to_string(), "local"),
+        ("unix", "unix", format!("pid {} uid", std::process::id()), "local"),
+        ("far", "websocket-tls", "127.0.0.1:".to_owned(), "x509-svid"),
+        ("near", "websocket-loopback", "127.0.0.1:".to_owned(), "local"),
+    ] {
+        for event in ["connected", "disconnected"] {
+            let record = of(&records, event, client_id);
+            assert_eq!((&record["listener"], &record["proof"]["kind"]), (&listener.into(), &kind.into()));
+            assert!(record["remote"].as_str().unwrap().starts_with(&remote), "{record}");
+        }
+        let key = if kind == "local" { "pid" } else { "serial" };
+        assert!(!of(&records, "connected", client_id)["proof"][key].is_null());
+    }
+    let refused = of(&records, "connect-refused", "refused");
+    assert_eq!(refused["listener"], "tcp");
+    assert!(refused["remote"].as_str().unwrap().starts_with("127.0.0.1:"), "{refused}");
+}
