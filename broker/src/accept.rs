@@ -229,6 +229,12 @@ async fn accepted<T>(result: std::io::Result<T>) -> Option<T> {
     }
 }
 
+impl Wire for TcpStream {}
+impl Wire for UnixStream {}
+impl Wire for TlsStream<Bulk<TcpStream>> {}
+#[cfg(test)]
+impl Wire for tokio::io::DuplexStream {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

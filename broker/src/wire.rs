@@ -1,24 +1,15 @@
 //! What a connection is served on, and what of it is held before its CONNECT.
 
-use crate::bulk::Bulk;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
 
 /// A byte stream that can be told that its CONNECT has come.
 pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// Says that CONNECT has come: what follows may be as large as any packet.
     fn connected(&mut self) {}
 }
-
-impl Wire for TcpStream {}
-impl Wire for UnixStream {}
-impl Wire for TlsStream<Bulk<TcpStream>> {}
-#[cfg(test)]
-impl Wire for tokio::io::DuplexStream {}
 
 /// A stream of which only so much is read until its CONNECT has come: for what holds whatever it reads until that
 /// is whole, as the parts of a WebSocket message.

@@ -13,7 +13,11 @@ mod containment;
 mod filters;
 mod policy;
 mod records;
+#[path = "../../../broker/src/upgrade.rs"]
+mod upgrade;
 mod websocket;
+#[path = "../../../broker/src/wire.rs"]
+mod wire;
 
 pub use audit::audit;
 pub use codec::codec;
@@ -28,6 +32,12 @@ pub use websocket::websocket;
 /// Why the shell turns somebody away.
 #[derive(Debug)]
 struct Refusal(#[expect(dead_code, reason = "it is the shell's, and only shown")] String);
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// A target: its name, which is also that of its corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));

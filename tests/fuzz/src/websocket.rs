@@ -1,9 +1,10 @@
 //! MQTT over WebSocket: the upgrade and the frames, as the shell reads them, against frames by RFC 6455 §5.2.
 
-// The shell's file and nothing else of the shell: a fuzzer builds all that a target needs anew.
+// The shell's files (`upgrade.rs` and `wire.rs` too) and nothing else of the shell: a fuzzer builds all that a target needs anew.
 #[path = "../../../broker/src/websocket.rs"]
 mod shell;
 
+use crate::wire::Wire as _;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::{Pin, pin};
@@ -38,8 +39,10 @@ pub fn websocket(input: &[u8]) {
 /// What comes out of a request and what follows once it is answered; none when it is refused.
 fn read(request: &[u8], frames: &[u8], piece: usize) -> Option<Vec<u8>> {
     let pipe = Pipe { request: request.to_vec().into(), frames: frames.to_vec().into(), piece };
-    let pages = shell::Pages { origins: &["https://hmi.example".to_owned()], is_tls: false };
-    let mut frames = wait(shell::accept(pipe, pages, PACKET_BYTES_MAX)).ok()?;
+    let pages = crate::upgrade::Pages { origins: &["https://hmi.example".to_owned()], is_tls: false };
+    let limits = mqtt_proto::Limits { packet_bytes_max: PACKET_BYTES_MAX, ..mqtt_proto::Limits::default() };
+    let mut frames = wait(shell::accept(pipe, pages, &limits)).ok()?;
+    frames.connected();
     let mut all = Vec::new();
     loop {
         let mut space = [0; 512];
