@@ -70,6 +70,7 @@ impl Broker {
         for (key, record) in records {
             let is_numbered = !matches!(key.kind, RecordKind::Outgoing | RecordKind::Held);
             self.out.ledger.used(if is_numbered { key.number.max(key.owner) } else { key.owner });
+            self.out.ledger.used(remembered(&record));
             by_kind.entry(key.kind).or_default().push((key, record));
         }
         let mut restoration = Restoration {
@@ -272,7 +273,6 @@ impl Restoration<'_> {
     fn outgoing(&mut self, key: RecordKey, record: &OutgoingRecord) -> Option<()> {
         let session = *self.sessions.get(&key.owner)?;
         let id = PacketId::new(u16::try_from(key.number).ok()?)?;
-        self.broker.out.ledger.used(record.order);
         self.was_sent(session, record.order);
         let exchange = match &record.state {
             OutgoingState::Released => Exchange::Released,
@@ -377,6 +377,17 @@ impl Restoration<'_> {
             }
         }
         self.found
+    }
+}
+
+/// The number that a record knows something by, 0 if none. What it was given to may be gone, but nothing else may have
+/// it: it would be taken for what was sent, or sent earlier.
+fn remembered(record: &Record) -> u64 {
+    match record {
+        Record::Session(session) => session.sent.unwrap_or(0),
+        Record::Subscription(subscription) => subscription.owed.as_ref().map_or(0, |owed| owed.sent),
+        Record::Outgoing(outgoing) => outgoing.order,
+        _ => 0,
     }
 }
 

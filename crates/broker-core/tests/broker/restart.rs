@@ -696,3 +696,99 @@ fn the_delay_of_a_will_runs_on_over_several_restarts() {
     world.crash(1);
     assert_eq!(world.session("ops", "ops").unwrap().queued, 1);
 }
+
+// [MQTT-4.6.0-4], [MQTT-4.4.0-1]: a later exchange under a lower identifier follows those of earlier runs.
+#[test]
+fn pubrel_comes_again_in_its_order_over_several_restarts() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q2);
+    let press = world.open("press", durable("press"));
+    for payload in ["one", "two", "three"] {
+        world.publish(press, "a", payload, Q2);
+        world.send(press, Packet::PubRel(ack(1)));
+    }
+    for id in 1..=3 {
+        world.send(ops, Packet::PubRec(ack(id)));
+    }
+    world.send(ops, Packet::PubComp(ack(1)));
+
+    world.crash(1);
+    let ops = world.connect("ops", durable("ops"));
+    world.expect(ops, ["CONNACK 00 present", "PUBREL 2 00", "PUBREL 3 00"]);
+    let press = world.open("press", v5("press"));
+    world.publish(press, "a", "four", Q2);
+    world.send(press, Packet::PubRel(ack(1)));
+    world.send(ops, Packet::PubRec(ack(1)));
+    world.expect(ops, ["PUBLISH a \"four\" q2 #1", "PUBREL 1 00"]);
+
+    world.crash(1);
+    let ops = world.connect("ops", durable("ops"));
+    world.expect(ops, ["CONNACK 00 present", "PUBREL 2 00", "PUBREL 3 00", "PUBREL 1 00"]);
+}
+
+// [MQTT-3.3.1-1]: what is remembered as sent is not taken for what comes later, though nothing of it is left.
+#[test]
+fn what_was_never_sent_is_no_duplicate_however_often_the_broker_restarts() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q1);
+    let press = world.client("press");
+    for payload in ["one", "two", "three"] {
+        world.publish(press, "a", payload, Q1);
+    }
+    world.lose(ops);
+    world.crash(1);
+    let ops = world.connect("ops", durable("ops"));
+    for id in 1..=3 {
+        world.send(ops, Packet::PubAck(ack(id)));
+    }
+    world.lose(ops);
+    assert_eq!(world.disk.kinds(), "su");
+
+    world.crash(1);
+    let press = world.client("press");
+    world.publish(press, "a", "four", Q1);
+    world.crash(1);
+    let ops = world.connect("ops", durable("ops"));
+    let seen = world.take(ops);
+    assert!(seen[1].starts_with("PUBLISH a \"four\" q1") && !seen[1].contains("dup"), "{seen:?}");
+}
+
+#[test]
+fn a_subscription_comes_back_with_all_it_asked_for() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    let asked = Subscription { no_local: true, retain_as_published: true, ..sub("a", Q1) };
+    world.send(ops, subscribe_with_id(Some(7), [asked]));
+    world.crash(1);
+    let ops = world.connect("ops", durable("ops"));
+    world.take(ops);
+    let press = world.client("press");
+    world.send(press, retained("a", "other"));
+    world.send(ops, retained("a", "own"));
+    world.expect(ops, ["PUBLISH a \"other\" q0 retain ids=[7]"]);
+}
+
+// [MQTT-4.3.3-10], [MQTT-3.3.2-5]: the first message under an identifier counts, and its time runs on.
+#[test]
+fn what_waits_for_pubrel_comes_back_and_ages() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q1);
+    let press = world.open("press", durable("press"));
+    for (id, payload, secs) in [(1, "short", 10), (2, "long", 100)] {
+        let message = Publish { packet_id: Some(pid(id)), ..expiring("a", payload, Q2, secs) };
+        world.send(press, Packet::Publish(Box::new(message)));
+    }
+    world.crash(20);
+    let ops = world.connect("ops", durable("ops"));
+    let press = world.connect("press", durable("press"));
+    let again = Publish { packet_id: Some(pid(2)), ..publish("a", "another", Q2) };
+    world.send(press, Packet::Publish(Box::new(again)));
+    for id in 1..=2 {
+        world.send(press, Packet::PubRel(ack(id)));
+    }
+    world.expect(press, ["CONNACK 00 present", "PUBREC 2 00", "PUBCOMP 1 00", "PUBCOMP 2 00"]);
+    world.expect(ops, ["CONNACK 00 present", "PUBLISH a \"long\" q1 #1 expiry=80"]);
+}
