@@ -11,6 +11,8 @@ use mqtt_proto::Version;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
+const RECEIVE_DENIED: &str = "receive-denied";
+
 /// Denials of one identity below the same topic that are written in a minute, before the others are counted.
 const DENIALS: u32 = 5;
 /// Peers are turned away at this rate before the others are counted.
@@ -87,6 +89,8 @@ fn likeness(kind: &AuditKind) -> (&str, u32, bool) {
         AuditKind::SubscribeDenied { filter, .. } | AuditKind::SubscriptionRevoked { filter, .. } => {
             (topic_class(filter), DENIALS, true)
         }
+        // They are numbers already.
+        AuditKind::Withheld { .. } => ("", ROUTINE, true),
         AuditKind::RetainedPurged { topic } => (topic_class(topic), DENIALS, false),
         AuditKind::ConnectRefused { .. } => ("", REFUSALS, true),
         AuditKind::Connected { .. }
@@ -111,7 +115,8 @@ fn name(kind: &AuditKind) -> &'static str {
         AuditKind::Unsubscribed { .. } => "unsubscribed",
         AuditKind::PublishDenied { .. } => "publish-denied",
         AuditKind::WillDenied { .. } => "will-denied",
-        AuditKind::ReceiveDenied { .. } => "receive-denied",
+        AuditKind::ReceiveDenied { .. } => RECEIVE_DENIED,
+        AuditKind::Withheld { .. } => midge_audit::event::REPEATED,
         AuditKind::RetainedPurged { .. } => "retained-purged",
     }
 }
@@ -163,6 +168,13 @@ fn event_record(event: &AuditEvent, remote: Option<&str>) -> Record {
             denied(record.with("topic", &**topic).with("stage", at), denial)
         }
         AuditKind::ReceiveDenied { topic, denial } => denied(record.with("topic", &**topic), denial),
+        AuditKind::Withheld { topic, rule, count, since } => record
+            .with("of", RECEIVE_DENIED)
+            .with("class", topic_class(topic))
+            .with("rule", rule.as_ref().map(ToString::to_string))
+            .with("count", *count)
+            .with("since", since.0)
+            .with("until", event.at.0),
         AuditKind::RetainedPurged { topic } => record.with("topic", &**topic),
     }
 }

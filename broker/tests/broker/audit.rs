@@ -1,9 +1,9 @@
 //! What the audit log says of connections: by which listener, from where, and by what proof.
 
-use crate::client::{Client, connect};
+use crate::client::{Client, connect, publish};
 use crate::house::House;
 use crate::websocket::Socket;
-use mqtt_proto::{Connect, Packet, ReasonCode};
+use mqtt_proto::{Connect, Packet, QoS, ReasonCode};
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -11,6 +11,32 @@ use tokio::net::{TcpStream, UnixStream};
 fn of<'a>(records: &'a [Value], event: &str, client_id: &str) -> &'a Value {
     let is_it = |record: &&Value| record["event"] == event && record["client-id"] == client_id;
     records.iter().find(is_it).unwrap_or_else(|| panic!("no {event} of {client_id} in {records:#?}"))
+}
+
+#[tokio::test]
+async fn what_a_deny_holds_back_from_a_receiver_is_recorded_and_counted() {
+    let house = House::open(|_| {}).await;
+    let mut held = house.tcp_client("held").await;
+    held.subscribe("#", QoS::AtMostOnce).await;
+    let mut press = house.tcp_client("press").await;
+    for n in 1..=8 {
+        press.send(&publish("secret/a", vec![], QoS::AtLeastOnce, n)).await;
+        assert!(matches!(press.next().await, Some(Packet::PubAck(_))));
+    }
+    press.send(&publish("open", b"x".to_vec(), QoS::AtMostOnce, 0)).await;
+    assert_eq!(held.message().await, ("open".to_owned(), b"x".to_vec()));
+    let records = house.close().await;
+    let denied: Vec<_> = records.iter().filter(|record| record["event"] == "receive-denied").collect();
+    assert_eq!(denied.len(), 5);
+    assert_eq!(
+        (&denied[0]["identity"], &denied[0]["topic"], &denied[0]["client-id"]),
+        (&"spiffe://plant/app/held".into(), &"secret/a".into(), &"held".into())
+    );
+    let repeated = records.iter().find(|record| record["event"] == "repeated").unwrap();
+    assert_eq!(
+        (&repeated["of"], &repeated["count"], &repeated["class"], &repeated["rule"]),
+        (&"receive-denied".into(), &3.into(), &"secret/a".into(), &denied[0]["rule"])
+    );
 }
 
 #[tokio::test]

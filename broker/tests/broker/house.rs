@@ -110,7 +110,7 @@ impl Authenticator for Echo {
     }
 }
 
-/// Everybody may do everything outside `$`; `app/ops` may read `$SYS`.
+/// Everybody may do everything outside `$`; `app/ops` may read `$SYS`; `app/held` is not given `secret/#`.
 fn policy() -> Arc<Policy> {
     let rule = |name: &str, id: &str, publish: &[&str], subscribe: &[&str]| Rule {
         name: name.into(),
@@ -119,7 +119,8 @@ fn policy() -> Arc<Policy> {
         subscribe: subscribe.iter().map(|text| (*text).to_owned()).collect(),
         ..Rule::default()
     };
-    let rules = vec![rule("open", "**", &["#"], &["#"]), rule("ops", "app/ops", &[], &["$SYS/#"])];
+    let mut rules = vec![rule("open", "**", &["#"], &["#"]), rule("ops", "app/ops", &[], &["$SYS/#"])];
+    rules.push(Rule { deny_receive: vec!["secret/#".into()], ..rule("hide", "app/held", &[], &["news"]) });
     Arc::new(Policy::compile(rules, 7).unwrap())
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{CloseReason, ConnId, RuleTally};
 use midge_identity::{Proof, SpiffeId, UnixMillis};
-use midge_policy::Denial;
+use midge_policy::{Denial, RuleName};
 use mqtt_proto::{QoS, ReasonCode, Version};
 use std::sync::Arc;
 
@@ -125,12 +125,24 @@ pub enum AuditKind {
         /// Why.
         denial: Denial,
     },
-    /// A message that waited for this receiver was withheld.
+    /// A message was denied to this receiver: one that came, that waited, or that was retained.
     ReceiveDenied {
         /// The topic.
         topic: Arc<str>,
         /// Why.
         denial: Denial,
+    },
+    /// So many further messages were denied to this receiver as [`Self::ReceiveDenied`] says, and not told one by
+    /// one; the event is of the last of them.
+    Withheld {
+        /// The topic of one of them.
+        topic: Arc<str>,
+        /// The rule that denied them, if one did.
+        rule: Option<RuleName>,
+        /// How many.
+        count: u64,
+        /// Since when.
+        since: UnixMillis,
     },
     /// A retained message was removed because its publisher lost the right to it.
     RetainedPurged {

@@ -215,7 +215,10 @@ impl Broker {
 
     /// Returns the monotonic time at which [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        [self.timers.first(), self.retained.next_expiry()].into_iter().flatten().min()
+        [self.timers.first(), self.retained.next_expiry(), self.out.withheld.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Returns every session, by identity and client id.

@@ -26,6 +26,7 @@ impl Broker {
             }
         }
         self.out.metrics.dropped.expired += self.retained.expire(now.mono, &mut self.out);
+        self.out.tell_withheld(Some(now.mono));
     }
 
     fn keep_alive_due(&mut self, key: Key, now: Now) {

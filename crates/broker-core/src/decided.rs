@@ -193,7 +193,13 @@ mod tests {
             refuses_overflow: false,
         };
         let permit = rights.publish(&topic, FACTS).unwrap();
-        Arc::new(Decided::new((&topic, &FACTS), at, permit, source, Route { targets, groups, denied: 0 }))
+        Arc::new(Decided::new(
+            (&topic, &FACTS),
+            at,
+            permit,
+            source,
+            Route { targets, groups, refused: Box::default() },
+        ))
     }
 
     #[test]

@@ -236,6 +236,7 @@ impl Broker {
         for key in self.sessions.keys() {
             self.cut(key, CloseReason::Drain, now);
         }
+        self.out.tell_withheld(None);
     }
 
     /// Ends one session by an operator's wish; false when there is none.

@@ -49,6 +49,7 @@ mod timers;
 mod total;
 mod trie;
 mod will;
+mod withheld;
 mod witness;
 
 pub use audit::{AuditEvent, AuditKind, Stage};

@@ -9,7 +9,7 @@ use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
 use crate::record::{Durability, durability};
-use crate::route::Route;
+use crate::route::{Refused, Route};
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
@@ -353,7 +353,11 @@ impl Broker {
         if message.publication().retain && !self.retained.set(&message, &self.config, &mut self.out, now) {
             self.out.metrics.dropped.retained_full += 1;
         }
-        self.out.metrics.denials.receive += route.denied;
+        for Refused { session, denial } in &route.refused {
+            if let Some(session) = self.sessions.get(*session) {
+                self.out.withhold(session.subject(), &message.publication().topic, denial, now);
+            }
+        }
         for target in &route.targets {
             let Some(grant) = target.grant_for(*publisher) else { continue };
             let waiting = Waiting {

@@ -290,12 +290,11 @@ fn authorize(
 }
 
 pub(crate) fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject, release: &mut Release<'_>) {
-    let topic: Arc<str> = waiting.message.publication().topic.as_str().into();
+    let topic = &waiting.message.publication().topic;
     match (obstacle, origin(&waiting.message)) {
-        (Obstacle::Receiver(denial), _) => {
-            release.out.audit(receiver, AuditKind::ReceiveDenied { topic, denial }, release.now);
-        }
+        (Obstacle::Receiver(denial), _) => release.out.withhold(receiver, topic, &denial, release.now),
         (Obstacle::Publisher(denial), Some(origin)) => {
+            let topic = topic.as_str().into();
             let kind = AuditKind::PublishDenied { topic, stage: Stage::Release, denial };
             release.out.audit(origin, kind, release.now);
         }

@@ -193,9 +193,12 @@ impl Session {
         let rights = Arc::clone(self.rights(release.authority));
         let decided = rights.receive(topic);
         release.authority.tell(self, &Question::Receive { topic, group: None }, decided.is_ok());
-        let Ok(permit) = decided else {
-            release.out.metrics.denials.receive += 1;
-            return None;
+        let permit = match decided {
+            Ok(permit) => permit,
+            Err(denial) => {
+                release.out.withhold(self.subject(), topic, &denial, release.now);
+                return None;
+            }
         };
         let Err(obstacle) = release.authority.recheck_origin(&waiting.message) else {
             return Some(permit.qos());

@@ -6,7 +6,7 @@ use crate::shared::{GroupId, Groups, Joined, Member};
 use crate::slab::{Key, Slab};
 use crate::subscription::{Grant, Leaf, Subscribed, merge};
 use crate::trie::Trie;
-use midge_policy::Question;
+use midge_policy::{Denial, Question};
 use mqtt_proto::{QoS, TopicName};
 
 /// Who stands under a filter of the subscription tree.
@@ -32,8 +32,15 @@ pub(crate) struct Subscriptions {
 pub(crate) struct Route {
     pub(crate) targets: Box<[Target]>,
     pub(crate) groups: Box<[(GroupId, Box<[Member]>)]>,
-    /// Receivers left out because they lack the right; counted per message.
-    pub(crate) denied: u64,
+    /// Sessions left out because they lack the right; recorded per message.
+    pub(crate) refused: Box<[Refused]>,
+}
+
+/// One session that a route leaves out.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) session: Key,
+    pub(crate) denial: Box<Denial>,
 }
 
 /// One session in a route.
@@ -70,7 +77,8 @@ impl Route {
     /// What it costs while it is remembered.
     pub(crate) fn bytes(&self) -> usize {
         let members = self.groups.iter().map(|(_, members)| size_of_val(&**members));
-        size_of_val(&*self.targets) + size_of_val(&*self.groups) + members.sum::<usize>()
+        let refused = self.refused.len() * (size_of::<Refused>() + size_of::<Denial>());
+        size_of_val(&*self.targets) + size_of_val(&*self.groups) + members.sum::<usize>() + refused
     }
 }
 
@@ -138,14 +146,15 @@ impl Subscriptions {
         sessions: &mut Slab<Session>,
         authority: &mut Authority,
     ) -> Route {
-        let (mut direct, mut groups, mut denied) = (Vec::new(), Vec::new(), 0);
+        let (mut direct, mut groups, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         let mut reader = Reader { topic, sessions, authority };
         self.trie.for_each_match(topic, &mut |subscriber, leaf| match subscriber {
             Subscriber::Session(session, _) => direct.extend(leaf.as_ref().map(|leaf| (session, leaf))),
             Subscriber::Group(id) => {
                 let name = self.groups.name(id);
                 let members = self.groups.members(id).iter().filter_map(|member| {
-                    let qos = reader.may_receive(member.session, !member.filtered, name.map(|n| &**n))?;
+                    let name = name.map(|name| &**name);
+                    let qos = reader.may_receive(member.session, !member.filtered, name).ok()?;
                     let grant = Grant { qos: member.grant.qos.min(qos), ..member.grant.clone() };
                     Some(Member { grant, ..member.clone() })
                 });
@@ -157,14 +166,16 @@ impl Subscriptions {
             let session = same.first()?.0;
             // One that covers the topic says nothing about the quality of service that another may have it with.
             let trusted = same.iter().all(|(_, leaf)| !leaf.filtered);
-            let Some(qos) = reader.may_receive(session, trusted, None) else {
-                denied += 1;
-                return None;
-            };
-            target(session, same, qos)
+            match reader.may_receive(session, trusted, None) {
+                Ok(qos) => target(session, same, qos),
+                Err(denial) => {
+                    refused.extend(denial.map(|denial| Refused { session, denial }));
+                    None
+                }
+            }
         });
         let targets = targets.collect();
-        Route { targets, groups: groups.into(), denied }
+        Route { targets, groups: groups.into(), refused: refused.into() }
     }
 }
 
@@ -176,22 +187,27 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Returns the highest QoS at which a session may receive the topic, if it may. A permit that is not
+    /// Returns the highest QoS at which a session may receive the topic, if it is there and may. A permit that is not
     /// filtered covers every topic under its filter while it is of the policy in force; else there is
     /// nothing to go by but the rights themselves.
-    fn may_receive(&mut self, session: Key, covered: bool, group: Option<&str>) -> Option<QoS> {
-        let session = self.sessions.get_mut(session)?;
+    fn may_receive(
+        &mut self,
+        session: Key,
+        covered: bool,
+        group: Option<&str>,
+    ) -> Result<QoS, Option<Box<Denial>>> {
+        let session = self.sessions.get_mut(session).ok_or(None)?;
         session.rights(self.authority);
         let qos = if covered && session.reviewed == self.authority.generation() {
-            Some(QoS::ExactlyOnce)
+            Ok(QoS::ExactlyOnce)
         } else {
             let permit = match group {
                 Some(group) => session.rights.receive_shared(self.topic, group),
                 None => session.rights.receive(self.topic),
             };
-            permit.ok().map(|permit| permit.qos())
+            permit.map(|permit| permit.qos()).map_err(|denial| Some(Box::new(denial)))
         };
-        self.authority.tell(session, &Question::Receive { topic: self.topic, group }, qos.is_some());
+        self.authority.tell(session, &Question::Receive { topic: self.topic, group }, qos.is_ok());
         qos
     }
 }

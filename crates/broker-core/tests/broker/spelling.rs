@@ -101,6 +101,10 @@ pub(crate) fn spell_audit(event: &AuditEvent) -> String {
         AuditKind::PublishDenied { topic, stage, .. } => format!("publish denied {topic} {stage:?}"),
         AuditKind::WillDenied { topic, stage, .. } => format!("will denied {topic} {stage:?}"),
         AuditKind::ReceiveDenied { topic, .. } => format!("receive denied {topic}"),
+        AuditKind::Withheld { topic, rule, count, .. } => {
+            let rule = rule.as_ref().map_or("(none)", |rule| rule.text());
+            format!("receive denied {count} more {topic} by {rule}")
+        }
         AuditKind::RetainedPurged { topic } => format!("retained purged {topic}"),
     };
     format!("{who} {what}")

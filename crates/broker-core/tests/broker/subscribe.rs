@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use midge_policy::Rule;
-use mqtt_proto::{Packet, Subscription};
+use mqtt_proto::{Packet, Publish, Subscription};
 
 #[test]
 fn the_granted_qos_is_told_and_lowers_the_publishers() {
@@ -209,6 +209,59 @@ fn a_denied_part_of_a_permitted_filter_is_not_delivered() {
     world.publish(ops, "a/secret", "", Q0);
     world.expect(ops, ["PUBLISH a/open \"\" q0"]);
     assert_eq!(world.broker.metrics().denials.receive, 1);
+    assert_eq!(world.denials(), ["ops/ops receive denied a/secret"]);
+}
+
+#[test]
+fn what_a_deny_holds_back_is_told_whether_it_comes_or_is_retained() {
+    let hidden = Rule { deny_receive: vec!["a/secret".into()], ..allow("ops", &[], &["a/#"]) };
+    let mut world = World::ruled(vec![hidden, allow("press", &["#"], &[])]);
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    for topic in ["a/secret", "a/open"] {
+        let kept = Publish { retain: true, ..publish(topic, "x", Q1) };
+        world.send(press, Packet::Publish(Box::new(kept)));
+    }
+    world.audits();
+    world.subscribe(ops, "a/#", Q0);
+    world.expect(ops, ["PUBLISH a/open \"x\" q0 retain"]);
+    assert_eq!(world.denials(), ["ops/ops receive denied a/secret"]);
+    world.publish(press, "a/secret", "y", Q1);
+    world.publish(press, "a/open", "y", Q1);
+    world.expect(ops, ["PUBLISH a/open \"y\" q0"]);
+    assert_eq!(world.denials(), ["ops/ops receive denied a/secret"]);
+}
+
+#[test]
+fn of_much_that_a_deny_holds_back_the_first_is_told_and_the_rest_is_a_number() {
+    let hidden = || Rule { deny_receive: vec!["a/secret".into()], ..allow("ops", &["#"], &["a/#"]) };
+    for stops in [true, false] {
+        let mut world = World::ruled(vec![hidden(), allow("desk", &[], &["a/#"])]);
+        let (ops, desk) = (world.client("ops"), world.client("desk"));
+        world.subscribe(ops, "a/#", Q0);
+        world.subscribe(desk, "a/#", Q0);
+        world.audits();
+        for _ in 0..100 {
+            world.publish(ops, "a/secret", "", Q0);
+        }
+        assert_eq!(world.take(desk).len(), 100);
+        assert_eq!(world.denials(), ["ops/ops receive denied a/secret"; 5]);
+        assert_eq!(world.broker.metrics().denials.receive, 100);
+        let number = "ops/ receive denied 95 more a/secret by allow-ops".to_owned();
+        if stops {
+            world.broker.handle_drain(world.now);
+            world.drain();
+            assert!(world.audits().contains(&number));
+        } else {
+            world.pass_secs(59);
+            assert_eq!(world.audits(), [""; 0]);
+            world.pass_secs(1);
+            assert_eq!(world.audits(), [number]);
+            world.publish(ops, "a/secret", "", Q0);
+            assert_eq!(world.denials(), ["ops/ops receive denied a/secret"]);
+            world.pass_secs(120);
+            assert_eq!(world.audits(), [""; 0]);
+        }
+    }
 }
 
 // [MQTT-4.6.0-2], [MQTT-4.6.0-5]
