@@ -102,3 +102,27 @@ async fn what_was_sent_before_the_end_counts_though_it_cannot_be_answered() {
     assert_eq!(watcher.next().await, Some(Packet::PingResp), "no will that was taken back");
     house.close().await;
 }
+
+// 3.1.1 knows no share groups: what names none is refused and ends nothing ([MQTT-4.8.2-1] and -2 are of 5.0).
+#[tokio::test]
+async fn a_share_group_without_a_name_ends_a_connection_of_5_and_none_of_311() {
+    let house = House::open(|_| {}).await;
+    let filters = [&b"\0\x08$share/g\x01"[..], b"\0\x0A$share/g/a\x01", b"\0\x09$share//a\x01"].concat();
+    let subscribe = |properties: &[u8]| {
+        let rest = [&b"\0\x01"[..], properties, &filters].concat();
+        [&[0x82, u8::try_from(rest.len()).unwrap()][..], &rest].concat()
+    };
+    let old = Connect { version: Version::V311, ..connect("old") };
+    let mut old = Client::open_with(TcpStream::connect(house.tcp).await.unwrap(), old).await;
+    old.send_bytes(&subscribe(b"")).await;
+    let answer = old.next().await;
+    let Some(Packet::SubAck(ack)) = &answer else { panic!("{answer:?}") };
+    let refused = ReasonCode::UnspecifiedError;
+    assert_eq!(ack.reasons, [refused, ReasonCode::GrantedQos1, refused]);
+    old.send(&Packet::PingReq).await;
+    assert_eq!(old.next().await, Some(Packet::PingResp));
+    let mut new = house.tcp_client("new").await;
+    new.send_bytes(&subscribe(b"\0")).await;
+    assert_eq!(new.end().await, Some(ReasonCode::MalformedPacket));
+    house.close().await;
+}

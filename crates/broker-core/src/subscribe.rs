@@ -52,6 +52,10 @@ impl Broker {
         looks: &mut usize,
         now: Now,
     ) -> Result<QoS, ReasonCode> {
+        // Of 5.0 it does not come as far as here. Granted as it is spelled, it would share nothing with anybody.
+        if subscription.filter.names_no_group() {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
         let Some(session) = self.sessions.get_mut(key) else { return Err(ReasonCode::UnspecifiedError) };
         session.rights(&mut self.authority);
         let mode = mode_of(session.listener.as_deref(), &subscription.filter);

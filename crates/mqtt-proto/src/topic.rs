@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// What a filter of a share group begins with.
+const SHARE: &str = "$share/";
+
 /// Why a text is not a topic name or a topic filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's message says it")]
@@ -124,7 +127,7 @@ impl SharedFilter {
     /// # Errors
     /// When the group is empty or has a wildcard, or the filter is not valid.
     pub fn new(text: &str) -> Result<Self, InvalidTopic> {
-        let Some(rest) = text.strip_prefix("$share/") else {
+        let Some(rest) = text.strip_prefix(SHARE) else {
             return Ok(Self { group: None, filter: TopicFilter::new(text)? });
         };
         let (group, filter) = rest.split_once('/').ok_or(InvalidTopic::Share)?;
@@ -133,6 +136,25 @@ impl SharedFilter {
         }
         check_text(group)?;
         Ok(Self { group: Some(group.into()), filter: TopicFilter::new(filter)? })
+    }
+}
+
+impl SharedFilter {
+    /// Parses a filter of MQTT 3.1.1, which knows no share groups: `$share/` that no group and filter follow is a filter
+    /// like any other there ([`Self::names_no_group`]).
+    ///
+    /// # Errors
+    /// When the filter is not valid, in or without a group.
+    pub fn new_v311(text: &str) -> Result<Self, InvalidTopic> {
+        match Self::new(text) {
+            Err(InvalidTopic::Share) => Ok(Self { group: None, filter: TopicFilter::new(text)? }),
+            parsed => parsed,
+        }
+    }
+
+    /// Tells whether this asks for a share group and names none as MQTT 5.0 §4.8.2 wants it.
+    pub fn names_no_group(&self) -> bool {
+        self.group.is_none() && self.filter.as_str().starts_with(SHARE)
     }
 }
 
@@ -227,6 +249,17 @@ mod tests {
             ["$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/#", "$share/g+/a"]
         {
             assert_eq!(SharedFilter::new(broken), Err(InvalidTopic::Share), "{broken}");
+        }
+        // Of these 3.1.1 knows no more than that some are no filters.
+        for plain in ["$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/#"] {
+            let filter = SharedFilter::new_v311(plain).unwrap();
+            assert!(filter.names_no_group() && filter.to_string() == plain, "{plain}");
+        }
+        assert_eq!(SharedFilter::new_v311("$share/g+/a"), Err(InvalidTopic::SingleLevel));
+        for filter in ["$share/g/a", "$share", "$shared/a", "a"] {
+            let parsed = SharedFilter::new(filter).unwrap();
+            assert!(!parsed.names_no_group());
+            assert_eq!(SharedFilter::new_v311(filter), Ok(parsed));
         }
         assert_eq!(SharedFilter::new("$share/g/a#"), Err(InvalidTopic::MultiLevel));
     }

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use midge_policy::Rule;
-use mqtt_proto::{Packet, Publish, Subscription};
+use mqtt_proto::{Packet, Publish, SharedFilter, Subscription, Unsubscribe};
 
 #[test]
 fn the_granted_qos_is_told_and_lowers_the_publishers() {
@@ -68,6 +68,23 @@ fn a_share_prefix_does_not_skip_the_check() {
         world.send(ops, subscribe([sub(filter, Q0)]));
         world.expect(ops, [format!("SUBACK 77 [{code:02X}]").as_str()]);
     }
+}
+
+// 3.1.1 has no share groups, and what is wrong in 5.0 is a filter there. It is granted nobody: by its name whoever asks
+// for it wants to share.
+#[test]
+fn a_311_client_that_names_no_share_group_is_refused_this_filter_alone() {
+    let mut world = World::new();
+    let ops = world.open("ops", v311("ops"));
+    let odd = |text: &str| Subscription { filter: SharedFilter::new_v311(text).unwrap(), ..sub("a", Q1) };
+    let filters = [odd("$share/g"), sub("$share/g/a", Q1), odd("$share//a"), odd("$share/g/"), sub("b", Q0)];
+    world.send(ops, subscribe(filters));
+    world.expect(ops, ["SUBACK 77 [80 01 80 80 00]"]);
+    assert_eq!(world.broker.metrics().subscriptions, 2);
+    let filters = vec![odd("$share/g").filter];
+    let unsubscribe = Unsubscribe { packet_id: pid(78), user_properties: Vec::new(), filters };
+    world.send(ops, Packet::Unsubscribe(Box::new(unsubscribe)));
+    world.expect(ops, ["UNSUBACK 78 [11]"]);
 }
 
 #[test]

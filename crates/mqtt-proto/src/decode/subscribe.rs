@@ -32,7 +32,7 @@ pub(super) fn subscribe(reader: &mut Reader<'_>, context: Context<'_>) -> Result
     }
     while !reader.is_empty() {
         check_room(packet.subscriptions.len(), context.limits)?;
-        let filter = filter(reader, context.limits)?;
+        let filter = filter(reader, context)?;
         packet.subscriptions.push(subscription(filter, reader.u8()?, context.version)?);
     }
     if packet.subscriptions.is_empty() {
@@ -77,7 +77,7 @@ pub(super) fn unsubscribe(reader: &mut Reader<'_>, context: Context<'_>) -> Resu
     let mut filters = Vec::new();
     while !reader.is_empty() {
         check_room(filters.len(), context.limits)?;
-        filters.push(filter(reader, context.limits)?);
+        filters.push(filter(reader, context)?);
     }
     if filters.is_empty() {
         return Err(Violation::NoFilter);
@@ -90,13 +90,17 @@ fn check_room(filters: usize, limits: &Limits) -> Result<(), Violation> {
     if filters < max { Ok(()) } else { Err(Violation::TooManyFilters { max }) }
 }
 
-fn filter(reader: &mut Reader<'_>, limits: &Limits) -> Result<SharedFilter, Violation> {
+fn filter(reader: &mut Reader<'_>, context: Context<'_>) -> Result<SharedFilter, Violation> {
     let text = reader.str()?;
-    let max = limits.topic_levels_max;
+    let max = context.limits.topic_levels_max;
     if levels(text) > max {
         return Err(Violation::TopicFilterTooDeep { max });
     }
-    SharedFilter::new(text).map_err(Violation::TopicFilter)
+    let parsed = match context.version {
+        Version::V311 => SharedFilter::new_v311(text),
+        Version::V5 => SharedFilter::new(text),
+    };
+    parsed.map_err(Violation::TopicFilter)
 }
 
 pub(super) fn suback(reader: &mut Reader<'_>, context: Context<'_>) -> Result<Packet, Violation> {
