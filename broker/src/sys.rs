@@ -26,6 +26,11 @@ fn facts(hub: &Hub, parts: &Parts) -> SysFacts {
         ("broker/version".to_owned(), version.to_owned()),
         ("midge/policy/epoch".to_owned(), epoch.to_string()),
     ];
+    // The nearest to what mosquitto counts of its own: all that this process has in memory.
+    if let Some((now, largest)) = midge_runtime::memory_bytes() {
+        others.push(("broker/heap/current".to_owned(), now.to_string()));
+        others.push(("broker/heap/maximum".to_owned(), largest.to_string()));
+    }
     others.extend((parts.facts)().into_iter().map(|(name, value)| (format!("midge/{name}"), value)));
     SysFacts {
         uptime: hub.uptime(),

@@ -2,6 +2,7 @@
 
 use crate::metrics::{MetricKind, Metrics};
 use std::fs;
+use std::str::FromStr;
 
 /// Adds resident memory, threads and open files, by Prometheus' usual names.
 pub(crate) fn register(metrics: &Metrics) {
@@ -18,8 +19,20 @@ pub(crate) fn register(metrics: &Metrics) {
     });
 }
 
+/// Resident memory of this process in bytes, now and at its largest, where the system tells it.
+#[must_use]
+pub fn memory_bytes() -> Option<(u64, u64)> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let bytes = |key| Some(value_of::<u64>(&status, key)?.saturating_mul(1024));
+    Some((bytes("VmRSS:")?, bytes("VmHWM:")?))
+}
+
 fn status_value(key: &str) -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
+    value_of(&status, key)
+}
+
+fn value_of<T: FromStr>(status: &str, key: &str) -> Option<T> {
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
@@ -27,6 +40,12 @@ fn status_value(key: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_no_more_than_it_was_at_its_largest() {
+        let (now, largest) = memory_bytes().unwrap();
+        assert!(now >= 500_000 && largest >= now, "{now} {largest}");
+    }
 
     #[test]
     fn this_process_has_memory_a_thread_and_a_file() {

@@ -19,6 +19,11 @@ async fn sys_topics_are_retained_for_who_may_read_them_and_for_nobody_else() {
         "$SYS/broker/retained messages/count",
         "$SYS/broker/publish/messages/dropped",
         "$SYS/broker/load/messages/received/15min",
+        "$SYS/broker/messages/stored",
+        "$SYS/broker/store/messages/count",
+        "$SYS/broker/store/messages/bytes",
+        "$SYS/broker/heap/current",
+        "$SYS/broker/heap/maximum",
         "$SYS/midge/lease/until",
         "$SYS/midge/policy/epoch",
     ];
@@ -31,6 +36,7 @@ async fn sys_topics_are_retained_for_who_may_read_them_and_for_nobody_else() {
     }
     assert!(seen["$SYS/broker/version"].starts_with("midge "));
     assert!(seen["$SYS/broker/uptime"].ends_with(" seconds"));
+    assert!(seen["$SYS/broker/heap/current"].parse::<u64>().unwrap() > 500_000);
     assert_eq!(seen["$SYS/midge/lease/until"], "never");
     assert_eq!(seen["$SYS/midge/policy/epoch"], "7");
 

@@ -262,6 +262,8 @@ impl Broker {
             subscriptions: self.subscriptions.len() as u64,
             retained_messages: self.retained.len() as u64,
             retained_bytes: self.retained.bytes() as u64,
+            waiting_messages: self.queued.count().saturating_add(self.exchanged.count()) as u64,
+            waiting_bytes: self.queued.get().saturating_add(self.exchanged.get()) as u64,
             ..self.out.metrics
         }
     }

@@ -124,9 +124,9 @@ impl PublishCache {
     }
 
     fn forget(&mut self) {
+        self.all.shrink_by(self.bytes, self.decisions.len());
+        (self.latest, self.bytes) = (None, 0);
         self.decisions.clear();
-        self.latest = None;
-        self.shrink(self.bytes);
     }
 
     fn shrink(&mut self, bytes: usize) {
@@ -137,7 +137,7 @@ impl PublishCache {
 
 impl Drop for PublishCache {
     fn drop(&mut self) {
-        self.all.shrink(self.bytes);
+        self.all.shrink_by(self.bytes, self.decisions.len());
     }
 }
 

@@ -40,7 +40,7 @@ impl HeldMessage {
 pub(crate) struct Held {
     messages: HashMap<PacketId, HeldMessage, BuildHasherDefault<ConnIdHasher>>,
     bytes: usize,
-    /// Of incomplete exchanges of all sessions.
+    /// Of messages in incomplete exchanges of all sessions.
     all: Total,
 }
 
@@ -94,7 +94,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.all.shrink(self.bytes);
+        self.all.shrink_by(self.bytes, self.messages.len());
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Inflight {
     sequence: u64,
     /// Of the messages among them.
     bytes: usize,
-    /// Of incomplete exchanges of all sessions.
+    /// Of messages in incomplete exchanges of all sessions.
     all: Total,
 }
 
@@ -287,7 +287,7 @@ impl Inflight {
         }
         let bytes: usize = withdrawn.iter().map(|(_, waiting)| waiting.message.bytes()).sum();
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.all.shrink(bytes);
+        self.all.shrink_by(bytes, withdrawn.len());
         withdrawn
     }
 
@@ -307,7 +307,9 @@ impl Inflight {
 
 impl Drop for Inflight {
     fn drop(&mut self) {
-        self.all.shrink(self.bytes);
+        let is_message = |slot: &Slot| matches!(slot.exchange, Some(Exchange::Published(_)));
+        let messages = self.slots().filter(|(_, slot)| is_message(slot)).count();
+        self.all.shrink_by(self.bytes, messages);
     }
 }
 

@@ -13,6 +13,11 @@ pub struct Metrics {
     pub retained_messages: u64,
     /// Bytes of retained messages now.
     pub retained_bytes: u64,
+    /// Messages that wait for clients now, queued, not acknowledged yet, or not released yet: each counts for each client
+    /// that it waits for.
+    pub waiting_messages: u64,
+    /// Bytes of these, and about what keeping them takes.
+    pub waiting_bytes: u64,
     /// Connections accepted.
     pub connects: u64,
     /// Sessions that ended because nobody came back to them in time.

@@ -102,9 +102,9 @@ impl Queue {
         self.all.grow(bytes);
     }
 
-    fn shrink(&mut self, bytes: usize) {
+    fn shrink(&mut self, bytes: usize, count: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.all.shrink(bytes);
+        self.all.shrink_by(bytes, count);
     }
 
     /// Takes out the oldest message where it has to make room for this one.
@@ -144,7 +144,7 @@ impl Queue {
 
     pub(crate) fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front()?;
-        self.shrink(waiting.message.bytes());
+        self.shrink(waiting.message.bytes(), 1);
         Some(waiting)
     }
 
@@ -160,13 +160,13 @@ impl Queue {
         }
         let (out, kept) = std::mem::take(&mut self.waiting).into_iter().partition::<Vec<_>, _>(|w| wanted(w));
         self.waiting = kept.into();
-        self.shrink(out.iter().map(|waiting| waiting.message.bytes()).sum());
+        self.shrink(out.iter().map(|waiting| waiting.message.bytes()).sum(), out.len());
         out
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.shrink(self.bytes);
+        self.shrink(self.bytes, self.waiting.len());
     }
 }

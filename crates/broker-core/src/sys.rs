@@ -86,6 +86,8 @@ impl SysTopics {
 }
 
 fn figures(metrics: &Metrics, facts: &SysFacts, clients_maximum: u64) -> Vec<(String, String)> {
+    let stored = metrics.retained_messages.saturating_add(metrics.waiting_messages);
+    let stored_bytes = metrics.retained_bytes.saturating_add(metrics.waiting_bytes);
     let away = metrics.sessions.saturating_sub(metrics.connections);
     let numbers = [
         ("broker/clients/total", metrics.sessions),
@@ -97,6 +99,9 @@ fn figures(metrics: &Metrics, facts: &SysFacts, clients_maximum: u64) -> Vec<(St
         ("broker/clients/expired", metrics.sessions_expired),
         ("broker/messages/received", metrics.packets_in),
         ("broker/messages/sent", metrics.packets_out),
+        ("broker/messages/stored", stored),
+        ("broker/store/messages/count", stored),
+        ("broker/store/messages/bytes", stored_bytes),
         ("broker/publish/messages/received", metrics.messages_in),
         ("broker/publish/messages/sent", metrics.messages_out),
         ("broker/publish/messages/dropped", metrics.dropped.total()),

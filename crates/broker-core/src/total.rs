@@ -1,24 +1,44 @@
-//! Bytes that many keep together.
+//! What many keep together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A sum that everyone who adds to it can ask for.
+/// Sums that everyone who adds to them can ask for: things, and their bytes.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Total(Arc<AtomicUsize>);
+pub(crate) struct Total(Arc<Sums>);
+
+#[derive(Debug, Default)]
+struct Sums {
+    bytes: AtomicUsize,
+    count: AtomicUsize,
+}
 
 impl Total {
+    /// Bytes of them all.
     pub(crate) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.count.load(Ordering::Relaxed)
+    }
+
+    /// Adds one of so many bytes.
     // A broker has one owner at a time, so nobody else adds between the two halves; doing both at once would cost
     // many times as much.
     pub(crate) fn grow(&self, bytes: usize) {
-        self.0.store(self.get().saturating_add(bytes), Ordering::Relaxed);
+        self.0.bytes.store(self.get().saturating_add(bytes), Ordering::Relaxed);
+        self.0.count.store(self.count().saturating_add(1), Ordering::Relaxed);
     }
 
+    /// Takes one of so many bytes away.
     pub(crate) fn shrink(&self, bytes: usize) {
-        self.0.store(self.get().saturating_sub(bytes), Ordering::Relaxed);
+        self.shrink_by(bytes, 1);
+    }
+
+    /// Takes so many away, of so many bytes together.
+    pub(crate) fn shrink_by(&self, bytes: usize, count: usize) {
+        self.0.bytes.store(self.get().saturating_sub(bytes), Ordering::Relaxed);
+        self.0.count.store(self.count().saturating_sub(count), Ordering::Relaxed);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use broker_core::{Metrics, SysFacts, SysTopics};
+use mqtt_proto::{Connect, Packet};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ fn figures_stand_under_mosquittos_names() {
     }
     world.lose(ops);
     world.send(press, retained("kept", "x"));
+    let before = world.broker.metrics();
+    world.publish(press, "a", "333", Q1);
+    let waits = world.broker.metrics();
+    assert_eq!((before.waiting_messages, waits.waiting_messages), (0, 1));
+    assert!(before.waiting_bytes == 0 && waits.waiting_bytes > 3);
     let facts = SysFacts {
         uptime: Duration::from_secs(61),
         bytes_in: 1_000,
@@ -44,12 +50,14 @@ fn figures_stand_under_mosquittos_names() {
         ("broker/clients/connected", "1"),
         ("broker/clients/disconnected", "1"),
         ("broker/clients/maximum", "2"),
-        // Two CONNECTs, a SUBSCRIBE, three PUBLISHes; two CONNACKs, a SUBACK, two PUBLISHes.
-        ("broker/messages/received", "6"),
-        ("broker/messages/sent", "5"),
-        ("broker/publish/messages/received", "3"),
+        // Two CONNECTs, a SUBSCRIBE, four PUBLISHes; two CONNACKs, a SUBACK, two PUBLISHes, a PUBACK.
+        ("broker/messages/received", "7"),
+        ("broker/messages/sent", "6"),
+        ("broker/messages/stored", "2"),
+        ("broker/store/messages/count", "2"),
+        ("broker/publish/messages/received", "4"),
         ("broker/publish/messages/sent", "2"),
-        ("broker/publish/bytes/received", "4"),
+        ("broker/publish/bytes/received", "7"),
         ("broker/publish/bytes/sent", "3"),
         ("broker/publish/messages/dropped", "0"),
         ("broker/bytes/received", "1000"),
@@ -60,6 +68,40 @@ fn figures_stand_under_mosquittos_names() {
     ] {
         assert_eq!(seen.get(&format!("$SYS/{name}")).map(String::as_str), Some(value), "{name}");
     }
+}
+
+// What waits is counted where it is: in queues, in flight, and before its release; and no more once it is gone.
+#[test]
+fn what_waits_for_clients_is_counted_until_it_is_gone() {
+    let mut world = World::new();
+    let (press, ops) = (world.open("press", durable("press")), world.open("ops", durable("ops")));
+    world.subscribe(ops, "a", Q2);
+    let waiting = |world: &World| {
+        let metrics = world.broker.metrics();
+        assert_eq!(metrics.waiting_messages == 0, metrics.waiting_bytes == 0);
+        metrics.waiting_messages
+    };
+    world.publish(press, "a", "one", Q1);
+    assert_eq!(waiting(&world), 1);
+    world.send(ops, Packet::PubAck(ack(1)));
+    assert_eq!(waiting(&world), 0);
+    world.publish(press, "a", "two", Q2);
+    assert_eq!(waiting(&world), 1);
+    world.send(press, Packet::PubRel(ack(1)));
+    assert_eq!(waiting(&world), 1);
+    world.send(ops, Packet::PubRec(ack(1)));
+    assert_eq!(waiting(&world), 0);
+    world.lose(ops);
+    for payload in ["three", "four"] {
+        world.publish(press, "a", payload, Q1);
+    }
+    assert_eq!(waiting(&world), 2);
+    // Taken up again, and gone with the session.
+    let ops = world.connect("ops", durable("ops"));
+    assert_eq!(waiting(&world), 2);
+    world.lose(ops);
+    world.open("ops", Connect { clean_start: true, ..durable("ops") });
+    assert_eq!(waiting(&world), 0);
 }
 
 #[test]
