@@ -1,7 +1,7 @@
 //! Processes under test: started in a directory of their own, waited for, and killed when dropped.
 
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,6 +16,34 @@ pub(crate) const BOX: &str = "spiffe://plant.example/edge/box-1";
 /// The program under test.
 pub(crate) fn midge() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_midge"))
+}
+
+/// Whether a test that cannot run has passed: not where what it needs is promised (`MIDGE_INTEROP=required`, as in CI)
+/// and ought to be there.
+fn judge_skipped(why: &str, is_due: bool, is_promised: bool) -> Result<String, String> {
+    if is_due && is_promised {
+        return Err(format!("{why}, and MIDGE_INTEROP=required"));
+    }
+    Ok(format!("skipped: {why}"))
+}
+
+/// Says that a test does not run here, past what holds back the words of tests that pass; or fails it, if what it needs
+/// `is_due` and promised.
+#[track_caller]
+pub(crate) fn skip(why: &str, is_due: bool) {
+    let is_promised = std::env::var_os("MIDGE_INTEROP").is_some_and(|value| value == "required");
+    match judge_skipped(why, is_due, is_promised) {
+        Ok(told) => writeln!(std::io::stderr(), "{told}").unwrap(),
+        Err(failed) => panic!("{failed}"),
+    }
+}
+
+#[test]
+fn what_is_promised_and_missing_fails_and_the_rest_is_told() {
+    assert!(judge_skipped("no cc", true, true).unwrap_err().contains("no cc"));
+    for (is_due, is_promised) in [(true, false), (false, true), (false, false)] {
+        assert_eq!(judge_skipped("no cc", is_due, is_promised).unwrap(), "skipped: no cc");
+    }
 }
 
 /// Asks until there is an answer; the last refusal is told when there is none in time.
