@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 /// Changes that wait to be recorded; beyond it the last ones are recorded as one.
 const CHANGES_MAX: usize = 256;
 
-/// Most rules of files that are looked at: it takes 2 KiB of memory for each meanwhile.
-const RULES_MAX: usize = 5_000;
+/// Most rules of files that are looked at: it takes some KiB of memory for each meanwhile.
+const RULES_MAX: usize = 6_000;
 
 /// Findings that are logged.
 const LOGGED_MAX: usize = 20;
