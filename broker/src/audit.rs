@@ -219,3 +219,6 @@ fn close_reason(reason: &CloseReason) -> String {
         CloseReason::Drain => "broker stops".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

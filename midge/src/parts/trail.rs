@@ -230,3 +230,6 @@ fn fields(entry: &RegistrationEntry) -> Vec<(&'static str, Value)> {
 fn start(hash: &str) -> &str {
     hash.get(..16).unwrap_or(hash)
 }
+
+#[cfg(test)]
+mod tests;
