@@ -33,7 +33,7 @@ fn judge_skipped(why: &str, is_due: bool, is_promised: bool) -> Result<String, S
 pub(crate) fn skip(why: &str, is_due: bool) {
     let is_promised = std::env::var_os("MIDGE_INTEROP").is_some_and(|value| value == "required");
     match judge_skipped(why, is_due, is_promised) {
-        Ok(told) => writeln!(std::io::stderr(), "{told}").unwrap(),
+        Ok(told) => std::io::stderr().write_all(format!("{told}\n").as_bytes()).unwrap(),
         Err(failed) => panic!("{failed}"),
     }
 }
