@@ -111,6 +111,7 @@ async fn scrape(State(sources): State<Sources>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MetricKind;
     use crate::health::CheckKind;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -160,7 +161,7 @@ mod tests {
         async fn start() -> Self {
             let (health, metrics) = (Arc::new(Health::new()), Arc::new(Metrics::new()));
             let check = health.register("store", CheckKind::Readiness);
-            metrics.gauge("midge_up", "Up", &[]).set(1);
+            metrics.collect_one("midge_up", "Up", MetricKind::Gauge, || 1.0);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let token = CancellationToken::new();

@@ -21,7 +21,7 @@ pub use actor::Actor;
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use health::{Check, CheckKind, Health, HealthReport};
-pub use metrics::{Counter, Gauge, MetricKind, Metrics, Sample};
+pub use metrics::{MetricKind, Metrics, Sample};
 pub use process::memory_bytes;
 pub use sd_notify::ServiceNotifier;
 pub use socket::{SocketName, SocketTaken, check_socket, clear_socket};
