@@ -194,7 +194,7 @@ impl Server {
 
 /// Settings of every TCP socket, whatever speaks through it.
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
-    // Small answers must not wait for more (DESIGN: 200 TLS connects take 8.4 s without).
+    // Small answers must not wait for more (without, 200 TLS connects one after the other took 8.4 s).
     stream.set_nodelay(true)?;
     sockopt::set_tcp_keepidle(stream, PEER_ASKED_AFTER)?;
     sockopt::set_tcp_keepintvl(stream, PEER_ASKED_EVERY)?;

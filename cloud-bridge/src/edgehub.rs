@@ -143,13 +143,9 @@ impl EdgeHub {
 
     /// Keeps the channel up until the token is cancelled. A cloud that cannot be reached, lies or
     /// talks nonsense is shown in the status and tried again.
-    ///
-    /// # Errors
-    /// Never at present.
-    pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, token: CancellationToken) {
         drop(self.handle);
         self.actor.run(token).await;
-        Ok(())
     }
 }
 

@@ -172,7 +172,7 @@ pub(crate) struct Edge {
     pub(crate) host: Arc<Host>,
     store: Store,
     server: String,
-    running: Option<(CancellationToken, JoinHandle<anyhow::Result<()>>)>,
+    running: Option<(CancellationToken, JoinHandle<()>)>,
     directory: TempDir,
     clock: Clock,
 }
@@ -215,7 +215,7 @@ impl Edge {
     pub(crate) async fn restart(&mut self) {
         if let Some((token, task)) = self.running.take() {
             token.cancel();
-            task.await.unwrap().unwrap();
+            task.await.unwrap();
         }
         let hub = hub(&self.server, &self.identity, &self.host, &self.store, &self.clock).await;
         self.handle = hub.handle();

@@ -157,9 +157,9 @@ impl Broker {
         self.keep_candidate(conn, candidate);
     }
 
-    /// Takes a packet of a connection without CONNACK; false when there is none such.
-    pub(crate) fn take_from_candidate(&mut self, conn: ConnId, packet: &Packet, now: Now) -> bool {
-        let Some(mut candidate) = self.forget_candidate(conn) else { return false };
+    /// Takes a packet of a connection without CONNACK, if it is one.
+    pub(crate) fn take_from_candidate(&mut self, conn: ConnId, packet: &Packet, now: Now) {
+        let Some(mut candidate) = self.forget_candidate(conn) else { return };
         match packet {
             Packet::Auth(auth) => match candidate.exchange.take((**auth).clone()) {
                 Ok(request) => {
@@ -175,7 +175,6 @@ impl Broker {
             // [MQTT-3.1.2-30].
             _ => self.refuse_candidate(conn, candidate, ReasonCode::ProtocolError, now),
         }
-        true
     }
 
     fn keep_candidate(&mut self, conn: ConnId, candidate: Candidate) {

@@ -145,7 +145,7 @@ impl CloudSide {
             tracing::debug!("reports had somewhere to go already");
         }
         tokio::select! {
-            ended = hub.run(token.clone()) => ended,
+            () = hub.run(token.clone()) => Ok(()),
             () = link.follow(handle) => { token.cancelled().await; Ok(()) }
         }
     }
