@@ -2,13 +2,13 @@
 
 use crate::AuditKind;
 use crate::broker::Broker;
-use crate::effect::{CloseReason, ConnId, Effect, Now};
+use crate::effect::{CloseReason, Effect, Now};
 use crate::queue::Waiting;
 use crate::session::{Link, Parked};
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::timers::Due;
-use midge_identity::{SpiffeId, VerifiedPeer};
+use midge_identity::SpiffeId;
 use mqtt_proto::{Disconnect, ReasonCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,19 +213,6 @@ impl Broker {
                 })
         });
         others.cloned().collect()
-    }
-
-    /// Extends a connection by a newer proof of the same identity; another identity ends it.
-    pub fn handle_reauthenticated(&mut self, conn: ConnId, peer: VerifiedPeer, now: Now) {
-        let Some(&key) = self.conns.get(&conn) else { return };
-        let Some(connection) = self.connection_mut(key) else { return };
-        if connection.peer.id() != peer.id() {
-            return self.cut(key, CloseReason::Protocol(ReasonCode::NotAuthorized), now);
-        }
-        let (expires, proof) = (peer.expires(), peer.proof().clone());
-        connection.peer = peer;
-        self.arm_svid_expiry(key, now);
-        self.audit(key, AuditKind::Reauthenticated { proof, expires }, now);
     }
 
     /// Ends every connection for a planned stop; wills that are stored wait for the next start, and new connections

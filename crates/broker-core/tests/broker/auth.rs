@@ -2,7 +2,7 @@
 
 use crate::svid::peer_until;
 use crate::world::*;
-use broker_core::{AuthOutcome, CloseCause, ConnId};
+use broker_core::{AuthOutcome, CloseCause, ConnId, SessionState};
 use bytes::Bytes;
 use mqtt_proto::{Auth, Connect, Info, Packet, ReasonCode};
 use std::time::Duration;
@@ -259,6 +259,8 @@ fn a_newer_proof_extends_the_connection() {
     world.expect(conn, ["AUTH 00 TEST"]);
     world.pass_secs(109);
     world.quiet(conn);
+    assert!(matches!(world.session("press", "c").unwrap().state,
+        SessionState::Live { expires: Some(at), .. } if at == START.after(Duration::from_secs(200))));
     world.pass_secs(1);
     world.expect(conn, ["DISCONNECT 87", "CLOSE SvidExpired"]);
 }

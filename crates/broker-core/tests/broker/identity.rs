@@ -2,7 +2,7 @@
 
 use crate::svid::peer_until;
 use crate::world::*;
-use broker_core::{ConnId, SessionState};
+use broker_core::ConnId;
 use midge_identity::UnixMillis;
 use mqtt_proto::{Connect, Packet};
 use std::time::Duration;
@@ -81,30 +81,6 @@ fn a_step_of_the_wall_clock_is_noticed_within_a_minute() {
     world.expect(conn, ["CONNACK 00"]);
     world.pass_secs(1000);
     world.expect(conn, ["DISCONNECT 87", "CLOSE SvidExpired"]);
-}
-
-#[test]
-fn reauthentication_extends_a_connection() {
-    let (mut world, _, conn) = world(100);
-    world.pass_secs(50);
-    world.audits();
-    world.broker.handle_reauthenticated(conn, peer_until("press", 200), world.now);
-    world.drain();
-    assert_eq!(world.audits(), ["press/c reauthenticated"]);
-    world.pass_secs(149);
-    world.quiet(conn);
-    assert!(matches!(world.session("press", "c").unwrap().state,
-        SessionState::Live { expires: Some(at), .. } if at == START.after(Duration::from_secs(200))));
-    world.pass_secs(1);
-    world.expect(conn, ["DISCONNECT 87", "CLOSE SvidExpired"]);
-}
-
-#[test]
-fn reauthentication_as_another_identity_ends_the_connection() {
-    let (mut world, _, conn) = world(100);
-    world.broker.handle_reauthenticated(conn, peer_until("boss", 200), world.now);
-    world.drain();
-    world.expect(conn, ["DISCONNECT 87", "CLOSE Protocol(NotAuthorized)"]);
 }
 
 // F9, F31

@@ -11,11 +11,11 @@ use crate::world::*;
 use broker_core::{Config, ConnId, Delivery, Listener};
 use midge_identity::VerifiedPeer;
 use midge_policy::{Rule, SubscribeMode};
-use mqtt_proto::{Ack, Connect, Packet, Publish, PublishProperties, QoS, ReasonCode};
+use mqtt_proto::{Ack, Auth, Connect, Info, Packet, Publish, PublishProperties, QoS, ReasonCode};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -40,6 +40,7 @@ const FILTERS: [&str; 13] = [
     "$share/g/#",
     "$share/h/a/b",
 ];
+const METHOD: &str = "TEST";
 const MODES: [SubscribeMode; 3] = [SubscribeMode::Reject, SubscribeMode::Narrow, SubscribeMode::Filter];
 /// Seconds after the start at which SVIDs expire; the last one is beyond any history.
 const EXPIRES: [u64; 4] = [5, 20, 60, 900_000];
@@ -158,6 +159,8 @@ struct Play {
     world: World,
     listeners: [Arc<Listener>; 2],
     conns: BTreeMap<usize, ConnId>,
+    /// Those that were let in by enhanced authentication, and may prove it anew.
+    provers: BTreeSet<ConnId>,
     spoken: Vec<Spoken>,
     /// The wills of connections, by their number.
     wills: BTreeMap<ConnId, usize>,
@@ -176,12 +179,14 @@ impl Play {
             unsent_bytes_hard: 2_000,
             queue_messages_max: 20,
             inflight_max: NonZeroU16::new(4).unwrap(),
+            auth_methods: vec![METHOD.into()],
             ..Config::default()
         };
         Self {
             world: World::with(config, rules(PLAIN)),
             listeners: [listener("tls", MODES[modes.0]), listener("tcp", MODES[modes.1])],
             conns: BTreeMap::new(),
+            provers: BTreeSet::new(),
             spoken: Vec::new(),
             wills: BTreeMap::new(),
             unanswered: BTreeMap::new(),
@@ -299,10 +304,12 @@ impl Play {
                 }
             }
             Op::Renewed(client, expires) => {
-                if let Some(conn) = self.conns.get(&client) {
-                    let peer = peer_of(client / CLIENT_IDS.len(), expires);
-                    self.world.broker.handle_reauthenticated(*conn, peer, self.world.now);
-                    self.world.drain();
+                if self.conns.get(&client).is_some_and(|conn| self.provers.contains(conn)) {
+                    let method = Some(METHOD.into());
+                    let reason = ReasonCode::ReAuthenticate;
+                    let auth = Auth { reason, method, data: None, info: Info::default() };
+                    self.send(client, Packet::Auth(Box::new(auth)));
+                    self.world.prove(&peer_of(client / CLIENT_IDS.len(), expires));
                 }
             }
             Op::Kicked(client) => {
@@ -340,11 +347,17 @@ impl Play {
             session_expiry_secs: is_v5.then_some(expiry),
             receive_max: NonZeroU16::new(window).filter(|_| is_v5),
             topic_alias_max: if is_v5 { 2 } else { 0 },
+            auth_method: is_v5.then(|| METHOD.into()),
             will,
             ..v5(CLIENT_IDS[client % CLIENT_IDS.len()])
         };
         self.world.listener = Arc::clone(&self.listeners[listener]);
-        let conn = self.world.connect_peer(peer_of(client / CLIENT_IDS.len(), expires), connect);
+        let peer = peer_of(client / CLIENT_IDS.len(), expires);
+        let conn = self.world.connect_peer(peer.clone(), connect);
+        self.world.prove(&peer);
+        if is_v5 {
+            self.provers.insert(conn);
+        }
         if has_will {
             self.wills.insert(conn, number);
         }
