@@ -34,4 +34,4 @@ pub use files::{WatchOptions, WriteError, watch_and_write, write_svid};
 pub use remote::{RemoteConfig, RemoteUpstream};
 pub use server::{Agent, AgentConfig, AgentLimits, run};
 pub use upstream::{SignFailure, Signed, Upstream};
-pub use view::{AgentView, choose_entry, match_entries};
+pub use view::{AgentView, choose_entry};

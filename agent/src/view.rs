@@ -78,7 +78,8 @@ impl AgentView {
         self.needs
     }
 
-    /// Entries a workload with these selectors is entitled to, in the order of their IDs.
+    /// Entries a workload with these selectors is entitled to, in the order of their IDs: those whose
+    /// selectors it all has. Builtin entries belong to the server's own parts and match nobody.
     pub fn matching(&self, selectors: &[Selector]) -> Vec<Arc<RegistrationEntry>> {
         let held: BTreeSet<&Selector> = selectors.iter().collect();
         let mut matches: Vec<Arc<RegistrationEntry>> = held
@@ -91,12 +92,6 @@ impl AgentView {
         matches.sort_by(|a, b| a.id.cmp(&b.id));
         matches
     }
-}
-
-/// Entries a workload with these selectors is entitled to, in the order of their IDs: those whose
-/// selectors it all has. Builtin entries belong to the server's own parts and match nobody.
-pub fn match_entries(selectors: &[Selector], view: &AgentView) -> Vec<Arc<RegistrationEntry>> {
-    view.matching(selectors)
 }
 
 /// Chooses the one identity of a connection that can have only one.
@@ -197,7 +192,7 @@ pub(crate) mod tests {
 
     fn matched(selectors: &[&str], view: &AgentView) -> Vec<String> {
         let selectors: Vec<Selector> = selectors.iter().map(|text| selector(text)).collect();
-        ids(&match_entries(&selectors, view)).into_iter().map(str::to_owned).collect()
+        ids(&view.matching(&selectors)).into_iter().map(str::to_owned).collect()
     }
 
     #[test]
@@ -262,7 +257,7 @@ pub(crate) mod tests {
                 .map(|entry| entry.id.clone())
                 .collect();
             let view = view(1, entries);
-            let matched = match_entries(&held, &view);
+            let matched = view.matching(&held);
             proptest::prop_assert_eq!(ids(&matched), scanned);
         }
     }

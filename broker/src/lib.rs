@@ -32,5 +32,4 @@ pub use config::{DurabilityLevel, LostRetained, MqttConfig, SubscribeModeConfig,
 pub use hub::Hub;
 pub use limits::LimitsConfig;
 pub use listener::{BindError, Bound};
-pub use midge_audit::{AuditLog, AuditWriter};
 pub use server::{Facts, Parts, Server};

@@ -128,11 +128,6 @@ impl Issuer {
         self.shared.state.read().entries.served_by(agent)
     }
 
-    /// Returns the entries that live on a box: their parent is the box or lies below it.
-    pub fn entries_below(&self, node: &SpiffeId) -> Vec<Arc<RegistrationEntry>> {
-        self.shared.state.read().entries.below(node).cloned().collect()
-    }
-
     /// Takes changes from the cloud, all in one commit together with `extra`, such as the cursor. An entry that
     /// breaks a rule or cannot be read is left out, shown as degraded until it comes again, and returned with the
     /// reason: it must not hold up the others. What it was before holds on.

@@ -1,11 +1,10 @@
 //! A disk that is slow, and one that fails, as the connections see it.
 
 use super::Hub;
-use crate::AuditLog;
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Woken};
 use broker_core::{CloseCause, Config, ConnId, Durability, Listener};
-use midge_audit::AuditWriter;
+use midge_audit::{AuditLog, AuditWriter};
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule, SubscribeMode};
 use midge_runtime::Clock;

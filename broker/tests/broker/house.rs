@@ -3,9 +3,10 @@
 use crate::client::Client;
 use async_trait::async_trait;
 use broker_core::{AuthOutcome, AuthRequest};
+use midge_audit::{AuditLog, AuditWriter};
 use midge_broker::{
-    Admission, AuditLog, AuditWriter, Authenticator, Bound, Hub, LocalClaims, LocalOrigin, MqttConfig, Parts,
-    Refusal, Server, Standing,
+    Admission, Authenticator, Bound, Hub, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server,
+    Standing,
 };
 use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, VerifiedPeer};
 use midge_issuer::{Authority, Issuer, IssuerConfig};

@@ -27,7 +27,7 @@ pub use clock::{BEHIND_TOLERANCE, ClockFloor, ClockReading, FLOOR_SAVE_INTERVAL}
 pub use entry::{Origin, RegistrationEntry, Selector};
 pub use lease::{Lease, LeaseReason, LeaseWarning};
 pub use node::{Node, NodeProof, NodeSvid};
-pub use table::{EntryChange, EntryFilter, EntryTable, SetMatch, is_below, matching};
+pub use table::{EntryChange, EntryFilter, EntryTable, SetMatch};
 pub use token::{Enrolment, JoinError, JoinToken, Redemption, fingerprint};
 pub use validate::{
     EntryError, EntryRules, IdFault, check_dns_name, check_member, check_selector, check_workload, node_of,

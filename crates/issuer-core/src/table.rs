@@ -240,11 +240,6 @@ impl EntryTable {
         false
     }
 
-    /// Returns the entries that live on a box: their parent is the box or lies below it.
-    pub fn below<'a>(&'a self, node: &'a SpiffeId) -> impl Iterator<Item = &'a Arc<RegistrationEntry>> {
-        self.iter().filter(move |entry| is_below(&entry.parent_id, node))
-    }
-
     fn children<'a>(&'a self, parent: &SpiffeId) -> impl Iterator<Item = &'a Arc<RegistrationEntry>> {
         self.by_parent.get(parent).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
@@ -271,30 +266,6 @@ impl EntryTable {
         self.by_spiffe_id.entry(entry.spiffe_id.clone()).or_default().insert(entry.id.clone());
         self.by_id.insert(entry.id.clone(), entry);
     }
-}
-
-/// Returns the entries whose selectors the workload has all of, in the order of their IDs.
-pub fn matching<'a>(
-    entries: impl IntoIterator<Item = &'a Arc<RegistrationEntry>>,
-    workload: &[Selector],
-) -> Vec<Arc<RegistrationEntry>> {
-    let workload: BTreeSet<&Selector> = workload.iter().collect();
-    let mut found: Vec<Arc<RegistrationEntry>> = entries
-        .into_iter()
-        .filter(|entry| {
-            // An entry without selectors would match everyone.
-            !entry.selectors.is_empty() && entry.selectors.iter().all(|selector| workload.contains(selector))
-        })
-        .cloned()
-        .collect();
-    found.sort_by(|one, other| one.id.cmp(&other.id));
-    found
-}
-
-/// Tells whether an ID is the node's or lies below it.
-pub fn is_below(id: &SpiffeId, node: &SpiffeId) -> bool {
-    id.trust_domain() == node.trust_domain()
-        && id.path().strip_prefix(node.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn is_agent(id: &SpiffeId) -> bool {
@@ -641,21 +612,6 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_matches_when_it_has_all_selectors() {
-        let mut table = table(false);
-        create(&mut table, "b", draft("/one", "/p", &["uid:1"]), Origin::Edge);
-        create(&mut table, "a", draft("/two", "/p", &["uid:1", "gid:1"]), Origin::Edge);
-        create(&mut table, "c", draft("/three", "/p", &["uid:2"]), Origin::Edge);
-        let found = |list: &[&str]| {
-            matching(table.iter(), &selectors(list)).iter().map(|entry| entry.id.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&["uid:1"]), ["b"]);
-        assert_eq!(found(&["gid:1", "uid:1", "path:/x"]), ["a", "b"]);
-        assert_eq!(found(&["gid:1"]), Vec::<String>::new());
-        assert_eq!(found(&[]), Vec::<String>::new());
-    }
-
-    #[test]
     fn an_agent_serves_its_children_and_theirs() {
         let mut table = table(false);
         create(&mut table, "alias", draft("/group", "/edge/b", &["uid:1"]), Origin::Edge);
@@ -680,17 +636,6 @@ mod tests {
         create(&mut table, "there", draft("/edge/b/app/x", "/edge/b/agent/h", &["uid:2"]), Origin::Edge);
         assert_eq!(served(&table, "/edge/b"), ["agent"]);
         assert_eq!(served(&table, "/edge/b/agent/h"), ["there"]);
-    }
-
-    #[test]
-    fn a_box_holds_what_lies_below_it() {
-        let mut table = table(false);
-        create(&mut table, "e1", draft("/edge/b/x", "/edge/b", &["uid:1"]), Origin::Edge);
-        create(&mut table, "e2", draft("/edge/b/y", "/edge/b/agent/h", &["uid:1"]), Origin::Edge);
-        create(&mut table, "e3", draft("/edge/bb/y", "/edge/bb", &["uid:1"]), Origin::Edge);
-        let node = id("/edge/b");
-        let below: Vec<&str> = table.below(&node).map(|entry| entry.id.as_str()).collect();
-        assert_eq!(below, ["e1", "e2"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::template::Template;
 use crate::text_pattern::{ClientIdPattern, GroupPattern};
 use crate::{Effect, PolicyError, Problem, QueueOverflow, RateLimit, Rule, RuleName};
 use midge_identity::SpiffeId;
-use mqtt_proto::{QoS, TopicFilter};
+use mqtt_proto::QoS;
 use std::sync::Arc;
 
 /// A rule that has been checked and compiled. Cheap to clone and to keep, so that a change of one
@@ -61,14 +61,6 @@ impl CheckedRule {
     /// Tells whether it depends on the client id or the listener if the rule holds.
     pub fn depends_on_connection(&self) -> bool {
         !self.0.client_ids.is_empty() || !self.0.rule.listener.is_empty()
-    }
-
-    /// Returns the filters of the rule with the identity's segments in place of captures; `None` when
-    /// the rule does not speak of it. Which connections it holds for is not asked.
-    pub fn expand(&self, id: &SpiffeId) -> Option<Vec<(Effect, TopicFilter)>> {
-        let values = self.bind(id)?;
-        let topics = self.0.topics.iter();
-        Some(topics.filter_map(|(effect, template)| Some((*effect, template.filter(&values)?))).collect())
     }
 
     /// Tells whether both say the same under the same name, wherever they stand.

@@ -61,25 +61,6 @@ impl IdPattern {
         Self::parse(text).map(|(pattern, _)| pattern)
     }
 
-    /// Tells whether the identity is one of the pattern.
-    pub fn is_match(&self, id: &SpiffeId) -> bool {
-        self.bind(id).is_some()
-    }
-
-    /// Tells whether some identity could be one of both. A capture stands for any segment here.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        let domains = self.trust_domain.is_none()
-            || other.trust_domain.is_none()
-            || self.trust_domain == other.trust_domain;
-        let mut pairs = self.path.iter().zip(&other.path);
-        let segments = pairs.all(|pair| match pair {
-            (Segment::Literal(one), Segment::Literal(two)) => one == two,
-            _ => true,
-        });
-        let (one, two) = (self.path.len(), other.path.len());
-        domains && segments && (one == two || (one < two && self.open) || (two < one && other.open))
-    }
-
     /// Returns the only trust domain it matches, when there is one.
     pub(crate) fn trust_domain(&self) -> Option<&str> {
         self.trust_domain.as_deref()

@@ -180,16 +180,6 @@ impl Policy {
         Arc::new(Rights::of(self.epoch, id, &applying(&rules, id, context)))
     }
 
-    /// Returns what the identity of earlier rights may do now. Costs less than
-    /// [`Policy::rights_at`] where the same rules hold, and then shares their memory.
-    pub fn rights_after(&self, earlier: &Rights, context: Context<'_>) -> Arc<Rights> {
-        let id = earlier.id();
-        let rules = self.rules_for(id);
-        let applying = applying(&rules, id, context);
-        let renewed = earlier.renewed(self.epoch, &applying);
-        Arc::new(renewed.unwrap_or_else(|| Rights::of(self.epoch, id, &applying)))
-    }
-
     /// Returns the identity with its rules, to be asked for the rights of each of its connections.
     pub fn principal(&self, id: &SpiffeId) -> Principal {
         let rules = self.rules_for(id).into_iter().cloned().collect();

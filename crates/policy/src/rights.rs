@@ -154,13 +154,6 @@ impl Rights {
         Self { epoch, held: Arc::new(Held::of(id, applying)) }
     }
 
-    /// Returns these rights under another epoch when the same rules still speak of the identity.
-    pub(crate) fn renewed(&self, epoch: u64, applying: &[Applying<'_>]) -> Option<Self> {
-        let held = self.held.rules.iter().map(|held| (&held.rule, held.whole));
-        let same = applying.iter().map(|a| (a.rule, a.standing == Standing::Whole)).eq(held);
-        same.then(|| Self { epoch, held: Arc::clone(&self.held) })
-    }
-
     /// Epoch of the policy.
     pub fn epoch(&self) -> u64 {
         self.epoch

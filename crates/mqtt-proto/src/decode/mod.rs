@@ -88,11 +88,6 @@ impl Decoder {
         self.version
     }
 
-    /// Replaces the limits from the next packet on.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
-    }
-
     /// Takes the next packet off the front of `buffer`; `None` while it is incomplete.
     ///
     /// Payloads and binary properties of large packets share the memory of `buffer` where they take a good part of

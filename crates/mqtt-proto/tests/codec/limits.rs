@@ -2,7 +2,7 @@
 
 use crate::notation::{At, bytes};
 use bytes::BytesMut;
-use mqtt_proto::{Decoder, InvalidTopic, Limits, Packet, PacketType, ReasonCode, Version, Violation};
+use mqtt_proto::{Decoder, InvalidTopic, Limits, Packet, PacketType, Version, Violation};
 
 fn tight() -> Limits {
     Limits {
@@ -75,16 +75,6 @@ fn waiting_for_a_packet_reserves_nothing() {
     let capacity = buffer.capacity();
     assert_eq!(decoder.decode(&mut buffer), Ok(None));
     assert_eq!((buffer.len(), buffer.capacity()), (4, capacity));
-}
-
-#[test]
-fn limits_change_from_the_next_packet_on() {
-    let mut decoder = At::Server(Version::V311).decoder(Limits::default());
-    let wire = bytes(&format!("30 [<a> {}]", "00".repeat(100)));
-    assert!(matches!(decoder.decode(&mut BytesMut::from(&wire[..])), Ok(Some(Packet::Publish(_)))));
-    decoder.set_limits(tight());
-    let error = decoder.decode(&mut BytesMut::from(&wire[..])).unwrap_err();
-    assert_eq!(error.reason(), ReasonCode::PacketTooLarge);
 }
 
 #[test]
