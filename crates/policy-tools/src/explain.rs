@@ -106,24 +106,9 @@ impl Explanation {
 impl Considered {
     fn of(held: &Held, cell: &Cell, request: &Request) -> Self {
         let excepted_by = held.excepted_by(cell).map(str::to_owned);
-        let bearing = |effect: Effect| {
-            matches!(
-                (request.verb, effect),
-                (Verb::Publish | Verb::Will, Effect::Publish | Effect::DenyPublish)
-                    | (
-                        Verb::Subscribe,
-                        Effect::Subscribe
-                            | Effect::SubscribeLiteral
-                            | Effect::DenySubscribe
-                            | Effect::DenySubscribeLiteral
-                            | Effect::DenyReceive
-                    )
-                    | (
-                        Verb::Receive,
-                        Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive
-                    )
-            )
-        };
+        // Deny-receive keeps nobody from subscribing; what it leaves out of the subscription is worth telling.
+        let leaves_out = |effect| (request.verb, effect) == (Verb::Subscribe, Effect::DenyReceive);
+        let bearing = |effect| request.verb.heeds(effect) || leaves_out(effect);
         let wanted = &request.filter.filter;
         let said = held.patterns.iter().filter(|pattern| bearing(pattern.effect)).filter_map(|pattern| {
             let text = pattern.filter.resolve(cell).text(|_| String::new());

@@ -5,7 +5,7 @@ use crate::cell::Cell;
 use crate::model::Ruleset;
 use crate::topics::{Filter, Topics};
 use midge_identity::SpiffeId;
-use midge_policy::{Context, PublishFacts, Rights, RuleName, SubscribeMode};
+use midge_policy::{Context, Effect, PublishFacts, Rights, RuleName, SubscribeMode};
 use mqtt_proto::{InvalidTopic, QoS, SharedFilter, TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -41,6 +41,11 @@ impl Verb {
     /// Reads the name.
     pub fn read(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verb| verb.name() == text)
+    }
+
+    /// Tells whether a list bears on the decision about such a request.
+    pub(crate) fn heeds(self, effect: Effect) -> bool {
+        self.access().has(effect) || (self == Self::Subscribe && Access::SubscribeLiteral.has(effect))
     }
 
     pub(crate) fn access(self) -> Access {

@@ -10,7 +10,6 @@ use crate::shown::Names;
 use crate::topics::Filter;
 use crate::tree::{Leaf, Tree};
 use midge_identity::SpiffeId;
-use midge_policy::Effect;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -125,26 +124,9 @@ impl Who {
 
 /// Tells whether the rule has anything to say about such requests and their topics.
 fn bears(held: &Held, request: &Request) -> bool {
-    let of_verb = |effect| {
-        matches!(
-            (request.verb, effect),
-            (Verb::Publish | Verb::Will, Effect::Publish | Effect::DenyPublish)
-                | (
-                    Verb::Subscribe,
-                    Effect::Subscribe
-                        | Effect::SubscribeLiteral
-                        | Effect::DenySubscribe
-                        | Effect::DenySubscribeLiteral
-                )
-                | (
-                    Verb::Receive,
-                    Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive
-                )
-        )
-    };
     let mut wanted = Overlaps::default();
     wanted.insert(&levels(request.filter.filter.as_str()), ());
-    let mut patterns = held.patterns.iter().filter(|pattern| of_verb(pattern.effect));
+    let mut patterns = held.patterns.iter().filter(|pattern| request.verb.heeds(pattern.effect));
     patterns.any(|pattern| wanted.any(&levels(&pattern.text)))
 }
 
