@@ -45,7 +45,7 @@ pub enum IssueError {
     /// What was signed is no identity.
     #[error("failed to sign: {0}")]
     Identity(#[from] IdentityError),
-    /// Only the server of a box has one.
+    /// An identity of the server's own has a path below its trust domain.
     #[error("path \"{0}\" is no path of this server's trust domain")]
     Path(String),
     /// Only a cloud signs for boxes.

@@ -25,10 +25,10 @@ impl fmt::Display for Selector {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// Made on this server by its operator.
+    /// Made on a box by its operator.
     #[default]
     Edge,
-    /// Synced from the cloud: read-only on the edge.
+    /// Made at the cloud by its operator: on the boxes it is synced to it is read-only.
     Cloud,
     /// Made by the server itself, for its own parts; never listed for editing.
     Builtin,
