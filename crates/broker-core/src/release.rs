@@ -303,10 +303,11 @@ pub(crate) fn withhold(obstacle: Obstacle, waiting: &Waiting, receiver: Subject,
     }
 }
 
-pub(crate) fn purged(message: &Message, release: &mut Release<'_>) {
+/// Tells that a retained message was removed because its publisher has lost the right to it, or its identity.
+pub(crate) fn tell_purged(message: &Message, out: &mut Output, now: Now) {
     if let Some(origin) = origin(message) {
         let topic = message.publication().topic.as_str().into();
-        release.out.audit(origin, AuditKind::RetainedPurged { topic }, release.now);
+        out.audit(origin, AuditKind::RetainedPurged { topic }, now);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::authority::Obstacle;
 use crate::message::Message;
 use crate::queue::Waiting;
 use crate::record::{OwedRecord, RecordKey, RecordKind};
-use crate::release::{Release, purged, withhold};
+use crate::release::{Release, tell_purged, withhold};
 use crate::retained::Found;
 use crate::session::Session;
 use crate::subscription::Subscribed;
@@ -206,7 +206,7 @@ impl Session {
         let is_purged = matches!(obstacle, Obstacle::Revoked) || release.config.purge_lost;
         if is_purged {
             release.retained.remove(topic, release.out);
-            purged(&waiting.message, release);
+            tell_purged(&waiting.message, release.out, release.now);
         } else {
             withhold(obstacle, waiting, self.subject(), release);
         }

@@ -7,8 +7,8 @@
 use crate::authority::{Authority, Listener, PolicyChange};
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now, Revocation};
-use crate::output::Subject;
 use crate::record::OutgoingState;
+use crate::release::tell_purged;
 use crate::session::{Session, mode_of};
 use crate::slab::Key;
 use crate::{AuditKind, ConnId, Message};
@@ -263,13 +263,7 @@ impl Broker {
             let (cursor, out) = (&mut purge.cursor, &mut self.out);
             let dead = self.retained.purge_after(cursor, RETAINED_PER_SESSION, is_lost, out);
             purge.retained_done = purge.cursor.is_none();
-            for message in dead {
-                let topic = message.publication().topic.as_str().into();
-                if let Some(subject) = crate::release::origin(&message) {
-                    let subject = Subject { client_id: "".into(), ..subject };
-                    self.out.audit(subject, AuditKind::RetainedPurged { topic }, now);
-                }
-            }
+            dead.iter().for_each(|message| tell_purged(message, &mut self.out, now));
             return true;
         }
         self.authority.forget_revoked(purge.revision);

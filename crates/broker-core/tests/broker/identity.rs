@@ -138,7 +138,7 @@ fn what_a_revoked_identity_left_is_purged_and_nothing_of_others() {
     assert_eq!(world.session("ops", "c").unwrap().queued, 1);
     assert_eq!(world.broker.metrics().retained_messages, 1);
     assert_eq!(world.broker.metrics().dropped.revoked, 1);
-    assert!(world.denials().contains(&"press/ retained purged r/1".to_owned()));
+    assert!(world.denials().contains(&"press/press retained purged r/1".to_owned()));
 }
 
 #[test]

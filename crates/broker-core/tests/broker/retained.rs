@@ -143,7 +143,7 @@ fn a_retained_message_is_withheld_or_purged_when_its_publisher_loses_the_right()
         if revoked {
             world.quiet(ops);
             let denial =
-                if purges { "press/ retained purged a" } else { "press/press publish denied a Release" };
+                if purges { "press/press retained purged a" } else { "press/press publish denied a Release" };
             assert_eq!(world.denials(), [denial]);
         } else {
             world.expect(ops, ["PUBLISH a \"x\" q0 retain"]);

@@ -262,7 +262,7 @@ fn a_retained_will_dies_with_the_right_to_leave_wills() {
     let mut changed = rules(&["w"]);
     changed[0].will = Some(false);
     world.set_rules(changed);
-    assert_eq!(world.denials(), ["press/ retained purged w"]);
+    assert_eq!(world.denials(), ["press/c retained purged w"]);
     world.subscribe(ops, "w", Q0);
     world.quiet(ops);
 }
