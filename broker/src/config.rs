@@ -48,7 +48,7 @@ pub struct MqttConfig {
     /// First levels of the Response Information; empty tells it to nobody.
     pub response_prefix: String,
     /// What sessions, their messages, retained messages and wills survive.
-    pub durability: DurabilityLevel,
+    pub durability: Durability,
     /// What becomes of retained messages whose publisher lost the right to them.
     pub retained_without_right: LostRetained,
     /// What a denied PUBLISH of an MQTT 3.1.1 client leads to: its acknowledgements cannot say no.
@@ -75,38 +75,15 @@ pub enum LostRetained {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SubscribeModes {
     /// On the mTLS listener.
-    pub tls: SubscribeModeConfig,
+    pub tls: SubscribeMode,
     /// On the loopback listener.
-    pub tcp: SubscribeModeConfig,
+    pub tcp: SubscribeMode,
     /// On the WebSocket listener over mTLS.
-    pub websocket_tls: SubscribeModeConfig,
+    pub websocket_tls: SubscribeMode,
     /// On the WebSocket listener on loopback.
-    pub websocket_loopback: SubscribeModeConfig,
+    pub websocket_loopback: SubscribeMode,
     /// On the Unix socket.
-    pub unix: SubscribeModeConfig,
-}
-
-/// What becomes of a subscription that is allowed in part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SubscribeModeConfig {
-    /// It is refused.
-    #[default]
-    Reject,
-    /// It stands for the parts that are allowed.
-    Narrow,
-    /// It stands, and what is not allowed is left out of its deliveries.
-    Filter,
-}
-
-impl From<SubscribeModeConfig> for SubscribeMode {
-    fn from(mode: SubscribeModeConfig) -> Self {
-        match mode {
-            SubscribeModeConfig::Reject => Self::Reject,
-            SubscribeModeConfig::Narrow => Self::Narrow,
-            SubscribeModeConfig::Filter => Self::Filter,
-        }
-    }
+    pub unix: SubscribeMode,
 }
 
 impl Default for MqttConfig {
@@ -128,33 +105,11 @@ impl Default for MqttConfig {
             packet_size_max: 1_048_576,
             keep_alive_max_secs: 0,
             response_prefix: "response".into(),
-            durability: DurabilityLevel::ProcessCrash,
+            durability: Durability::ProcessCrash,
             retained_without_right: LostRetained::default(),
             denied_publish_v311: DeniedPublish::default(),
             subscribe_mode: SubscribeModes::default(),
             limits: LimitsConfig::default(),
-        }
-    }
-}
-
-/// What state survives, in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DurabilityLevel {
-    /// Nothing: it ends with the process.
-    None,
-    /// The end of the process, by any signal or panic.
-    ProcessCrash,
-    /// Loss of power at any moment.
-    PowerLoss,
-}
-
-impl From<DurabilityLevel> for Durability {
-    fn from(level: DurabilityLevel) -> Self {
-        match level {
-            DurabilityLevel::None => Self::None,
-            DurabilityLevel::ProcessCrash => Self::ProcessCrash,
-            DurabilityLevel::PowerLoss => Self::PowerLoss,
         }
     }
 }

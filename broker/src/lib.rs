@@ -28,7 +28,7 @@ mod wire;
 
 pub use admission::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
 pub use authenticator::Authenticator;
-pub use config::{DurabilityLevel, LostRetained, MqttConfig, SubscribeModeConfig, SubscribeModes};
+pub use config::{LostRetained, MqttConfig, SubscribeModes};
 pub use hub::Hub;
 pub use limits::LimitsConfig;
 pub use listener::{BindError, Bound};

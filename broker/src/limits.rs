@@ -152,7 +152,7 @@ impl MqttConfig {
         let limits = &self.limits;
         Config {
             seed,
-            durability: self.durability.into(),
+            durability: self.durability,
             connections_max: to(self.connections_max),
             sessions_max: to(limits.sessions_max),
             sessions_per_identity_max: to(limits.sessions_per_identity_max),

@@ -1,8 +1,9 @@
 //! What rules and subscriptions know of each listener.
 
+use crate::SubscribeModes;
 use crate::accept::Way;
-use crate::{SubscribeModeConfig, SubscribeModes};
 use broker_core::Listener;
+use midge_policy::SubscribeMode;
 use std::sync::Arc;
 
 /// The listeners as the core knows them.
@@ -37,8 +38,8 @@ impl Listeners {
     }
 }
 
-fn listener(name: &str, mode: SubscribeModeConfig) -> Arc<Listener> {
-    Arc::new(Listener { name: name.into(), subscribe_mode: mode.into() })
+fn listener(name: &str, mode: SubscribeMode) -> Arc<Listener> {
+    Arc::new(Listener { name: name.into(), subscribe_mode: mode })
 }
 
 #[cfg(test)]

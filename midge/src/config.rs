@@ -11,6 +11,7 @@ pub(crate) use edge::{AgentConfig, CloudLink, EdgeConfig, PolicyConfig};
 pub(crate) use load::{ConfigError, Role, load, parse_any};
 
 use midge_audit::Bounds;
+use midge_runtime::logs::LogFormat;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,15 +24,6 @@ pub(crate) struct LogConfig {
     pub format: LogFormat,
     /// Filter such as `info` or `info,midge_broker=debug`.
     pub filter: String,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum LogFormat {
-    #[default]
-    Human,
-    Json,
 }
 
 impl Default for LogConfig {

@@ -8,7 +8,7 @@ use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
-use crate::record::{Durability, durability};
+use crate::record::Durability;
 use crate::route::{Refused, Route};
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
@@ -248,7 +248,7 @@ impl Broker {
         let source = Source {
             publisher: Some(key),
             origin: Arc::new(origin),
-            durability: durability(&permit),
+            durability: permit.durability(),
             refuses_overflow,
         };
         let decided = Arc::new(Decided::new((topic, &facts), at, permit, source, self.route(topic)));

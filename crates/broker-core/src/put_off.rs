@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::effect::{ConnId, Now};
 use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
-use crate::record::{Durability, durability};
+use crate::record::Durability;
 use crate::route::Route;
 use crate::session::Session;
 use crate::slab::Key;
@@ -109,7 +109,7 @@ impl Broker {
         let witness = self.authority.witness.take();
         let route = self.route(topic);
         self.authority.witness = witness;
-        self.is_stored_for(key, &facts, durability(&permit), &route)
+        self.is_stored_for(key, &facts, permit.durability(), &route)
     }
 
     /// Tells whether a message of this client would be stored: retained, until PUBREL, or for a receiver.

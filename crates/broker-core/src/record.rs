@@ -8,35 +8,14 @@ mod key;
 
 pub use codec::{FORMAT, RecordError};
 pub use key::{RecordKey, RecordKind};
+pub use midge_policy::Durability;
 
 use crate::authority::Listener;
 use crate::message::Message;
 use midge_identity::{SpiffeId, UnixMillis};
-use midge_policy::PublishPermit;
 use mqtt_proto::{PacketId, Publication, QoS, SharedFilter, TopicName, Version, Will};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What state survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Durability {
-    /// Nothing: it ends with the process.
-    #[default]
-    None,
-    /// The end of this process, by any signal or panic.
-    ProcessCrash,
-    /// Loss of power at any moment.
-    PowerLoss,
-}
-
-/// Returns what the rule behind a permit says its messages have to survive.
-pub(crate) fn durability(permit: &PublishPermit) -> Option<Durability> {
-    permit.durability().map(|durability| match durability {
-        midge_policy::Durability::None => Durability::None,
-        midge_policy::Durability::ProcessCrash => Durability::ProcessCrash,
-        midge_policy::Durability::PowerLoss => Durability::PowerLoss,
-    })
-}
 
 /// Changes that have to be stored together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@ use crate::authority::facts;
 use crate::broker::Broker;
 use crate::decided::Source;
 use crate::effect::Now;
-use crate::record::durability;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
@@ -63,7 +62,7 @@ impl Broker {
                 let source = Source {
                     publisher: Some(key),
                     origin,
-                    durability: durability(&permit),
+                    durability: permit.durability(),
                     refuses_overflow: false,
                 };
                 self.distribute(publication, &source, &route, now.mono, now);

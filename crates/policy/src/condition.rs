@@ -57,15 +57,16 @@ pub struct Bucket {
     pub burst: NonZeroU32,
 }
 
-/// What must survive before a publication is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What state survives, and before that a publication is not acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Durability {
-    /// Nothing: it is acknowledged as soon as it is handed on.
+    /// Nothing: it ends with the process, and is acknowledged as soon as it is handed on.
+    #[default]
     None,
-    /// It survives the end of the broker's process.
+    /// The end of the broker's process, by any signal or panic.
     ProcessCrash,
-    /// It survives the end of the machine's power.
+    /// Loss of power at any moment.
     PowerLoss,
 }
 

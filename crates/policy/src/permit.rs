@@ -1,5 +1,6 @@
 use crate::{CheckedRule, Durability, QueueOverflow, RateLimit, RuleName};
 use mqtt_proto::{QoS, TopicFilter, TopicName};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What a publication is, apart from its topic.
@@ -100,7 +101,8 @@ impl PublishPermit {
 }
 
 /// What to do with a SUBSCRIBE that is allowed in part.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SubscribeMode {
     /// Refuse it.
     #[default]

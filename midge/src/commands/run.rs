@@ -2,7 +2,7 @@
 
 use super::signals::outlive_hangup;
 use crate::cli::LightArgs;
-use crate::config::{self, AgentConfig, CloudConfig, EdgeConfig, LogConfig, LogFormat};
+use crate::config::{self, AgentConfig, CloudConfig, EdgeConfig, LogConfig};
 use crate::exit::{self, WithCode};
 use crate::output::Output;
 use crate::parts;
@@ -33,11 +33,7 @@ pub(crate) async fn light(arguments: LightArgs, output: Output) -> anyhow::Resul
 }
 
 fn start(log: &LogConfig) -> anyhow::Result<()> {
-    let format = match log.format {
-        LogFormat::Human => midge_runtime::logs::LogFormat::Human,
-        LogFormat::Json => midge_runtime::logs::LogFormat::Json,
-    };
-    midge_runtime::logs::init(format, &log.filter).code(exit::CONFIG)?;
+    midge_runtime::logs::init(log.format, &log.filter).code(exit::CONFIG)?;
     midge_pki::install_default();
     Ok(())
 }
