@@ -302,6 +302,17 @@ fn files_are_short_enough_to_read() {
 }
 
 #[test]
+fn files_say_what_they_own() {
+    let mut faults = Vec::new();
+    for path in members().values().flat_map(production_sources) {
+        if !std::fs::read_to_string(&path).unwrap().starts_with("//! ") {
+            faults.push(path.strip_prefix(root()).unwrap().display().to_string());
+        }
+    }
+    report(&faults, "Begin it with `//!`: what the file owns and what it leaves to others.");
+}
+
+#[test]
 fn arrows_point_down() {
     let members = members();
     let mut faults = Vec::new();

@@ -1,3 +1,5 @@
+//! Why the agent cannot start or go on.
+
 use std::{io, path::PathBuf};
 
 /// Why the agent cannot start or go on.

@@ -1,3 +1,5 @@
+//! Why the audit log cannot be opened or written.
+
 use midge_pki::{KeyFileError, SignError};
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! Section `[mqtt]` as an operator writes it; what its caps mean is in `limits.rs`.
+
 use crate::LimitsConfig;
 use broker_core::{DeniedPublish, Durability};
 use midge_policy::SubscribeMode;

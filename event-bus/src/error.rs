@@ -1,3 +1,5 @@
+//! Why the event bus cannot start, and why devices were not changed.
+
 use bridge_core::DeviceId;
 use midge_store::StoreError;
 use thiserror::Error;

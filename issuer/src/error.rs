@@ -1,3 +1,5 @@
+//! Why the identity server refused or failed.
+
 use issuer_core::{BundleError, EntryError, IdFault, JoinError, LeaseReason, WrongStep, template::CaExpired};
 use midge_identity::SpiffeId;
 use midge_pki::{CsrError, IdentityError, KeyFileError, SignError};

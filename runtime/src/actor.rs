@@ -1,3 +1,5 @@
+//! On whose behalf a task acts.
+
 use std::sync::Arc;
 
 tokio::task_local! {

@@ -1,3 +1,5 @@
+//! Delays between retries.
+
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::Duration;

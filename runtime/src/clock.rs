@@ -1,3 +1,5 @@
+//! The clock of a process, with the floor below which it cannot be right.
+
 use midge_identity::UnixMillis;
 use parking_lot::Mutex;
 use std::fmt;

@@ -1,3 +1,5 @@
+//! The named checks of a process, of which `endpoints.rs` makes answers.
+
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::fmt;

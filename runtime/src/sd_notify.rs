@@ -1,3 +1,5 @@
+//! The service manager's protocol.
+
 use crate::health::Health;
 use std::env;
 use std::ffi::OsStr;

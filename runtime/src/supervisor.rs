@@ -1,3 +1,5 @@
+//! Owns every long-running task of a process, from start to drain.
+
 use crate::sd_notify::ServiceNotifier;
 use std::collections::HashMap;
 use std::future::Future;

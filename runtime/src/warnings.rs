@@ -1,3 +1,5 @@
+//! Warnings that a peer can cause at will, without a full log.
+
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 

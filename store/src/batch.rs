@@ -1,3 +1,5 @@
+//! What is committed together, and what a commit survives.
+
 use crate::error::StoreError;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use std::fmt::{Display, Write as _};

@@ -1,3 +1,5 @@
+//! Why a store was not opened, read or written.
+
 use rusqlite::ErrorCode;
 use std::path::{Path, PathBuf};
 use thiserror::Error;

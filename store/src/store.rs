@@ -1,3 +1,5 @@
+//! The handle to an open store: reads, scans and commits. What writes is `committer.rs`.
+
 use crate::batch::{Batch, Durability};
 use crate::committer::{Command, Commit, Committer};
 use crate::error::{OpenError, StoreError};

@@ -1,3 +1,5 @@
+//! A decision against a client: what was asked for, and why it was denied.
+
 use crate::RuleName;
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use std::fmt;

@@ -1,3 +1,5 @@
+//! What the lists of a rule do.
+
 /// What a rule does to the topics of one of its lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {

@@ -1,3 +1,5 @@
+//! Faults of policies, each with its place and the remedy.
+
 use crate::RuleSource;
 use crate::condition::ConditionFault;
 use mqtt_proto::InvalidTopic;

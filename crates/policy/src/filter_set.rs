@@ -1,3 +1,5 @@
+//! Sets of topics as unions of filters, for whoever reasons about policies; decisions do not need it.
+
 use crate::Effect;
 use crate::error::TopicFault;
 use crate::template::LEVELS_MAX;

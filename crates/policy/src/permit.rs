@@ -1,3 +1,5 @@
+//! What a decision in favour of a client is: permits, which nothing else can make, and what they demand.
+
 use crate::{CheckedRule, Durability, QueueOverflow, RateLimit, RuleName};
 use mqtt_proto::{QoS, TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};

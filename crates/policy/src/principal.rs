@@ -1,3 +1,5 @@
+//! One identity under one policy, which its connections share.
+
 use crate::policy::applying;
 use crate::rights::Standing;
 use crate::{CheckedRule, Context, Rights};

@@ -1,3 +1,5 @@
+//! A rule as it is written, with its name and source. What it means is said by `check.rs`.
+
 use crate::condition::{Durability, QueueOverflow, Rate};
 use crate::error::TopicFault;
 use crate::id_pattern::Captures;

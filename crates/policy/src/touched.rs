@@ -1,3 +1,5 @@
+//! Whose rights a change of policy touches.
+
 use crate::CheckedRule;
 use crate::index::RuleIndex;
 use midge_identity::SpiffeId;

@@ -1,3 +1,5 @@
+//! One light and where it reports to.
+
 use crate::event::Observer;
 use mapper_sdk::{Clock, DeviceId, IdentityChoice, SpiffeId, TopicForm, WorkloadSource};
 use std::path::PathBuf;

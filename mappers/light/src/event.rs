@@ -1,3 +1,5 @@
+//! What a light's mapper tells those who watch it.
+
 use crate::lamp::Power;
 use serde::Serialize;
 use std::fmt;

@@ -1,3 +1,5 @@
+//! The light itself, and how it is switched.
+
 use crate::config::LampConfig;
 use gpiocdev::Request;
 use gpiocdev::line::Value;

@@ -1,3 +1,5 @@
+//! Keeps a light and its twin alike.
+
 use crate::config::LightConfig;
 use crate::event::{LightEvent, Observer};
 use crate::lamp::Lamp;

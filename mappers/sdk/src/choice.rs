@@ -1,3 +1,5 @@
+//! Which of several identities a mapper is, and which identity its broker has.
+
 use midge_identity::SpiffeId;
 use spiffe::X509Svid;
 use spiffe::x509_source::SvidPicker;

@@ -1,3 +1,5 @@
+//! The mapper's identity from the Workload API, kept fresh. It writes no key to disk.
+
 use crate::choice::IdentityChoice;
 use crate::material::{bundles_of, identity_of};
 use midge_identity::{BundleSet, UnixMillis};

@@ -1,3 +1,5 @@
+//! A mapper's connection as the mapper sees it: what it may send, and what happens to it. `link_task.rs` keeps it.
+
 use crate::identity::WorkloadIdentity;
 use crate::link_task::LinkTask;
 use crate::outbox::{Outbox, Publication};

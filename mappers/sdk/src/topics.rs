@@ -1,3 +1,5 @@
+//! KubeEdge's topics of a device, with and without its namespace.
+
 use bridge_core::DeviceId;
 
 /// Whether topics of a device carry its namespace: KubeEdge's do since v1.17.

@@ -1,3 +1,5 @@
+//! `midge bundle …`: the roots of the trust domain.
+
 use super::admin::Admin;
 use crate::cli::{BundleCommand, BundleFormat};
 use crate::output::{self, Output};

@@ -1,3 +1,5 @@
+//! `midge check`: whether a configuration could be started with.
+
 use crate::config::{self, EdgeConfig, Role};
 use crate::exit::{self, failure};
 use crate::output::{self, Output};

@@ -1,3 +1,5 @@
+//! `midge device …`: devices and their twins.
+
 use super::admin::Admin;
 use crate::cli::{DeviceCommand, DeviceName};
 use crate::exit::{self, failure};

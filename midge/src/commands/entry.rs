@@ -1,3 +1,5 @@
+//! `midge entry …`: registration entries, with the flags of `spire-server entry`.
+
 use super::admin::{Admin, id_text, item_status, selector, spiffe_id};
 use crate::cli::{EntryCommand, EntryFields, EntrySelection};
 use crate::exit::{self, failure};

@@ -1,3 +1,5 @@
+//! `midge rule …`: the rules that a cloud hands out.
+
 use super::admin::Admin;
 use crate::cli::RuleCommand;
 use crate::exit::{self, WithCode, failure};

@@ -1,3 +1,5 @@
+//! `midge status`: how an edge or cloud is, and until when it can act alone.
+
 use super::admin::Admin;
 use crate::exit;
 use crate::output::{self, Output};

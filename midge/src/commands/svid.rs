@@ -1,3 +1,5 @@
+//! `midge svid …`: SVIDs from the Workload API, and their files.
+
 use super::admin::{Admin, spiffe_id};
 use super::signals::stop_on_signal;
 use crate::cli::SvidCommand;

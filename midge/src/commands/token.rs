@@ -1,3 +1,5 @@
+//! `midge token …`: join tokens of boxes.
+
 use super::admin::{Admin, spiffe_id};
 use crate::cli::TokenCommand;
 use crate::exit::{self, failure};

@@ -1,3 +1,5 @@
+//! What `cloud.toml` says.
+
 use super::{AuditSection, HttpConfig, IssuerSection, LogConfig, run_dir};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

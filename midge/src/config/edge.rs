@@ -1,3 +1,5 @@
+//! What `edge.toml` and `agent.toml` say.
+
 use super::{AuditSection, HttpConfig, IssuerSection, LogConfig, run_dir};
 use midge_broker::MqttConfig;
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! Loads configuration files and says what is wrong with them, with key and remedy.
+
 use super::{AgentConfig, CloudConfig, EdgeConfig, LogConfig};
 use http::Uri;
 use serde::de::DeserializeOwned;

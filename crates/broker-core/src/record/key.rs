@@ -1,3 +1,5 @@
+//! Where a record is: keys and their texts. What is there is `record.rs`.
+
 use super::RecordError;
 
 /// What a record is about. The letter starts its key.

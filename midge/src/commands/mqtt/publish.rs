@@ -1,3 +1,5 @@
+//! `midge pub`: messages from arguments, a file or standard input.
+
 use super::client::Client;
 use super::identity::Renewals;
 use super::options::Session;

@@ -1,3 +1,5 @@
+//! `midge sub`: prints what comes, and connects again by itself.
+
 use super::client::{CLOSE_WITHIN, Client, Welcome};
 use super::identity::Renewals;
 use super::options::Session;

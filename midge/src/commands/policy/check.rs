@@ -1,3 +1,5 @@
+//! `midge policy check`: what rules do not do.
+
 use super::source;
 use crate::commands::admin::Admin;
 use crate::exit::{self, WithCode as _};

@@ -1,3 +1,5 @@
+//! `midge policy diff`: which access a change of the policy gives and takes.
+
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use midge_identity::SpiffeId;

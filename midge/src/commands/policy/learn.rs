@@ -1,3 +1,5 @@
+//! `midge policy learn`: rules from what identities were seen to do.
+
 use crate::commands::admin::Admin;
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};

@@ -1,3 +1,5 @@
+//! `midge policy reload`: has a running edge read its policy files now.
+
 use crate::commands::admin::Admin;
 use crate::exit;
 use crate::output::{self, Output};

@@ -1,3 +1,5 @@
+//! `midge policy shadow`: what the candidate of a running edge would decide otherwise.
+
 use super::reload::finding;
 use crate::commands::admin::Admin;
 use crate::exit::{self, failure};
