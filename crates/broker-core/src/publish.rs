@@ -27,6 +27,13 @@ const QUEUE_REFUSES: &str = "a receiver has no room for another message";
 /// Whether a publication is allowed, and what follows from it.
 type Decision = Result<Arc<Decided>, Denial>;
 
+/// What becomes of a publication that has arrived.
+enum Verdict {
+    Accepted(Arc<Decided>),
+    /// What the client is told; one of 3.1.1 is told that it is done.
+    Refused(ReasonCode, &'static str),
+}
+
 impl Broker {
     pub(crate) fn take_publish(&mut self, key: Key, publish: Publish, now: Now) {
         let alias_max = (self.config.topic_alias_max, self.config.topic_alias_bytes_max);
@@ -66,32 +73,16 @@ impl Broker {
     }
 
     fn take_qos1(&mut self, key: Key, id: PacketId, publication: Publication, now: Now) {
-        let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
-        let (reason, text) = match decision {
-            Ok(decided) if self.store_refuses(key, &publication, &decided) => {
-                if self.is_v311(key) {
-                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
-                }
-                (ReasonCode::QuotaExceeded, Some(STORE_REFUSES))
-            }
-            Ok(decided) if self.queues_refuse(key, &publication, &decided, now) => {
-                if self.is_v311(key) {
-                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
-                }
-                (ReasonCode::QuotaExceeded, Some(QUEUE_REFUSES))
-            }
-            Ok(decided) if self.has_room(&publication, &decided.source.origin) => {
+        let Some(verdict) = self.verdict(key, &publication, now) else { return };
+        let (reason, text) = match verdict {
+            Verdict::Accepted(decided) => {
                 let Decided { source, route, .. } = &*decided;
                 self.distribute(publication, source, route, now.mono, now);
                 let reason =
                     if route.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
                 (reason, None)
             }
-            Ok(_) => (ReasonCode::QuotaExceeded, Some("no room for another retained message")),
-            Err(denial) => {
-                self.deny(key, &publication, denial, now);
-                (ReasonCode::NotAuthorized, Some("not authorized to publish this"))
-            }
+            Verdict::Refused(reason, text) => (reason, Some(text)),
         };
         self.acknowledge(key, id, reason, text, Packet::PubAck);
     }
@@ -115,39 +106,51 @@ impl Broker {
             let text = Some("too much waits for PUBREL");
             return self.acknowledge(key, id, ReasonCode::QuotaExceeded, text, Packet::PubRec);
         }
-        let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
-        let (reason, text) = match decision {
-            Err(denial) => {
-                self.deny(key, &publication, denial, now);
-                (ReasonCode::NotAuthorized, "not authorized to publish this")
-            }
-            Ok(decided) if self.store_refuses(key, &publication, &decided) => {
-                if version == Version::V311 {
-                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
-                }
-                (ReasonCode::QuotaExceeded, STORE_REFUSES)
-            }
-            Ok(decided) if self.queues_refuse(key, &publication, &decided, now) => {
-                if version == Version::V311 {
-                    return self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
-                }
-                (ReasonCode::QuotaExceeded, QUEUE_REFUSES)
-            }
-            Ok(decided) if !self.has_room(&publication, &decided.source.origin) => {
-                (ReasonCode::QuotaExceeded, "no room for another retained message")
-            }
-            Ok(decided) => {
+        let Some(verdict) = self.verdict(key, &publication, now) else { return };
+        let (reason, text) = match verdict {
+            Verdict::Accepted(decided) => {
                 let asked = decided.source.durability;
                 self.wake(asked);
                 let level = self.out.ledger.level_for(asked);
                 self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono), level, now);
-                return self.acknowledge(key, id, ReasonCode::Success, None, Packet::PubRec);
+                (ReasonCode::Success, None)
+            }
+            Verdict::Refused(reason, text) => {
+                if version == Version::V311 {
+                    self.hold(key, id, HeldMessage::Denied, self.config.durability, now);
+                }
+                (reason, Some(text))
             }
         };
-        if version == Version::V311 {
-            self.hold(key, id, HeldMessage::Denied, self.config.durability, now);
+        self.acknowledge(key, id, reason, text, Packet::PubRec);
+    }
+
+    /// Says what becomes of a publication of QoS 1 or 2 that has arrived; nothing where its client has been cut.
+    fn verdict(&mut self, key: Key, publication: &Publication, now: Now) -> Option<Verdict> {
+        let decided = match self.decide(key, publication, Some(now))? {
+            Ok(decided) => decided,
+            Err(denial) => {
+                self.deny(key, publication, denial, now);
+                return Some(Verdict::Refused(ReasonCode::NotAuthorized, "not authorized to publish this"));
+            }
+        };
+        let refuses = if self.store_refuses(key, publication, &decided) {
+            Some(STORE_REFUSES)
+        } else {
+            self.queues_refuse(key, publication, &decided, now).then_some(QUEUE_REFUSES)
+        };
+        match refuses {
+            // It could not be told, and must not take for done what is worth another attempt.
+            Some(_) if self.is_v311(key) => {
+                self.cut(key, CloseReason::Protocol(ReasonCode::QuotaExceeded), now);
+                None
+            }
+            Some(text) => Some(Verdict::Refused(ReasonCode::QuotaExceeded, text)),
+            None if !self.has_room(publication, &decided.source.origin) => {
+                Some(Verdict::Refused(ReasonCode::QuotaExceeded, "no room for another retained message"))
+            }
+            None => Some(Verdict::Accepted(decided)),
         }
-        self.acknowledge(key, id, reason, Some(text), Packet::PubRec);
     }
 
     fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, level: Durability, now: Now) {
