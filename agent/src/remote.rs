@@ -11,7 +11,7 @@ use midge_api::{
     midge::v1::{self, SignX509svidRequest, WatchEntriesRequest, midge_client::MidgeClient},
     spire::api::types,
 };
-use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
+use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis, parse_spiffe_id};
 use midge_runtime::{Backoff, CancellationToken};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::UnixStream, sync::watch};
@@ -225,9 +225,14 @@ fn trust_domain(name: &str) -> Result<TrustDomain, Unusable> {
 fn spiffe_id(id: Option<types::Spiffeid>) -> Result<SpiffeId, Unusable> {
     let id = id.unwrap_or_default();
     let text = format!("spiffe://{}{}", id.trust_domain, id.path);
-    SpiffeId::new(&text).map_err(|_| Unusable { what: "spiffe id", value: text })
+    parse_spiffe_id(&text).map_err(|_| Unusable { what: "spiffe id", value: text })
 }
 
+fn ttl(secs: i32) -> Result<u32, Unusable> {
+    u32::try_from(secs).map_err(|_| Unusable { what: "lifetime", value: secs.to_string() })
+}
+
+/// Reads an entry as the server's own reader does (`issuer/src/admin/convert.rs`), from which the agent is independent.
 fn registration_entry(entry: types::Entry) -> Result<RegistrationEntry, Unusable> {
     let origin = match entry.origin.as_str() {
         "" | "edge" => Origin::Edge,
@@ -245,8 +250,8 @@ fn registration_entry(entry: types::Entry) -> Result<RegistrationEntry, Unusable
         spiffe_id: spiffe_id(entry.spiffe_id)?,
         parent_id: spiffe_id(entry.parent_id)?,
         selectors,
-        x509_svid_ttl_secs: u32::try_from(entry.x509_svid_ttl).unwrap_or(0),
-        jwt_svid_ttl_secs: u32::try_from(entry.jwt_svid_ttl).unwrap_or(0),
+        x509_svid_ttl_secs: ttl(entry.x509_svid_ttl)?,
+        jwt_svid_ttl_secs: ttl(entry.jwt_svid_ttl)?,
         federates_with: entry.federates_with,
         admin: entry.admin,
         downstream: entry.downstream,

@@ -64,9 +64,10 @@ pub fn entry_from_api(entry: types::Entry) -> Result<RegistrationEntry, String> 
         publish: entry.publish,
         subscribe: entry.subscribe,
         origin: match entry.origin.as_str() {
+            "" | "edge" => Origin::Edge,
             "cloud" => Origin::Cloud,
             "builtin" => Origin::Builtin,
-            _ => Origin::Edge,
+            other => return Err(format!("invalid registration entry: origin \"{other}\" is not known")),
         },
     })
 }
@@ -174,4 +175,25 @@ pub(super) fn entry_code(error: &EntryError) -> Code {
 /// Answers with SPIRE's form of a message: what was attempted, then why it failed.
 pub(super) fn status(attempt: &str, error: &IssueError) -> Status {
     Status::new(code_of(error), format!("{attempt}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_written_as_it_was_read_and_one_of_an_unknown_origin_is_not_read() {
+        let id = || Some(types::Spiffeid { trust_domain: "example.org".into(), path: "/app".into() });
+        for origin in ["edge", "cloud", "builtin"] {
+            let (spiffe_id, parent_id) = (id(), id());
+            let message =
+                types::Entry { origin: origin.into(), spiffe_id, parent_id, ..types::Entry::default() };
+            assert_eq!(
+                entry_from_api(message.clone()).map(|entry| entry_to_api(&entry)),
+                Ok(message.clone())
+            );
+            let fault = entry_from_api(types::Entry { origin: "moon".into(), ..message }).unwrap_err();
+            assert!(fault.contains("\"moon\""), "{fault}");
+        }
+    }
 }
