@@ -99,7 +99,7 @@ pub(crate) fn short(text: &str) -> String {
             return shown(word.chars());
         }
         let (start, end) = (word.chars().take(WORD_MAX / 2), word.chars().skip(count - WORD_ENDS));
-        format!("{}…({} bytes)…{}", shown(start), word.len(), shown(end))
+        format!("{}…({} bytes)…{}", shown(start), word.trim_end().len(), shown(end))
     };
     text.split_inclusive([' ', '\n']).map(word).collect()
 }
