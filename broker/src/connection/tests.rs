@@ -2,9 +2,10 @@
 
 use super::{Entrance, Limits, Refused, Visit, serve};
 use crate::arrivals::{Arrivals, Source};
-use crate::{Admission, AuditLog, AuditWriter, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
+use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
 use async_trait::async_trait;
 use broker_core::Listener;
+use midge_audit::{AuditLog, AuditWriter};
 use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rate, Rule, SubscribeMode};
 use midge_runtime::Clock;

@@ -312,7 +312,7 @@ fn what_is_owed_when_a_session_is_first_stored_is_stored_too() {
         durability,
         ..Rule::default()
     };
-    let safe = Some(midge_policy::Durability::PowerLoss);
+    let safe = Some(Durability::PowerLoss);
     let rules = vec![rule("plain", "a/#", None), rule("safe", "b", safe)];
     let mut world = World::of(Config { durability: Durability::None, ..Config::default() }, rules);
     let press = retain(&mut world, 3, Q1);

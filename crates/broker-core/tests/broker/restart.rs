@@ -632,8 +632,8 @@ fn levels() -> Vec<Rule> {
         ..Rule::default()
     };
     vec![
-        rule("brief", Some(midge_policy::Durability::None)),
-        rule("safe", Some(midge_policy::Durability::PowerLoss)),
+        rule("brief", Some(Durability::None)),
+        rule("safe", Some(Durability::PowerLoss)),
         rule("plain", None),
         listen,
     ]
