@@ -147,3 +147,6 @@ impl LocalClaims for Claims {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;
