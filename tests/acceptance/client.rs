@@ -48,7 +48,7 @@ impl Client {
         Self::connect(Box::new(stream), who)
     }
 
-    fn connect(stream: Box<dyn Stream>, who: &Who<'_>) -> Result<Self, ReasonCode> {
+    pub(crate) fn connect(stream: Box<dyn Stream>, who: &Who<'_>) -> Result<Self, ReasonCode> {
         let decoder = Decoder::client(Version::V5, Limits::default());
         let mut client = Self { stream, decoder, buffer: BytesMut::new() };
         client.send(&Packet::Connect(Box::new(Connect {

@@ -29,4 +29,5 @@ mod power_cut;
 mod running;
 mod sessions;
 mod support;
+mod ways;
 mod wrong_input;
