@@ -30,7 +30,7 @@ async fn issuer(folder: &Path) -> Issuer {
     for path in ["/app/a", "/app/b"] {
         let entry: RegistrationEntry = serde_json::from_value(serde_json::json!({
             "id": "", "spiffe_id": id(path).to_string(), "parent_id": BOX,
-            "selectors": [{ "kind": "unix", "value": "uid:1" }],
+            "selectors": [{ "type": "unix", "value": "uid:1" }],
         }))
         .unwrap();
         issuer.create_entry(entry, Origin::Edge).await.unwrap();
