@@ -82,7 +82,7 @@ fn has_test(source: &str, name: &str) -> bool {
             let line = line.trim_start();
             line.starts_with('#') || line.starts_with("//")
         });
-        if attributes.into_iter().any(|line| line.contains("test]")) {
+        if attributes.into_iter().any(|line| line.contains("test]") || line.contains("test(")) {
             return true;
         }
     }
@@ -206,7 +206,7 @@ fn planted_faults_are_found() {
         numbers_of(&["3.1.0-1", "2.2.1-2", "3.1.0-2"].map(row).concat()),
         ["the numbers are out of order"]
     );
-    let source = "#[test]\nfn proven() {\n}\nfn helper() {\n}\n    #[tokio::test]\n    // why\n    async fn slow() {\n";
+    let source = "#[test]\nfn proven() {\n}\nfn helper() {\n}\n    #[tokio::test(flavor = \"multi_thread\")]\n    // why\n    async fn slow() {\n";
     let proofs_of = |proof: &str| {
         let row = format!("| 1.0.0-1 | says something | {proof} |\n");
         faults_of_proofs(&statements(&row), |file| (file == "a/b").then(|| source.to_owned()))
