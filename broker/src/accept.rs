@@ -171,6 +171,8 @@ impl Server {
     {
         let (this, listener) = (Arc::clone(self), Arc::clone(listener));
         let Guest { thread, remote, arrival, place } = guest;
+        // A task keeps room for a value in each place that it was moved to.
+        let stream = Box::new(stream);
         let serving = async move {
             let from = (&listener, &remote);
             let visit = Visit { from, entrance, arrival, limits: &this.limits };

@@ -11,6 +11,12 @@ pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {
     fn connected(&mut self) {}
 }
 
+impl<S: Wire> Wire for Box<S> {
+    fn connected(&mut self) {
+        (**self).connected();
+    }
+}
+
 /// A stream of which only so much is read until its CONNECT has come: for what holds whatever it reads until that
 /// is whole, as the parts of a WebSocket message.
 #[derive(Debug)]
