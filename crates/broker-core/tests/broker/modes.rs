@@ -178,3 +178,23 @@ fn the_quality_of_service_of_one_subscription_is_not_lent_to_another() {
         }
     }
 }
+
+#[test]
+fn what_is_in_flight_is_not_sent_again_by_a_listener_where_it_is_denied() {
+    for (name, comes_again) in [("tcp", false), ("tls", true)] {
+        let listener_of_deny = vec!["tcp".to_owned()];
+        let deny =
+            Rule { listener: listener_of_deny, deny_receive: vec!["a".into()], ..allow("ops", &[], &[]) };
+        let deny = Rule { name: "deny".into(), ..deny };
+        let mut world = World::ruled(vec![allow("ops", &[], &["a"]), deny, allow("press", &["a"], &[])]);
+        let ops = world.open("ops", durable("c"));
+        world.subscribe(ops, "a", Q1);
+        let press = world.client("press");
+        world.publish(press, "a", "x", Q1);
+        world.lose(ops);
+        world.listener = listener(name, SubscribeMode::Reject);
+        let ops = world.connect("ops", durable("c"));
+        let again = world.take(ops).contains(&"PUBLISH a \"x\" q1 #1 dup".to_owned());
+        assert_eq!(again, comes_again, "{name}");
+    }
+}

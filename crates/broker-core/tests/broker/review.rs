@@ -186,3 +186,23 @@ fn identities_are_known_by_what_they_left_as_well() {
     assert_eq!(world.broker.identities(), []);
     assert_eq!(world.broker.metrics().retained_messages, 0);
 }
+
+#[test]
+fn who_is_revoked_while_others_messages_are_purged_is_not_forgotten() {
+    let mut world = World::new();
+    let ops = world.open("ops", durable("ops"));
+    world.subscribe(ops, "a", Q1);
+    world.lose(ops);
+    for id in ["one", "two"] {
+        let press = world.client(id);
+        world.publish(press, "a", id, Q1);
+    }
+    world.settling = false;
+    world.revoke("one");
+    world.broker.handle_backlog(1, world.now);
+    world.revoke("two");
+    world.finish_backlog();
+    assert_eq!(world.session("ops", "ops").unwrap().queued, 0);
+    let ops = world.connect("ops", durable("ops"));
+    world.expect(ops, ["CONNACK 00 present"]);
+}

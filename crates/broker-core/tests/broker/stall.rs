@@ -349,3 +349,19 @@ fn what_was_to_be_sent_again_keeps_its_identifier() {
     world.send(ops, Packet::PubComp(ack(1)));
     assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
 }
+
+// [MQTT-3.3.2-11]: what overtakes a message that waits for the disk does not go by an alias which that one is to set.
+#[test]
+fn what_waits_for_the_disk_sets_no_alias_for_what_overtakes_it() {
+    let mut world = World::new();
+    let ops = world.open("ops", Connect { topic_alias_max: 1, ..durable("ops") });
+    world.subscribe(ops, "a", Q2);
+    let press = world.client("press");
+    world.disk.is_quick = false;
+    world.publish(press, "a", "slow", Q2);
+    world.send(press, Packet::PubRel(ack(1)));
+    world.publish(press, "a", "quick", Q0);
+    world.expect(ops, ["PUBLISH a \"quick\" q0"]);
+    world.store();
+    world.expect(ops, ["PUBLISH a \"slow\" q2 #1"]);
+}
