@@ -4,7 +4,8 @@
 //! played; what they found of the broker's or the reference's faults stands at the end.
 
 use crate::attacker::{self, ATTACKER, Attacker, Mischief};
-use crate::model::{Conn, Message, Model, Seen, Session, Subscribed, Turn, Who};
+use crate::model::{Conn, Message, Model, Session, Subscribed, Turn, Who};
+use crate::seen::Seen;
 use crate::steps::{Closing, NAMES, Op, Opening, Said, Wish, history};
 use crate::tally::Tally;
 use crate::world::*;
@@ -513,4 +514,42 @@ fn what_waits_for_the_attacker_stays_in_the_store() {
     ];
     let said = Said { retain: false, ..kept("a", 1) };
     play(&[&[Op::Connect(0, PLAIN)][..], &reads_all, &[Op::Publish(0, 1, said)]].concat());
+}
+
+// Two empty messages for a group, of which one waits for who is away and one is due to who is there.
+#[test]
+fn of_equal_messages_of_a_group_who_is_there_got_the_one_that_is_due() {
+    let share = "$share/g/a/#";
+    let empty = |qos| Said { retain: false, empty: true, ..kept("a/c", qos) };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(0, Wish { qos: 2, ..all_of(share) }),
+        Op::Lose(0),
+        Op::Publish(1, 3, empty(2)),
+        Op::Publish(1, 1, empty(1)),
+        Op::Publish(1, 2, kept("a/c", 1)),
+        Op::Subscribe(1, all_of(share)),
+        Op::Release(1, 3),
+        Op::Acknowledge(1, 0, false),
+    ]);
+}
+
+// [MQTT-4.6.0-1]: also between a message of QoS 1 and one of QoS 2, and on the second connection after it.
+#[test]
+fn what_is_sent_again_after_a_restart_keeps_its_place() {
+    let wide = Opening { window: 2, ..PLAIN };
+    let said = |qos| Said { retain: false, ..kept("a", qos) };
+    play(&[
+        Op::Connect(0, PLAIN),
+        Op::Connect(1, wide),
+        Op::Subscribe(1, Wish { qos: 2, ..all_of("a") }),
+        Op::Publish(0, 1, said(1)),
+        Op::Publish(0, 2, said(2)),
+        Op::Release(0, 2),
+        Op::Restart(0),
+        Op::Connect(1, wide),
+        Op::Lose(1),
+        Op::Connect(1, wide),
+    ]);
 }

@@ -62,6 +62,8 @@ mod review;
 #[cfg(test)]
 mod rights;
 #[cfg(test)]
+mod seen;
+#[cfg(test)]
 mod session;
 #[cfg(test)]
 mod shared;

@@ -5,6 +5,7 @@
 //! clients at once. It is told what a broker sent and says whether that was owed, and at the end of a step whether
 //! something is still owed that could have been sent.
 
+use crate::seen::Seen;
 use crate::tally::{Life, Tally};
 use crate::world::*;
 use mqtt_proto::{QoS, RetainHandling, SharedFilter};
@@ -34,15 +35,16 @@ pub(crate) struct Owed {
     pub(crate) ids: Vec<u32>,
     /// A broker that was restarted does not know whether it sent this before.
     may_be_again: bool,
-    /// The identifier under which it was sent before a restart: it is its own still ([MQTT-4.4.0-1]).
-    pid: Option<u16>,
+    /// The identifier under which it was sent before a restart, which is its own still ([MQTT-4.4.0-1]), and as the nth
+    /// of all.
+    sent: Option<(u16, u32)>,
 }
 
 impl Owed {
     /// Whether this is how it may come, as far as it came before.
     fn is_again(&self, seen: &Seen) -> bool {
-        match self.pid {
-            Some(_) => seen.dup && seen.pid == self.pid,
+        match self.sent {
+            Some((pid, _)) => seen.dup && seen.pid == Some(pid),
             None => !seen.dup || self.may_be_again,
         }
     }
@@ -59,6 +61,8 @@ pub(crate) struct Subscribed {
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {
     pub(crate) pid: u16,
+    /// As the nth of all it was sent first.
+    first: u32,
     pub(crate) owed: Owed,
     group: Option<&'static str>,
     /// PUBREL was due once, the nth of all: PUBCOMP ends it.
@@ -160,6 +164,7 @@ pub(crate) struct Model {
     pub(crate) tally: Tally,
     retained: BTreeMap<&'static str, Message>,
     shared: Vec<Shared>,
+    publishes: u32,
     pubrels: u32,
 }
 
@@ -306,7 +311,7 @@ impl Model {
         let (mut again, flight): (Vec<Flight>, Vec<Flight>) =
             std::mem::take(&mut session.flight).into_iter().partition(|flight| flight.owed.qos == Q1);
         session.flight = flight;
-        again.iter_mut().for_each(|flight| flight.owed.pid = Some(flight.pid));
+        again.iter_mut().for_each(|flight| flight.owed.sent = Some((flight.pid, flight.first)));
         let (direct, shared): (Vec<Flight>, Vec<Flight>) =
             again.into_iter().partition(|flight| flight.group.is_none());
         session.owed.splice(0..0, direct.into_iter().map(|flight| flight.owed));
@@ -400,7 +405,7 @@ impl Model {
             let ids: BTreeSet<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
             if qos != Q0 || session.conn.is_some() {
                 let (message, ids) = (message.clone(), ids.into_iter().collect());
-                session.owed.push(Owed { message, qos, retain, ids, may_be_again: false, pid: None });
+                session.owed.push(Owed { message, qos, retain, ids, may_be_again: false, sent: None });
             }
         }
         let groups: BTreeSet<&'static str> =
@@ -421,7 +426,7 @@ impl Model {
                 let qos = subscribed.qos.min(message.qos);
                 let retain = message.retain && subscribed.retain_as_published;
                 let (message, ids) = (message.clone(), subscribed.id.into_iter().collect());
-                (*who, Owed { message, qos, retain, ids, may_be_again: false, pid: None })
+                (*who, Owed { message, qos, retain, ids, may_be_again: false, sent: None })
             })
             .collect()
     }
@@ -537,7 +542,7 @@ impl Model {
         let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
         let (owed, group) = found.unwrap_or_else(|| panic!("{seen:?} to {who} is not owed"));
         // What was sent is sent again even then.
-        assert!(owed.pid.is_some() || !self.is_expired(&owed.message), "{seen:?} has expired");
+        assert!(owed.sent.is_some() || !self.is_expired(&owed.message), "{seen:?} has expired");
         let session = self.sessions.get_mut(&who).unwrap();
         if owed.qos == Q0 {
             return assert_eq!(seen.pid, None);
@@ -545,8 +550,11 @@ impl Model {
         assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
         let pid = seen.pid.unwrap();
         assert!(session.flight.iter().all(|flight| flight.pid != pid), "{seen:?}: identifier in use");
+        self.publishes += 1;
+        let first = owed.sent.map_or(self.publishes, |(_, first)| first);
         session.flight.push(Flight {
             pid,
+            first,
             owed,
             group,
             released: None,
@@ -558,14 +566,16 @@ impl Model {
 
     fn sent_again(&mut self, who: Who, seen: &Seen) {
         let session = &self.sessions[&who];
-        // In the order in which they were sent first.
-        let first = session.flight.iter().position(|flight| !flight.here && flight.released.is_none());
-        let first = first.unwrap_or_else(|| panic!("{seen:?} to {who} is not due again"));
-        let flight = &session.flight[first];
-        assert_eq!(Some(flight.pid), seen.pid, "{seen:?} to {who}");
+        let is_due = |flight: &Flight| !flight.here && flight.released.is_none();
+        let at = session.flight.iter().position(|flight| Some(flight.pid) == seen.pid && is_due(flight));
+        let at = at.unwrap_or_else(|| panic!("{seen:?} to {who} is not due again"));
+        let flight = &session.flight[at];
+        // In the order in which they were sent first ([MQTT-4.6.0-1]), or came after a restart.
+        let earlier = session.flight[..at].iter().find(|other| is_due(other) && other.first < flight.first);
+        assert!(earlier.is_none(), "{seen:?} to {who} comes before {earlier:?}");
         assert!(seen.dup && self.is_how(&flight.owed, seen), "{seen:?} is not {flight:?}");
         assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
-        let flight = &mut self.sessions.get_mut(&who).unwrap().flight[first];
+        let flight = &mut self.sessions.get_mut(&who).unwrap().flight[at];
         (flight.here, flight.counted) = (true, true);
     }
 
@@ -594,10 +604,23 @@ impl Model {
             grant.map(|(_, owed)| owed.clone())
         };
         // Of equal ones, such as two that are empty, first what must be sent.
-        let candidates = self.shared.iter().enumerate().filter(|(_, shared)| owed_to(shared).is_some());
-        let (at, _) = candidates.min_by_key(|(_, shared)| (!shared.due, shared.may_be_lost))?;
+        let candidates = (0..self.shared.len()).filter(|at| owed_to(&self.shared[*at]).is_some());
+        let candidates: Vec<usize> = candidates.collect();
+        let at = candidates.iter().copied();
+        let at = at.min_by_key(|at| (!self.shared[*at].due, self.shared[*at].may_be_lost))?;
         let owed = owed_to(&self.shared[at])?;
-        Some((owed, Some(self.shared.remove(at).group)))
+        let Shared { group, grants, may_be_lost, .. } = &self.shared[at];
+        let (group, grants, may_be_lost) = (*group, grants.clone(), *may_be_lost);
+        // Nobody can tell which of them it was: whoever had either may have what is left.
+        for other in candidates.into_iter().filter(|other| *other != at) {
+            let other = &mut self.shared[other];
+            if other.group == group {
+                other.grants.extend(grants.iter().cloned());
+                other.may_be_lost |= may_be_lost;
+            }
+        }
+        self.shared.remove(at);
+        Some((owed, Some(group)))
     }
 
     fn take_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
@@ -607,7 +630,7 @@ impl Model {
             let may_be_again = replay.may_be_again.contains(&message.payload);
             let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
-            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again, pid: None };
+            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again, sent: None };
             let own = subscribed.no_local && message.from == who;
             let is_right = !own
                 && !replay.sent.contains(message.topic)
@@ -631,10 +654,10 @@ impl Model {
         // A broker that was restarted may not know that it has sent what is over by now.
         self.shared.retain_mut(|shared| {
             shared.may_be_lost |= is_over(&shared.message);
-            !is_over(&shared.message) || shared.grants.iter().any(|(_, owed)| owed.pid.is_some())
+            !is_over(&shared.message) || shared.grants.iter().any(|(_, owed)| owed.sent.is_some())
         });
         for (who, session) in &mut self.sessions {
-            session.owed.retain(|owed| !is_over(&owed.message) || owed.pid.is_some());
+            session.owed.retain(|owed| !is_over(&owed.message) || owed.sent.is_some());
             let mut owed = session.owed.iter().filter(|owed| !is_over(&owed.message));
             let forgotten = owed.find(|owed| owed.qos == Q0 || session.takes(owed.qos));
             assert_eq!(forgotten, None, "{who} was not sent this");
@@ -657,46 +680,5 @@ impl Model {
             let somebody_has_it = shared.grants.iter().any(|(who, _)| !self.sessions[who].takes(Q1));
             assert!(shared.may_be_lost || somebody_has_it, "no member has this: {shared:?}");
         }
-    }
-}
-
-/// A PUBLISH as a client saw it.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) topic: String,
-    pub(crate) payload: String,
-    pub(crate) qos: QoS,
-    pub(crate) pid: Option<u16>,
-    pub(crate) retain: bool,
-    pub(crate) dup: bool,
-    pub(crate) ids: Vec<u32>,
-    pub(crate) expiry: Option<u64>,
-}
-
-impl Seen {
-    /// Reads the spelling of [`World`].
-    pub(crate) fn read(text: &str) -> Option<Self> {
-        let text = text.strip_prefix("PUBLISH ")?.replace(", ", ",");
-        let mut words = text.split(' ');
-        let topic = words.next()?.to_owned();
-        let payload = words.next()?.trim_matches('"').to_owned();
-        let (qos, pid, retain, dup, ids, expiry) = (Q0, None, false, false, Vec::new(), None);
-        let mut seen = Self { topic, payload, qos, pid, retain, dup, ids, expiry };
-        for word in words {
-            match word.split_at(1) {
-                ("q", qos) => seen.qos = [Q0, Q1, Q2][qos.parse::<usize>().unwrap()],
-                ("#", pid) => seen.pid = pid.parse().ok(),
-                _ if word == "retain" => seen.retain = true,
-                _ if word == "dup" => seen.dup = true,
-                // The world resolves them.
-                _ if word == "no-topic" || word.starts_with("alias=") => {}
-                _ if word.starts_with("ids=") => {
-                    let ids = word.trim_start_matches("ids=[").trim_end_matches(']');
-                    seen.ids = ids.split(',').map(|id| id.parse().unwrap()).collect();
-                }
-                _ => seen.expiry = Some(word.strip_prefix("expiry=")?.parse().unwrap()),
-            }
-        }
-        Some(seen)
     }
 }
