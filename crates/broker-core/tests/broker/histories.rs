@@ -553,3 +553,18 @@ fn what_is_sent_again_after_a_restart_keeps_its_place() {
         Op::Connect(1, wide),
     ]);
 }
+
+// MQTT 5.0 §4.8.2: what a group was to get is gone with its last member, also for who is in it when it is made anew.
+#[test]
+fn a_group_that_ended_takes_nothing_over() {
+    let share = "$share/g/#";
+    play(&[
+        Op::Connect(2, PLAIN),
+        Op::Connect(3, Opening { expiry: 0, ..PLAIN }),
+        Op::Subscribe(3, all_of(share)),
+        Op::Publish(2, 1, Said { retain: false, ..kept("a", 1) }),
+        Op::Unsubscribe(3, share),
+        Op::Subscribe(2, Wish { qos: 0, ..all_of(share) }),
+        Op::Lose(3),
+    ]);
+}

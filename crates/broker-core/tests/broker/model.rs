@@ -5,10 +5,11 @@
 //! clients at once. It is told what a broker sent and says whether that was owed, and at the end of a step whether
 //! something is still owed that could have been sent.
 
+use crate::filters::{is_shared, matches, plain};
 use crate::seen::Seen;
 use crate::tally::{Life, Tally};
 use crate::world::*;
-use mqtt_proto::{QoS, RetainHandling, SharedFilter};
+use mqtt_proto::{QoS, RetainHandling};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) type Who = usize;
@@ -65,6 +66,8 @@ pub(crate) struct Flight {
     first: u32,
     pub(crate) owed: Owed,
     group: Option<&'static str>,
+    /// That had no member since: nobody has to take over what was its.
+    group_ended: bool,
     /// PUBREL was due once, the nth of all: PUBCOMP ends it.
     pub(crate) released: Option<u32>,
     /// The session when PUBLISH or PUBREL was sent first.
@@ -166,28 +169,6 @@ pub(crate) struct Model {
     shared: Vec<Shared>,
     publishes: u32,
     pubrels: u32,
-}
-
-fn matches(filter: &str, topic: &str) -> bool {
-    let mut topic = topic.split('/');
-    for level in filter.split('/') {
-        match (level, topic.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (level, name) if name == Some(level) => {}
-            _ => return false,
-        }
-    }
-    topic.next().is_none()
-}
-
-/// The filter without its share.
-fn plain(filter: &'static str) -> &'static str {
-    filter.strip_prefix("$share/").map_or(filter, |rest| rest.split_once('/').unwrap().1)
-}
-
-fn is_shared(filter: &str) -> bool {
-    SharedFilter::new(filter).unwrap().group.is_some()
 }
 
 impl Model {
@@ -296,6 +277,7 @@ impl Model {
                 shared.grants.retain(|(holder, _)| is_back || *holder != who);
             }
         }
+        self.end_groups();
         for (_, owed) in self.shared.iter_mut().flat_map(|shared| &mut shared.grants) {
             owed.may_be_again = true;
         }
@@ -316,12 +298,26 @@ impl Model {
             again.into_iter().partition(|flight| flight.group.is_none());
         session.owed.splice(0..0, direct.into_iter().map(|flight| flight.owed));
         session.owed.iter_mut().for_each(|owed| owed.may_be_again = true);
-        for Flight { owed, group, .. } in shared {
+        for Flight { owed, group, group_ended, .. } in shared {
             let (group, message) = (group.unwrap(), owed.message.clone());
             let mut grants = self.members(group, &message);
             grants.retain(|(member, _)| *member != who);
             grants.push((who, owed));
-            self.shared.push(Shared { group, message, grants, due: false, may_be_lost: false });
+            self.shared.push(Shared { group, message, grants, due: false, may_be_lost: group_ended });
+        }
+    }
+
+    /// With its last member a share group ends, and what it was to get with it (MQTT 5.0 §4.8.2).
+    fn end_groups(&mut self) {
+        let sessions = self.sessions.values();
+        let groups: BTreeSet<_> =
+            sessions.flat_map(|session| session.subscriptions.keys()).copied().collect();
+        let has_ended = |group: &str| !groups.contains(group);
+        for flight in self.sessions.values_mut().flat_map(|session| &mut session.flight) {
+            flight.group_ended |= flight.group.is_some_and(has_ended);
+        }
+        for shared in &mut self.shared {
+            shared.may_be_lost |= has_ended(shared.group);
         }
     }
 
@@ -332,10 +328,13 @@ impl Model {
             self.distribute(Message { received: self.now, ..message });
         }
         let session = self.sessions.remove(&who).unwrap();
+        self.end_groups();
         let unacknowledged = session.flight.into_iter().filter(|flight| flight.owed.qos == Q1);
         for flight in unacknowledged {
             let Some(group) = flight.group else { continue };
+            let before = self.shared.len();
             self.share(group, flight.owed.message, true);
+            self.shared[before..].iter_mut().for_each(|shared| shared.may_be_lost |= flight.group_ended);
         }
         for at in 0..self.shared.len() {
             if self.shared[at].is_held_by(who) {
@@ -494,7 +493,9 @@ impl Model {
     pub(crate) fn unsubscribe(&mut self, who: Who, filter: &'static str) -> bool {
         let session = self.sessions.get_mut(&who).unwrap();
         session.replays.remove(filter);
-        session.subscriptions.remove(filter).is_some()
+        let existed = session.subscriptions.remove(filter).is_some();
+        self.end_groups();
+        existed
     }
 
     /// The client received a QoS 2 message: from here on it is due PUBREL.
@@ -557,6 +558,7 @@ impl Model {
             first,
             owed,
             group,
+            group_ended: false,
             released: None,
             begun: session.life,
             here: true,

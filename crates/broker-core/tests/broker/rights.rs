@@ -414,14 +414,14 @@ impl Play {
         // What is left to be done of a revocation is known to who registers, not to the store.
         self.world.finish_backlog();
         self.look();
+        // What leaves at the end leaves by the rules of then: the others are found at the start.
+        if !is_kill {
+            self.world.end();
+        }
         if let Some(bits) = bits {
             self.world.change_rules_while_down(rules(bits));
         }
-        if is_kill {
-            self.world.crash(down_secs)
-        } else {
-            self.world.stop(down_secs)
-        };
+        self.world.crash(down_secs);
         for conn in std::mem::take(&mut self.conns).into_values() {
             self.world.take(conn);
         }

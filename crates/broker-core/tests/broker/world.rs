@@ -440,12 +440,15 @@ impl World {
 
     /// Stops the broker as planned and starts it again after so many seconds.
     pub(crate) fn stop(&mut self, down_secs: u64) -> Restored {
+        self.end();
+        self.crash(down_secs)
+    }
+
+    /// Ends the broker as planned; [`Self::crash`] starts it again.
+    pub(crate) fn end(&mut self) {
         self.broker.handle_drain(self.now);
         self.drain();
         self.store();
-        let restored = self.restart(down_secs);
-        self.wake();
-        restored
     }
 
     /// Sets the rules that the next start finds.
