@@ -389,6 +389,13 @@ impl Model {
             if !message.payload.is_empty() {
                 self.retained.insert(message.topic, message.clone());
             }
+            // Its own it may be passed over at once ([MQTT-3.8.3-3]); what takes its place then it is sent as any other.
+            if let Some(Session { subscriptions, replays, .. }) = self.sessions.get_mut(&message.from) {
+                let without_own = |filter: &str| subscriptions.get(filter).is_some_and(|s| s.no_local);
+                for (_, replay) in replays.iter_mut().filter(|(filter, _)| without_own(filter)) {
+                    replay.owed.remove(message.topic);
+                }
+            }
         }
         for (who, session) in &mut self.sessions {
             let wanted: Vec<&Subscribed> = session
