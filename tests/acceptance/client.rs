@@ -11,8 +11,8 @@ use std::net::TcpStream;
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 
-pub(crate) trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+pub(crate) trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
 
 /// A connection that has its CONNACK.
 pub(crate) struct Client {

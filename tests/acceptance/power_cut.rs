@@ -198,8 +198,11 @@ fn length(log: &Path) -> usize {
     usize::try_from(std::fs::metadata(log).unwrap().len()).unwrap()
 }
 
-/// Has one client promised one thing after the other. Returns each with the length of the log by then.
-fn promises(stage: &Arc<Stage>, log: &Path) -> std::thread::JoinHandle<Vec<(usize, Promise)>> {
+/// Promises, each with the length of the log by then, and the clients whose wills are sent once they are dropped.
+type Promised = (Vec<(usize, Promise)>, Vec<Client>);
+
+/// Has one client promised one thing after the other.
+fn promises(stage: &Arc<Stage>, log: &Path) -> std::thread::JoinHandle<Promised> {
     let (stage, log) = (Arc::clone(stage), log.to_owned());
     std::thread::spawn(move || {
         let (mut link, mut mortals, mut all) =
@@ -226,7 +229,7 @@ fn promises(stage: &Arc<Stage>, log: &Path) -> std::thread::JoinHandle<Vec<(usiz
             mortals.push(Client::tcp(&stage.address().unwrap(), &who).ok().unwrap());
             note(Promise::Will(id));
         }
-        all
+        (all, mortals)
     })
 }
 
@@ -314,8 +317,9 @@ fn nothing_acknowledged_is_lost_when_the_power_is_cut() {
     let promised = promises(&keeper, &log);
     let acknowledged =
         publishers.map(|(name, publisher)| (format!("demo/{name}"), publisher.join().unwrap()));
-    let promised = promised.join().unwrap();
+    let (promised, mortals) = promised.join().unwrap();
     server.program.kill();
+    drop(mortals);
 
     let log = std::fs::read(&log).unwrap();
     let operations = operations(&log);
