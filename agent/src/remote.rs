@@ -203,8 +203,12 @@ fn agent_view(view: v1::AgentView) -> Result<AgentView, Unusable> {
     let trust_domain = trust_domain(&view.trust_domain)?;
     let mut bundles = BundleSet::new();
     for bundle in view.bundles {
+        let trust_domain = self::trust_domain(&bundle.trust_domain)?;
+        let tainted = bundle.x509_authorities.iter().filter(|root| root.tainted);
+        let tainted: Vec<Vec<u8>> = tainted.map(|root| root.asn1.clone()).collect();
         let roots = bundle.x509_authorities.into_iter().map(|root| root.asn1).collect();
-        bundles.insert(self::trust_domain(&bundle.trust_domain)?, roots);
+        bundles.insert(trust_domain.clone(), roots);
+        bundles.set_tainted(&trust_domain, &tainted);
     }
     let mut entries = Vec::with_capacity(view.entries.len());
     for entry in view.entries {
@@ -215,7 +219,9 @@ fn agent_view(view: v1::AgentView) -> Result<AgentView, Unusable> {
             Err(error) => tracing::warn!(entry = %id, %error, "skipping an entry"),
         }
     }
-    Ok(AgentView::new(view.revision, trust_domain, Arc::new(entries), Arc::new(bundles)))
+    let good = Arc::new(view.good_authorities.into_iter().collect());
+    let view = AgentView::new(view.revision, trust_domain, Arc::new(entries), Arc::new(bundles));
+    Ok(view.with_good_authorities(good))
 }
 
 fn trust_domain(name: &str) -> Result<TrustDomain, Unusable> {

@@ -28,6 +28,8 @@ pub(crate) struct Svid {
     pub(crate) key: Zeroizing<Vec<u8>>,
     pub(crate) issued: UnixMillis,
     pub(crate) expires: UnixMillis,
+    /// ID of the authority that signed it.
+    pub(crate) signed_by: Option<String>,
 }
 
 impl fmt::Debug for Svid {
@@ -66,6 +68,8 @@ pub(crate) struct Rotation {
     // How many workloads need the SVID of an entry. Outlives the slot: an entry may be deleted
     // and made again while they wait.
     interest: BTreeMap<String, usize>,
+    /// Authorities whose SVIDs may be kept; none when all may.
+    good: Arc<BTreeSet<String>>,
     due: BTreeSet<(UnixMillis, String)>,
     signing: usize,
     next_ticket: u64,
@@ -97,6 +101,7 @@ impl Rotation {
         Self {
             slots: BTreeMap::new(),
             interest: BTreeMap::new(),
+            good: Arc::default(),
             due: BTreeSet::new(),
             signing: 0,
             next_ticket: 0,
@@ -126,9 +131,10 @@ impl Rotation {
         }
     }
 
-    /// Follows the entries: what is gone is forgotten, what has changed is signed anew, and what
-    /// has failed is tried again.
+    /// Follows the entries: what is gone is forgotten, what has changed or was signed by a tainted authority is signed
+    /// anew, and what has failed is tried again.
     pub(crate) fn handle_view(&mut self, view: &AgentView) {
+        self.good = Arc::clone(view.good_authorities());
         let mut gone: BTreeSet<String> = self.slots.keys().cloned().collect();
         let served = |entry: &&Arc<RegistrationEntry>| entry.origin != Origin::Builtin && !entry.store_svid;
         for (index, entry) in view.entries().iter().filter(served).enumerate() {
@@ -178,7 +184,12 @@ impl Rotation {
         let half = svid.issued.after(self.jitter.around(half));
         // The next one would end with the entry too: it would only wake everybody who holds this one.
         let is_last = order.entry.ends().is_some_and(|end| svid.expires >= end);
-        let renew = if is_last { svid.expires } else { half };
+        let renew = match (is_good(&self.good, &svid), is_last) {
+            // Either the CA was replaced while it signed, or the view is behind.
+            (false, _) => svid.issued.after(RETRY_FIRST),
+            (true, true) => svid.expires,
+            (true, false) => half,
+        };
         let Some((slot, stale)) = self.answered(order) else { return };
         slot.failures = 0;
         slot.svid = Some(svid);
@@ -226,7 +237,7 @@ impl Rotation {
         slot.prefetched = prefetched;
         let changed = certified(&slot.entry) != certified(entry);
         slot.entry = Arc::clone(entry);
-        let retry = slot.failures > 0;
+        let retry = slot.failures > 0 || slot.svid.as_ref().is_some_and(|svid| !is_good(&self.good, svid));
         match &mut slot.state {
             State::Signing { stale, .. } => *stale |= changed,
             State::Due(_) if changed || retry => self.schedule(&entry.id, AT_ONCE),
@@ -272,6 +283,10 @@ impl Rotation {
     }
 }
 
+fn is_good(good: &BTreeSet<String>, svid: &Svid) -> bool {
+    good.is_empty() || svid.signed_by.as_ref().is_none_or(|authority| good.contains(authority))
+}
+
 /// What of an entry goes into the certificate.
 fn certified(entry: &RegistrationEntry) -> (i64, &SpiffeId, u32, &[String]) {
     (entry.revision_number, &entry.spiffe_id, entry.x509_svid_ttl_secs, &entry.dns_names)
@@ -301,6 +316,7 @@ mod tests {
             key: Zeroizing::default(),
             issued,
             expires: issued.after(ttl),
+            signed_by: None,
         })
     }
 
@@ -337,6 +353,40 @@ mod tests {
             latest = latest.max(after);
         }
         assert!(earliest < 1650 && latest > 1950, "{earliest} {latest}");
+    }
+
+    #[test]
+    fn what_a_tainted_authority_signed_is_signed_anew_at_once_and_once() {
+        let mut rotation = rotation(LIMITS);
+        let entries =
+            vec![entry("a", "spiffe://t/a", &["unix:uid:1"]), entry("b", "spiffe://t/b", &["unix:uid:1"])];
+        let follow = |rotation: &mut Rotation, good: &[&str]| {
+            let good = good.iter().map(|id| (*id).to_owned()).collect();
+            rotation.handle_view(&view(1, entries.clone()).with_good_authorities(Arc::new(good)));
+        };
+        let signed = |rotation: &mut Rotation, authority: &str| {
+            let order = rotation.next_order(START).unwrap();
+            let svid = Svid {
+                signed_by: Some(authority.into()),
+                ..Arc::into_inner(svid(&order.entry, START, HOUR)).unwrap()
+            };
+            rotation.handle_signed(&order, Arc::new(svid));
+            order.entry.id.clone()
+        };
+        rotation.handle_interest(&arc("a")).unwrap();
+        rotation.handle_interest(&arc("b")).unwrap();
+        assert_eq!([signed(&mut rotation, "old"), signed(&mut rotation, "new")], ["a", "b"]);
+        for good in [&[][..], &["old", "new"]] {
+            follow(&mut rotation, good);
+            assert!(rotation.next_order(START).is_none(), "{good:?}");
+        }
+        follow(&mut rotation, &["new"]);
+        assert_eq!(signed(&mut rotation, "old"), "a");
+        assert_eq!(rotation.poll_timeout(), Some(START.after(RETRY_FIRST)), "the CA was replaced meanwhile");
+        follow(&mut rotation, &["new"]);
+        assert_eq!(signed(&mut rotation, "new"), "a");
+        assert!(rotation.next_order(START).is_none());
+        assert!(rotation.poll_timeout().unwrap() > START.after(HOUR / 3));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{
     AgentError, SignFailure, Upstream,
     rotation::{Full, Order, Rotation, Svid},
 };
-use issuer_core::RegistrationEntry;
+use issuer_core::{RegistrationEntry, signed_by};
 use midge_identity::CertificateFacts;
 use midge_pki::{CsrSubject, PrivateKey};
 use midge_runtime::{CancellationToken, Clock, MetricKind, Metrics};
@@ -217,5 +217,6 @@ async fn signed(order: &Order, upstream: &dyn Upstream, clock: &Clock) -> Result
         key: key.to_pkcs8_der(),
         issued: answer.issued.min(now).max(facts.not_before),
         expires: facts.not_after,
+        signed_by: signed_by(leaf),
     })
 }

@@ -18,6 +18,7 @@ pub struct AgentView {
     trust_domain: TrustDomain,
     entries: Arc<Vec<Arc<RegistrationEntry>>>,
     bundles: Arc<BundleSet>,
+    good_authorities: Arc<BTreeSet<String>>,
     needs: Needs,
     // Each entry under the rarest of its selectors: a workload's candidates are few however many
     // entries there are.
@@ -45,7 +46,15 @@ impl AgentView {
             }
         }
         let needs = Needs::of(by_selector.values().flatten().map(Arc::as_ref));
-        Self { revision, trust_domain, entries, bundles, needs, by_selector }
+        let good_authorities = Arc::default();
+        Self { revision, trust_domain, entries, bundles, good_authorities, needs, by_selector }
+    }
+
+    /// Returns the view with the IDs of the authorities whose SVIDs may be kept until they are due: one of any other is
+    /// signed anew. Without any, all may.
+    #[must_use]
+    pub fn with_good_authorities(self, good_authorities: Arc<BTreeSet<String>>) -> Self {
+        Self { good_authorities, ..self }
     }
 
     /// Returns a view that serves nobody.
@@ -61,6 +70,11 @@ impl AgentView {
     /// The agent's trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// IDs of the authorities whose SVIDs may be kept; none when all may.
+    pub fn good_authorities(&self) -> &Arc<BTreeSet<String>> {
+        &self.good_authorities
     }
 
     /// All entries, also those no workload can match.

@@ -33,6 +33,12 @@ pub mod spire {
                     tonic::include_proto!("spire.api.server.bundle.v1");
                 }
             }
+            pub mod localauthority {
+                /// X.509 authorities: prepared, activated, tainted, revoked.
+                pub mod v1 {
+                    tonic::include_proto!("spire.api.server.localauthority.v1");
+                }
+            }
             pub mod svid {
                 /// SVIDs made by hand.
                 pub mod v1 {

@@ -1,16 +1,25 @@
 //! Identities of the server's own parts, such as the MQTT broker: issued and rotated without entries.
 
 use crate::{error::IssueError, issuer::Issuer, sign::SvidOrder, witness::Cause};
-use issuer_core::template::Subject;
+use issuer_core::{signed_by, template::Subject};
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_pki::{CurrentIdentity, PrivateKey, SvidIdentity};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 pub(crate) struct Builtin {
     pub(crate) id: SpiffeId,
     holder: Arc<CurrentIdentity>,
     /// Half of the SVID's life; the past before the first.
     renew_at: UnixMillis,
+    /// Authority that signed it.
+    signed_by: Option<String>,
+}
+
+impl Builtin {
+    fn due_at(&self, good: &BTreeSet<String>) -> UnixMillis {
+        let is_good = self.signed_by.as_ref().is_none_or(|authority| good.contains(authority));
+        if is_good { self.renew_at } else { UnixMillis::default() }
+    }
 }
 
 impl Issuer {
@@ -33,6 +42,7 @@ impl Issuer {
                 id: id.clone(),
                 holder: Arc::new(CurrentIdentity::new()),
                 renew_at: UnixMillis::default(),
+                signed_by: None,
             });
         }
         match self.renew_builtin() {
@@ -44,11 +54,11 @@ impl Issuer {
         known.map(|known| Arc::clone(&known.holder)).ok_or_else(|| IssueError::Path(path.to_owned()))
     }
 
-    /// Signs anew what is past half its life.
+    /// Signs anew what is past half its life, or was signed by a CA that is tainted.
     pub(crate) fn renew_builtin(&self) -> Result<(), IssueError> {
-        let now = self.now();
+        let (now, good) = (self.now(), self.good_authorities());
         let mut builtin = self.shared.builtin.lock();
-        for known in builtin.iter_mut().filter(|known| known.renew_at <= now) {
+        for known in builtin.iter_mut().filter(|known| known.due_at(&good) <= now) {
             let key = Arc::new(PrivateKey::generate()?);
             let order = SvidOrder {
                 id: known.id.clone(),
@@ -58,6 +68,7 @@ impl Issuer {
                 cause: Cause::Builtin,
             };
             let svid = self.sign_order(order, &key.public_key_der())?;
+            known.signed_by = svid.chain.first().and_then(|leaf| signed_by(leaf));
             let chain = svid.chain.into_iter().map(Into::into).collect();
             known.holder.set(SvidIdentity::new(chain, key)?);
             known.renew_at = now.after(svid.expires.since(now) / 2);
@@ -67,6 +78,11 @@ impl Issuer {
 
     /// Returns when the next of them is past half its life.
     pub(crate) fn builtin_due(&self) -> Option<UnixMillis> {
-        self.shared.builtin.lock().iter().map(|known| known.renew_at).min()
+        let good = self.good_authorities();
+        self.shared.builtin.lock().iter().map(|known| known.due_at(&good)).min()
+    }
+
+    fn good_authorities(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.shared.state.read().good)
     }
 }

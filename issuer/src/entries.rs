@@ -25,7 +25,12 @@ pub enum CloudChange {
     /// Entries of the cloud other than these are gone: the start of a snapshot.
     Retain(Vec<String>),
     /// The roots of the trust domain are these; DER.
-    Roots(Vec<Vec<u8>>),
+    Roots {
+        /// All of them.
+        roots: Vec<Vec<u8>>,
+        /// Those that are tainted.
+        tainted: Vec<Vec<u8>>,
+    },
 }
 
 impl Issuer {

@@ -1,6 +1,8 @@
 //! Why the identity server refused or failed.
 
-use issuer_core::{BundleError, EntryError, IdFault, JoinError, LeaseReason, WrongStep, template::CaExpired};
+use issuer_core::{
+    AuthorityError, BundleError, EntryError, IdFault, JoinError, LeaseReason, WrongStep, template::CaExpired,
+};
 use midge_identity::SpiffeId;
 use midge_pki::{CsrError, IdentityError, KeyFileError, SignError};
 use midge_store::StoreError;
@@ -67,6 +69,9 @@ pub enum IssueError {
     /// What came as a trust bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// What an operator wants of an authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// A CA slot is not as it should be: a bug.
     #[error(transparent)]
     Slot(#[from] WrongStep),

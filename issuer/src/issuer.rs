@@ -100,6 +100,7 @@ impl Issuer {
             trust_domain: config.trust_domain.clone(),
             entries: Arc::clone(&state.listed),
             bundles: Arc::clone(&state.bundles),
+            good_authorities: Arc::clone(&state.good),
             banned: Arc::clone(&state.banned),
             lease: Lease::of(&state.journal, config.authority.kind(), clock.now()),
             degraded: Vec::new(),
@@ -222,9 +223,11 @@ impl Issuer {
             let mut state = shared.state.write();
             let is_changed = mutations.iter().any(|mutation| matches!(mutation, Mutation::Journal(_)));
             let before = is_changed.then(|| state.journal.clone());
-            state.apply(&mutations);
+            state.apply(&mutations, shared.config.authority.kind());
             before
         };
+        // Before anybody sees that another CA is active: what they ask for then comes from that one.
+        let loaded = if journal_before.is_some() { self.load_signing() } else { Ok(()) };
         self.publish();
         if let Some(witness) = shared.config.witness.as_ref().filter(|_| !mutations.is_empty()) {
             let (journal_before, actor) = (journal_before.as_ref(), actor.as_ref());
@@ -233,7 +236,7 @@ impl Issuer {
         if let Some(log) = shared.config.mutation_log.as_ref().filter(|_| !mutations.is_empty()) {
             log.committed();
         }
-        Ok(answer)
+        loaded.and(Ok(answer))
     }
 
     async fn make_durable(&self, mutations: &[Mutation], mut batch: Batch) -> Result<(), IssueError> {
@@ -275,6 +278,7 @@ impl Issuer {
             trust_domain: self.shared.config.trust_domain.clone(),
             entries: Arc::clone(&state.listed),
             bundles: Arc::clone(&state.bundles),
+            good_authorities: Arc::clone(&state.good),
             banned: Arc::clone(&state.banned),
             lease,
             degraded: self.degraded(&state, &lease),

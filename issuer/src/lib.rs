@@ -5,6 +5,7 @@
 //! transport to the cloud, attestation of workloads and MQTT to others.
 
 mod admin;
+mod authority;
 mod builtin;
 mod config;
 mod enrol;

@@ -162,12 +162,13 @@ impl Issuer {
         Ok(())
     }
 
-    async fn prepare(&self, slot: Slot, now: UnixMillis) -> Result<(), IssueError> {
+    /// Makes a CA in this slot. One that was prepared there before has signed nothing and goes.
+    pub(crate) async fn prepare(&self, slot: Slot, now: UnixMillis) -> Result<(), IssueError> {
         let key = self.new_key(slot).await?;
         let validity = Validity::of_root(now, self.shared.config.ca_ttl);
         let template = CaTemplate::root(self.trust_domain().clone(), serial(random_bytes()?), validity);
         let certificate = CaSigner::self_signed_root(&template, &key)?;
-        let root = Root { certificate: certificate.clone(), not_after: template.not_after };
+        let root = Root { certificate: certificate.clone(), not_after: template.not_after, tainted: false };
         let record = CaRecord {
             certificate,
             chain: Vec::new(),
@@ -176,11 +177,17 @@ impl Issuer {
             not_after: template.not_after,
             prepared_at: now,
             spki_sha256: fingerprint(&key.public_key_der()),
+            tainted: false,
         };
         tracing::info!(%slot, serial = %record.serial, not_after = record.not_after.as_secs(), "CA prepared");
         self.commit(Batch::new(), move |state| {
             let journal = state.journal.with_prepared(slot, record)?;
+            let unused = state.journal.prepared().filter(|(prepared, _)| *prepared == slot);
             let bundle = state.bundle.with_root(root)?;
+            let bundle = match unused {
+                Some((_, unused)) => bundle.without_root(&unused.certificate)?,
+                None => bundle,
+            };
             Ok((vec![Mutation::Journal(Box::new(journal)), Mutation::Bundle(bundle)], ()))
         })
         .await?;
@@ -200,12 +207,11 @@ impl Issuer {
         self.publish_request(slot, &key)
     }
 
-    async fn activate(&self, slot: Slot) -> Result<(), IssueError> {
+    pub(crate) async fn activate(&self, slot: Slot) -> Result<(), IssueError> {
         self.commit(Batch::new(), move |state| {
             Ok((vec![Mutation::Journal(Box::new(state.journal.with_activated(slot)?))], ()))
         })
         .await?;
-        self.load_signing()?;
         tracing::info!(%slot, "CA activated");
         Ok(())
     }
@@ -221,7 +227,7 @@ impl Issuer {
         Ok(key)
     }
 
-    fn load_signing(&self) -> Result<(), IssueError> {
+    pub(crate) fn load_signing(&self) -> Result<(), IssueError> {
         let active = self.shared.state.read().journal.active().map(|(slot, ca)| (slot, ca.clone()));
         let Some((slot, ca)) = active else { return Ok(()) };
         let Some(key) = self.shared.keys.lock().key(slot) else { return Ok(()) };

@@ -8,7 +8,9 @@ use crate::{
         apply_enrolment,
     },
 };
-use issuer_core::{Bundle, CaJournal, ClockFloor, Enrolment, EntryTable, RegistrationEntry};
+use issuer_core::{
+    AuthorityKind, Bundle, CaJournal, ClockFloor, Enrolment, EntryTable, RegistrationEntry, good_authorities,
+};
 use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use midge_store::Store;
 use serde::de::DeserializeOwned;
@@ -39,6 +41,8 @@ pub(crate) struct State {
     /// The entries and roots as views show them, kept so that a view of one shares the other.
     pub(crate) listed: Arc<Vec<Arc<RegistrationEntry>>>,
     pub(crate) bundles: Arc<BundleSet>,
+    /// Authorities whose SVIDs may be kept, likewise.
+    pub(crate) good: Arc<BTreeSet<String>>,
     /// Nodes that are banned, likewise.
     pub(crate) banned: Arc<BTreeSet<SpiffeId>>,
     /// Entries of the cloud that are refused, by ID, with the reason.
@@ -63,9 +67,10 @@ impl State {
         let floor = ClockFloor::new(read::<UnixMillis>(store, FLOOR_KEY).await?);
         let listed = Arc::new(entries.iter().cloned().collect());
         let bundles = Arc::new(bundle_set(&config.trust_domain, &bundle));
+        let good = Arc::new(good_authorities(config.authority.kind(), &journal, &bundle));
         let banned = Arc::new(banned(&enrolment));
         let refused = Arc::new(read(store, REFUSED_KEY).await?.unwrap_or_default());
-        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles, banned, refused })
+        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles, good, banned, refused })
     }
 
     /// Tells whether an identity has an entry that no ban takes away: its own, or that of the node which
@@ -89,8 +94,8 @@ impl State {
         })
     }
 
-    pub(crate) fn apply(&mut self, mutations: &[Mutation]) {
-        let (mut entries_changed, mut bundle_changed) = (false, false);
+    pub(crate) fn apply(&mut self, mutations: &[Mutation], kind: AuthorityKind) {
+        let (mut entries_changed, mut bundle_changed, mut journal_changed) = (false, false, false);
         for mutation in mutations {
             match mutation {
                 Mutation::Entry(change) => {
@@ -101,7 +106,10 @@ impl State {
                     self.bundle = bundle.clone();
                     bundle_changed = true;
                 }
-                Mutation::Journal(journal) => self.journal = CaJournal::clone(journal),
+                Mutation::Journal(journal) => {
+                    self.journal = CaJournal::clone(journal);
+                    journal_changed = true;
+                }
                 Mutation::Refused(refused) => self.refused = Arc::clone(refused),
                 Mutation::TokenMade(_)
                 | Mutation::TokenGone(_)
@@ -121,6 +129,12 @@ impl State {
         if bundle_changed {
             self.bundles = Arc::new(bundle_set(&self.entries.rules().trust_domain, &self.bundle));
         }
+        if bundle_changed || journal_changed {
+            let good = good_authorities(kind, &self.journal, &self.bundle);
+            if good != *self.good {
+                self.good = Arc::new(good);
+            }
+        }
     }
 }
 
@@ -133,6 +147,8 @@ fn bundle_set(trust_domain: &TrustDomain, bundle: &Bundle) -> BundleSet {
     if !bundle.roots().is_empty() {
         let roots = bundle.roots().iter().map(|root| root.certificate.clone()).collect();
         set.insert(trust_domain.clone(), roots);
+        let tainted = bundle.roots().iter().filter(|root| root.tainted).map(|root| root.certificate.clone());
+        set.set_tainted(trust_domain, &tainted.collect::<Vec<_>>());
     }
     set.set_revision(bundle.sequence());
     set

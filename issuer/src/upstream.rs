@@ -13,7 +13,7 @@ use issuer_core::{
     BundleError, CaRecord, EntryError, EntryTable, Origin, Root, Slot, fingerprint,
     template::{BACKDATE, Subject},
 };
-use midge_identity::{BundleSet, CertificateFacts, verify_x509_svid};
+use midge_identity::{BundleSet, CertificateFacts, UnixMillis, verify_x509_svid};
 use midge_pki::{CaSigner, CsrSubject, PrivateKey, provider};
 use midge_store::Batch;
 use std::{
@@ -56,8 +56,8 @@ impl Issuer {
             let (slot, key) = self.requested_key()?;
             let record = self.check_upstream(&chain, &roots, key)?;
             self.commit(Batch::new(), move |state| {
-                let bundle = state.bundle.with_roots(parse_roots(&roots)?)?;
-                let journal = state.journal.with_prepared(slot, record)?;
+                let bundle = state.bundle.with_published(parse_roots(&roots)?)?;
+                let journal = state.journal.with_prepared(slot, record)?.with_roots(bundle.roots());
                 Ok((vec![Mutation::Journal(Box::new(journal)), Mutation::Bundle(bundle)], ()))
             })
             .await?;
@@ -111,6 +111,7 @@ impl Issuer {
             not_after: facts.not_after,
             prepared_at: self.now(),
             spki_sha256,
+            tainted: false,
         })
     }
 
@@ -181,12 +182,7 @@ pub(crate) fn plan_cloud(
                 listed.retain(|id, _| keep.contains(id.as_str()));
                 mutations.extend(staged.retain(&keep));
             }
-            CloudChange::Roots(roots) => {
-                let bundle = state.bundle.with_roots(parse_roots(&roots)?)?;
-                if bundle != state.bundle {
-                    mutations.push(Mutation::Bundle(bundle));
-                }
-            }
+            CloudChange::Roots { roots, tainted } => mutations.extend(plan_roots(state, &roots, &tainted)?),
         }
     }
     if listed != *state.refused {
@@ -240,7 +236,22 @@ impl<'a> Staged<'a> {
     }
 }
 
-fn parse_roots(roots: &[Vec<u8>]) -> Result<Vec<Root>, IssueError> {
+/// A CA of this server that leads to a root which is tainted or gone is to be replaced.
+fn plan_roots(state: &State, roots: &[Vec<u8>], tainted: &[Vec<u8>]) -> Result<Vec<Mutation>, IssueError> {
+    let roots = parse_roots(roots)?.into_iter().map(|(certificate, not_after)| {
+        let tainted = tainted.contains(&certificate);
+        Root { certificate, not_after, tainted }
+    });
+    let bundle = state.bundle.with_roots(roots.collect())?;
+    if bundle == state.bundle {
+        return Ok(Vec::new());
+    }
+    let journal = state.journal.with_roots(bundle.roots());
+    let changed = (journal != state.journal).then(|| Mutation::Journal(Box::new(journal)));
+    Ok(changed.into_iter().chain([Mutation::Bundle(bundle)]).collect())
+}
+
+fn parse_roots(roots: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, UnixMillis)>, IssueError> {
     if roots.is_empty() {
         return Err(BundleError::Empty.into());
     }
@@ -248,7 +259,7 @@ fn parse_roots(roots: &[Vec<u8>]) -> Result<Vec<Root>, IssueError> {
         .iter()
         .map(|certificate| {
             let facts = CertificateFacts::parse(certificate).map_err(|error| refused(&error.to_string()))?;
-            Ok(Root { certificate: certificate.clone(), not_after: facts.not_after })
+            Ok((certificate.clone(), facts.not_after))
         })
         .collect()
 }

@@ -25,6 +25,8 @@ pub struct IssuerView {
     pub entries: Arc<Vec<Arc<RegistrationEntry>>>,
     /// Roots by trust domain; their revision is the own bundle's sequence number.
     pub bundles: Arc<BundleSet>,
+    /// IDs of the authorities whose SVIDs may be kept until they are due: one of any other is to be signed anew.
+    pub good_authorities: Arc<BTreeSet<String>>,
     /// Nodes that are banned: what is registered below them alone does not stand.
     pub banned: Arc<BTreeSet<SpiffeId>>,
     /// Until when the server can act alone, as of the view's making.
@@ -39,6 +41,7 @@ impl IssuerView {
         !Arc::ptr_eq(&self.entries, &other.entries)
             || !Arc::ptr_eq(&self.bundles, &other.bundles)
             || !Arc::ptr_eq(&self.banned, &other.banned)
+            || !Arc::ptr_eq(&self.good_authorities, &other.good_authorities)
             || self.lease.until != other.lease.until
             || self.lease.warning != other.lease.warning
             || self.degraded != other.degraded

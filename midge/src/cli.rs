@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Shows trust bundles.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Shows and replaces the CA of a cloud or of a box without one, and ends trust in old ones.
+    #[command(subcommand, name = "localauthority")]
+    LocalAuthority(LocalAuthorityCommand),
     /// Fetches or mints X.509-SVIDs.
     #[command(subcommand)]
     Svid(SvidCommand),
@@ -222,6 +225,34 @@ pub(crate) enum BundleFormat {
     #[default]
     Pem,
     Spiffe,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalAuthorityCommand {
+    /// Manages the X.509 authorities: prepare, activate, taint, revoke, in this order.
+    #[command(subcommand)]
+    X509(X509AuthorityCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum X509AuthorityCommand {
+    /// Lists the authorities: the active one, the prepared one, and older ones that are still trusted.
+    Show,
+    /// Makes the next authority and publishes its root.
+    Prepare,
+    /// Lets the prepared authority sign from now on.
+    Activate(AuthorityId),
+    /// Ends what an old authority signed: sessions by it are cut, its SVIDs and the CAs of boxes are renewed at once.
+    Taint(AuthorityId),
+    /// Takes a tainted authority out of the bundle. Whoever has not renewed by then has to join anew.
+    Revoke(AuthorityId),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuthorityId {
+    /// ID of the authority, as `show` prints it.
+    #[arg(long = "authorityID", visible_alias = "authority-id", value_name = "ID")]
+    pub(crate) authority_id: String,
 }
 
 #[derive(Debug, Subcommand)]

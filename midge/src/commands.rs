@@ -6,6 +6,7 @@ mod bundle;
 mod check;
 mod device;
 mod entry;
+mod localauthority;
 mod mqtt;
 mod node;
 mod policy;
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Entry(command) => entry::run(&admin, command, output).await?,
         Command::Token(command) => token::run(&admin, command, output).await?,
         Command::Bundle(command) => bundle::run(&admin, command, output).await?,
+        Command::LocalAuthority(command) => localauthority::run(&admin, command, output).await?,
         Command::Svid(command) => svid::run(&admin, command, output).await?,
         Command::Session(command) => session::run(&admin, command, output).await?,
         Command::Node(command) => node::run(&admin, command, output).await?,

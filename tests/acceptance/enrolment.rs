@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-fn cloud(place: &Place, name: &str, trust_domain: &str) -> Server {
+pub(crate) fn cloud(place: &Place, name: &str, trust_domain: &str) -> Server {
     let socket = place.path(name).join("run/admin.sock");
     Server::start("cloud", &place.cloud(name, trust_domain), &socket)
 }
 
-fn token(cloud: &Server, ttl: &str) -> Value {
+pub(crate) fn token(cloud: &Server, ttl: &str) -> Value {
     let id = format!("spiffe://{}/edge/box-1", cloud.status()["trust_domain"].as_str().unwrap());
     cloud.run(&["token", "generate", "-spiffeID", &id, "-ttl", ttl]).ok().json()
 }
@@ -26,7 +26,7 @@ fn edge(place: &Place, name: &str, bootstrap: &str, channel: &str, token: &str) 
     place.edge(name, "", "", &link)
 }
 
-fn edge_of(place: &Place, name: &str, cloud: &Server, token: &Value) -> String {
+pub(crate) fn edge_of(place: &Place, name: &str, cloud: &Server, token: &Value) -> String {
     edge(
         place,
         name,
@@ -40,7 +40,7 @@ fn starts(config: &str) -> Ended {
     run_midge(&["edge", "-c", config])
 }
 
-fn enrols(place: &Place, name: &str, config: &str) -> Server {
+pub(crate) fn enrols(place: &Place, name: &str, config: &str) -> Server {
     let server = Server::start("edge", config, &place.path(name).join("run/admin.sock"));
     eventually("connected", || {
         let status = server.status();

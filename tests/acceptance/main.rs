@@ -10,6 +10,7 @@
 
 mod agent;
 mod audit;
+mod authority;
 mod client;
 mod crash;
 mod demo;

@@ -17,7 +17,7 @@ fn sessions(server: &Server) -> Vec<Value> {
     list["sessions"].as_array().unwrap().iter().filter(|session| apps(session)).cloned().collect()
 }
 
-fn audited(place: &Place, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn audited(place: &Place, wanted: impl Fn(&Value) -> bool) -> Value {
     eventually("audited", || {
         let text = std::fs::read_to_string(place.path("data/audit.jsonl")).unwrap_or_default();
         let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -136,6 +136,7 @@ fn wire_view(view: &midge_agent::AgentView) -> v1::AgentView {
         trust_domain: view.trust_domain().to_string(),
         entries: entries.chain([odd]).collect(),
         bundles: bundles.collect(),
+        good_authorities: view.good_authorities().iter().cloned().collect(),
     }
 }
 

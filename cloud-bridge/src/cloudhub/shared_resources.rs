@@ -102,7 +102,10 @@ impl CloudHub {
         for trust_domain in bundles.trust_domains() {
             let roots = bundles.roots(trust_domain).unwrap_or_default();
             let roots: Vec<String> = roots.iter().map(|root| STANDARD.encode(root)).collect();
-            let content = json!({ "trust_domain": trust_domain.to_string(), "roots": roots });
+            let tainted = bundles.tainted(trust_domain).iter().map(|root| STANDARD.encode(root));
+            let tainted: Vec<String> = tainted.collect();
+            let content =
+                json!({ "trust_domain": trust_domain.to_string(), "roots": roots, "tainted": tainted });
             wanted.insert(format!("identity/bundle/{trust_domain}"), content);
         }
         // `*` sorts before any name, so that a node's own rule comes last and wins.

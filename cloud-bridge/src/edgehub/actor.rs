@@ -1,6 +1,6 @@
 //! The task that owns the `EdgeSync`: executes its effects, keeps a connection, and shows the state.
 
-use super::changes::roots_in;
+use super::changes::{PublishedRoots, roots_in};
 use super::dial::{DialError, dial};
 use super::renewal::{Renewal, install};
 use super::{EdgeHubConfig, EdgeHubParts, LinkStatus, Push, PushError, SPOOL_PREFIX};
@@ -257,8 +257,9 @@ impl Actor {
         let roots = changes.iter().rev().find(|change| change.resource == bundle).and_then(roots_in);
         self.jobs.spawn(async move {
             let mut result = host.apply(changes, cursor, replace).await;
-            if let (Ok(()), Some(roots)) = (&result, roots) {
-                result = identity.set_roots(&roots).map_err(|error| error.to_string());
+            if let (Ok(()), Some(PublishedRoots { roots, tainted })) = (&result, roots) {
+                let set = identity.set_roots(&roots).and_then(|()| identity.set_tainted(&tainted));
+                result = set.map_err(|error| error.to_string());
             }
             Done::Applied(result)
         });

@@ -39,7 +39,9 @@ pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDo
             split.identity.push(entry_change(id, &change).unwrap_or_else(unread));
         } else if change.resource == own_bundle {
             match roots_in(&change) {
-                Some(roots) => split.identity.push(CloudChange::Roots(roots)),
+                Some(PublishedRoots { roots, tainted }) => {
+                    split.identity.push(CloudChange::Roots { roots, tainted });
+                }
                 None => drop(split.skipped.insert(change.resource, "no roots".into())),
             }
         } else if change.resource.starts_with("identity/rule/") {
@@ -66,11 +68,23 @@ fn entry_change(id: &str, change: &Change) -> Result<CloudChange, String> {
     Ok(CloudChange::Upsert(Box::new(entry)))
 }
 
-/// Roots (DER) in the content of `identity/bundle/<trust domain>`.
-pub(super) fn roots_in(change: &Change) -> Option<Vec<Vec<u8>>> {
-    let roots = change.content.get("roots")?.as_array()?;
-    let roots: Option<Vec<Vec<u8>>> = roots.iter().map(|root| STANDARD.decode(root.as_str()?).ok()).collect();
-    roots.filter(|roots| !roots.is_empty())
+/// Content of `identity/bundle/<trust domain>`; DER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PublishedRoots {
+    pub(super) roots: Vec<Vec<u8>>,
+    /// Those of them that are tainted.
+    pub(super) tainted: Vec<Vec<u8>>,
+}
+
+/// Reads them; none if there is no root or something else in their place.
+pub(super) fn roots_in(change: &Change) -> Option<PublishedRoots> {
+    let roots = certificates(change.content.get("roots")?)?;
+    let tainted = change.content.get("tainted").map_or(Some(Vec::new()), certificates)?;
+    (!roots.is_empty()).then_some(PublishedRoots { roots, tainted })
+}
+
+fn certificates(list: &serde_json::Value) -> Option<Vec<Vec<u8>>> {
+    list.as_array()?.iter().map(|root| STANDARD.decode(root.as_str()?).ok()).collect()
 }
 
 #[cfg(test)]
@@ -93,7 +107,11 @@ mod tests {
             change("identity/entry/e", Operation::Insert, entry.clone()),
             change("identity/entry/other", Operation::Insert, entry),
             change("identity/entry/gone", Operation::Delete, Value::Null),
-            change("identity/bundle/plant", Operation::Update, json!({"roots": ["AQ=="]})),
+            change(
+                "identity/bundle/plant",
+                Operation::Update,
+                json!({"roots": ["AQ=="], "tainted": ["AQ=="]}),
+            ),
             change("identity/bundle/elsewhere", Operation::Update, json!({"roots": ["AQ=="]})),
             change("identity/rule/r", Operation::Update, json!({})),
             change("identity/policy/x", Operation::Insert, json!({})),
@@ -108,7 +126,7 @@ mod tests {
             matches!(unread, CloudChange::Unread { id, why } if id == "other" && why.contains("entry e"))
         );
         assert_eq!(*delete, CloudChange::Delete("gone".into()));
-        assert_eq!(*roots, CloudChange::Roots(vec![vec![1]]));
+        assert_eq!(*roots, CloudChange::Roots { roots: vec![vec![1]], tainted: vec![vec![1]] });
         assert_eq!((split.rules.len(), split.devices.len()), (1, 1));
         let skipped: Vec<&str> = split.skipped.keys().map(String::as_str).collect();
         assert_eq!(skipped, ["identity/bundle/elsewhere", "identity/policy/x"]);

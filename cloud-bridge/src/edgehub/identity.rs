@@ -2,8 +2,9 @@
 //!
 //! `node-joining.pem` holds the key from before the first request, so that a lost answer can be
 //! asked for again; `node.pem` holds key and certificate together, so that they never part;
-//! `cloud-roots.pem` holds whom to trust.
+//! `cloud-roots.pem` holds whom to trust, and `cloud-roots-tainted.pem` which of them are tainted, if any.
 
+use issuer_core::{authority_id, signed_by};
 use midge_identity::{
     BundleSet, CertificateFacts, SpiffeId, SvidRejection, TrustDomain, UnixMillis, verify_x509_svid,
 };
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 const IDENTITY_FILE: &str = "node.pem";
 const JOINING_FILE: &str = "node-joining.pem";
 const ROOTS_FILE: &str = "cloud-roots.pem";
+const TAINTED_FILE: &str = "cloud-roots-tainted.pem";
 
 /// Why the box's identity is unusable.
 #[derive(Debug, Error)]
@@ -149,8 +151,10 @@ impl NodeIdentity {
         if identity.id != *id {
             return Err(NodeIdentityError::OtherNode { path, is: identity.id, wanted: id.clone() });
         }
-        let roots = read_certs(&directory.join(ROOTS_FILE))?.into_iter().map(|root| root.to_vec()).collect();
-        Ok(Some(Self::with(directory, identity, roots, clock)))
+        let roots = read_certs(&directory.join(ROOTS_FILE))?;
+        let tainted = directory.join(TAINTED_FILE);
+        let tainted = if tainted.exists() { read_certs(&tainted)? } else { Vec::new() };
+        Ok(Some(Self::with(directory, identity, (roots, tainted), clock)))
     }
 
     /// SPIFFE ID of the box.
@@ -182,9 +186,11 @@ impl NodeIdentity {
         self.id.trust_domain()
     }
 
-    /// Half of the current SVID's life.
+    /// Half of the current SVID's life; at once if it leads to a tainted root.
     pub(super) fn renew_at(&self) -> UnixMillis {
-        let Some(svid) = self.current.current() else { return UnixMillis(0) };
+        let Some(svid) = self.current.current().filter(|svid| !self.is_tainted(svid)) else {
+            return UnixMillis(0);
+        };
         let begun = svid.chain.first().and_then(|leaf| CertificateFacts::parse(leaf).ok());
         let begun = begun.map_or(svid.expires, |facts| facts.not_before);
         begun.after(svid.expires.since(begun) / 2)
@@ -210,13 +216,47 @@ impl NodeIdentity {
             return Ok(());
         }
         write_private(self.directory.join(ROOTS_FILE), pem_encode_certs(roots).as_bytes())?;
-        *self.trust.bundles.write() = Arc::new(bundle_of(self.trust_domain(), roots.to_vec()));
+        let before = self.trust.bundles();
+        let mut bundles = bundle_of(self.trust_domain(), roots.to_vec());
+        bundles.set_tainted(self.trust_domain(), before.tainted(self.trust_domain()));
+        *self.trust.bundles.write() = Arc::new(bundles);
         Ok(())
     }
 
-    fn with(directory: &Path, identity: SvidIdentity, roots: Vec<Vec<u8>>, clock: &Clock) -> Self {
+    /// Replaces which of the cloud's roots are tainted.
+    pub(super) fn set_tainted(&self, tainted: &[Vec<u8>]) -> Result<(), NodeIdentityError> {
+        if self.trust.bundles().tainted(self.trust_domain()) == tainted {
+            return Ok(());
+        }
+        let path = self.directory.join(TAINTED_FILE);
+        if tainted.is_empty() {
+            // What is left of it if this fails is replaced by the cloud's next word.
+            drop(std::fs::remove_file(path));
+        } else {
+            write_private(path, pem_encode_certs(tainted).as_bytes())?;
+        }
+        let mut bundles = BundleSet::clone(&self.trust.bundles());
+        bundles.set_tainted(self.trust_domain(), tainted);
+        *self.trust.bundles.write() = Arc::new(bundles);
+        Ok(())
+    }
+
+    fn is_tainted(&self, svid: &SvidIdentity) -> bool {
+        let root = svid.chain.last().and_then(|top| signed_by(top));
+        let bundles = self.trust.bundles();
+        bundles.tainted(self.trust_domain()).iter().any(|tainted| authority_id(tainted) == root)
+    }
+
+    fn with(
+        directory: &Path,
+        identity: SvidIdentity,
+        (roots, tainted): (Vec<Vec<u8>>, Vec<Vec<u8>>),
+        clock: &Clock,
+    ) -> Self {
         let id = identity.id.clone();
-        let bundles = RwLock::new(Arc::new(bundle_of(id.trust_domain(), roots)));
+        let mut bundles = bundle_of(id.trust_domain(), roots);
+        bundles.set_tainted(id.trust_domain(), &tainted);
+        let bundles = RwLock::new(Arc::new(bundles));
         let current = Arc::new(CurrentIdentity::new());
         current.set(identity);
         let trust = Arc::new(NodeTrust { bundles, clock: clock.clone() });
@@ -261,7 +301,7 @@ impl Joining {
         write_identity(&self.directory, &identity)?;
         // A leftover is used for the next enrolment at most.
         drop(std::fs::remove_file(self.directory.join(JOINING_FILE)));
-        Ok(NodeIdentity::with(&self.directory, identity, roots, clock))
+        Ok(NodeIdentity::with(&self.directory, identity, (roots, Vec::new()), clock))
     }
 }
 
@@ -290,8 +330,8 @@ fn write_identity(directory: &Path, identity: &SvidIdentity) -> Result<(), NodeI
     Ok(write_private(directory.join(IDENTITY_FILE), text.as_bytes())?)
 }
 
-fn read_certs(path: &Path) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, NodeIdentityError> {
-    certs_of(&read_private(path)?, path)
+fn read_certs(path: &Path) -> Result<Vec<Vec<u8>>, NodeIdentityError> {
+    Ok(certs_of(&read_private(path)?, path)?.into_iter().map(|root| root.to_vec()).collect())
 }
 
 fn certs_of(

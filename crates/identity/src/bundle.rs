@@ -21,6 +21,8 @@ pub(crate) struct Bundle {
     // Likewise: what peers keep of the root that vouches for them.
     pub(crate) shared: Vec<Anchor>,
     pub(crate) unusable: Vec<SvidRejection>,
+    // Of `roots`: published, so that SVIDs can still be renewed, but proof of nothing.
+    tainted: Vec<Vec<u8>>,
 }
 
 impl BundleSet {
@@ -38,6 +40,28 @@ impl BundleSet {
         let bundle = Bundle::new(&trust_domain, roots);
         self.bundles.insert(trust_domain, bundle);
         self.revision = self.revision.wrapping_add(1);
+    }
+
+    /// Marks roots (DER) of a trust domain as tainted, in place of those marked before. Chains that lead to them
+    /// still verify, so that SVIDs can be renewed; whoever grants something by them asks [`Self::is_tainted`].
+    pub fn set_tainted(&mut self, trust_domain: &TrustDomain, tainted: &[Vec<u8>]) {
+        let Some(bundle) = self.bundles.get_mut(trust_domain) else { return };
+        let marked: Vec<Vec<u8>> =
+            bundle.roots.iter().filter(|root| tainted.contains(root)).cloned().collect();
+        if bundle.tainted != marked {
+            bundle.tainted = marked;
+            self.revision = self.revision.wrapping_add(1);
+        }
+    }
+
+    /// Roots (DER) of a trust domain that are tainted.
+    pub fn tainted(&self, trust_domain: &TrustDomain) -> &[Vec<u8>] {
+        self.bundles.get(trust_domain).map_or(&[], |bundle| &bundle.tainted)
+    }
+
+    /// Tells whether a root of a trust domain is tainted.
+    pub fn is_tainted(&self, trust_domain: &TrustDomain, anchor: &Anchor) -> bool {
+        self.tainted(trust_domain).iter().any(|root| root == anchor.der())
     }
 
     /// Forgets a trust domain: its SVIDs are no longer trusted. Returns whether there was one.
@@ -85,13 +109,15 @@ impl BundleSet {
     }
 }
 
-/// Equal when the same domains have the same roots, whatever the revision.
+/// Equal when the same domains have the same roots and the same of them are tainted, whatever the revision.
 impl PartialEq for BundleSet {
     fn eq(&self, other: &Self) -> bool {
         self.bundles.len() == other.bundles.len()
             && self.bundles.iter().zip(&other.bundles).all(
                 |((domain, bundle), (other_domain, other_bundle))| {
-                    domain == other_domain && bundle.roots == other_bundle.roots
+                    domain == other_domain
+                        && bundle.roots == other_bundle.roots
+                        && bundle.tainted == other_bundle.tainted
                 },
             )
     }
@@ -106,6 +132,7 @@ impl Bundle {
             authorities: Vec::new(),
             shared: Vec::new(),
             unusable: Vec::new(),
+            tainted: Vec::new(),
             roots: Vec::new(),
         };
         for root in &roots {

@@ -19,6 +19,9 @@ pub struct Root {
     pub certificate: Vec<u8>,
     /// End of its validity.
     pub not_after: UnixMillis,
+    /// Published still, so that what it signed can be renewed, but proof of nothing any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tainted: bool,
 }
 
 /// Why roots were refused.
@@ -82,6 +85,29 @@ impl Bundle {
         Ok(Self { roots, sequence: self.sequence.saturating_add(1) })
     }
 
+    /// Returns the bundle with exactly these roots (DER, end of validity); what was tainted stays so.
+    ///
+    /// # Errors
+    /// There is none, or too many.
+    pub fn with_published(&self, roots: Vec<(Vec<u8>, UnixMillis)>) -> Result<Self, BundleError> {
+        let tainted = |certificate: &[u8]| {
+            self.roots.iter().any(|known| known.tainted && known.certificate == certificate)
+        };
+        let roots = roots.into_iter().map(|(certificate, not_after)| {
+            let tainted = tainted(&certificate);
+            Root { certificate, not_after, tainted }
+        });
+        self.with_roots(roots.collect())
+    }
+
+    /// Returns the bundle without one root, if it is not the only one.
+    ///
+    /// # Errors
+    /// It is the only one.
+    pub fn without_root(&self, certificate: &[u8]) -> Result<Self, BundleError> {
+        self.with_roots(self.roots.iter().filter(|root| root.certificate != certificate).cloned().collect())
+    }
+
     /// Returns the bundle without roots that expired more than a day ago, if there are any; the newest always stays.
     pub fn pruned(&self, now: UnixMillis) -> Option<Self> {
         let newest = self.roots.iter().map(|root| root.not_after).max()?;
@@ -99,7 +125,7 @@ mod tests {
     use super::*;
 
     fn root(byte: u8, ends_secs: u64) -> Root {
-        Root { certificate: vec![byte], not_after: UnixMillis::from_secs(ends_secs) }
+        Root { certificate: vec![byte], not_after: UnixMillis::from_secs(ends_secs), tainted: false }
     }
 
     #[test]

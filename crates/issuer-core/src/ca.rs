@@ -4,7 +4,8 @@
 //! on it. A private key is written to its slot's file before the journal names the slot, and a
 //! slot's key is overwritten only while the slot neither signs nor is about to.
 
-use midge_identity::UnixMillis;
+use crate::bundle::Root;
+use midge_identity::{CertificateFacts, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
@@ -92,6 +93,9 @@ pub struct CaRecord {
     pub prepared_at: UnixMillis,
     /// SHA-256 of its public key (SPKI), lower-case hex: finds out that a key file is not its own.
     pub spki_sha256: String,
+    /// Its root is tainted or not published any more: it is to be replaced at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tainted: bool,
 }
 
 impl CaRecord {
@@ -103,6 +107,18 @@ impl CaRecord {
     /// Tells whether the CA can still sign.
     pub fn is_live(&self, now: UnixMillis) -> bool {
         now < self.not_after
+    }
+
+    /// Tells whether one of these roots, not a tainted one, vouches for it. What cannot be read was installed by
+    /// someone who could, and is left alone.
+    fn is_vouched_for(&self, roots: &[Root]) -> bool {
+        let top = self.chain.last().unwrap_or(&self.certificate);
+        let Ok(top) = CertificateFacts::parse(top) else { return true };
+        let Some(wanted) = top.authority_key_id.or(top.subject_key_id) else { return true };
+        roots.iter().filter(|root| !root.tainted).any(|root| {
+            CertificateFacts::parse(&root.certificate)
+                .is_ok_and(|facts| facts.subject_key_id.as_ref() == Some(&wanted))
+        })
     }
 
     /// Returns when the next CA is to be prepared: at half its life, at most 30 days before its end.
@@ -181,7 +197,7 @@ impl CaJournal {
 
     /// Decides what is to be done now. Doing it and asking again leads, step by step, to a CA that can sign.
     pub fn next_step(&self, kind: AuthorityKind, now: UnixMillis) -> Option<CaStep> {
-        let prepared = self.prepared().filter(|(_, ca)| ca.is_live(now));
+        let prepared = self.prepared().filter(|(_, ca)| ca.is_live(now) && !ca.tainted);
         let Some((active_slot, active)) = self.active().filter(|(_, ca)| ca.is_live(now)) else {
             return match prepared {
                 Some((slot, _)) => Some(CaStep::Activate(slot)),
@@ -189,8 +205,10 @@ impl CaJournal {
             };
         };
         match prepared {
-            Some((slot, next)) => (now >= takeover(active, next)).then_some(CaStep::Activate(slot)),
-            None if now >= active.prepare_at() => self.make(kind, active_slot.other()),
+            Some((slot, next)) => {
+                (active.tainted || now >= takeover(active, next)).then_some(CaStep::Activate(slot))
+            }
+            None if active.tainted || now >= active.prepare_at() => self.make(kind, active_slot.other()),
             None => None,
         }
     }
@@ -201,7 +219,7 @@ impl CaJournal {
             return Some(now);
         }
         let (_, active) = self.active().filter(|(_, ca)| ca.is_live(now))?;
-        Some(match self.prepared().filter(|(_, ca)| ca.is_live(now)) {
+        Some(match self.prepared().filter(|(_, ca)| ca.is_live(now) && !ca.tainted) {
             Some((_, next)) => takeover(active, next),
             None if active.prepare_at() > now => active.prepare_at(),
             None => active.not_after,
@@ -251,6 +269,16 @@ impl CaJournal {
         let held = self.slot(slot).map(|(_, record)| (SlotState::Old, record.clone()));
         next.set(slot, held);
         next.request = next.request.filter(|request| request.slot != slot);
+        next
+    }
+
+    /// Returns the journal after a change of the roots: CAs that lead to one that is tainted or gone are tainted.
+    #[must_use]
+    pub fn with_roots(&self, roots: &[Root]) -> Self {
+        let mut next = self.clone();
+        for (_, record) in [&mut next.a, &mut next.b].into_iter().flatten() {
+            record.tainted |= !record.is_vouched_for(roots);
+        }
         next
     }
 
@@ -338,6 +366,7 @@ mod tests {
             not_after: from.after(life),
             prepared_at: from,
             spki_sha256: format!("{name:064x}"),
+            tainted: false,
         }
     }
 

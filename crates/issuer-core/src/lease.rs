@@ -146,6 +146,7 @@ mod tests {
             not_after: from.after(LIFE),
             prepared_at: from,
             spki_sha256: String::new(),
+            tainted: false,
         }
     }
 

@@ -5,6 +5,7 @@
 //! and sockets to `issuer/`.
 
 mod admit;
+mod authority;
 mod bundle;
 mod ca;
 mod clock;
@@ -18,6 +19,10 @@ mod token;
 mod validate;
 
 pub use admit::UNIX_SELECTORS;
+pub use authority::{
+    AuthorityError, X509Authority, authority_id, good_authorities, plan_activation, plan_revocation,
+    plan_taint, signed_by, x509_authorities,
+};
 pub use bundle::{Bundle, BundleError, PRUNE_AFTER, ROOTS_MAX, Root};
 pub use ca::{
     ACTIVATE_AT_MOST, AuthorityKind, CaJournal, CaRecord, CaStep, PREPARE_AT_MOST, PendingRequest, Slot,

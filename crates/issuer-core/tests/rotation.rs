@@ -116,6 +116,7 @@ mod rotation {
                 not_after,
                 prepared_at: self.now,
                 spki_sha256: key.to_string(),
+                tainted: false,
             }
         }
 
@@ -130,7 +131,11 @@ mod rotation {
                 CaStep::Prepare(slot) => {
                     let key = self.new_key(slot)?;
                     let record = self.record(key, self.now.after(self.ca_ttl));
-                    let root = Root { certificate: record.certificate.clone(), not_after: record.not_after };
+                    let root = Root {
+                        certificate: record.certificate.clone(),
+                        not_after: record.not_after,
+                        tainted: false,
+                    };
                     let bundle = self.disk.bundle.with_root(root).unwrap();
                     self.commit(self.journal.with_prepared(slot, record).unwrap(), Some(bundle))?;
                 }
@@ -154,7 +159,8 @@ mod rotation {
             };
             let key: u64 = request.spki_sha256.parse().unwrap();
             let record = self.record(key, self.now.after(self.ca_ttl).min(self.root_ends));
-            let root = Root { certificate: b"cloud root".to_vec(), not_after: self.root_ends };
+            let root =
+                Root { certificate: b"cloud root".to_vec(), not_after: self.root_ends, tainted: false };
             let bundle = self.disk.bundle.with_root(root).unwrap();
             self.commit(self.journal.with_prepared(request.slot, record).unwrap(), Some(bundle))?;
             Ok(true)

@@ -94,7 +94,10 @@ fn masked(
     let roots = bundles.roots(name)?;
     let wants = |choose: fn(&types::BundleMask) -> bool| mask.is_none_or(choose);
     let x509_authorities = if wants(|mask| mask.x509_authorities) {
-        roots.iter().map(|root| types::X509Certificate { asn1: root.clone(), tainted: false }).collect()
+        let tainted = bundles.tainted(name);
+        let authority =
+            |root: &Vec<u8>| types::X509Certificate { asn1: root.clone(), tainted: tainted.contains(root) };
+        roots.iter().map(authority).collect()
     } else {
         Vec::new()
     };

@@ -1,7 +1,7 @@
 //! Between messages and the server's types, with SPIRE's words for what does not fit.
 
 use crate::IssueError;
-use issuer_core::{EntryError, JoinError, Origin, RegistrationEntry, Selector, SetMatch};
+use issuer_core::{AuthorityError, EntryError, JoinError, Origin, RegistrationEntry, Selector, SetMatch};
 use midge_api::spire::api::types;
 use midge_identity::{SpiffeId, TrustDomain, parse_spiffe_id};
 use std::collections::BTreeSet;
@@ -148,6 +148,9 @@ pub(super) fn code_of(error: &IssueError) -> Code {
         IssueError::Join(JoinError::Banned(_)) => Code::PermissionDenied,
         IssueError::Join(JoinError::TokenExists) => Code::AlreadyExists,
         IssueError::Join(JoinError::TooMany { .. }) => Code::ResourceExhausted,
+        IssueError::Authority(AuthorityError::NoId) => Code::InvalidArgument,
+        IssueError::Authority(AuthorityError::Unknown(_)) => Code::NotFound,
+        IssueError::Authority(_) => Code::FailedPrecondition,
         IssueError::Join(_)
         | IssueError::Id(_)
         | IssueError::Csr(_)

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod admin;
+mod authority;
 mod nodes;
 mod place;
 mod rotation;

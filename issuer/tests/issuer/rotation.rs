@@ -66,7 +66,7 @@ async fn a_box_switched_off_for_a_year_makes_a_new_root() {
     verify(&issuer, &issuer.mint_svid(&csr(Some("/a")).1, None).unwrap().chain);
 }
 
-async fn enrolled() -> (Place, (Issuer, NodeProof), Place, Issuer) {
+pub(crate) async fn enrolled() -> (Place, (Issuer, NodeProof), Place, Issuer) {
     let mut cloud_place = Place::cloud();
     cloud_place.config.ca_ttl = DAY * 365;
     let mut edge_place = Place::edge();
@@ -79,7 +79,7 @@ async fn enrolled() -> (Place, (Issuer, NodeProof), Place, Issuer) {
     (cloud_place, cloud, edge_place, edge)
 }
 
-async fn answer((cloud, shown): &(Issuer, NodeProof), edge: &Issuer) {
+pub(crate) async fn answer((cloud, shown): &(Issuer, NodeProof), edge: &Issuer) {
     let request = edge.ca_request().borrow().clone().expect("a CSR waits");
     let signed = cloud.sign_intermediate(&request.csr_der, shown, None).await.unwrap();
     edge.install_upstream(signed.chain, signed.roots).await.unwrap();

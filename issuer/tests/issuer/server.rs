@@ -433,7 +433,10 @@ async fn changes_of_the_cloud_are_taken_with_their_cursor_or_not_at_all() {
     assert_eq!(error.to_string(), "entry is managed by the cloud: change it there");
 
     // An empty bundle would lock everyone out: the whole batch is refused, the cursor with it.
-    let changes = vec![CloudChange::Delete(theirs.id.clone()), CloudChange::Roots(Vec::new())];
+    let changes = vec![
+        CloudChange::Delete(theirs.id.clone()),
+        CloudChange::Roots { roots: Vec::new(), tainted: Vec::new() },
+    ];
     assert!(edge.apply_cloud(changes, cursor("2")).await.is_err());
     assert!(edge.entry(&theirs.id).is_ok());
     assert_eq!(edge.store().get("sync/cursor").await.unwrap().as_deref(), Some(&b"1"[..]));

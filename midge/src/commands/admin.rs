@@ -6,6 +6,7 @@ use midge_api::midge::v1::midge_client::MidgeClient;
 use midge_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use midge_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use midge_api::spire::api::server::entry::v1::entry_client::EntryClient;
+use midge_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use midge_api::spire::api::server::svid::v1::svid_client::SvidClient;
 use midge_api::spire::api::types::{Selector, Spiffeid, Status};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,10 @@ impl Admin {
 
     pub(crate) async fn bundles(&self) -> anyhow::Result<BundleClient<Channel>> {
         Ok(BundleClient::new(self.channel().await?))
+    }
+
+    pub(crate) async fn local_authorities(&self) -> anyhow::Result<LocalAuthorityClient<Channel>> {
+        Ok(LocalAuthorityClient::new(self.channel().await?))
     }
 
     pub(crate) async fn svids(&self) -> anyhow::Result<SvidClient<Channel>> {

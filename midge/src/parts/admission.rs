@@ -81,8 +81,12 @@ impl Admission for Door {
                 if stands { Ok(()) } else { Err(Refusal("registration entry is gone or for others".into())) }
             }
             Some(Proof::X509Svid { anchor, .. }) => {
-                let trusted = self.issuer.bundles().trusts(id.trust_domain(), anchor);
-                if trusted { Ok(()) } else { Err(Refusal("root is no longer trusted".into())) }
+                let bundles = self.issuer.bundles();
+                if !bundles.trusts(id.trust_domain(), anchor) {
+                    return Err(Refusal("root is no longer trusted".into()));
+                }
+                let tainted = bundles.is_tainted(id.trust_domain(), anchor);
+                if tainted { Err(Refusal("root is tainted: renew the SVID".into())) } else { Ok(()) }
             }
             None => Ok(()),
         }

@@ -19,11 +19,11 @@ use midge_api::midge::v1::{
     ShowShadowRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse,
     WatchEntriesRequest, midge_server::Midge,
 };
-use midge_api::spire::api::types::{Bundle, Spiffeid, X509Certificate, X509svid};
+use midge_api::spire::api::types::{Spiffeid, X509svid};
 use midge_audit::AuditLog;
 use midge_broker::Hub;
-use midge_identity::{Proof, SpiffeId, TrustDomain, UnixMillis};
-use midge_issuer::{IssueError, Issuer, IssuerView, entry_to_api};
+use midge_identity::{Proof, SpiffeId, UnixMillis};
+use midge_issuer::{IssueError, Issuer, IssuerView, bundles_to_api, entry_to_api};
 use midge_runtime::CancellationToken;
 use midge_store::Store;
 use mqtt_proto::Version;
@@ -417,29 +417,13 @@ fn agent_id(text: &str) -> Result<SpiffeId, Status> {
 }
 
 fn agent_view(issuer: &Issuer, agent: &SpiffeId, view: &IssuerView) -> AgentView {
-    let bundle = |domain: &TrustDomain| Bundle {
-        trust_domain: domain.to_string(),
-        x509_authorities: view
-            .bundles
-            .roots(domain)
-            .unwrap_or_default()
-            .iter()
-            .map(|root| certificate(root))
-            .collect(),
-        sequence_number: view.bundles.revision(),
-        ..Bundle::default()
-    };
-    let bundles = view.bundles.trust_domains().map(bundle).collect();
     AgentView {
         revision: view.revision,
         trust_domain: view.trust_domain.to_string(),
         entries: issuer.served_by(agent).iter().map(|entry| entry_to_api(entry)).collect(),
-        bundles,
+        bundles: bundles_to_api(&view.bundles),
+        good_authorities: view.good_authorities.iter().cloned().collect(),
     }
-}
-
-fn certificate(der: &[u8]) -> X509Certificate {
-    X509Certificate { asn1: der.to_vec(), tainted: false }
 }
 
 fn signed_ms(time: UnixMillis) -> i64 {

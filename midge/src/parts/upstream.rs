@@ -46,6 +46,7 @@ impl ViewTask {
 fn agent_view(issuer: &Issuer, agent: &SpiffeId, view: &IssuerView) -> AgentView {
     let entries = Arc::new(issuer.served_by(agent));
     AgentView::new(view.revision, view.trust_domain.clone(), entries, Arc::clone(&view.bundles))
+        .with_good_authorities(Arc::clone(&view.good_authorities))
 }
 
 #[async_trait]

@@ -54,7 +54,7 @@ fn view(revision: u64, bundles: &Arc<BundleSet>) -> Arc<AgentView> {
 }
 
 #[tokio::test]
-async fn a_root_that_leaves_takes_those_who_came_by_it_and_nobody_else() {
+async fn a_root_that_is_tainted_or_leaves_takes_those_who_came_by_it_and_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
     let (own, other) = (issuer(&folder.path().join("own")).await, issuer(&folder.path().join("other")).await);
     let (a, b) = (client(&own, "/app/a"), client(&other, "/app/b"));
@@ -62,14 +62,21 @@ async fn a_root_that_leaves_takes_those_who_came_by_it_and_nobody_else() {
     let (door, _task) = Door::new((own.clone(), id("")), watched, None);
     let [root_a, root_b] = [own.roots(), other.roots()];
     let both = [root_a.clone(), root_b.clone()].concat();
-    for (roots, a_stands, b_stands) in
-        [(both.clone(), true, true), (root_a, true, false), (both, true, true), (root_b, false, true)]
-    {
-        own.apply_cloud(vec![CloudChange::Roots(roots)], Batch::new()).await.unwrap();
+    let none = Vec::new;
+    for (roots, tainted, a_stands, b_stands) in [
+        (both.clone(), none(), true, true),
+        (both.clone(), root_b.clone(), true, false),
+        (both.clone(), root_a.clone(), false, true),
+        (root_a.clone(), none(), true, false),
+        (both, none(), true, true),
+        (root_b, none(), false, true),
+    ] {
+        let reason = if tainted.is_empty() { "root is no longer trusted" } else { "root is tainted" };
+        own.apply_cloud(vec![CloudChange::Roots { roots, tainted }], Batch::new()).await.unwrap();
         for (peer, stands) in [(&a, a_stands), (&b, b_stands)] {
             let admitted = door.admits(peer.id(), Some(peer.proof()));
             assert_eq!(admitted.is_ok(), stands, "{}", peer.id());
-            assert!(admitted.is_ok() || admitted.unwrap_err().0.contains("root is no longer trusted"));
+            assert!(admitted.is_ok() || admitted.unwrap_err().0.contains(reason));
             // The identity has an entry as before: what it left behind stays its own.
             assert!(door.admits(peer.id(), None).is_ok());
         }
