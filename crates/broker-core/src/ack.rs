@@ -38,9 +38,15 @@ impl Broker {
             // [MQTT-4.3.3-4]: no PUBREL follows an error.
             Some(_) if failed => return self.finish(key, ack.packet_id, now),
             Some(exchange) => {
-                if let Exchange::Published(waiting) = exchange {
-                    let state = OutgoingState::Released;
-                    self.out.ledger.settle(session.number, ack.packet_id, waiting, state);
+                match exchange {
+                    Exchange::Published(waiting) => {
+                        let state = OutgoingState::Released;
+                        self.out.ledger.settle(session.number, ack.packet_id, waiting, state);
+                    }
+                    Exchange::Withdrawn(_) if session.is_stored() => {
+                        self.out.ledger.release_withdrawn(session.number, ack.packet_id);
+                    }
+                    Exchange::Withdrawn(_) | Exchange::Released => {}
                 }
                 session.inflight.advance(ack.packet_id, Exchange::Released);
                 ReasonCode::Success

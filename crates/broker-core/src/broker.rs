@@ -101,6 +101,9 @@ impl Broker {
             return None;
         }
         let connection = self.connection_mut(key)?;
+        if connection.has_said_goodbye() {
+            return None;
+        }
         connection.last_seen = now.mono;
         if connection.peer.expires().is_some_and(|at| at <= now.wall) {
             self.cut(key, CloseReason::SvidExpired, now);
@@ -176,9 +179,11 @@ impl Broker {
     pub fn handle_input_ended(&mut self, conn: ConnId, cause: CloseCause, now: Now) {
         let Some(&key) = self.conns.get(&conn) else { return self.leave_candidate(conn, cause) };
         let Some(connection) = self.connection_mut(key) else { return };
+        let reason = CloseReason::Lost(cause);
         match connection.gate.last() {
-            Some(ticket) => connection.ends_after = Some((ticket, cause)),
-            None => self.cut(key, CloseReason::Lost(cause), now),
+            // It may have said goodbye before.
+            Some(ticket) => drop(connection.ends_after.get_or_insert((ticket, reason))),
+            None => self.cut(key, reason, now),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::alias::{AliasesIn, AliasesOut, Naming};
 use crate::auth::Exchange;
 use crate::decided::PublishCache;
-use crate::effect::{CloseCause, ConnId, Delivery, Effect, Now};
+use crate::effect::{CloseReason, ConnId, Delivery, Effect, Now};
 use crate::gate::Gate;
 use crate::message::plain;
 use crate::output::Output;
@@ -46,8 +46,8 @@ pub(crate) struct Connection {
     pub(crate) resend: VecDeque<PacketId>,
     pub(crate) cache: PublishCache,
     pub(crate) gate: Gate,
-    /// Set when nothing more comes from the client: the ticket of the last answer it is owed, and what was seen.
-    pub(crate) ends_after: Option<(u64, CloseCause)>,
+    /// Set when nothing more comes from the client: the ticket of the last answer it is owed, and why it ends then.
+    pub(crate) ends_after: Option<(u64, CloseReason)>,
     /// Number under which its will is stored; 0 when it is not.
     pub(crate) will_number: u64,
     /// The method of its enhanced authentication, if it has one.
@@ -66,6 +66,11 @@ pub(crate) struct Fit {
 }
 
 impl Connection {
+    /// Whether its client has sent DISCONNECT and is only answered still.
+    pub(crate) fn has_said_goodbye(&self) -> bool {
+        matches!(self.ends_after, Some((_, CloseReason::ClientDisconnected(_))))
+    }
+
     pub(crate) fn send(&mut self, packet: Packet, out: &mut Output) {
         if self.gate.starting {
             return self.send_after(self.gate.barrier, packet, out);

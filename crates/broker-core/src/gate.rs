@@ -6,7 +6,7 @@
 
 use crate::broker::Broker;
 use crate::connection::Connection;
-use crate::effect::{CloseReason, Delivery, Effect, Now};
+use crate::effect::{Delivery, Effect, Now};
 use crate::ledger::StoreTrouble;
 use crate::output::Output;
 use crate::session::Session;
@@ -144,8 +144,8 @@ impl Broker {
         };
         let ledger = &self.out.ledger;
         let is_answered = connection.ends_after.take_if(|(ticket, _)| ledger.is_stored(*ticket));
-        let Some((_, cause)) = is_answered else { return false };
-        self.cut(key, CloseReason::Lost(cause), now);
+        let Some((_, reason)) = is_answered else { return false };
+        self.cut(key, reason, now);
         true
     }
 

@@ -3,13 +3,16 @@
 use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Effect, Now};
+use crate::message::Message;
 use crate::queue::Waiting;
 use crate::session::{Link, Parked};
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
+use crate::subscription::Grant;
 use crate::timers::Due;
 use midge_identity::SpiffeId;
 use mqtt_proto::{Disconnect, ReasonCode};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +60,17 @@ impl CloseReason {
     }
 }
 
+/// What is known of a share group while messages of one session that leaves are given to its members. Room and readiness
+/// only become less meanwhile.
+#[derive(Default)]
+struct Search {
+    is_member: Option<bool>,
+    /// Nobody has room for so many bytes.
+    no_room_for: Option<usize>,
+    /// Nobody is readier.
+    readiest: u8,
+}
+
 impl Broker {
     pub(crate) fn take_disconnect(&mut self, key: Key, disconnect: &Disconnect, now: Now) {
         if let Some(secs) = disconnect.session_expiry_secs {
@@ -68,10 +82,13 @@ impl Broker {
             }
             session.expiry = expiry;
         }
-        let Some(conn) = self.connection_mut(key).map(|connection| connection.id) else { return };
         let reason = CloseReason::ClientDisconnected(disconnect.reason);
-        self.out.effects.push_back(Effect::Close { conn, reason: reason.clone() });
-        self.park(key, reason, now);
+        let Some(connection) = self.connection_mut(key) else { return };
+        match connection.gate.last() {
+            // What it sent before is still answered ([MQTT-3.1.4-5], [MQTT-4.3.2-4]).
+            Some(ticket) => connection.ends_after = Some((ticket, reason)),
+            None => self.cut(key, reason, now),
+        }
     }
 
     /// Ends a connection from this side: DISCONNECT to a 5.0 client, close.
@@ -97,7 +114,12 @@ impl Broker {
         let parked = Link::Parked(Parked { since: now.wall, ends, will: None });
         session.barrier = session.connection().map_or(0, |connection| connection.gate.barrier);
         let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
-        let Link::Live(connection) = std::mem::replace(&mut session.link, parked) else { return };
+        let Link::Live(mut connection) = std::mem::replace(&mut session.link, parked) else { return };
+        // Who said goodbye has left, whatever ended its connection before it was answered.
+        let cause = match connection.ends_after.take() {
+            Some((_, goodbye @ CloseReason::ClientDisconnected(_))) if !cause.withdraws() => goodbye,
+            _ => cause,
+        };
         session.inflight.uncount_all();
         self.conns.remove(&connection.id);
         self.attested.remove(&connection.id);
@@ -174,6 +196,9 @@ impl Broker {
     /// Gives messages of share groups to other members; those that nobody takes stay with their session, if
     /// it still exists. Who is still a member itself gives them up only to one who is connected.
     pub(crate) fn reassign(&mut self, from: Key, number: u64, orphans: Vec<Waiting>, now: Now) {
+        // At a planned stop the others leave as well.
+        let stays = self.draining && self.sessions.get(from).is_some();
+        let mut searches = BTreeMap::<GroupId, Search>::new();
         for waiting in orphans {
             let Some(group) = waiting.group else { continue };
             if waiting.message.is_expired(now) {
@@ -181,16 +206,18 @@ impl Broker {
                 self.out.ledger.dequeue(number, &waiting);
                 continue;
             }
-            let others = self.other_members(group, from, &waiting);
-            if self.authority.recheck_origin(&waiting.message).is_ok()
-                && self.share(group, &others, &waiting.message, now).is_some()
+            let search = searches.entry(group).or_default();
+            if !stays
+                && self.authority.recheck_origin(&waiting.message).is_ok()
+                && let Some(member) = self.next_member(group, from, &waiting.message, search, now)
             {
+                self.give_share(group, &member, &waiting.message, now);
                 self.out.ledger.dequeue(number, &waiting);
                 continue;
             }
-            let session = self.sessions.get_mut(from);
-            match session.filter(|session| session.queue.has_room(&waiting.message, &self.config)) {
-                Some(session) => drop(session.queue.push(waiting, &self.config)),
+            match self.sessions.get_mut(from) {
+                // It had room there a moment ago.
+                Some(session) => session.queue.restore(waiting),
                 None => {
                     self.out.metrics.dropped.no_member += 1;
                     self.out.ledger.dequeue(number, &waiting);
@@ -199,20 +226,60 @@ impl Broker {
         }
     }
 
-    fn other_members(&mut self, group: GroupId, from: Key, waiting: &Waiting) -> Vec<Member> {
+    /// Chooses who gets a message of a session that leaves. There may be very many messages and members: that somebody
+    /// has room is asked before that he may have it, and not again once nobody has.
+    fn next_member(
+        &mut self,
+        group: GroupId,
+        from: Key,
+        message: &Message,
+        search: &mut Search,
+        now: Now,
+    ) -> Option<Member> {
+        if search.no_room_for.is_some_and(|bytes| bytes <= message.bytes()) {
+            return None;
+        }
+        let groups = &mut self.subscriptions.groups;
+        let count = groups.members(group).len();
+        let turn = groups.next_turn(group, count);
+        let is_member = *search
+            .is_member
+            .get_or_insert_with(|| groups.members(group).iter().any(|member| member.session == from));
+        let (mut best, mut has_room): (Option<(u8, Member)>, bool) = (None, false);
+        for at in (turn..count).chain(0..turn) {
+            let member = self.subscriptions.groups.members(group).get(at)?.clone();
+            let is_connected =
+                self.sessions.get(member.session).is_some_and(|session| session.connection().is_some());
+            if member.session == from || is_member && !is_connected {
+                continue;
+            }
+            let Some(readiness) = self.readiness(&member, message, now) else { continue };
+            has_room = true;
+            if best.as_ref().is_some_and(|(least, _)| *least <= readiness) {
+                continue;
+            }
+            let Some(member) = self.permitted(group, member, message) else { continue };
+            // Its right may be to less than its subscription asks for.
+            let Some(readiness) = self.readiness(&member, message, now) else { continue };
+            best = Some((readiness, member));
+            if readiness <= search.readiest {
+                break;
+            }
+        }
+        if !has_room {
+            search.no_room_for = Some(message.bytes());
+        }
+        search.readiest = best.as_ref().map_or(search.readiest, |(readiness, _)| *readiness);
+        best.map(|(_, member)| member)
+    }
+
+    /// Returns a member with what it may have of a message at most, if it may have it.
+    fn permitted(&mut self, group: GroupId, member: Member, message: &Message) -> Option<Member> {
         let Self { authority, sessions, subscriptions, .. } = self;
-        let topic = &waiting.message.publication().topic;
-        let members = subscriptions.groups.members(group);
         let name = subscriptions.groups.name(group).map_or("", |name| name);
-        let is_member = members.iter().any(|member| member.session == from);
-        let others = members.iter().filter(|member| {
-            member.session != from
-                && sessions.get_mut(member.session).is_some_and(|session| {
-                    (session.connection().is_some() || !is_member)
-                        && session.rights(authority).receive_shared(topic, name).is_ok()
-                })
-        });
-        others.cloned().collect()
+        let rights = sessions.get_mut(member.session)?.rights(authority);
+        let qos = rights.receive_shared(&message.publication().topic, name).ok()?.qos();
+        Some(Member { grant: Grant { qos: member.grant.qos.min(qos), ..member.grant }, ..member })
     }
 
     /// Ends every connection for a planned stop; wills that are stored wait for the next start, and new connections

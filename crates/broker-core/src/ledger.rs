@@ -249,7 +249,8 @@ impl Ledger {
         }
     }
 
-    /// Stores that a message is sent to a session at QoS 2, whether it waited before or not.
+    /// Stores that a message is sent to a session at QoS 2, whether it waited before or not; of one that is not kept
+    /// itself, that its identifier is taken.
     pub(crate) fn publish(
         &mut self,
         session: u64,
@@ -259,7 +260,9 @@ impl Ledger {
         now: Now,
     ) {
         if waiting.message.level == Durability::None {
-            return;
+            waiting.number = self.next_number();
+            let record = OutgoingRecord { order: waiting.number, state: OutgoingState::Withdrawn };
+            return self.exchange(session, id, record, self.level);
         }
         if waiting.number == 0 {
             waiting.number = self.next_number();
@@ -274,14 +277,19 @@ impl Ledger {
     /// Stores that a message sent at QoS 2 needs not be sent again: it was received, or withdrawn.
     pub(crate) fn settle(&mut self, session: u64, id: PacketId, waiting: &Waiting, state: OutgoingState) {
         if waiting.number != 0 {
-            self.exchange(
-                session,
-                id,
-                OutgoingRecord { order: waiting.number, state },
-                waiting.message.level,
-            );
+            let level = match waiting.message.level {
+                Durability::None => self.level,
+                level => level,
+            };
+            self.exchange(session, id, OutgoingRecord { order: waiting.number, state }, level);
             self.unlink(&waiting.message);
         }
+    }
+
+    /// Stores that the client has received a message that was withdrawn.
+    pub(crate) fn release_withdrawn(&mut self, session: u64, id: PacketId) {
+        let record = OutgoingRecord { order: self.next_number(), state: OutgoingState::Released };
+        self.exchange(session, id, record, self.level);
     }
 
     fn exchange(&mut self, session: u64, id: PacketId, record: OutgoingRecord, level: Durability) {

@@ -292,18 +292,18 @@ impl Broker {
     }
 
     /// Tells whether a message is refused because a receiver could neither take it now nor keep it.
-    fn queues_refuse(&self, key: Key, publication: &Publication, decided: &Decided, now: Now) -> bool {
+    fn queues_refuse(&mut self, key: Key, publication: &Publication, decided: &Decided, now: Now) -> bool {
         let Decided { source, route, .. } = decided;
         if !source.refuses_overflow {
             return false;
         }
         let bytes = Message::cost(publication);
-        let is_full = |session: Key, granted: QoS| {
+        let (sessions, mut release) = self.release(now);
+        let mut is_full = |session: Key, granted: QoS| {
             let qos = publication.qos.min(granted);
             qos != QoS::AtMostOnce
-                && self.sessions.get(session).is_some_and(|session| {
-                    !session.is_ready(qos, &self.config)
-                        && !session.queue.may_have_room_for(bytes, &self.config, now)
+                && sessions.get_mut(session).is_some_and(|session| {
+                    !session.is_ready(qos, release.config) && !session.make_room(bytes, &mut release)
                 })
         };
         let full_target = route.targets.iter().any(|target| {
@@ -414,6 +414,12 @@ impl Broker {
             }
         }
         let (_, member) = best?;
+        self.give_share(group, member, message, now);
+        Some(())
+    }
+
+    /// Gives a message to the member of a share group that was chosen for it.
+    pub(crate) fn give_share(&mut self, group: GroupId, member: &Member, message: &Arc<Message>, now: Now) {
         let waiting = Waiting {
             qos: message.qos().min(member.grant.qos),
             retain: member.grant.retain_as_published && message.publication().retain,
@@ -426,17 +432,17 @@ impl Broker {
             message: Arc::clone(message),
         };
         self.hand_to(member.session, waiting, now);
-        Some(())
     }
 
-    fn readiness(&self, member: &Member, message: &Message, now: Now) -> Option<u8> {
-        let session = self.sessions.get(member.session)?;
+    /// Tells how soon a member can take a message, 0 being at once; none when it cannot even keep it.
+    pub(crate) fn readiness(&mut self, member: &Member, message: &Message, now: Now) -> Option<u8> {
         let qos = message.qos().min(member.grant.qos);
-        if session.is_ready(qos, &self.config) {
+        let (sessions, mut release) = self.release(now);
+        let session = sessions.get_mut(member.session)?;
+        if session.is_ready(qos, release.config) {
             return Some(0);
         }
-        let can_keep =
-            qos != QoS::AtMostOnce && session.queue.may_have_room_for(message.bytes(), &self.config, now);
+        let can_keep = qos != QoS::AtMostOnce && session.make_room(message.bytes(), &mut release);
         can_keep.then(|| if session.connection().is_some() { 1 } else { 2 })
     }
 }

@@ -73,11 +73,6 @@ impl Queue {
             && self.all.get().saturating_add(bytes) <= config.queues_bytes_max
     }
 
-    /// Tells whether there is room, or may be once what has expired is taken out.
-    pub(crate) fn may_have_room_for(&self, bytes: usize, config: &Config, now: Now) -> bool {
-        self.has_room_for(bytes, config) || self.may_have_expired(now)
-    }
-
     fn may_have_expired(&self, now: Now) -> bool {
         self.expires.is_some_and(|at| at <= now.mono)
     }

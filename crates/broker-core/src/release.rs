@@ -43,14 +43,21 @@ impl Session {
         }
     }
 
+    /// Tells whether a message of this size can wait, once what has expired is taken out.
+    pub(crate) fn make_room(&mut self, bytes: usize, release: &mut Release<'_>) -> bool {
+        if self.queue.has_room_for(bytes, release.config) {
+            return true;
+        }
+        for expired in self.queue.take_expired(release.now) {
+            release.out.metrics.dropped.expired += 1;
+            release.out.ledger.dequeue(self.number, &expired);
+        }
+        self.queue.has_room_for(bytes, release.config)
+    }
+
     /// Lets a message wait, or drops it or older ones as the rule says.
     fn keep(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
-        if !self.queue.has_room(&waiting.message, release.config) {
-            for expired in self.queue.take_expired(release.now) {
-                release.out.metrics.dropped.expired += 1;
-                release.out.ledger.dequeue(self.number, &expired);
-            }
-        }
+        self.make_room(waiting.message.bytes(), release);
         while let Some(oldest) = self.queue.yield_to(&waiting.message, release.config) {
             release.out.metrics.dropped.queue_full += 1;
             release.out.ledger.dequeue(self.number, &oldest);

@@ -12,18 +12,14 @@ use crate::record::{OwedRecord, RecordKey, RecordKind};
 use crate::release::{Release, tell_purged, withhold};
 use crate::retained::Found;
 use crate::session::Session;
-use crate::subscription::Subscribed;
 use midge_policy::Question;
 use mqtt_proto::{QoS, TopicFilter, TopicName};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Retained messages looked at for one session at once. Then it is others' turn, and the rest follows in portions.
 pub(crate) const LOOKS_AT_ONCE: usize = 256;
-
-/// Stale ones that are kept beside as many as there are subscriptions, before they are looked for.
-const STALE_MAX: usize = 16;
 
 /// Stands for the ticket of a SUBACK that has not been given yet.
 const UNANSWERED: u64 = u64::MAX;
@@ -43,29 +39,14 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    /// Has the retained messages of a subscription sent, from the start.
-    pub(crate) fn start(
-        replays: &mut VecDeque<Self>,
-        subscriptions: &BTreeMap<Arc<str>, Subscribed>,
-        (spelled, ordinal): (&Arc<str>, u32),
-        filter: &TopicFilter,
-    ) {
-        if subscriptions.contains_key(spelled) {
-            replays.retain(|replay| replay.spelled != *spelled);
-        } else if replays.len() > 2 * subscriptions.len() + STALE_MAX {
-            replays.retain(|replay| replay.is_unanswered() || replay.is_of(subscriptions));
-        }
+    fn start(spelled: &Arc<str>, ordinal: u32, filter: &TopicFilter) -> Self {
         let (spelled, filter) = (Arc::clone(spelled), filter.clone());
-        replays.push_back(Self { spelled, ordinal, filter, cursor: None, after: UNANSWERED, sent: 0 });
+        Self { spelled, ordinal, filter, cursor: None, after: UNANSWERED, sent: 0 }
     }
 
     /// Returns one of an earlier run.
     pub(crate) fn restored(spelled: Arc<str>, ordinal: u32, filter: TopicFilter, owed: OwedRecord) -> Self {
         Self { spelled, ordinal, filter, cursor: owed.after, after: 0, sent: owed.sent }
-    }
-
-    fn is_of(&self, subscriptions: &BTreeMap<Arc<str>, Subscribed>) -> bool {
-        subscriptions.get(&self.spelled).is_some_and(|subscribed| subscribed.ordinal == self.ordinal)
     }
 
     /// Whether it is of the SUBSCRIBE at hand.
@@ -82,27 +63,83 @@ impl Replay {
     }
 }
 
+/// Those of one session, in the order in which they are sent. There may be as many as it has subscriptions, and each
+/// SUBSCRIBE may start all of them anew.
+#[derive(Debug, Default)]
+pub(crate) struct Replays {
+    by_turn: BTreeMap<u64, Replay>,
+    /// By the ordinal of their subscription, of which there is one each.
+    turns: BTreeMap<u32, u64>,
+    last_turn: u64,
+    /// From here on they are of the SUBSCRIBE at hand.
+    unanswered_from: u64,
+}
+
+impl Replays {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_turn.is_empty()
+    }
+
+    /// Has the retained messages of a subscription sent, from the start and after all others.
+    pub(crate) fn start(&mut self, spelled: &Arc<str>, ordinal: u32, filter: &TopicFilter) {
+        self.push(Replay::start(spelled, ordinal, filter));
+    }
+
+    /// Adds one of an earlier run.
+    pub(crate) fn restore(&mut self, replay: Replay) {
+        self.push(replay);
+        self.unanswered_from = self.last_turn + 1;
+    }
+
+    /// Adds one, in place of an earlier one of its subscription.
+    fn push(&mut self, replay: Replay) {
+        self.forget(replay.ordinal);
+        self.last_turn += 1;
+        self.turns.insert(replay.ordinal, self.last_turn);
+        self.by_turn.insert(self.last_turn, replay);
+    }
+
+    /// Forgets what is left for a subscription.
+    pub(crate) fn forget(&mut self, ordinal: u32) {
+        if let Some(turn) = self.turns.remove(&ordinal) {
+            self.by_turn.remove(&turn);
+        }
+    }
+
+    /// Returns what is left for the subscription of this ordinal.
+    pub(crate) fn of(&self, ordinal: u32) -> Option<&Replay> {
+        self.by_turn.get(self.turns.get(&ordinal)?)
+    }
+
+    /// Lets those of the SUBSCRIBE at hand wait for the ticket of its answer.
+    fn follow(&mut self, barrier: u64) {
+        self.by_turn.range_mut(self.unanswered_from..).for_each(|(_, replay)| replay.after = barrier);
+        self.unanswered_from = self.last_turn + 1;
+    }
+
+    fn take_first(&mut self) -> Option<(u64, Replay)> {
+        let (turn, replay) = self.by_turn.pop_first()?;
+        self.turns.remove(&replay.ordinal);
+        Some((turn, replay))
+    }
+
+    fn put_back(&mut self, turn: u64, replay: Replay) {
+        self.turns.insert(replay.ordinal, turn);
+        self.by_turn.insert(turn, replay);
+    }
+}
+
 impl Session {
     /// Lets what was started follow the answer that was given just now.
     pub(crate) fn let_replays_follow(&mut self) {
         let barrier = self.connection().map_or(0, |connection| connection.gate.barrier);
-        let started = self.replays.iter_mut().filter(|replay| replay.is_unanswered());
-        started.for_each(|replay| replay.after = barrier);
-    }
-
-    /// Returns what is left for the subscription of this number.
-    pub(crate) fn replay_of(&self, ordinal: u32) -> Option<&Replay> {
-        // One that is being made has none but the one just started, and there may be very many to look through.
-        if ordinal == self.ordinals {
-            return self.replays.back().filter(|replay| replay.ordinal == ordinal);
-        }
-        self.replays.iter().find(|replay| replay.ordinal == ordinal)
+        self.replays.follow(barrier);
     }
 
     /// Sends retained messages of the subscription whose turn it is, as many as may be sent now. Tells whether those
     /// were all.
     pub(crate) fn replay(&mut self, release: &mut Release<'_>, looks: &mut usize) -> bool {
-        let Some(mut replay) = self.replays.pop_front() else { return false };
+        let Some((turn, mut replay)) = self.replays.take_first() else { return false };
         let from = replay.cursor.clone();
         let is_over = loop {
             if let ControlFlow::Break(is_over) = self.replay_next(&mut replay, release, looks) {
@@ -113,7 +150,7 @@ impl Session {
             self.record_replay(&replay, is_over, release);
         }
         if !is_over {
-            self.replays.push_front(replay);
+            self.replays.put_back(turn, replay);
         }
         is_over
     }

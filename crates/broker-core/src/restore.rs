@@ -214,7 +214,7 @@ impl Restoration<'_> {
         if let Some(session) = session {
             let ordinal = session.subscriptions.get(&spelled).map_or(0, |subscribed| subscribed.ordinal);
             let filter = record.filter.filter.clone();
-            session.replays.push_back(Replay::restored(spelled, ordinal, filter, owed));
+            session.replays.restore(Replay::restored(spelled, ordinal, filter, owed));
         }
     }
 

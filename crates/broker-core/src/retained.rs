@@ -70,6 +70,10 @@ impl Retained {
         let old = self.messages.get(topic);
         let fits = |mut share: Share, replaced: Option<&Arc<Message>>, messages_max, bytes_max| {
             if let Some(old) = replaced {
+                // Also beyond a limit that was lowered: nothing grows.
+                if bytes <= old.bytes() {
+                    return true;
+                }
                 share.shrink(old.bytes());
             }
             share.grow(bytes);

@@ -9,14 +9,14 @@ use crate::limits::Config;
 use crate::output::Subject;
 use crate::queue::{Queue, Waiting};
 use crate::record::Durability;
-use crate::replay::Replay;
+use crate::replay::Replays;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use crate::total::Total;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::{Context, Rights, SubscribeMode};
 use mqtt_proto::{Connect, QoS, SharedFilter, Version, Will};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) struct Session {
     pub(crate) inflight: Inflight,
     pub(crate) queue: Queue,
     pub(crate) held: Held,
-    pub(crate) replays: VecDeque<Replay>,
+    pub(crate) replays: Replays,
     /// Whether these go on when it is its turn.
     pub(crate) is_replaying: bool,
     /// Number under which it is stored; 0 when it is not.
@@ -135,7 +135,7 @@ impl Session {
             inflight: Inflight::default(),
             queue: Queue::default(),
             held: Held::default(),
-            replays: VecDeque::new(),
+            replays: Replays::default(),
             is_replaying: false,
             number: 0,
             since_ticket: 0,
@@ -152,9 +152,10 @@ impl Session {
     /// Tells whether a message has to be stored before it is sent to it. One that waited in the store goes on
     /// there, even if the session has become one that ends with its connection.
     pub(crate) fn gates(&self, waiting: &Waiting) -> bool {
-        waiting.qos == QoS::ExactlyOnce
-            && waiting.message.level != Durability::None
-            && (self.is_stored() || waiting.number != 0)
+        let is_kept = waiting.number != 0 && waiting.message.level != Durability::None;
+        // Also where the message itself is not kept: the client holds its identifier, and takes another message
+        // under it for the same ([MQTT-4.3.3-10]).
+        waiting.qos == QoS::ExactlyOnce && (self.is_stored() || is_kept)
     }
 
     /// What rules may ask about it.
@@ -199,6 +200,7 @@ impl Session {
     pub(crate) fn remove_subscription(&mut self, spelled: &str) -> Option<Subscribed> {
         let removed = self.subscriptions.remove(spelled)?;
         self.subscription_bytes = self.subscription_bytes.saturating_sub(spelled.len());
+        self.replays.forget(removed.ordinal);
         Some(removed)
     }
 

@@ -165,7 +165,7 @@ impl Ledger {
         }
         subscribed.number = earlier.map_or_else(|| self.next_number(), |earlier| earlier.number);
         let same = earlier.filter(|earlier| earlier.asks_the_same(subscribed));
-        let replay = session.replay_of(subscribed.ordinal);
+        let replay = session.replays.of(subscribed.ordinal);
         if let Some(same) = same
             && !replay.is_some_and(Replay::is_unanswered)
         {

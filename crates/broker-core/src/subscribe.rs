@@ -3,7 +3,7 @@
 use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
-use crate::replay::{LOOKS_AT_ONCE, Replay};
+use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Found;
 use crate::session::mode_of;
 use crate::slab::Key;
@@ -94,8 +94,7 @@ impl Broker {
         if wants_retained(subscription, existed)
             && !matches!(self.retained.next_match(filter, None, looks), Found::Nothing)
         {
-            let started = (spelled, subscribed.ordinal);
-            Replay::start(&mut session.replays, &session.subscriptions, started, filter);
+            session.replays.start(spelled, subscribed.ordinal, filter);
         }
         self.out.ledger.subscribe(session, spelled, &mut subscribed);
         self.subscriptions.add(key, &subscribed, replaced);

@@ -139,3 +139,40 @@ fn nothing_is_sent_after_a_close() {
     world.flush(conn);
     world.quiet(conn);
 }
+
+// [MQTT-3.1.4-5], [MQTT-4.3.2-4]: what it sent before is answered, as slow as the disk may be.
+#[test]
+fn what_was_sent_before_a_disconnect_is_answered_first() {
+    for (taken_over, reason, fires) in [
+        (false, ReasonCode::Success, false),
+        (true, ReasonCode::Success, false),
+        (false, ReasonCode::DisconnectWithWill, true),
+    ] {
+        let (mut world, watcher) = (World::new(), "ops");
+        let kept = world.open("kept", durable("c"));
+        world.subscribe(kept, "a", Q1);
+        let watcher = world.client(watcher);
+        world.subscribe(watcher, "w", Q0);
+        world.disk.is_quick = false;
+        let mortal = Connect { will: will("w", "gone", 0), ..durable("c") };
+        let conn = world.connect("press", mortal.clone());
+        world.publish(conn, "a", "x", Q1);
+        world.send(conn, bye(reason));
+        world.quiet(conn);
+        // What comes after it is nobody's.
+        world.publish(conn, "w", "late", Q0);
+        world.end_input(conn);
+        world.quiet(watcher);
+        if taken_over {
+            let again = world.connect("press", Connect { will: None, ..mortal });
+            world.take(conn);
+            world.store();
+            world.expect(again, ["CONNACK 00 present"]);
+        } else {
+            world.store();
+            let close = format!("CLOSE ClientDisconnected({reason:?})");
+            world.expect(conn, ["CONNACK 00", "PUBACK 1 00", &close]);
+        }
+        assert_eq!(world.take(watcher) == GONE, fires, "{reason:?}");
+    }
+}

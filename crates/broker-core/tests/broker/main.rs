@@ -18,6 +18,8 @@ mod disconnect;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod exchanges;
+#[cfg(test)]
 mod filters;
 #[cfg(test)]
 mod flaws;

@@ -220,3 +220,28 @@ fn what_has_expired_has_nobody_refused() {
     world.expect(press, ["PUBACK 1 00", "PUBACK 2 00", "PUBACK 1 97", "PUBACK 1 00"]);
     assert_eq!(kept(&mut world), ["fresh"]);
 }
+
+// That something expired has passed through a queue is no room in it.
+#[test]
+fn a_full_queue_refuses_also_when_what_expires_was_taken_before() {
+    for (expires, answer) in [(false, "PUBACK 1 97"), (true, "PUBACK 1 00")] {
+        let all = |id: &str| allow(id, &["a"], &["a"]);
+        let mut world =
+            absent(vec![says(QueueOverflow::Refuse, all("ops")), says(QueueOverflow::Refuse, all("press"))]);
+        let press = world.client("press");
+        world.send(press, Packet::Publish(Box::new(expiring("a", "taken", Q1, 1))));
+        let ops = world.connect("ops", durable("c"));
+        world.take(ops);
+        world.send(ops, Packet::PubAck(ack(32_768)));
+        world.lose(ops);
+        let second = if expires { expiring("a", "2", Q1, 1) } else { publish("a", "2", Q1) };
+        world.publish(press, "a", "1", Q1);
+        world.send(press, Packet::Publish(Box::new(second)));
+        world.pass_secs(2);
+        world.take(press);
+        world.publish(press, "a", "3", Q1);
+        world.expect(press, [answer]);
+        let left = if expires { vec!["1", "3"] } else { vec!["1", "2"] };
+        assert_eq!(kept(&mut world), left);
+    }
+}

@@ -379,3 +379,26 @@ fn subscriptions_made_and_removed_leave_little_behind() {
     }
     assert!(portions < 10, "{portions}");
 }
+
+// Limits may come, or be lowered, when an identity has more already.
+#[test]
+fn what_is_retained_beyond_a_limit_can_be_replaced_by_what_is_no_larger() {
+    let mut world = World::new();
+    let press = world.client("press");
+    for topic in ["a", "b", "c"] {
+        world.send(press, retained(topic, "12"));
+    }
+    world.config.retained_messages_per_identity_max = 1;
+    world.config.retained_bytes_per_identity_max = 1;
+    world.crash(1);
+    let press = world.client("press");
+    for (topic, payload) in [("a", "34"), ("b", "5"), ("c", "678"), ("d", "9")] {
+        world.send(press, retained(topic, payload));
+    }
+    let ops = world.client("ops");
+    world.subscribe(ops, "#", Q0);
+    world.expect(
+        ops,
+        ["PUBLISH a \"34\" q0 retain", "PUBLISH b \"5\" q0 retain", "PUBLISH c \"12\" q0 retain"],
+    );
+}

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use broker_core::ConnId;
-use midge_policy::Rule;
+use midge_policy::{Rule, SubscribeMode};
 use mqtt_proto::{Connect, Packet, QoS, ReasonCode};
 use std::num::NonZeroU16;
 
@@ -253,5 +253,102 @@ fn what_waits_for_a_group_is_withheld_from_who_may_no_longer_be_in_it() {
         let member = world.connect("m1", durable("c"));
         let seen = world.take(member).into_iter().filter(|text| text.starts_with("PUBLISH")).count();
         assert_eq!(seen, expected, "{left:?} {restarts}");
+    }
+}
+
+/// A member with room for one message in flight, which it does not acknowledge.
+fn busy(world: &mut World, id: &str) -> ConnId {
+    let conn = world.open(id, Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
+    world.subscribe(conn, "$share/g/a/#", Q1);
+    conn
+}
+
+fn queued(world: &World, id: &str) -> usize {
+    world.session(id, "c").unwrap().queued
+}
+
+// A queue through which something has passed that would have expired by now has no more room for that.
+#[test]
+fn what_nobody_has_room_for_stays_with_the_member_that_leaves() {
+    let mut world = World::limited(|config| config.queue_messages_max = 1);
+    let press = world.client("press");
+    let m1 = busy(&mut world, "m1");
+    for payload in ["in flight", "waits"] {
+        world.publish(press, "a/1", payload, Q1);
+    }
+    let m2 = busy(&mut world, "m2");
+    world.subscribe(m2, "own", Q1);
+    for payload in [publish("own", "0", Q1), expiring("own", "1", Q1, 1)] {
+        world.send(press, Packet::Publish(Box::new(payload)));
+    }
+    world.send(m2, Packet::PubAck(ack(1)));
+    world.publish(press, "own", "2", Q1);
+    world.pass_secs(2);
+    world.take(press);
+    world.lose(m1);
+    assert_eq!((queued(&world, "m1"), queued(&world, "m2")), (1, 1));
+    assert_eq!(world.broker.metrics().dropped.queue_full, 0);
+    // Who has room gets it.
+    world.send(m2, unsubscribe(["$share/g/a/#"]));
+    join(&mut world, "m3", Q1);
+    let m1 = world.connect("m1", Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
+    world.send(m1, unsubscribe(["$share/g/a/#"]));
+    assert_eq!(queued(&world, "m1"), 0);
+}
+
+// Limits may be lower than at the time when the messages were acknowledged.
+#[test]
+fn what_waited_already_stays_though_the_queue_is_beyond_its_limit() {
+    let mut world = World::new();
+    let press = world.client("press");
+    let m1 = busy(&mut world, "m1");
+    for payload in ["0", "1", "2", "3"] {
+        world.publish(press, "a/1", payload, Q1);
+    }
+    world.lose(m1);
+    world.config.queue_messages_max = 1;
+    world.crash(1);
+    let m1 = world.connect("m1", Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
+    world.send(m1, unsubscribe(["$share/g/a/#"]));
+    world.lose(m1);
+    assert_eq!(queued(&world, "m1"), 3);
+}
+
+#[test]
+fn at_a_planned_stop_every_member_keeps_what_waits_for_it() {
+    let mut world = World::new();
+    let press = world.client("press");
+    for id in ["m1", "m2"] {
+        busy(&mut world, id);
+    }
+    for n in 0..6 {
+        world.publish(press, "a/1", &n.to_string(), Q1);
+    }
+    let waiting = |world: &World| ["m1", "m2"].map(|id| queued(world, id));
+    assert_eq!(waiting(&world), [2, 2]);
+    world.end();
+    assert_eq!(waiting(&world), [2, 2]);
+}
+
+// The right of the one who gets it may be to less than its subscription asks for.
+#[test]
+fn a_message_that_is_passed_on_has_no_higher_qos_than_its_receiver_may_have() {
+    let lower = Rule { name: "low".into(), qos_max: Some(0), ..allow("m2", &[], &["a/low/#"]) };
+    let rules = vec![
+        allow("m1", &[], &["a/#"]),
+        allow("m2", &[], &["a/high/#"]),
+        lower,
+        allow("press", &["a/#"], &[]),
+    ];
+    for (topic, expected) in [("a/low/x", "q0"), ("a/high/x", "q1 #1")] {
+        let mut world = World::ruled(rules.clone());
+        let press = world.client("press");
+        let m1 = world.open("m1", v5("c"));
+        world.subscribe(m1, "$share/g/a/#", Q1);
+        world.publish(press, topic, "x", Q1);
+        world.listener = listener("tcp", SubscribeMode::Filter);
+        let m2 = join(&mut world, "m2", Q1);
+        world.lose(m1);
+        world.expect(m2, [&*format!("PUBLISH {topic} \"x\" {expected}")]);
     }
 }

@@ -63,7 +63,8 @@ pub(crate) struct World {
     pub(crate) flushing: bool,
     /// Who does not in any case.
     pub(crate) deaf: Option<SpiffeId>,
-    config: Config,
+    /// The next start takes it.
+    pub(crate) config: Config,
     policy: Arc<Policy>,
     pub(crate) disk: Disk,
 }
