@@ -4,7 +4,7 @@ use crate::arrivals::Arrival;
 use crate::outbox::{Frames, Outbox, Woken};
 use crate::wire::Wire;
 use crate::{Admission, Hub, LocalClaims, Refusal};
-use broker_core::{CloseCause, CloseReason, ConnId, Listener};
+use broker_core::{CloseCause, ConnId, Listener};
 use bytes::BytesMut;
 use midge_identity::VerifiedPeer;
 use mqtt_proto::{ConnAck, Connect, DecodeError, Decoder, Packet, ReasonCode, Version};
@@ -134,7 +134,16 @@ where
         hub.admit_again(connected.0, &identity, &proof, admission);
         connected
     };
-    let outlet = Outlet { hub, outbox: &outbox, write: &mut write, unread_timeout, flushed_bytes };
+    let (ends_at, may_be_withdrawn) = (None, true);
+    let outlet = Outlet {
+        hub,
+        outbox: &outbox,
+        write: &mut write,
+        unread_timeout,
+        flushed_bytes,
+        ends_at,
+        may_be_withdrawn,
+    };
     converse(conn, &mut reader, outlet).await;
     Ok(())
 }
@@ -330,15 +339,23 @@ struct Outlet<'a, W> {
     /// How long the peer may take none of what it is sent.
     unread_timeout: Duration,
     flushed_bytes: usize,
+    /// When the rest is given up, once the core does not want the connection any more.
+    ends_at: Option<tokio::time::Instant>,
+    /// Whether what is written now was taken before anything was thrown away.
+    may_be_withdrawn: bool,
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(conn: ConnId, mut outlet: Outlet<'_, W>) -> io::Result<()> {
     let mut unreported = 0;
     loop {
         let batch = outlet.outbox.next().await.map_err(io::Error::other)?;
+        // What is taken after something was thrown away may be sent: a DISCONNECT.
+        outlet.may_be_withdrawn = !outlet.outbox.is_discarded();
         outlet.frames(&batch.frames).await?;
         if let Some(reason) = batch.closed {
-            return finish(outlet.write, &reason).await;
+            tracing::trace!(?reason, "connection ends");
+            let ends_at = outlet.ends_at.unwrap_or_else(linger);
+            return tokio::time::timeout_at(ends_at, outlet.write.shutdown()).await.unwrap_or(Ok(()));
         }
         unreported += batch.bytes;
         if unreported >= outlet.flushed_bytes {
@@ -346,11 +363,6 @@ async fn write_all<W: AsyncWrite + Unpin>(conn: ConnId, mut outlet: Outlet<'_, W
             unreported = 0;
         }
     }
-}
-
-async fn finish<W: AsyncWrite + Unpin>(write: &mut W, reason: &CloseReason) -> io::Result<()> {
-    tracing::trace!(?reason, "connection ends");
-    tokio::time::timeout(LINGER, write.shutdown()).await.unwrap_or(Ok(()))
 }
 
 impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
@@ -386,6 +398,9 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
         if bytes.is_empty() {
             return Ok(());
         }
+        if self.may_be_withdrawn && self.outbox.is_discarded() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         self.hub.traffic().written(bytes.len());
         let writing = write_on(self.write, bytes, self.unread_timeout);
         tokio::pin!(writing);
@@ -397,8 +412,15 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
         if self.outbox.is_discarded() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        tokio::time::timeout(LINGER, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let ends_at = *self.ends_at.get_or_insert_with(linger);
+        tokio::time::timeout_at(ends_at, writing)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+fn linger() -> tokio::time::Instant {
+    tokio::time::Instant::now() + LINGER
 }
 
 async fn write_on<W: AsyncWrite + Unpin>(

@@ -1,14 +1,17 @@
 //! Bytes in, bytes out and the end of the stream: what MQTT says about the network connection itself.
 
-use super::{Entrance, Limits, Refused, Visit, serve};
+use super::{Entrance, LINGER, Limits, Outlet, Refused, Visit, serve, write_all};
 use crate::arrivals::{Arrivals, Source};
+use crate::outbox::{Outbox, Outgoing};
 use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
 use async_trait::async_trait;
-use broker_core::Listener;
+use broker_core::{CloseReason, ConnId, Listener};
 use midge_audit::{AuditLog, AuditWriter};
 use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rate, Rule, SubscribeMode};
 use midge_runtime::Clock;
+use mqtt_proto::{Packet, Version};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -273,4 +276,64 @@ async fn a_peer_that_sends_without_end_leaves_others_their_turns() {
     }
     assert_eq!(stage.hub.metrics().messages_in, 100_000);
     assert!(turns.get() > 5, "{turns:?}");
+}
+
+/// What a writer does with 1 MiB that waits when the connection is to end, and how long it takes, where the peer reads
+/// 1 KiB in `pause`.
+async fn writes_to_a_slow_reader(pause: Duration, discards: bool) -> (io::Result<()>, Duration) {
+    let (mut near, mut far) = tokio::io::duplex(1024);
+    let (stage, outbox) = (Stage::new(), Outbox::new(Version::V5, "slow".into()));
+    let publish = Packet::Publish(Box::new(mqtt_proto::Publish {
+        dup: false,
+        qos: mqtt_proto::QoS::AtMostOnce,
+        retain: false,
+        topic: Some(mqtt_proto::TopicName::new("a").unwrap()),
+        packet_id: None,
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: vec![0; 32 * 1024].into(),
+    }));
+    for _ in 0..32 {
+        outbox.push(&Outgoing::Packet(publish.clone()), 0);
+    }
+    let outlet = Outlet {
+        hub: &stage.hub,
+        outbox: &outbox,
+        write: &mut near,
+        unread_timeout: Duration::from_secs(30),
+        flushed_bytes: 0,
+        ends_at: None,
+        may_be_withdrawn: true,
+    };
+    let begun = tokio::time::Instant::now();
+    let reading = async {
+        let mut taken = [0; 1024];
+        far.read_exact(&mut taken).await.unwrap();
+        if discards {
+            outbox.discard();
+        }
+        outbox.close(CloseReason::Drain);
+        while far.read(&mut taken).await.is_ok_and(|count| count > 0) {
+            tokio::time::sleep(pause).await;
+        }
+    };
+    let written = tokio::select! {
+        written = write_all(ConnId(1), outlet) => written,
+        () = reading => Ok(()),
+    };
+    (written, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_has_so_long_for_all_that_waits_and_not_for_each_piece_of_it() {
+    let slow = Duration::from_millis(15);
+    let (written, took) = writes_to_a_slow_reader(slow, false).await;
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(took.as_secs(), LINGER.as_secs());
+    let (written, took) = writes_to_a_slow_reader(Duration::from_millis(1), false).await;
+    assert!(written.is_ok() && took < LINGER, "{took:?}");
+    let (written, took) = writes_to_a_slow_reader(slow, true).await;
+    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    assert!(took < Duration::from_millis(100), "{took:?}");
 }
