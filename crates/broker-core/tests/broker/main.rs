@@ -28,6 +28,8 @@ mod histories;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod in_flight;
+#[cfg(test)]
 mod information;
 #[cfg(test)]
 mod limits;
