@@ -3,8 +3,8 @@
 use super::Stage;
 use bytes::{Bytes, BytesMut};
 use mqtt_proto::{
-    Ack, Connect, Decoder, Limits, Packet, PacketId, Publish, QoS, ReasonCode, RetainHandling, SharedFilter,
-    Subscribe, Subscription, TopicName, Version, encode,
+    Ack, Connect, Decoder, Disconnect, Info, Limits, Packet, PacketId, Publish, QoS, ReasonCode,
+    RetainHandling, SharedFilter, Subscribe, Subscription, TopicName, Version, encode,
 };
 use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
 use std::net::TcpStream;
@@ -29,19 +29,20 @@ impl Link {
         client_id: &str,
         receive_max: Option<NonZeroU16>,
     ) -> Result<(Self, bool)> {
+        let connect =
+            Connect { clean_start: false, session_expiry_secs: Some(3600), receive_max, ..new(client_id) };
+        Self::connect(stage, connect)
+    }
+
+    /// Connects with what this says. Tells whether there was a session.
+    pub(crate) fn connect(stage: &Stage, connect: Connect) -> Result<(Self, bool)> {
         let address = stage.address().ok_or(ErrorKind::ConnectionRefused)?;
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_millis(5)))?;
         let decoder = Decoder::client(Version::V5, Limits::default());
         let mut link = Self { stream, decoder, buffer: BytesMut::new() };
-        link.send(&Packet::Connect(Box::new(Connect {
-            clean_start: false,
-            session_expiry_secs: Some(3600),
-            receive_max,
-            topic_alias_max: 10,
-            ..Connect::new(Version::V5, client_id)
-        })))?;
+        link.send(&Packet::Connect(Box::new(connect)))?;
         match link.wait()? {
             Packet::ConnAck(answer) if answer.reason == ReasonCode::Success => {
                 Ok((link, answer.session_present))
@@ -84,19 +85,7 @@ impl Link {
     }
 
     pub(crate) fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<()> {
-        let subscription = Subscription {
-            filter: SharedFilter::new(filter).unwrap(),
-            qos,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-        };
-        self.send(&Packet::Subscribe(Box::new(Subscribe {
-            packet_id: NonZeroU16::MIN,
-            subscription_id: None,
-            user_properties: Vec::new(),
-            subscriptions: vec![subscription],
-        })))?;
+        self.send(&subscribe(filter, qos))?;
         match self.wait()? {
             Packet::SubAck(answer) => assert_eq!(answer.reasons[0] as u8, qos as u8),
             other => panic!("no SUBACK: {other:?}"),
@@ -105,12 +94,43 @@ impl Link {
     }
 }
 
+/// CONNECT with a clean start, and with no session that outlives the connection.
+pub(crate) fn new(client_id: &str) -> Connect {
+    Connect { topic_alias_max: 10, ..Connect::new(Version::V5, client_id) }
+}
+
+pub(crate) fn subscribe(filter: &str, qos: QoS) -> Packet {
+    let subscription = Subscription {
+        filter: SharedFilter::new(filter).unwrap(),
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
+    };
+    Packet::Subscribe(Box::new(Subscribe {
+        packet_id: NonZeroU16::MIN,
+        subscription_id: None,
+        user_properties: Vec::new(),
+        subscriptions: vec![subscription],
+    }))
+}
+
+/// DISCONNECT that takes the will back; with so many seconds left to the session, if any are given.
+pub(crate) fn disconnect(session_expiry_secs: Option<u32>) -> Packet {
+    let (reason, server_reference, info) = (ReasonCode::Success, None, Info::default());
+    Packet::Disconnect(Box::new(Disconnect { reason, session_expiry_secs, server_reference, info }))
+}
+
 pub(crate) fn ack(packet_id: PacketId) -> Ack {
     Ack { packet_id, reason: ReasonCode::Success, info: None }
 }
 
 pub(crate) fn publish(topic: &str, number: u32, qos: QoS, packet_id: PacketId, dup: bool) -> Packet {
-    Packet::Publish(Box::new(Publish {
+    Packet::Publish(Box::new(numbered(topic, number, qos, packet_id, dup)))
+}
+
+pub(crate) fn numbered(topic: &str, number: u32, qos: QoS, packet_id: PacketId, dup: bool) -> Publish {
+    Publish {
         dup,
         qos,
         retain: false,
@@ -120,5 +140,5 @@ pub(crate) fn publish(topic: &str, number: u32, qos: QoS, packet_id: PacketId, d
         subscription_ids: Vec::new(),
         properties: None,
         payload: Bytes::from(number.to_string()),
-    }))
+    }
 }

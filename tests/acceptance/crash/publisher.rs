@@ -1,11 +1,13 @@
 //! A publisher that numbers its messages and sends again what was not acknowledged, as MQTT asks it to.
 
-use super::Stage;
 use super::link::{Link, ack, publish};
+use super::restless::Restless;
+use super::{Stage, retained};
 use mqtt_proto::{Ack, Packet, PacketId, QoS, ReasonCode};
 use std::collections::VecDeque;
 use std::io::Result;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -18,10 +20,21 @@ struct Exchange {
     released: bool,
 }
 
+/// How far a publisher is: numbers below these were sent, if perhaps to nobody, and acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) sent: AtomicU32,
+    pub(crate) acknowledged: AtomicU32,
+}
+
 pub(crate) struct Publisher {
     client_id: String,
     topic: String,
     qos: QoS,
+    /// Messages are to be retained, in turn on several topics below its own.
+    retains: bool,
+    restless: Option<Restless>,
+    progress: Arc<Progress>,
     next: u32,
     acknowledged: u32,
     /// In the order of sending.
@@ -31,8 +44,32 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(client_id: String, topic: String, qos: QoS) -> Self {
-        let exchanges = VecDeque::new();
-        Self { client_id, topic, qos, next: 0, acknowledged: 0, exchanges, has_session: false }
+        Self {
+            client_id,
+            topic,
+            qos,
+            retains: false,
+            restless: None,
+            progress: Arc::default(),
+            next: 0,
+            acknowledged: 0,
+            exchanges: VecDeque::new(),
+            has_session: false,
+        }
+    }
+
+    /// Has its messages retained.
+    pub(crate) fn retaining(self) -> Self {
+        Self { retains: true, ..self }
+    }
+
+    /// Lets it leave at random moments.
+    pub(crate) fn restless(self, restless: Restless) -> Self {
+        Self { restless: Some(restless), ..self }
+    }
+
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// How many messages it has sent.
@@ -59,10 +96,11 @@ impl Publisher {
         let (mut link, present) = Link::open(stage, &self.client_id)?;
         assert!(present || !self.has_session, "{}: the session is lost", self.client_id);
         self.has_session = true;
+        self.restless.iter_mut().for_each(Restless::is_back);
         for exchange in &self.exchanges {
             let packet = match exchange.released {
                 true => Packet::PubRel(ack(exchange.id)),
-                false => publish(&self.topic, exchange.number, self.qos, exchange.id, true),
+                false => self.message(exchange.number, exchange.id, true),
             };
             link.send(&packet)?;
         }
@@ -73,16 +111,33 @@ impl Publisher {
             }
             while !ends && self.exchanges.len() < WINDOW && may_send(self.next) {
                 let id = self.free_id();
-                let exchange = Exchange { id, number: self.next, released: false };
-                link.send(&publish(&self.topic, self.next, self.qos, id, false))?;
-                self.exchanges.push_back(exchange);
+                let packet = self.message(self.next, id, false);
+                self.exchanges.push_back(Exchange { id, number: self.next, released: false });
                 self.next += 1;
+                self.progress.sent.store(self.next, Ordering::SeqCst);
+                link.send(&packet)?;
             }
-            while let Some(packet) = link.next()? {
+            if let Some(restless) = Restless::leaving(&mut self.restless) {
+                restless.leave(link);
+                return Ok(());
+            }
+            if let Some(packet) = link.next()? {
                 self.take(&mut link, &packet)?;
                 told(self.acknowledged);
             }
         }
+    }
+
+    fn message(&self, number: u32, id: PacketId, dup: bool) -> Packet {
+        if self.retains {
+            return retained::message(&self.topic, number, (self.qos, id, dup));
+        }
+        publish(&self.topic, number, self.qos, id, dup)
+    }
+
+    /// What is retained is for those who come later: there may be nobody now.
+    fn is_taken(&self, reason: ReasonCode) -> bool {
+        reason == ReasonCode::Success || (self.retains && reason == ReasonCode::NoMatchingSubscribers)
     }
 
     fn free_id(&self) -> PacketId {
@@ -95,7 +150,7 @@ impl Publisher {
             Packet::PubAck(answer) => self.end(answer),
             Packet::PubComp(answer) => self.end(answer),
             Packet::PubRec(answer) => {
-                assert_eq!(answer.reason, ReasonCode::Success);
+                assert!(self.is_taken(answer.reason), "{answer:?}");
                 let exchange = self.exchanges.iter_mut().find(|exchange| exchange.id == answer.packet_id);
                 exchange.unwrap().released = true;
                 link.send(&Packet::PubRel(ack(answer.packet_id)))?;
@@ -107,11 +162,12 @@ impl Publisher {
 
     fn end(&mut self, answer: &Ack) {
         // What the broker had released before it was killed it does not know any more.
-        let is_good = matches!(answer.reason, ReasonCode::Success | ReasonCode::PacketIdentifierNotFound);
-        assert!(is_good, "{answer:?}");
+        let is_known = answer.reason != ReasonCode::PacketIdentifierNotFound;
+        assert!(!is_known || self.is_taken(answer.reason), "{answer:?}");
         let at = self.exchanges.iter().position(|exchange| exchange.id == answer.packet_id).unwrap();
         let exchange = self.exchanges.remove(at).unwrap();
         assert_eq!(exchange.number, self.acknowledged, "[MQTT-4.6.0-2]: acknowledged in order");
         self.acknowledged += 1;
+        self.progress.acknowledged.store(self.acknowledged, Ordering::SeqCst);
     }
 }
