@@ -75,6 +75,15 @@ fn a_change_is_told_as_access_gained_and_lost() {
         run_midge(&["policy", "diff", &old, &old, "--exit-code"]).ok().stdout,
         "no access is gained or lost"
     );
+    // A quota is no access, and a difference.
+    let limited = place.write("limited.toml", &format!("{PRESS}quota = {{ sessions = 2 }}\n"));
+    let diff = run_midge(&["policy", "diff", &old, &limited]).ok();
+    let told = "no access is gained or lost\n\nspiffe://*/edge/*/press/*\n  quota sessions = 2 (was none)";
+    assert_eq!(diff.stdout, told);
+    assert_eq!(run_midge(&["policy", "diff", &old, &limited, "--exit-code"]).code, Some(1));
+    let own = json(&["policy", "diff", &old, &limited, "--spiffeID", LEFT]);
+    let quota = serde_json::json!({ "id": LEFT, "quota": "sessions", "old": null, "new": 2 });
+    assert_eq!((&own["quotas"][0], own["kinds"].as_array().map(Vec::len)), (&quota, Some(0)));
     let own = json(&["policy", "diff", &new, &old, "--spiffeID", LEFT]);
     assert_eq!(own["kinds"][0]["changes"][0]["gained"], false);
     assert_eq!(own["kinds"][0]["changes"][0]["filter"], "line/left/#");

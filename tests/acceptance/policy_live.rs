@@ -66,6 +66,43 @@ fn recorded(place: &Place, kind: &str, wanted: impl Fn(&Value) -> bool) -> Value
 }
 
 #[test]
+fn quotas_of_a_policy_file_hold_for_who_is_connected() {
+    let place = Place::new();
+    let server = started(&place, "[\"line/{app}/up\"]");
+    let with = |sessions: u32, subscriptions: u32| {
+        let quota = format!("quota = {{ sessions = {sessions}, subscriptions = {subscriptions} }}\n");
+        place.write("policies/apps.toml", &(apps("[\"line/{app}/up\"]") + &quota));
+        server.run(&["policy", "reload"]).ok();
+    };
+    let second = || Client::tcp(&server.address("tcp"), &Who { id: "second", ..Who::default() });
+    let mut me = client(&server);
+    assert_eq!(me.subscribe("line/1"), ReasonCode::Success);
+    with(1, 2);
+    assert_eq!(
+        ["line/2", "line/3"].map(|filter| me.subscribe(filter)),
+        [ReasonCode::Success, ReasonCode::QuotaExceeded]
+    );
+    assert_eq!(second().err(), Some(ReasonCode::QuotaExceeded));
+    let record = recorded(&place, "connect-refused", |record| record["client-id"] == "second");
+    let rule = record["rule"].as_str().unwrap_or_default();
+    assert!(rule.starts_with("`apps` (") && rule.ends_with("apps.toml:1)"), "{record}");
+    let reason = format!("to connect as `second` would exceed the quota of rule {rule}: sessions = 1");
+    assert_eq!((&record["reason"], &record["code"]), (&reason.into(), &0x97.into()));
+    recorded(&place, "subscribe-denied", |record| record["filter"] == "line/3" && record["rule"] == rule);
+    let id = format!("{BOX}/app/me");
+    let explained =
+        server.run(&["policy", "explain", &id, "subscribe", "line/3", "-p", "running"]).ok().json();
+    assert_eq!(
+        (&explained["allowed"], &explained["quotas"][1]["max"]),
+        (&true.into(), &2.into()),
+        "{explained}"
+    );
+    with(2, 3);
+    assert_eq!(me.subscribe("line/3"), ReasonCode::Success);
+    second().ok().unwrap().leave();
+}
+
+#[test]
 fn a_bad_change_is_refused_loudly_and_a_good_one_is_told_as_access() {
     let place = Place::new();
     let server = started(&place, "[\"line/{app}/up\"]");

@@ -16,7 +16,7 @@ use crate::tally::RuleTally;
 use crate::timers::Due;
 use crate::witness::Asker;
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
-use midge_policy::{Context, Denial, Question, SubscribeMode};
+use midge_policy::{Action, Context, Denial, Quantity, Question, SubscribeMode};
 use mqtt_proto::{ConnAck, Connect, Info, Packet, QoS, ReasonCode, SharedFilter, Version, encoded_len};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +110,7 @@ impl Broker {
         }
         let known = self.known.get(peer.id());
         let identity = known.map_or_else(|| Arc::new(peer.id().clone()), Arc::clone);
-        self.check_room(&identity, connect)?;
+        self.check_room(&identity, listener, connect)?;
         if let Some(will) = &connect.will {
             let context = Context { client_id: Some(&connect.client_id), listener: Some(&listener.name) };
             let rights = self.authority.rights(&identity, context);
@@ -140,7 +140,12 @@ impl Broker {
         Ok(())
     }
 
-    fn check_room(&self, identity: &SpiffeId, connect: &Connect) -> Result<(), Refusal> {
+    fn check_room(
+        &mut self,
+        identity: &Arc<SpiffeId>,
+        listener: &Listener,
+        connect: &Connect,
+    ) -> Result<(), Refusal> {
         let own = self.by_identity.get(identity);
         let existing =
             own.and_then(|own| own.get(&connect.client_id)).and_then(|key| self.sessions.get(*key));
@@ -149,15 +154,26 @@ impl Broker {
         if takes_connection && connections >= self.config.connections_max {
             return Err(Refusal::new(ReasonCode::QuotaExceeded, "too many connections"));
         }
+        if existing.is_some() {
+            return Ok(());
+        }
         let own_count = own.map_or(0, |own| own.len());
-        let is_full = self.sessions.len() >= self.config.sessions_max
-            || own_count >= self.config.sessions_per_identity_max;
-        if existing.is_none() && is_full {
-            return Err(Refusal::new(ReasonCode::QuotaExceeded, "too many sessions"));
+        let context = Context { client_id: Some(&connect.client_id), listener: Some(&listener.name) };
+        let rights = self.authority.rights(identity, context);
+        let full = Refusal::new(ReasonCode::QuotaExceeded, "too many sessions");
+        if own_count >= rights.quota(Quantity::Sessions) {
+            let subject = midge_policy::Subject::Client(Arc::clone(&connect.client_id));
+            let denial = rights.over_quota(Quantity::Sessions, Action::Connect, subject);
+            return Err(Refusal { denial: Some(Box::new(denial)), ..full });
+        }
+        if self.sessions.len() >= self.config.sessions_max
+            || own_count >= self.config.sessions_per_identity_max
+        {
+            return Err(full);
         }
         let ledger = &self.out.ledger;
         let is_kept = self.expiry_of(connect) != Some(Duration::ZERO);
-        if existing.is_none() && is_kept && ledger.is_on() && ledger.trouble.refuses() {
+        if is_kept && ledger.is_on() && ledger.trouble.refuses() {
             return Err(Refusal::new(
                 ReasonCode::QuotaExceeded,
                 "the broker cannot store sessions at present",

@@ -36,6 +36,9 @@
 //! - **Subscriptions** (`subscriptions_per_session_max`, `subscription_bytes_max`), **sessions, connections**: the
 //!   request is refused with 0x97, a filter with too many
 //!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
+//!
+//! A `quota` of a rule lowers what one identity may have of sessions, subscriptions, retained messages and queues. Beyond
+//! it the same happens, and what is refused is recorded as denied by that rule.
 
 use crate::record::Durability;
 use midge_policy::QueueOverflow;

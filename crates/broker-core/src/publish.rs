@@ -9,11 +9,12 @@ use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
 use crate::record::Durability;
+use crate::retained::Full;
 use crate::route::{Refused, Route};
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::{Denial, Question, QueueOverflow};
+use midge_policy::{Action, Denial, Question, QueueOverflow, Rights, Subject};
 use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, Version};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Broker {
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         match decision {
-            Ok(decided) if self.has_room(&publication, &decided.source.origin) => {
+            Ok(decided) if self.has_room(key, &publication, &decided, now) => {
                 self.distribute(publication, &decided.source, &decided.route, now.mono, now);
             }
             Ok(_) => {}
@@ -146,7 +147,7 @@ impl Broker {
                 None
             }
             Some(text) => Some(Verdict::Refused(ReasonCode::QuotaExceeded, text)),
-            None if !self.has_room(publication, &decided.source.origin) => {
+            None if !self.has_room(key, publication, &decided, now) => {
                 Some(Verdict::Refused(ReasonCode::QuotaExceeded, "no room for another retained message"))
             }
             None => Some(Verdict::Accepted(decided)),
@@ -262,17 +263,30 @@ impl Broker {
         Some(Ok(decided))
     }
 
-    /// Tells whether a retained message fits; one that does not is counted as dropped.
-    fn has_room(&mut self, publication: &Publication, origin: &Origin) -> bool {
+    /// Tells whether a retained message fits; one that does not is counted as dropped, and recorded as denied
+    /// where a rule says so.
+    fn has_room(&mut self, key: Key, publication: &Publication, decided: &Decided, now: Now) -> bool {
         if !publication.retain || publication.payload.is_empty() {
             return true;
         }
-        let bytes = Message::cost(publication);
-        let has_room = self.retained.has_room(&publication.topic, bytes, origin, &self.config);
-        if !has_room {
-            self.out.metrics.dropped.retained_full += 1;
+        let (topic, bytes, origin) =
+            (&publication.topic, Message::cost(publication), &*decided.source.origin);
+        let rights = self.rights_of(Some(key));
+        let limits = (rights.as_deref(), &self.config);
+        let Err(full) = self.retained.check_room(topic, bytes, origin, limits) else { return true };
+        self.out.metrics.dropped.retained_full += 1;
+        if let (Full::Quota(of), Some(rights)) = (full, rights) {
+            let denial = rights.over_quota(of, Action::Publish, Subject::Topic(topic.clone()));
+            self.count_denied(key, &denial);
+            let topic = topic.as_str().into();
+            self.audit(key, AuditKind::PublishDenied { topic, stage: Stage::Arrival, denial }, now);
         }
-        has_room
+        false
+    }
+
+    fn rights_of(&mut self, publisher: Option<Key>) -> Option<Arc<Rights>> {
+        let session = self.sessions.get_mut(publisher?)?;
+        Some(Arc::clone(session.rights(&mut self.authority)))
     }
 
     fn count_denied(&mut self, key: Key, denial: &Denial) {
@@ -353,8 +367,12 @@ impl Broker {
             self.out.metrics.dropped.expired += 1;
             return;
         }
-        if message.publication().retain && !self.retained.set(&message, &self.config, &mut self.out, now) {
-            self.out.metrics.dropped.retained_full += 1;
+        if message.publication().retain {
+            let rights = self.rights_of(*publisher);
+            let limits = (rights.as_deref(), &self.config);
+            if !self.retained.set(&message, limits, &mut self.out, now) {
+                self.out.metrics.dropped.retained_full += 1;
+            }
         }
         for Refused { session, denial } in &route.refused {
             if let Some(session) = self.sessions.get(*session) {

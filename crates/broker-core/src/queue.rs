@@ -5,7 +5,7 @@ use crate::limits::Config;
 use crate::message::{Message, UNDECIDED};
 use crate::shared::GroupId;
 use crate::total::Total;
-use midge_policy::QueueOverflow;
+use midge_policy::{Quantity, QueueOverflow, Rights};
 use mqtt_proto::{PacketId, QoS};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -46,11 +46,42 @@ pub(crate) struct Queue {
     expires: Option<Duration>,
     /// Of this queue and all others.
     all: Total,
+    quota: Quota,
     /// What the rule of its session's latest subscription says to drop, if it says so.
     pub(crate) overflow: Option<QueueOverflow>,
 }
 
+/// How much may wait by the rules of the session's identity.
+#[derive(Debug)]
+struct Quota {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { messages: usize::MAX, bytes: usize::MAX }
+    }
+}
+
 impl Queue {
+    /// Takes the quotas of these rights. What waits already stays: it is let go of as a full queue does when
+    /// more comes.
+    pub(crate) fn limit_by(&mut self, rights: &Rights) {
+        self.quota = Quota {
+            messages: rights.quota(Quantity::QueueMessages),
+            bytes: rights.quota(Quantity::QueueBytes),
+        };
+    }
+
+    fn messages_max(&self, config: &Config) -> usize {
+        config.queue_messages_max.min(self.quota.messages)
+    }
+
+    fn bytes_max(&self, config: &Config) -> usize {
+        config.queue_bytes_max.min(self.quota.bytes)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -68,8 +99,8 @@ impl Queue {
     }
 
     pub(crate) fn has_room_for(&self, bytes: usize, config: &Config) -> bool {
-        self.waiting.len() < config.queue_messages_max
-            && self.bytes.saturating_add(bytes) <= config.queue_bytes_max
+        self.waiting.len() < self.messages_max(config)
+            && self.bytes.saturating_add(bytes) <= self.bytes_max(config)
             && self.all.get().saturating_add(bytes) <= config.queues_bytes_max
     }
 
@@ -107,8 +138,8 @@ impl Queue {
         let drops_oldest = self.overflow.unwrap_or(config.queue_overflow) == QueueOverflow::DropOldest;
         // One that never fits drives nobody out.
         let others = self.all.get().saturating_sub(self.bytes);
-        let may_fit = message.bytes() <= config.queue_bytes_max
-            && config.queue_messages_max > 0
+        let may_fit = message.bytes() <= self.bytes_max(config)
+            && self.messages_max(config) > 0
             && others.saturating_add(message.bytes()) <= config.queues_bytes_max;
         if drops_oldest && may_fit && !self.has_room(message, config) { self.pop() } else { None }
     }

@@ -5,6 +5,7 @@ use crate::limits::Config;
 use crate::message::{Message, Origin};
 use crate::output::Output;
 use midge_identity::SpiffeId;
+use midge_policy::{Quantity, Rights};
 use mqtt_proto::{TopicFilter, TopicName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -18,6 +19,15 @@ pub(crate) enum Found<'a> {
     /// Nothing up to this topic, if any was looked at; there may be something after it.
     NotYet(Option<TopicName>),
     Nothing,
+}
+
+/// Why a message is not retained.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Full {
+    /// Its publisher's identity has used up a quota of a rule.
+    Quota(Quantity),
+    /// What the broker keeps of an identity or of all is used up.
+    Cap,
 }
 
 /// Retained messages of all topics.
@@ -65,35 +75,54 @@ impl Retained {
         self.all.bytes
     }
 
-    /// Tells whether a message of this size and origin fits, in place of the one it would replace.
-    pub(crate) fn has_room(&self, topic: &TopicName, bytes: usize, origin: &Origin, config: &Config) -> bool {
+    /// Tells whether a message of this size and origin fits, in place of the one it would replace. What is kept
+    /// already stays where it is too much, and may be replaced by what takes no more.
+    pub(crate) fn check_room(
+        &self,
+        topic: &TopicName,
+        bytes: usize,
+        origin: &Origin,
+        (rights, config): (Option<&Rights>, &Config),
+    ) -> Result<(), Full> {
         let old = self.messages.get(topic);
-        let fits = |mut share: Share, replaced: Option<&Arc<Message>>, messages_max, bytes_max| {
+        let after = |mut share: Share, replaced: Option<&Arc<Message>>| {
             if let Some(old) = replaced {
-                // Also beyond a limit that was lowered: nothing grows.
-                if bytes <= old.bytes() {
-                    return true;
-                }
                 share.shrink(old.bytes());
             }
             share.grow(bytes);
-            share.messages <= messages_max && share.bytes <= bytes_max
+            share
         };
-        let has_own = owner(origin).is_none_or(|identity| {
-            let share = self.by_identity.get(identity).copied().unwrap_or_default();
-            let replaced = old.filter(|old| owner(old.origin()) == Some(identity));
-            let (messages_max, bytes_max) =
-                (config.retained_messages_per_identity_max, config.retained_bytes_per_identity_max);
-            fits(share, replaced, messages_max, bytes_max)
-        });
-        has_own && fits(self.all, old, config.retained_messages_max, config.retained_bytes_max)
+        let adds = |is: usize, was: usize, max: usize| is > max && is > was;
+        if let Some(identity) = owner(origin) {
+            let was = self.by_identity.get(identity).copied().unwrap_or_default();
+            let is = after(was, old.filter(|old| owner(old.origin()) == Some(identity)));
+            let quota = |of| rights.map_or(usize::MAX, |rights| rights.quota(of));
+            if adds(is.messages, was.messages, quota(Quantity::RetainedMessages)) {
+                return Err(Full::Quota(Quantity::RetainedMessages));
+            }
+            if adds(is.bytes, was.bytes, quota(Quantity::RetainedBytes)) {
+                return Err(Full::Quota(Quantity::RetainedBytes));
+            }
+            if adds(is.messages, was.messages, config.retained_messages_per_identity_max)
+                || adds(is.bytes, was.bytes, config.retained_bytes_per_identity_max)
+            {
+                return Err(Full::Cap);
+            }
+        }
+        let (was, is) = (self.all, after(self.all, old));
+        if adds(is.messages, was.messages, config.retained_messages_max)
+            || adds(is.bytes, was.bytes, config.retained_bytes_max)
+        {
+            return Err(Full::Cap);
+        }
+        Ok(())
     }
 
     /// Keeps a message; an empty payload removes the topic's ([MQTT-3.3.1-6], [MQTT-3.3.1-7]). False when there is no room.
     pub(crate) fn set(
         &mut self,
         message: &Arc<Message>,
-        config: &Config,
+        limits: (Option<&Rights>, &Config),
         out: &mut Output,
         now: Now,
     ) -> bool {
@@ -102,7 +131,7 @@ impl Retained {
             self.remove(topic, out);
             return true;
         }
-        if !self.has_room(topic, message.bytes(), message.origin(), config) {
+        if self.check_room(topic, message.bytes(), message.origin(), limits).is_err() {
             return false;
         }
         self.remove(topic, out);

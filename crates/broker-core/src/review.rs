@@ -55,7 +55,7 @@ impl Session {
             if authority.is_touched(&self.identity, self.rights_of) {
                 let rights = authority.rights(&self.identity, self.context());
                 is_same = rights.is_same_as(&self.rights);
-                self.rights = rights;
+                self.take_rights(rights);
             }
             self.rights_of = generation;
             // Where the same rules hold for it there is nothing to look at again.
@@ -74,9 +74,14 @@ impl Session {
         if is_same_listener {
             return false;
         }
-        self.rights = authority.rights(&self.identity, self.context());
+        self.take_rights(authority.rights(&self.identity, self.context()));
         self.rights_of = authority.generation();
         true
+    }
+
+    fn take_rights(&mut self, rights: Arc<Rights>) {
+        self.queue.limit_by(&rights);
+        self.rights = rights;
     }
 }
 

@@ -118,6 +118,8 @@ impl Session {
         let name = listener.as_ref().map(|listener| &*listener.name);
         let context = Context { client_id: Some(&client_id), listener: name };
         let (rights, generation) = (authority.rights(&identity, context), authority.generation());
+        let mut queue = Queue::default();
+        queue.limit_by(&rights);
         Self {
             identity,
             client_id,
@@ -133,7 +135,7 @@ impl Session {
             subscriptions: BTreeMap::new(),
             subscription_bytes: 0,
             inflight: Inflight::default(),
-            queue: Queue::default(),
+            queue,
             held: Held::default(),
             replays: Replays::default(),
             is_replaying: false,

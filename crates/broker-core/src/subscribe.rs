@@ -3,17 +3,37 @@
 use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
+use crate::limits::Config;
 use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Found;
-use crate::session::mode_of;
+use crate::session::{Session, mode_of};
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled, wants_retained};
-use midge_policy::Question;
+use midge_policy::{Action, Denial, Quantity, Question, Subject};
 use mqtt_proto::{
     Info, Packet, PacketId, QoS, ReasonCode, SharedFilter, SubAck, Subscribe, Subscription, Unsubscribe,
     Version, encoded_len,
 };
 use std::sync::Arc;
+
+impl Session {
+    /// Tells whether it may have one more subscription; the denial names the rule whose quota is used up.
+    fn has_room_for(
+        &self,
+        subscription: &Subscription,
+        spelled: &str,
+        config: &Config,
+    ) -> Result<(), Option<Denial>> {
+        let count = self.subscriptions.len();
+        if count >= self.rights.quota(Quantity::Subscriptions) {
+            let subject = Subject::Filter(subscription.filter.clone());
+            return Err(Some(self.rights.over_quota(Quantity::Subscriptions, Action::Subscribe, subject)));
+        }
+        let bytes = self.subscription_bytes.saturating_add(spelled.len());
+        let is_full = count >= config.subscriptions_per_session_max || bytes > config.subscription_bytes_max;
+        if is_full { Err(None) } else { Ok(()) }
+    }
+}
 
 impl Broker {
     pub(crate) fn take_subscribe(&mut self, key: Key, subscribe: Subscribe, now: Now) {
@@ -74,10 +94,10 @@ impl Broker {
         }
         let replaced = session.subscriptions.get(spelled);
         let existed = replaced.is_some();
-        let bytes = session.subscription_bytes.saturating_add(spelled.len());
-        let is_full = session.subscriptions.len() >= self.config.subscriptions_per_session_max
-            || bytes > self.config.subscription_bytes_max;
-        if !existed && is_full {
+        if !existed && let Err(denial) = session.has_room_for(subscription, spelled, &self.config) {
+            let denied =
+                denial.map(|denial| AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial });
+            denied.into_iter().for_each(|denied| self.audit(key, denied, now));
             return Err(ReasonCode::QuotaExceeded);
         }
         let mut subscribed = Subscribed::new(subscription, &permit, id);

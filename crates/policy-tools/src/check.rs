@@ -7,6 +7,7 @@ use crate::explore::{Bounds, Left, Stop, TooMuch, explore};
 use crate::model::{Held, Pattern, Ruleset};
 use crate::near::Filters;
 use crate::overlap::{Overlaps, levels};
+use crate::quotas::Quotas;
 use crate::topics::Topics;
 use crate::tree::Leaf;
 use midge_identity::SpiffeId;
@@ -61,7 +62,7 @@ pub fn check_beside(rules: &Ruleset) -> Result<Vec<Finding>, TooMuch> {
 fn check_within(rules: &Ruleset, bounds: Bounds) -> Result<Vec<Finding>, TooMuch> {
     let mut findings = Vec::new();
     let mut said: HashMap<String, &Arc<Held>> = HashMap::new();
-    let others = Others::of(rules);
+    let (others, quotas) = (Others::of(rules), Quotas::of(rules));
     let mut left = Left::of(bounds);
     for held in rules.held() {
         left.begin();
@@ -89,6 +90,7 @@ fn check_within(rules: &Ruleset, bounds: Bounds) -> Result<Vec<Finding>, TooMuch
         }
         said.insert(meaning, held);
         client_ids(held, &mut findings);
+        findings.extend(quotas.hidden(held, &mut left)?);
         patterns(&alive(&others, held, &mut left)?, held, &mut findings);
     }
     Ok(findings)
@@ -131,7 +133,7 @@ pub fn check_against(rules: &Ruleset, reference: &Ruleset) -> Result<Vec<Finding
     Ok(findings)
 }
 
-fn finding(
+pub(crate) fn finding(
     held: &Held,
     severity: Severity,
     code: &'static str,

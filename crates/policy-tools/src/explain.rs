@@ -33,17 +33,33 @@ pub struct Explanation {
     pub rule: Option<String>,
     /// Where that rule stands.
     pub place: Option<String>,
-    /// Quality of service that a subscription is granted.
+    /// Quality of service that a subscription is granted, or that a message of one topic is delivered at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granted_qos: Option<u8>,
     /// Whether some topics are left out of what a subscription brings.
     pub filtered: bool,
+    /// How much the identity may keep, where rules say so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quotas: Vec<QuotaSaid>,
     /// Rules whose `id` matches, first by precedence first.
     pub considered: Vec<Considered>,
     /// How many rules speak of other identities.
     pub others: usize,
     /// In which order rules decide.
     pub precedence: Vec<&'static str>,
+}
+
+/// A quota that holds, and by which rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QuotaSaid {
+    /// Its key, such as `sessions`.
+    pub quota: &'static str,
+    /// How much there may be.
+    pub max: usize,
+    /// Name of the rule.
+    pub rule: String,
+    /// Where the rule stands.
+    pub place: String,
 }
 
 /// What one rule has to say.
@@ -81,7 +97,14 @@ pub struct Said {
 impl Explanation {
     /// Explains the decision on a request.
     pub fn of(rules: &Ruleset, id: &SpiffeId, request: &Request) -> Self {
-        let Decision { allowed, rule, reason, granted_qos, filtered } = request.decide(rules, id);
+        let rights = rules.policy().rights_at(id, request.context());
+        let Decision { allowed, rule, reason, granted_qos, filtered } = request.decide_by(&rights, rules, id);
+        let quotas = rights.quotas().map(|(of, max, rule)| QuotaSaid {
+            quota: of.key(),
+            max,
+            rule: rule.text().to_string(),
+            place: rule.source().to_string(),
+        });
         let cell = Cell::of(id);
         let mut speaking: Vec<&Arc<Held>> = rules.speaking_of(id);
         speaking.sort_by(|a, b| a.checked.name().cmp_precedence(b.checked.name()));
@@ -96,6 +119,7 @@ impl Explanation {
             place: rule.as_ref().map(|rule| rule.source().to_string()),
             granted_qos,
             filtered,
+            quotas: quotas.collect(),
             others: rules.held().len() - considered.len(),
             considered,
             precedence: PRECEDENCE.to_vec(),

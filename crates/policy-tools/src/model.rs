@@ -167,6 +167,7 @@ impl Held {
             source: RuleSource::Built,
             durability: None,
             queue_overflow: None,
+            quota: None,
             ..rule
         };
         serde_json::to_string(&rule).unwrap_or_default()

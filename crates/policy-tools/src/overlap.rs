@@ -20,13 +20,18 @@ pub(crate) enum Level<'a> {
 
 /// Returns the levels of an `id` or of a topic pattern of a rule that its check has accepted.
 pub(crate) fn levels(text: &str) -> Vec<Level<'_>> {
+    cut(uncut(text))
+}
+
+/// Returns them however many there are.
+pub(crate) fn uncut(text: &str) -> impl Iterator<Item = Level<'_>> {
     let level = |level| match level {
         "+" | "*" => Level::Any,
         "#" | "**" => Level::Rest,
         text if text.starts_with('{') => Level::Any,
         text => Level::Text(text),
     };
-    cut(text.strip_prefix("spiffe://").unwrap_or(text).split('/').map(level))
+    text.strip_prefix("spiffe://").unwrap_or(text).split('/').map(level)
 }
 
 pub(crate) fn cut<'a>(levels: impl Iterator<Item = Level<'a>>) -> Vec<Level<'a>> {

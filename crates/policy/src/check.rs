@@ -7,7 +7,7 @@ use crate::permit::Limits;
 use crate::rights::{Context, Standing};
 use crate::template::Template;
 use crate::text_pattern::{ClientIdPattern, GroupPattern};
-use crate::{Effect, PolicyError, Problem, QueueOverflow, RateLimit, Rule, RuleName};
+use crate::{Effect, PolicyError, Problem, QueueOverflow, Quota, RateLimit, Rule, RuleName};
 use midge_identity::SpiffeId;
 use mqtt_proto::QoS;
 use std::sync::Arc;
@@ -145,13 +145,16 @@ impl Rule {
             faults.push(Problem::Name(self.name.clone()));
         }
         let lists = self.topic_lists();
-        if lists.iter().all(|(_, patterns)| patterns.is_empty()) {
+        if lists.iter().all(|(_, patterns)| patterns.is_empty()) && self.quota.is_none() {
             faults.push(Problem::Empty);
         }
         if !self.client_id.is_empty() {
             let denies = lists.iter().filter(|(effect, patterns)| effect.is_deny() && !patterns.is_empty());
             faults.extend(denies.map(|(effect, _)| Problem::EvadableDeny(effect.key())));
+            faults.extend(self.quota.map(|_| Problem::EvadableDeny("quota")));
         }
+        let quota_faults = self.quota.iter().flat_map(Quota::faults);
+        faults.extend(quota_faults.map(|fault| table_condition("quota", fault)));
         faults.extend(self.idle_conditions());
         faults
     }
@@ -250,9 +253,7 @@ impl Rule {
 
     fn check_rate(&self, faults: &mut Vec<Problem>) -> Option<RateLimit> {
         let checked = self.rate?.check(self.payload_max);
-        checked
-            .map_err(|fault| faults.push(Problem::Condition { key: "rate", value: "{ … }".into(), fault }))
-            .ok()
+        checked.map_err(|fault| faults.push(table_condition("rate", fault))).ok()
     }
 
     fn errors(&self, faults: Vec<Problem>) -> Vec<PolicyError> {
@@ -285,6 +286,10 @@ fn id_problem(key: &'static str, pattern: &str, fault: IdFault) -> Problem {
 
 fn topic_problem(key: &'static str, pattern: &str, fault: TopicFault) -> Problem {
     Problem::Topic { key, pattern: pattern.to_owned(), fault }
+}
+
+fn table_condition(key: &'static str, fault: ConditionFault) -> Problem {
+    Problem::Condition { key, value: "{ … }".into(), fault }
 }
 
 fn text_condition(key: &'static str, value: &str, fault: ConditionFault) -> Problem {

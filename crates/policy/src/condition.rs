@@ -1,5 +1,6 @@
 //! Conditions of a rule that are more than a number: how fast, how durable, and what a full queue does.
 
+use crate::quota::Quantity;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 
@@ -94,6 +95,8 @@ pub const LISTENERS: [&str; 5] = ["tls", "tcp", "unix", "websocket-tls", "websoc
 pub enum ConditionFault {
     #[error("limits nothing; add messages-per-second or bytes-per-second")]
     NoRate,
+    #[error("limits nothing; add {}", quantities())]
+    NoQuota,
     #[error("{0} = 0 would let nothing pass; give at least 1")]
     Zero(&'static str),
     #[error("{burst} has no {rate} to refill it; add {rate} or remove {burst}")]
@@ -108,6 +111,10 @@ pub enum ConditionFault {
     ClientId,
     #[error("is none of {}", LISTENERS.join(", "))]
     Listener,
+}
+
+fn quantities() -> String {
+    Quantity::ALL.map(Quantity::key).join(" or ")
 }
 
 impl Rate {

@@ -1,6 +1,6 @@
 //! A decision against a client: what was asked for, and why it was denied.
 
-use crate::RuleName;
+use crate::{Quantity, RuleName};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use std::fmt;
 use std::sync::Arc;
@@ -17,15 +17,19 @@ pub enum Action {
     Subscribe,
     /// Delivery of one message.
     Receive,
+    /// CONNECT.
+    Connect,
 }
 
-/// The topic or filter it was asked for.
+/// The topic, filter or client it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// Of a publication, a will or a delivery.
     Topic(TopicName),
     /// Of a subscription.
     Filter(SharedFilter),
+    /// The client id of a connection.
+    Client(Arc<str>),
 }
 
 /// Why it was denied.
@@ -79,6 +83,13 @@ pub enum DenyReason {
         /// Most parts that are granted.
         max: usize,
     },
+    /// The rule lets the identity, or its session, keep no more.
+    Quota {
+        /// Of what.
+        of: Quantity,
+        /// The rule's quota.
+        max: usize,
+    },
 }
 
 /// A decision against a client. [`fmt::Display`] tells an operator why; a client is told no more
@@ -87,7 +98,7 @@ pub enum DenyReason {
 pub struct Denial {
     /// What was asked for.
     pub action: Action,
-    /// Topic or filter it was asked for.
+    /// What it was asked for.
     pub subject: Subject,
     /// Rule that denies, or that would allow but for its conditions.
     pub rule: Option<RuleName>,
@@ -102,6 +113,7 @@ impl fmt::Display for Action {
             Self::Will => "a will on",
             Self::Subscribe => "subscribe to",
             Self::Receive => "receive",
+            Self::Connect => "connect as",
         })
     }
 }
@@ -114,6 +126,7 @@ impl fmt::Display for Subject {
             Self::Filter(SharedFilter { group: Some(group), filter }) => {
                 write!(f, "{} (shared by {})", Quoted(filter.as_str()), Quoted(group))
             }
+            Self::Client(client_id) => Quoted(client_id).fmt(f),
         }
     }
 }
@@ -156,6 +169,9 @@ impl fmt::Display for Denial {
                 write!(f, "what is allowed of {action} {subject} has more than {max} parts")
             }
             DenyReason::Will => write!(f, "{rule} allows to publish to {subject}, but not by a will"),
+            DenyReason::Quota { of, max } => {
+                write!(f, "to {action} {subject} would exceed the quota of {rule}: {} = {max}", of.key())
+            }
         }
     }
 }

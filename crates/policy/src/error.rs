@@ -77,7 +77,7 @@ pub enum Problem {
         /// What is wrong with it.
         fault: ConditionFault,
     },
-    /// A client names its own id, so that a deny which hangs on it could be evaded.
+    /// A client names its own id, so that a deny or a quota which hangs on it could be evaded.
     #[error("a client chooses its client id and could evade {0}; put it into a rule without client-id")]
     EvadableDeny(&'static str),
     /// A condition limits nothing.
@@ -90,7 +90,7 @@ pub enum Problem {
     },
     /// The rule says nothing.
     #[error(
-        "the rule names no topics; add publish, subscribe, receive or one of their deny- forms, or remove it"
+        "the rule names no topics; add publish, subscribe, receive, one of their deny- forms or a quota, or remove it"
     )]
     Empty,
 }

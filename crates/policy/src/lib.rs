@@ -19,6 +19,7 @@ mod permit;
 mod policy;
 mod principal;
 mod question;
+mod quota;
 mod rights;
 mod rule;
 mod rule_file;
@@ -45,6 +46,7 @@ pub use permit::{
 pub use policy::Policy;
 pub use principal::Principal;
 pub use question::Question;
+pub use quota::{Quantity, Quota};
 pub use rights::{Context, Rights};
 pub use rule::{Rule, RuleName, RuleSource};
 pub use sources::{SourceCounts, Sources};

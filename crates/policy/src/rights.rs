@@ -2,10 +2,11 @@
 
 use crate::check::Compiled;
 use crate::permit::Limits;
+use crate::quota::Smallest;
 use crate::trie::{Mark, Pattern, Trie, canonical};
 use crate::{
-    Action, CheckedRule, Denial, DenyReason, Durability, Effect, PublishFacts, PublishPermit, QueueOverflow,
-    ReceivePermit, Subject,
+    Action, CheckedRule, Denial, DenyReason, Durability, Effect, PublishFacts, PublishPermit, Quantity,
+    QueueOverflow, ReceivePermit, RuleName, Subject,
 };
 use midge_identity::SpiffeId;
 use mqtt_proto::{QoS, TopicFilter, TopicName};
@@ -56,6 +57,7 @@ pub(crate) struct Held {
     replies: Trie,
     /// Literal filters in canonical form, sorted.
     pub(crate) literals: Box<[(TopicFilter, Mark)]>,
+    quotas: Smallest,
 }
 
 /// One rule of an identity. Limits are at hand so that a decision need not follow a pointer.
@@ -71,10 +73,12 @@ pub(crate) struct HeldRule {
 impl Held {
     pub(crate) fn of(id: &SpiffeId, applying: &[Applying<'_>]) -> Self {
         let (mut writes, mut reads, mut replies) = (Vec::new(), Vec::new(), Vec::new());
-        let mut literals = Vec::new();
+        let (mut literals, mut quotas) = (Vec::new(), Smallest::default());
         let mut classes = HashMap::new();
         for (index, Applying { rule, values, standing }) in applying.iter().enumerate() {
             let whole = *standing == Standing::Whole;
+            // As denies do, it holds where it is not known that the rule does not.
+            rule.rule().quota.iter().for_each(|quota| quotas.add(quota, index));
             let class = class_of(&rule.0, index, &mut classes);
             for (effect, template) in rule.0.topics.iter().filter(|(effect, _)| whole || effect.is_deny()) {
                 let class = if effect.is_deny() { 0 } else { class };
@@ -102,6 +106,7 @@ impl Held {
             reads: Trie::of(reads),
             replies: Trie::of(replies),
             literals: literals.into(),
+            quotas,
         }
     }
 
@@ -174,6 +179,27 @@ impl Rights {
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.held, &other.held)
             || (self.held.id == other.held.id && self.held.rules == other.held.rules)
+    }
+
+    /// Returns how much of something the identity, or one session of it, may keep by the rules: the smallest
+    /// quota, or as much as can be. The caps of the broker hold beside it.
+    pub fn quota(&self, of: Quantity) -> usize {
+        self.held.quotas.of(of).map_or(usize::MAX, |(max, _)| max)
+    }
+
+    /// Returns the quotas that there are, each with the rule that gives it.
+    pub fn quotas(&self) -> impl Iterator<Item = (Quantity, usize, &RuleName)> {
+        Quantity::ALL.into_iter().filter_map(|of| {
+            let (max, rule) = self.held.quotas.of(of)?;
+            Some((of, max, self.held.rules.get(rule)?.rule.name()))
+        })
+    }
+
+    /// Returns the denial of what would exceed [`Rights::quota`].
+    pub fn over_quota(&self, of: Quantity, action: Action, subject: Subject) -> Denial {
+        let said = self.quotas().find(|(known, ..)| *known == of);
+        let reason = DenyReason::Quota { of, max: self.quota(of) };
+        Denial { action, subject, rule: said.map(|(.., rule)| rule.clone()), reason }
     }
 
     /// Decides a PUBLISH.

@@ -3,6 +3,7 @@
 use crate::condition::{Durability, QueueOverflow, Rate};
 use crate::error::TopicFault;
 use crate::id_pattern::Captures;
+use crate::quota::Quota;
 use crate::template::Template;
 use midge_identity::SpiffeId;
 use serde::{Deserialize, Serialize};
@@ -93,9 +94,9 @@ impl fmt::Display for RuleName {
 
 /// One statement of a policy: whom it speaks of, what they may do and what they must not.
 ///
-/// Conditions limit what the rule allows; its denies hold whatever they say. Two conditions say when
-/// there is a rule at all: `listener`, which also holds for its denies, and `client-id`, with which a
-/// rule can have none. `docs/policy.md` is the whole language.
+/// Conditions limit what the rule allows; its denies hold whatever they say, and so does its `quota`. Two
+/// conditions say when there is a rule at all: `listener`, which also holds for its denies and quota, and
+/// `client-id`, with which a rule can have none of them. `docs/policy.md` is the whole language.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Rule {
@@ -151,6 +152,9 @@ pub struct Rule {
     /// How fast they may publish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
+    /// How much each of them may keep.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
     /// Response Topics they may name besides those they may publish to themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub response_topics: Vec<String>,
@@ -213,6 +217,7 @@ impl Rule {
             payload_max,
             will,
             rate,
+            quota,
             response_topics,
             share_groups,
             durability,
@@ -241,11 +246,12 @@ impl Rule {
                     &other.response_topics,
                     &other.share_groups,
                 )
-            && (durability, queue_overflow) == (&other.durability, &other.queue_overflow)
+            && (durability, queue_overflow, quota) == (&other.durability, &other.queue_overflow, &other.quota)
     }
 
-    /// Returns what the rule forbids, to whom and where: nothing of what it allows, nor what limits that.
-    /// It denies no less than the rule does; of a rule without a deny there is nothing left.
+    /// Returns what the rule forbids, to whom and where, and how much it lets them keep: nothing of what it
+    /// allows, nor what limits that. It denies no less than the rule does; of a rule without a deny and without
+    /// a quota there is nothing left.
     #[must_use]
     pub fn denies_only(self) -> Self {
         let Self {
@@ -260,7 +266,7 @@ impl Rule {
             deny_subscribe,
             deny_receive,
             deny_subscribe_literal,
-            // No condition of denies: with it a rule can have none.
+            // No condition of denies and quotas: with it a rule can have none.
             client_id: _,
             listener,
             qos_max: _,
@@ -268,6 +274,7 @@ impl Rule {
             payload_max: _,
             will: _,
             rate: _,
+            quota,
             response_topics: _,
             share_groups: _,
             durability: _,
@@ -283,6 +290,7 @@ impl Rule {
             deny_receive,
             deny_subscribe_literal,
             listener,
+            quota,
             source,
             ..Self::default()
         }

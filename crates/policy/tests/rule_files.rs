@@ -106,7 +106,7 @@ fn conditions_and_names() {
     assert_eq!(
         with(""),
         "site.toml:1: rule `r`: the rule names no topics; \
-         add publish, subscribe, receive or one of their deny- forms, or remove it"
+         add publish, subscribe, receive, one of their deny- forms or a quota, or remove it"
     );
     assert_eq!(
         with("publish = [\"t\"]\nunless = \"spiffe://td/{x}\""),

@@ -131,10 +131,11 @@ fn read(texts: &Texts) -> Result<Vec<Rule>, Vec<Fault>> {
     if faults.is_empty() { Ok(rules) } else { Err(faults) }
 }
 
-/// What holds in place of a faulty set: what held before. Where nothing did, the denies of those that can be read.
+/// What holds in place of a faulty set: what held before. Where nothing did, the denies and quotas of those that can
+/// be read.
 fn holding(held: Arc<Vec<Rule>>, texts: &Texts, mut faults: Vec<Fault>) -> CloudRules {
     let rules = if held.is_empty() {
-        let message = "none held before: of those that can be read only the denies hold";
+        let message = "none held before: of those that can be read only denies and quotas hold";
         faults.push(Fault::new(RuleSource::Cloud, message.into()));
         Arc::new(texts.iter().filter_map(denies_of).collect())
     } else {
@@ -147,8 +148,9 @@ fn denies_of((key, text): (&String, &Vec<u8>)) -> Option<Rule> {
     let rule: Rule = serde_json::from_slice(text).ok()?;
     // Keys differ, whatever the names within.
     let denies = Rule { name: name_of(key).to_owned(), ..rule.denies_only().from_source(RuleSource::Cloud) };
-    // Without a deny there is nothing left of it, which is a fault of its own.
-    denies.check().is_ok().then_some(denies)
+    // Without either there is nothing left of it, which is a fault of its own. A faulty quota takes no deny away.
+    let is_sound = |rule: &Rule| rule.check().is_ok();
+    [denies.clone(), Rule { quota: None, ..denies }].into_iter().find(is_sound)
 }
 
 fn name_of(key: &str) -> &str {
@@ -258,6 +260,15 @@ mod tests {
             json!({"name": kind, "id": "spiffe://td/**", kind: ["line/+"], "publish": ["line/#"],
             "unless": ["spiffe://td/x"], "listener": ["tls"]})
         };
+        let quota = |max: u32| json!({"name": "q", "id": "spiffe://td/a", "publish": ["x"], "quota": {"sessions": max}});
+        let faulty =
+            json!({"name": "z", "id": "spiffe://td/a", "deny-publish": ["x"], "quota": {"sessions": 0}});
+        let stage = Stage::new().await;
+        stage.apply(true, &[("q", quota(2)), ("z", faulty), ("none", quota(0))]).await;
+        let expected = json!([{"name": "q", "id": "spiffe://td/a", "quota": {"sessions": 2}},
+            {"name": "z", "id": "spiffe://td/a", "deny-publish": ["x"]}]);
+        let rules = stage.handed.sender.borrow().rules.clone();
+        assert_eq!(serde_json::to_value(&*rules).unwrap(), expected);
         for kind in ["deny-publish", "deny-subscribe", "deny-receive", "deny-subscribe-literal"] {
             let stage = Stage::new().await;
             stage.apply(true, &[("kind", list(kind)), ("new", json!({"name": "new"}))]).await;

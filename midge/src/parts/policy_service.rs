@@ -177,6 +177,7 @@ fn difference(difference: &Difference) -> ShadowDifference {
                 Some(group) => format!("$share/{group}/{}", filter.filter),
                 None => filter.filter.to_string(),
             },
+            Subject::Client(client_id) => client_id.to_string(),
         },
         why: sample.why.clone(),
     });

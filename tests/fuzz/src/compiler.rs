@@ -1,7 +1,9 @@
 //! Rules out of bytes: however a policy was made of them, it decides as they do one by one.
 
 use midge_identity::SpiffeId;
-use midge_policy::{CheckedRule, Context, Policy, PublishFacts, Rights, Rule, SubscribeMode};
+use midge_policy::{
+    CheckedRule, Context, Policy, PublishFacts, Quantity, Quota, Rights, Rule, SubscribeMode,
+};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 
 const PATTERNS: [&str; 8] = [
@@ -40,7 +42,8 @@ const CONTEXTS: [Context<'_>; 4] = [
 /// Rules, a byte for each choice, and which of them a policy had before it was changed.
 ///
 /// A policy that was changed is the one that was made at once, in whatever order; whom no change touches has the same
-/// rights; and what all rules decide together is allowed by one of them alone and denied by none.
+/// rights; what all rules decide together is allowed by one of them alone and denied by none; and of quotas the
+/// smallest holds.
 pub fn compiler(input: &[u8]) {
     let mut bytes = Bytes(input);
     let rules: Vec<Rule> = (0..=bytes.below(5)).map(|number| rule(&mut bytes, number)).collect();
@@ -140,6 +143,10 @@ fn rule(bytes: &mut Bytes<'_>, number: u8) -> Rule {
     if kinds & 16 != 0 {
         rule.share_groups = Some(bytes.some(&["g", "*", "{td}"]));
     }
+    if kinds & 32 != 0 {
+        let mut max = || Some(u32::from(bytes.below(4))).filter(|max| *max < 3);
+        rule.quota = Some(Quota { sessions: max(), queue_bytes: max(), ..Quota::default() });
+    }
     rule
 }
 
@@ -186,6 +193,10 @@ fn hold(rules: &[Rule], parts: &[Parts], rights: &Rights, (id, context): (&Spiff
         let allowed = parts.iter().any(|(allows, _)| allows.as_ref().is_some_and(|rights| asks(rights)));
         (allowed, asks(rights))
     };
+    for of in Quantity::ALL {
+        let smallest = parts.iter().filter_map(|(allows, _)| Some(allows.as_ref()?.quota(of))).min();
+        assert_eq!(rights.quota(of), smallest.unwrap_or(usize::MAX), "{id} {context:?} {of:?}: {rules:#?}");
+    }
     for text in TOPICS {
         let topic = TopicName::new(text).expect("these are topics");
         let undenied = |asks: fn(&Rights, &TopicName) -> bool| {

@@ -53,6 +53,8 @@ mod policy;
 mod publish;
 mod put_off;
 #[cfg(test)]
+mod quotas;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod rates;

@@ -1,7 +1,7 @@
 //! Random policies, identities and requests, from one number each.
 
 use crate::world::SPELLED;
-use midge_policy::{Durability, QueueOverflow, Rate, Rule, RuleSource};
+use midge_policy::{Durability, QueueOverflow, Quota, Rate, Rule, RuleSource};
 
 /// SplitMix64.
 pub(crate) struct Random(u64);
@@ -133,6 +133,19 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
+fn quota(random: &mut Random) -> Quota {
+    let mut max = || random.some(2, |random| u32::try_from(1 + random.below(3)).unwrap());
+    let quota = Quota {
+        sessions: max(),
+        subscriptions: max(),
+        retained_messages: max(),
+        retained_bytes: max(),
+        queue_messages: max(),
+        queue_bytes: max(),
+    };
+    if quota == Quota::default() { Quota { sessions: Some(1), ..quota } } else { quota }
+}
+
 /// A rule that is valid, whatever came out.
 pub(crate) fn rule(random: &mut Random, number: usize) -> Rule {
     let (id, names) = id_pattern(random);
@@ -178,7 +191,10 @@ pub(crate) fn rule(random: &mut Random, number: usize) -> Rule {
     if !(rule.publish.is_empty() && rule.subscribe.is_empty() && rule.receive.is_empty()) {
         rule.qos_max = random.some(2, |r| [0, 1, 2][r.below(3)]);
     }
-    if rule.topic_lists().iter().all(|(_, filters)| filters.is_empty()) {
+    if rule.client_id.is_empty() {
+        rule.quota = random.some(4, quota);
+    }
+    if rule.quota.is_none() && rule.topic_lists().iter().all(|(_, filters)| filters.is_empty()) {
         rule.subscribe = vec![filter(random, &names)];
     }
     rule

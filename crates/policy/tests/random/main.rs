@@ -13,8 +13,8 @@ mod world;
 use generate::{CLIENTS, GROUPS, LISTENERS, Random};
 use midge_identity::SpiffeId;
 use midge_policy::{
-    CheckedRule, Context, Denial, DenyReason, Extent, Policy, PublishFacts, PublishPermit, Rights, Rule,
-    RuleName, SubscribeMode,
+    Action, CheckedRule, Context, Denial, DenyReason, Extent, Policy, PublishFacts, PublishPermit, Quantity,
+    Rights, Rule, RuleName, Subject, SubscribeMode,
 };
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use reference::{Name, Publish, Reference};
@@ -132,6 +132,18 @@ impl Bench<'_> {
         let truth = self.reference.receive(&topic, group);
         self.tally.count("receive", truth.is_ok());
         self.same(&("receive", &topic, group), found, truth);
+    }
+
+    fn ask_quotas(&mut self) {
+        let client = || Subject::Client("c".into());
+        for of in Quantity::ALL {
+            let max = self.rights.quota(of);
+            let named = self.rights.over_quota(of, Action::Connect, client()).rule.as_ref().map(key);
+            let (truth, by) = self.reference.quota(of).unzip();
+            let truth = truth.map_or(usize::MAX, |max| usize::try_from(max).unwrap());
+            self.tally.count("quota", truth < usize::MAX);
+            self.same(&of, (max, named), (truth, by));
+        }
     }
 
     fn ask_subscribe(&mut self, random: &mut Random) {
@@ -274,6 +286,7 @@ fn decisions_are_those_of_the_reference() {
             let direct = policy.rights_at(&spiffe_id, context);
             let all_same = direct.is_same_as(&bench.rights);
             bench.hold(&id, "rights are the same by either way", all_same);
+            bench.ask_quotas();
             for _ in 0..4 {
                 bench.ask_publish(&mut random);
                 bench.ask_receive(&mut random);

@@ -2,7 +2,9 @@
 //! as they are written and shares no code with what it checks.
 
 use crate::world::{NONE, Set, World, and, matches, minus, or, within};
-use midge_policy::{Context, Durability, PublishFacts, QueueOverflow, Rule, RuleSource, SubscribeMode};
+use midge_policy::{
+    Context, Durability, PublishFacts, Quantity, QueueOverflow, Rule, RuleSource, SubscribeMode,
+};
 use mqtt_proto::QoS;
 use std::collections::BTreeMap;
 
@@ -197,6 +199,13 @@ impl<'w> Reference<'w> {
         let allowing: Vec<&Stated> = self.stated.iter().filter(allows).collect();
         let first = allowing.first().ok_or(None)?;
         Ok((first.key(), allowing.iter().map(|s| s.qos_max()).max().unwrap()))
+    }
+
+    /// The smallest quota of something, and the first rule that gives it.
+    pub(crate) fn quota(&self, of: Quantity) -> Option<(u32, Name)> {
+        let holding = self.stated.iter().filter(|s| s.denies);
+        let quotas = holding.filter_map(|s| Some((s.rule.quota?.of(of)?, s.key())));
+        quotas.min_by_key(|(max, _)| *max)
     }
 
     fn each(&self, list: impl Fn(&Stated) -> Vec<String>) -> Set {

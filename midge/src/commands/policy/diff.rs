@@ -1,9 +1,9 @@
-//! `midge policy diff`: which access a change of the policy gives and takes.
+//! `midge policy diff`: which access a change of the policy gives and takes, and which quotas are not as they were.
 
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use midge_identity::SpiffeId;
-use midge_policy_tools::{Change, Diff, Kind, Ruleset};
+use midge_policy_tools::{Change, Diff, Kind, QuotaChange, Ruleset};
 use serde_json::json;
 
 /// Exceptions that are listed for people; programs get all.
@@ -16,19 +16,39 @@ pub(super) fn run(
     id: Option<&SpiffeId>,
     output: Output,
 ) -> anyhow::Result<bool> {
-    let kinds = match id {
-        None => Diff::between(old, new)
-            .map_err(|error| {
+    let (kinds, quotas) = match id {
+        None => {
+            let diff = Diff::between(old, new).map_err(|error| {
                 failure(exit::INTERNAL, format!("{error}, or ask for one identity: --spiffeID ID"))
-            })?
-            .kinds(),
-        Some(id) => one(id, Diff::for_identity(old, new, id).code(exit::INTERNAL)?),
+            })?;
+            (diff.kinds(), QuotaChange::between(old, new))
+        }
+        Some(id) => {
+            let changes = Diff::for_identity(old, new, id).code(exit::INTERNAL)?;
+            (one(id, changes), QuotaChange::for_identity(old, new, id))
+        }
     };
     match output {
-        Output::Json => output::json(&json!({ "kinds": kinds }))?,
-        Output::Pretty => print(&kinds),
+        Output::Json => output::json(&json!({ "kinds": kinds, "quotas": quotas }))?,
+        Output::Pretty => {
+            print(&kinds);
+            print_quotas(&quotas);
+        }
     }
-    Ok(!kinds.is_empty())
+    Ok(!(kinds.is_empty() && quotas.is_empty()))
+}
+
+fn print_quotas(quotas: &[QuotaChange]) {
+    let mut last = None;
+    for change in quotas {
+        let whom = (&change.id, &change.except);
+        if last.replace(whom) != Some(whom) {
+            output::line("");
+            output::line(&change.id);
+            change.except.iter().for_each(|except| output::line(format_args!("  except {except}")));
+        }
+        output::line(format_args!("  {change}"));
+    }
 }
 
 fn one(id: &SpiffeId, changes: Vec<Change>) -> Vec<Kind> {

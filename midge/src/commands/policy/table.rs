@@ -1,7 +1,7 @@
 //! Answers as people read them.
 
 use crate::output;
-use midge_policy_tools::{Considered, Explanation, Outcome, WhoKind};
+use midge_policy_tools::{Considered, Explanation, Outcome, QuotaSaid, WhoKind};
 use std::path::Path;
 
 pub(super) fn explanation(explanation: &Explanation) {
@@ -17,6 +17,12 @@ pub(super) fn explanation(explanation: &Explanation) {
     }
     if explanation.filtered {
         fields.push(("Deliveries", "some topics under the filter are left out".into()));
+    }
+    if !explanation.quotas.is_empty() {
+        let said =
+            |said: &QuotaSaid| format!("{} = {} by `{}` ({})", said.quota, said.max, said.rule, said.place);
+        let quotas: Vec<String> = explanation.quotas.iter().map(said).collect();
+        fields.push(("Quotas", quotas.join(", ")));
     }
     output::fields(&fields);
     output::line("");
