@@ -134,6 +134,54 @@ fn expected_decisions_are_tested_line_by_line() {
     assert!(ended.stdout.contains(&format!("{policy}:2")), "with its explanation: {}", ended.stdout);
     let cases = place.write("cases.txt", "allow me publish a\n");
     run_midge(&["policy", "test", &cases, "-p", &policy]).refused(78, &[&format!("{cases}:1"), "`me`"]);
+    // A file that tests nothing would be taken for one that passes.
+    for (name, text) in [("empty.txt", ""), ("comments.txt", "# allow\n\n"), ("empty.toml", "")] {
+        let cases = place.write(name, text);
+        run_midge(&["policy", "test", &cases, "-p", &policy]).refused(78, &[&cases, "no cases"]);
+    }
+}
+
+#[test]
+fn identities_longer_than_any_are_refused_with_the_limit() {
+    let place = Place::new();
+    let policy =
+        place.write("all.toml", "[[rule]]\nname = \"all\"\nid = \"spiffe://*/**\"\npublish = [\"#\"]\n");
+    let of = |bytes: usize| format!("spiffe://td/{}", "a".repeat(bytes - "spiffe://td/".len()));
+    let (longest, longer) = (of(2048), of(2049));
+    let says = &["2049 bytes", "longer than 2048"];
+    let can = |id: &str| run_midge(&["policy", "can", id, "publish", "a", "-p", &policy]);
+    can(&longest).ok();
+    can(&longer).refused(64, says);
+    let test = |id: &str| {
+        let cases = place.write("cases.txt", &format!("allow {id} publish a\n"));
+        run_midge(&["policy", "test", &cases, "-p", &policy])
+    };
+    test(&longest).ok();
+    test(&longer).refused(78, says);
+    let who = |id: &str| {
+        let ids = place.write("ids.txt", id);
+        run_midge(&["policy", "who", "publish", "a", "--ids", &ids, "-p", &policy])
+    };
+    who(&longest).ok();
+    who(&longer).refused(78, says);
+}
+
+#[test]
+fn what_is_received_or_subscribed_to_is_lowered_and_not_denied() {
+    let place = Place::new();
+    let rule = "[[rule]]\nname = \"r\"\nid = \"spiffe://td/a\"\nsubscribe = [\"t/#\"]\npublish = [\"t/#\"]\n";
+    let policy = place.write("policy.toml", &format!("{rule}qos-max = 1\n"));
+    let can = |action: &str, qos: &str| {
+        run_midge(&["policy", "can", "spiffe://td/a", action, "t/1", "-q", qos, "-p", &policy])
+    };
+    for action in ["receive", "subscribe"] {
+        let (high, low) = (can(action, "2").ok().stdout, can(action, "1").ok().stdout);
+        assert!(high.contains("allows it, at qos 1") && !low.contains("qos"), "{high}{low}");
+    }
+    assert_eq!(can("publish", "2").code, Some(1));
+    can("publish", "1").ok();
+    let explained = json(&["policy", "explain", "spiffe://td/a", "receive", "t/1", "-q", "2", "-p", &policy]);
+    assert_eq!((&explained["allowed"], &explained["granted_qos"]), (&true.into(), &1.into()), "{explained}");
 }
 
 #[test]

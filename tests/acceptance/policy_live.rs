@@ -183,6 +183,21 @@ fn a_bad_change_is_refused_loudly_and_a_good_one_is_told_as_access() {
 }
 
 #[test]
+fn a_relative_directory_of_a_candidate_is_named_in_full() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("candidate")).unwrap();
+    let config = place.edge("data", "", "", "[policy]\nshadow = \"candidate\"\n");
+    let mut command = Command::new(midge());
+    command.args(["edge", "-c", &config]).current_dir(place.path("."));
+    let server = Server::start_with(&mut command, &place.path("data/run/admin.sock"));
+    let full = std::fs::canonicalize(place.path("candidate")).unwrap().display().to_string();
+    server.run(&["policy", "shadow"]).refused(1, &["no candidate policy", &full]);
+    place.write("candidate/apps.toml", &apps("[\"a\"]"));
+    server.run(&["policy", "reload"]).ok();
+    assert_eq!(server.run(&["policy", "shadow"]).ok().json()["dir"], full);
+}
+
+#[test]
 fn a_candidate_is_told_of_and_refuses_nothing() {
     let place = Place::new();
     let server = started(&place, "[\"line/{app}/up\", \"line/{app}/down\"]");

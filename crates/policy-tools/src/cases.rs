@@ -3,7 +3,7 @@
 use crate::explain::{Explanation, qos};
 use crate::model::Ruleset;
 use crate::request::{Request, Verb};
-use midge_identity::SpiffeId;
+use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
 use midge_policy::LISTENERS;
 use mqtt_proto::TopicName;
 use serde::{Deserialize, Serialize};
@@ -185,6 +185,9 @@ impl Written {
             "deny" => false,
             other => return Err(format!("expected decision `{other}` is neither allow nor deny")),
         };
+        if self.id.len() > SPIFFE_ID_BYTES_MAX {
+            return Err(IdError::TooLong { bytes: self.id.len() }.to_string());
+        }
         let id = SpiffeId::new(&self.id).map_err(|error| format!("id `{}`: {error}", self.id))?;
         let verb = Verb::read(&self.action).ok_or_else(|| {
             format!("action `{}` is none of publish, will, subscribe, receive", self.action)

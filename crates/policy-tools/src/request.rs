@@ -5,7 +5,7 @@ use crate::cell::Cell;
 use crate::model::Ruleset;
 use crate::topics::{Filter, Topics};
 use midge_identity::SpiffeId;
-use midge_policy::{Context, Effect, PublishFacts, Rights, RuleName, SubscribeMode};
+use midge_policy::{Context, Effect, PublishFacts, ReceivePermit, Rights, RuleName, SubscribeMode};
 use mqtt_proto::{InvalidTopic, QoS, SharedFilter, TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -87,7 +87,7 @@ pub struct Decision {
     pub rule: Option<RuleName>,
     /// Why, in a sentence.
     pub reason: String,
-    /// Quality of service that a subscription is granted.
+    /// Quality of service that a subscription is granted, or that a message of one topic is delivered at.
     pub granted_qos: Option<u8>,
     /// Whether some topics are left out of what a subscription brings.
     pub filtered: bool,
@@ -159,9 +159,8 @@ impl Request {
         match (self.verb, self.topic()) {
             (Verb::Subscribe, _) => match rights.subscribe(&self.filter, self.qos, SubscribeMode::Reject) {
                 Ok(permit) => Decision {
-                    granted_qos: Some(permit.qos() as u8),
                     filtered: permit.is_filtered(),
-                    ..allowed(permit.rule_name())
+                    ..self.at(permit.qos(), allowed(permit.rule_name()))
                 },
                 Err(denial) => denied(denial),
             },
@@ -172,10 +171,22 @@ impl Request {
                 rights.will(&topic, self.facts()).map_or_else(denied, |permit| allowed(permit.rule_name()))
             }
             (Verb::Receive, Some(topic)) => {
-                rights.receive(&topic).map_or_else(denied, |permit| allowed(permit.rule()))
+                let granted = |permit: ReceivePermit<'_>| self.at(permit.qos(), allowed(permit.rule()));
+                rights.receive(&topic).map_or_else(denied, granted)
             }
             (_, None) => self.decide_all(rules, id),
         }
+    }
+
+    /// Returns the decision to let it be at no higher quality of service than this: more is lowered, not refused.
+    fn at(&self, qos_max: QoS, decision: Decision) -> Decision {
+        let granted = self.qos.min(qos_max) as u8;
+        let reason = if self.qos > qos_max {
+            format!("{}, at qos {granted}", decision.reason)
+        } else {
+            decision.reason
+        };
+        Decision { granted_qos: Some(granted), reason, ..decision }
     }
 
     /// Decides publication to, or delivery of, every topic of a filter.

@@ -9,6 +9,7 @@ use midge_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use midge_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use midge_api::spire::api::server::svid::v1::svid_client::SvidClient;
 use midge_api::spire::api::types::{Selector, Spiffeid, Status};
+use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX};
 use std::path::{Path, PathBuf};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status as RpcStatus};
@@ -134,6 +135,10 @@ fn code_of(code: Code) -> u8 {
 
 /// Parses a SPIFFE ID given on the command line.
 pub(crate) fn spiffe_id(text: &str) -> anyhow::Result<Spiffeid> {
+    // SPIFFE-ID §2.3: no identity has a longer one, whatever it would be asked about.
+    if text.len() > SPIFFE_ID_BYTES_MAX {
+        return Err(failure(exit::USAGE, IdError::TooLong { bytes: text.len() }.to_string()));
+    }
     let id = midge_identity::SpiffeId::new(text).map_err(|error| {
         failure(
             exit::USAGE,

@@ -158,11 +158,19 @@ fn cases(path: &Path) -> anyhow::Result<Vec<Case>> {
     let shown = path.display();
     let text = source::text(path)?;
     let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-    Case::read(&text, is_toml).map_err(|errors| {
+    let cases = Case::read(&text, is_toml).map_err(|errors| {
         let lines: Vec<String> =
             errors.iter().map(|error| format!("{shown}:{}: {}", error.line, error.fault)).collect();
         failure(exit::CONFIG, lines.join("\n"))
-    })
+    })?;
+    if cases.is_empty() {
+        let remedy = "write one a line, `allow|deny ID ACTION TOPIC [key=value …]`, or name another file";
+        return Err(failure(
+            exit::CONFIG,
+            format!("{shown} has no cases, which would prove nothing: {remedy}"),
+        ));
+    }
+    Ok(cases)
 }
 
 fn test(path: &Path, cases: &[Case], rules: &Ruleset, output: Output) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! The policy on the admin socket: how it is, reload, the candidate, and observing.
 
+use super::data_dir::absolute;
 use super::policy::{Fault, Lint, PolicyHandle};
 use futures_util::Stream;
 use midge_api::midge::v1::{
@@ -213,8 +214,9 @@ fn finding(finding: &Finding) -> PolicyFinding {
     }
 }
 
+/// Whoever reads it may be in another directory than the process.
 fn shown(path: Option<&Path>) -> String {
-    path.map(|path| path.display().to_string()).unwrap_or_default()
+    path.map(absolute).unwrap_or_default()
 }
 
 fn millis(time: UnixMillis) -> i64 {

@@ -7,7 +7,7 @@ use crate::parts::{active_policy, policy};
 use anyhow::Context as _;
 use midge_api::midge::v1::{ListSessionsRequest, ShowPolicyRequest};
 use midge_api::spire::api::server::entry::v1::ListEntriesRequest;
-use midge_identity::SpiffeId;
+use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
 use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule};
 use midge_policy_tools::Ruleset;
 use std::collections::BTreeSet;
@@ -176,6 +176,10 @@ pub(super) fn listed_ids(path: &Path) -> anyhow::Result<BTreeSet<SpiffeId>> {
     for (line, text) in (1..).zip(text(path)?.lines().map(str::trim)) {
         if text.is_empty() || text.starts_with('#') {
             continue;
+        }
+        if text.len() > SPIFFE_ID_BYTES_MAX {
+            let error = IdError::TooLong { bytes: text.len() };
+            return Err(failure(exit::CONFIG, format!("{shown}:{line}: {error}")));
         }
         let id = SpiffeId::new(text).map_err(|error| {
             failure(exit::CONFIG, format!("{shown}:{line}: \"{text}\" is not a SPIFFE ID: {error}"))
