@@ -57,7 +57,9 @@ impl<K: Clone + Eq + Hash, V: Clone> ShardMap<K, V> {
         let both = |key: &K| other.get(key).zip(self.get(key)).is_some_and(|(one, two)| same(one, two));
         for index in 0..SHARDS {
             let (ours, others) = (self.shards.get(index), other.shards.get(index));
-            if ours.zip(others).is_some_and(|(ours, others)| Arc::ptr_eq(ours, others)) {
+            let is_empty = |shard: Option<&Arc<HashMap<K, V>>>| shard.is_none_or(|shard| shard.is_empty());
+            let is_same = ours.zip(others).is_some_and(|(ours, others)| Arc::ptr_eq(ours, others));
+            if is_same || (is_empty(ours) && is_empty(others)) {
                 continue;
             }
             let known = ours.into_iter().flat_map(|shard| shard.keys());

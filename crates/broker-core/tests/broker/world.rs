@@ -92,6 +92,11 @@ impl World {
 
     pub(crate) fn of(config: Config, rules: Vec<Rule>) -> Self {
         let policy = Arc::new(Policy::compile(rules.clone(), 1).unwrap());
+        Self::governed(config, rules, policy)
+    }
+
+    /// A broker of rules that are compiled already.
+    pub(crate) fn governed(config: Config, rules: Vec<Rule>, policy: Arc<Policy>) -> Self {
         Self {
             oracle: Oracle { rules },
             broker: Broker::new(config.clone(), Arc::clone(&policy)),
@@ -198,8 +203,13 @@ impl World {
 
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         self.epoch += 1;
-        self.rules_stand = false;
         let policy = Arc::new(Policy::compile(rules.clone(), self.epoch).unwrap());
+        self.set_policy(rules, policy);
+    }
+
+    /// Puts rules in force that are compiled already.
+    pub(crate) fn set_policy(&mut self, rules: Vec<Rule>, policy: Arc<Policy>) {
+        self.rules_stand = false;
         self.oracle.rules = rules;
         let before = std::mem::replace(&mut self.policy, Arc::clone(&policy));
         drop(self.broker.handle_policy(PolicyChange::between(before, policy), self.now));
@@ -454,9 +464,19 @@ impl World {
 
     /// Sets the rules that the next start finds.
     pub(crate) fn change_rules_while_down(&mut self, rules: Vec<Rule>) {
+        let policy = Arc::new(Policy::compile(rules.clone(), 1).unwrap());
+        self.change_policy_while_down(rules, policy);
+    }
+
+    /// Sets the rules that the next start finds, which are compiled already.
+    pub(crate) fn change_policy_while_down(&mut self, rules: Vec<Rule>, policy: Arc<Policy>) {
         self.rules_stand = false;
-        self.policy = Arc::new(Policy::compile(rules.clone(), 1).unwrap());
-        self.oracle.rules = rules;
+        (self.oracle.rules, self.policy) = (rules, policy);
+    }
+
+    /// Has an entry deleted before the next start.
+    pub(crate) fn revoke_while_down(&mut self, id: &str) {
+        self.revoked.insert(spiffe(id));
     }
 
     fn restart(&mut self, down_secs: u64) -> Restored {

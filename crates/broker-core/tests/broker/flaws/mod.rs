@@ -1,168 +1,154 @@
 //! The 34 authorization flaw classes of other brokers, each as a scenario with its allowed twin.
 //!
-//! `docs/threat-model.md` lists them and where each is tested: those that a socket, a certificate or a file
+//! Where it is about a message on its way, the scenario is a journey: what happens step by step. It is played with
+//! every loss ([`losses`]) before every step, as a change of policy that is settled at once or not at all, before a
+//! kill of the broker and while it is down: from there on nothing of the message is delivered. Its twins are the same
+//! journey without a loss, with a change that takes nothing, with a condition that is about other messages, and with the
+//! same loss of somebody else: they deliver all of it.
+//!
+//! `docs/threat-model.md` lists the classes and where each is tested: those that a socket, a certificate or a file
 //! decides are tested where that is.
 
+mod course;
 mod identities;
+mod losses;
 mod policies;
 mod releases;
 mod sessions;
+mod stage;
+mod steps;
 mod topics;
 mod wills;
 
-use crate::world::*;
-use broker_core::{Config, ConnId};
-use midge_policy::Rule;
-use mqtt_proto::{Connect, Packet};
+use course::Course;
+use losses::{Change, Kind, Loss, Outcome, Side};
+use midge_policy::SubscribeMode;
+use stage::{Event, Manner, Plan, Played, Policies, Stage, Step};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What is lost in the middle of a journey.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Loss {
-    Nothing,
-    /// The policy changes for publisher and receiver, and they keep what counts.
-    OtherRight,
-    SourceRight,
-    SourceDenied,
-    SourceEntry,
-    SinkRight,
-    SinkDenied,
-    SinkEntry,
-}
-
-const LOSSES: [Loss; 6] = [
-    Loss::SourceRight,
-    Loss::SourceDenied,
-    Loss::SourceEntry,
-    Loss::SinkRight,
-    Loss::SinkDenied,
-    Loss::SinkEntry,
+const MANNERS: [Manner; 5] = [
+    Manner::Settled,
+    Manner::Left,
+    Manner::ThenKilled,
+    Manner::Down { planned: false },
+    Manner::Down { planned: true },
 ];
 
-/// `press` publishes to `secret`, and `ops` reads it.
-struct Stage {
-    world: World,
-    press: Option<ConnId>,
-    ops: Option<ConnId>,
-    loss: Loss,
-    is_lost: bool,
-    /// Deliveries of `secret` to `ops`, before and after the loss.
-    delivered: [usize; 2],
+const NOTHING: Event = Event::Changes(Change::Nothing);
+
+/// Plays a message's journey with every loss at each of its steps.
+#[track_caller]
+fn journey(course: &Course, steps: &[Step]) {
+    let mut journey = Journey { course, steps, policies: Policies::default(), played: 0 };
+    journey.go(&MANNERS);
+    let mut played = journey.played;
+    // A subscription that is wider than its rights changes nothing for the writer.
+    let modes = [SubscribeMode::Narrow, SubscribeMode::Filter];
+    for mode in modes.into_iter().filter(|_| !course.is_wide) {
+        let course = Course { mode, ..course.clone() };
+        let mut journey = Journey { course: &course, steps, policies: Policies::default(), played: 0 };
+        journey.go(if is_thorough() { &MANNERS } else { &MANNERS[..2] });
+        played += journey.played;
+    }
+    println!("journey of {} steps, played in {played} ways", steps.len());
 }
 
-type Step = fn(&mut Stage);
+/// Whether everything is combined with everything. A run of all tests leaves out what others are like.
+fn is_thorough() -> bool {
+    std::env::var_os("PROPTEST_CASES").is_some()
+}
 
-impl Stage {
-    fn new(config: Config) -> Self {
-        let world = World::with(config, rules(Loss::Nothing));
-        Self { world, press: None, ops: None, loss: Loss::Nothing, is_lost: false, delivered: [0; 2] }
+fn is_chosen(course: &Course, (number, loss): (usize, Loss), manner: Manner, at: usize) -> bool {
+    let is_plain = matches!(loss.kind, Kind::Topic | Kind::Entry);
+    let is_of_filter = matches!(
+        loss.kind,
+        Kind::Topic | Kind::Denied | Kind::SubscribeDenied | Kind::QosMax | Kind::ShareGroups
+    );
+    let is_chosen = match manner {
+        Manner::Settled => is_plain || loss.is_of_connection() || (number + at).is_multiple_of(2),
+        Manner::Left => is_plain || !(number + at).is_multiple_of(2),
+        Manner::ThenKilled => is_plain,
+        Manner::Down { planned } => planned != at.is_multiple_of(2),
+    };
+    let is_of_mode = course.mode == SubscribeMode::Reject
+        || is_of_filter && loss.side == Side::Sink && (manner == Manner::Left) != at.is_multiple_of(2);
+    // Without its connection there is nothing of it.
+    let is_there = manner == Manner::Settled || !loss.is_of_connection();
+    is_there && (is_thorough() || is_chosen && is_of_mode)
+}
+
+struct Journey<'a> {
+    course: &'a Course,
+    steps: &'a [Step],
+    policies: Policies,
+    played: u32,
+}
+
+impl Journey<'_> {
+    fn play(&mut self, at: usize, event: Event, manner: Manner, (time, secs): (u64, u64)) -> Played {
+        self.played += 1;
+        let Self { course, steps, ref policies, .. } = *self;
+        Stage::play(Plan { course, policies, steps, at, secs, event, manner, time })
     }
 
-    fn lose(&mut self, loss: Loss) {
-        (self.loss, self.is_lost) = (loss, true);
-        match loss {
-            Loss::Nothing => {}
-            Loss::SourceEntry => self.world.revoke("press"),
-            Loss::SinkEntry => self.world.revoke("ops"),
-            loss => self.world.set_rules(rules(loss)),
-        }
-        self.look();
-    }
-
-    /// Connects a client, unless it has no entry any more: the shell would not let it in.
-    fn press_connects(&mut self, connect: Connect) {
-        if !(self.is_lost && self.loss == Loss::SourceEntry) {
-            self.press = Some(self.world.connect("press", connect));
-        }
-    }
-
-    fn ops_connects(&mut self, connect: Connect) {
-        self.look();
-        if !(self.is_lost && self.loss == Loss::SinkEntry) {
-            self.ops = Some(self.world.connect("ops", connect));
-        }
-    }
-
-    fn press_sends(&mut self, packet: Packet) {
-        if let Some(conn) = self.press {
-            self.world.send(conn, packet);
-        }
-    }
-
-    fn ops_sends(&mut self, packet: Packet) {
-        if let Some(conn) = self.ops {
-            self.world.send(conn, packet);
-        }
-    }
-
-    fn press_is_lost(&mut self) {
-        if let Some(conn) = self.press.take() {
-            self.world.lose(conn);
-        }
-    }
-
-    fn ops_is_lost(&mut self) {
-        self.look();
-        if let Some(conn) = self.ops.take() {
-            self.world.lose(conn);
-        }
-    }
-
-    fn look(&mut self) {
-        let Some(conn) = self.ops else { return };
-        let secrets = self.world.take(conn);
-        let secrets = secrets.iter().filter(|text| text.starts_with("PUBLISH secret"));
-        self.delivered[usize::from(self.is_lost)] += secrets.count();
-    }
-
-    fn play(config: &Config, steps: &[Step], at: usize, loss: Loss, settling: bool) -> [usize; 2] {
-        let mut stage = Self::new(config.clone());
-        stage.world.settling = settling;
-        for (number, step) in steps.iter().enumerate() {
-            if number == at {
-                stage.lose(loss);
+    #[track_caller]
+    fn go(&mut self, manners: &[Manner]) {
+        let whole = self.play(usize::MAX, NOTHING, Manner::Settled, (0, 0));
+        assert!(!whole.before.is_empty(), "the journey delivers nothing even with all rights");
+        for (at, time) in whole.times.iter().enumerate() {
+            for manner in manners {
+                let all = Loss::all().enumerate();
+                let losses: Vec<_> = all.filter(|loss| is_chosen(self.course, *loss, *manner, at)).collect();
+                let secs: BTreeSet<u64> = losses.iter().map(|(_, loss)| loss.secs()).collect();
+                let without = |secs| (secs, self.play(at, NOTHING, *manner, (0, secs)));
+                let without: BTreeMap<u64, Played> = secs.into_iter().map(without).collect();
+                let Some(same) = without.get(&0) else { continue };
+                assert_eq!(same.all(), whole.all(), "{manner:?} without a loss before step {at}");
+                let more = self.play(at, Event::Changes(Change::More), *manner, (0, 0));
+                assert_eq!(
+                    more.all(),
+                    whole.all(),
+                    "a change that takes nothing, {manner:?} before step {at}"
+                );
+                for (_, loss) in losses {
+                    self.lose(loss, *manner, (at, *time), &without[&loss.secs()]);
+                }
             }
-            step(&mut stage);
-            stage.look();
+            for (number, loss) in Loss::all().enumerate() {
+                let is_turn = number % self.steps.len() == at && self.course.mode == SubscribeMode::Reject;
+                if is_turn || is_thorough() {
+                    self.lose_beside(loss, at, *time);
+                }
+            }
         }
-        stage.delivered
     }
-}
 
-fn rules(loss: Loss) -> Vec<Rule> {
-    let (with, without): (&[&str], &[&str]) = (&["secret", "open"], &["open"]);
-    let press = if loss == Loss::SourceRight { without } else { with };
-    let ops = if loss == Loss::SinkRight { without } else { with };
-    let mut rules = vec![allow("press", press, &[]), allow("ops", &[], ops)];
-    match loss {
-        Loss::OtherRight => {
-            rules[0].publish.push("more".into());
-            rules[1].subscribe.push("more".into());
-        }
-        Loss::SourceDenied => rules[0].deny_publish = vec!["secret".into()],
-        Loss::SinkDenied => rules[1].deny_receive = vec!["secret".into()],
-        _ => {}
+    /// Somebody else loses it.
+    #[track_caller]
+    fn lose_beside(&mut self, loss: Loss, at: usize, time: u64) {
+        let (Some(loss), when) = (loss.of_guest(), (time, loss.secs())) else { return };
+        let without = self.play(at, NOTHING, Manner::Settled, when);
+        let lost = self.play(at, Event::Changes(Change::Loses(loss)), Manner::Settled, when);
+        assert_eq!(lost.all(), without.all(), "{loss:?} before step {at}");
     }
-    rules
-}
 
-/// Plays a message's journey once for each kind of loss at each of its steps: from there on nothing is
-/// delivered. The twins, without a loss or with a change that takes nothing, deliver all of it.
-#[track_caller]
-fn journey(steps: &[Step]) {
-    journey_with(&Config::default(), steps);
-}
-
-#[track_caller]
-fn journey_with(config: &Config, steps: &[Step]) {
-    let [all, _] = Stage::play(config, steps, usize::MAX, Loss::Nothing, true);
-    assert!(all > 0, "the journey delivers nothing even with all rights");
-    // With what a change leaves to be done done at once, and not at all.
-    for (settling, at) in [true, false].into_iter().flat_map(|s| (0..steps.len()).map(move |at| (s, at))) {
-        let delivered = Stage::play(config, steps, at, Loss::OtherRight, settling);
-        assert_eq!(delivered[0] + delivered[1], all, "a change that takes nothing before step {at}");
-        for loss in LOSSES {
-            let [_, after] = Stage::play(config, steps, at, loss, settling);
-            assert_eq!(after, 0, "{loss:?} before step {at}, settling: {settling}");
+    #[track_caller]
+    fn lose(&mut self, loss: Loss, manner: Manner, (at, time): (usize, u64), without: &Played) {
+        let when = (time, loss.secs());
+        let lost = self.play(at, Event::Changes(Change::Loses(loss)), manner, when);
+        let told = format!("{loss:?}, {manner:?} before step {at}: {lost:?}");
+        match loss.outcome(self.course) {
+            Outcome::Stops => assert!(lost.after.is_empty(), "{told}"),
+            Outcome::GoesOn => assert_eq!(lost.all(), without.all(), "{told}"),
+            Outcome::Lowers => {
+                assert!(!lost.is_raised, "{told}");
+                assert!(lost.all().is_subset(&without.all()), "{told}");
+                assert!(lost.may_be_missed || lost.all() == without.all(), "{told}");
+            }
+            Outcome::Leaves => {
+                let left = self.play(at, Event::Leaves(loss.side), manner, when);
+                assert_eq!((&lost.before, &lost.after), (&left.before, &left.after), "{told}");
+            }
         }
     }
 }

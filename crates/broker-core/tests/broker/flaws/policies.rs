@@ -1,5 +1,8 @@
 //! F25, F26 and F33: policies that are missing, old, or meant for somebody else.
 
+use super::course::message;
+use super::journey;
+use super::steps::*;
 use crate::world::*;
 use broker_core::{Broker, Config};
 use midge_policy::{DEFAULT_POLICY, Policy, Rule};
@@ -68,6 +71,7 @@ fn f26_no_remembered_decision_outlives_a_change() {
     world.set_rules(rules(&["a"], &["a"]));
     world.publish(press, "a", "x", Q1);
     world.expect(press, ["PUBACK 1 87", "PUBACK 1 00"]);
+    journey(&message(Q0), &[PRESS_CONNECTS, OPS_LISTENS, PUBLISHES, PUBLISHES, PUBLISHES]);
 }
 
 #[test]

@@ -1,82 +1,67 @@
 //! F6 to F12 and F16: what is released later than it was permitted.
 
-use super::{Stage, Step, journey, journey_with};
+use super::course::{Course, last_will, message, retained_message, shared_message};
+use super::journey;
+use super::steps::*;
 use crate::svid::peer_until;
 use crate::world::*;
 use broker_core::Config;
-use mqtt_proto::{Connect, Packet, Publish, QoS};
+use mqtt_proto::{Connect, Packet, Publish};
 use std::num::NonZeroU16;
 
-const PRESS_CONNECTS: Step = |stage| stage.press_connects(v5("c"));
-const PRESS_IS_LOST: Step = |stage: &mut Stage| stage.press_is_lost();
-const OPS_CONNECTS: Step = |stage| stage.ops_connects(durable("c"));
-const OPS_IS_LOST: Step = |stage: &mut Stage| stage.ops_is_lost();
+/// Another message, which comes before this one.
+const PUBLISHES_OPEN: Step = |stage| {
+    let open = Publish { retain: stage.course.retain, ..publish("open", "x", Q1) };
+    stage.press_sends(Packet::Publish(Box::new(open)));
+};
 
-fn message(qos: QoS, retain: bool) -> Packet {
-    Packet::Publish(Box::new(Publish { retain, ..publish("secret", "x", qos) }))
-}
+const OPS_CONNECTS_FOR_ONE_AT_A_TIME: Step =
+    |stage| stage.ops_connects(Connect { receive_max: NonZeroU16::new(1), ..durable("c") });
 
-fn ops_subscribes(stage: &mut Stage) {
-    stage.ops_sends(subscribe([sub("secret", Q2), sub("open", Q2)]));
-}
+const OPS_ACKNOWLEDGES: Step = |stage| {
+    // As what was sent at once, or had waited.
+    stage.ops_sends(Packet::PubAck(ack(1)));
+    stage.ops_sends(Packet::PubAck(ack(0x8000)));
+};
 
 #[test]
 fn f06_a_retained_message_is_withheld_once_its_source_lost_the_right() {
-    journey(&[
-        PRESS_CONNECTS,
-        |stage| stage.press_sends(message(Q0, true)),
-        PRESS_IS_LOST,
-        |stage| stage.ops_connects(v5("c")),
-        |stage| stage.ops_sends(subscribe([sub("secret", Q1)])),
-    ]);
+    for config in [Config::default(), Config { purge_lost: true, ..Config::default() }] {
+        let retained = Course { config, ..retained_message(Q0) };
+        journey(&retained, &[PRESS_CONNECTS, PUBLISHES, PRESS_IS_LOST, OPS_CONNECTS, OPS_SUBSCRIBES]);
+    }
     // Left by a will.
-    let mortal: Step = |stage| {
-        let mut last = will("secret", "gone", 0).unwrap();
-        last.message.retain = true;
-        stage.press_connects(Connect { will: Some(last), ..v5("c") });
-    };
-    journey(&[
-        mortal,
-        PRESS_IS_LOST,
-        |stage| stage.ops_connects(v5("c")),
-        |stage| stage.ops_sends(subscribe([sub("secret", Q1)])),
-    ]);
+    let last = Course { retain: true, ..last_will() };
+    journey(&last, &[PRESS_CONNECTS_MORTAL, PRESS_IS_LOST, OPS_CONNECTS, OPS_SUBSCRIBES]);
 }
 
 #[test]
 fn f07_a_retained_message_is_not_handed_to_who_may_not_read_it() {
-    // Two more stand before it, and the client takes one at a time: the right goes while it waits.
-    let one_at_a_time: Step = |stage| {
-        stage.ops_connects(Connect { receive_max: NonZeroU16::new(1), ..v5("c") });
-    };
-    journey(&[
-        PRESS_CONNECTS,
-        |stage| {
-            let open = Publish { retain: true, ..publish("open", "x", Q1) };
-            stage.press_sends(Packet::Publish(Box::new(open)));
-        },
-        |stage| stage.press_sends(message(Q1, true)),
-        one_at_a_time,
-        |stage| stage.ops_sends(subscribe([sub("open", Q1), sub("secret", Q1)])),
-        |stage| stage.ops_sends(Packet::PubAck(ack(1))),
-    ]);
+    // Another stands before it, and the client takes one at a time: the right goes while it waits.
+    journey(
+        &retained_message(Q1),
+        &[
+            PRESS_CONNECTS,
+            PUBLISHES_OPEN,
+            PUBLISHES,
+            OPS_CONNECTS_FOR_ONE_AT_A_TIME,
+            OPS_SUBSCRIBES,
+            OPS_ACKNOWLEDGES,
+        ],
+    );
 }
 
 #[test]
 fn f08_a_subscription_does_not_survive_the_loss_of_its_right() {
-    let publishes: Step = |stage| stage.press_sends(message(Q1, false));
     // Connected.
-    journey(&[PRESS_CONNECTS, OPS_CONNECTS, ops_subscribes, publishes, publishes]);
+    journey(&message(Q1), &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES, PUBLISHES]);
     // Away, and resumed.
-    journey(&[PRESS_CONNECTS, OPS_CONNECTS, ops_subscribes, OPS_IS_LOST, OPS_CONNECTS, publishes]);
+    journey(
+        &message(Q2),
+        &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, OPS_IS_LOST, OPS_CONNECTS, PUBLISHES],
+    );
     // Shared.
-    journey(&[
-        PRESS_CONNECTS,
-        OPS_CONNECTS,
-        |stage| stage.ops_sends(subscribe([sub("$share/g/secret", Q1)])),
-        publishes,
-        publishes,
-    ]);
+    journey(&shared_message(Q1), &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES, PUBLISHES]);
 }
 
 #[test]
@@ -107,43 +92,25 @@ fn f09_a_session_ends_with_whatever_proved_its_identity() {
         world.quiet(press);
         world.expect(twin, ["PUBLISH a \"x\" q0"]);
     }
+    // The same on a message's way, to a reader of 3.1.1.
+    let kept: Step = |stage| stage.ops_connects(Connect { clean_start: false, ..v311("c") });
+    journey(&message(Q1), &[PRESS_CONNECTS, kept, OPS_SUBSCRIBES, PUBLISHES, OPS_IS_LOST, PUBLISHES, kept]);
 }
 
 #[test]
 fn f10_nothing_is_sent_again_once_source_or_sink_lost_the_right() {
-    for qos in [Q1, Q2] {
-        let publishes: Step = match qos {
-            Q1 => |stage| stage.press_sends(message(Q1, false)),
-            _ => |stage| {
-                stage.press_sends(message(Q2, false));
-                stage.press_sends(Packet::PubRel(ack(1)));
-            },
-        };
-        journey(&[PRESS_CONNECTS, OPS_CONNECTS, ops_subscribes, publishes, OPS_IS_LOST, OPS_CONNECTS]);
+    for course in [message(Q1), message(Q2), shared_message(Q1)] {
+        journey(&course, &[PRESS_CONNECTS, OPS_LISTENS, PUBLISHES, OPS_IS_LOST, OPS_CONNECTS]);
         // Taken over instead of lost.
-        journey(&[PRESS_CONNECTS, OPS_CONNECTS, ops_subscribes, publishes, OPS_CONNECTS]);
+        journey(&course, &[PRESS_CONNECTS, OPS_LISTENS, PUBLISHES, OPS_CONNECTS]);
     }
 }
 
 #[test]
 fn f11_a_qos2_message_is_asked_for_at_publish_and_at_pubrel_and_a_refused_one_cannot_be_retried() {
-    journey(&[
-        PRESS_CONNECTS,
-        OPS_CONNECTS,
-        ops_subscribes,
-        |stage| stage.press_sends(message(Q2, false)),
-        |stage| stage.press_sends(Packet::PubRel(ack(1))),
-    ]);
+    journey(&message(Q2), &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, SAYS, RELEASES]);
     // The session is resumed between the two.
-    journey(&[
-        |stage| stage.press_connects(durable("c")),
-        OPS_CONNECTS,
-        ops_subscribes,
-        |stage| stage.press_sends(message(Q2, false)),
-        PRESS_IS_LOST,
-        |stage| stage.press_connects(durable("c")),
-        |stage| stage.press_sends(Packet::PubRel(ack(1))),
-    ]);
+    journey(&message(Q2), &[OPS_LISTENS, PRESS_CONNECTS, SAYS, PRESS_IS_LOST, PRESS_CONNECTS, RELEASES]);
     for (version, permitted) in [(V5, false), (V311, false), (V5, true), (V311, true)] {
         let topics: &[&str] = if permitted { &["secret"] } else { &["open"] };
         let mut world = World::ruled(vec![allow("press", topics, &[]), allow("ops", &[], &["#"])]);
@@ -163,83 +130,68 @@ fn f11_a_qos2_message_is_asked_for_at_publish_and_at_pubrel_and_a_refused_one_ca
 
 #[test]
 fn f12_what_waits_for_a_session_is_not_delivered_once_source_or_sink_lost_the_right() {
-    let publishes: Step = |stage| stage.press_sends(message(Q1, false));
-    journey(&[
-        PRESS_CONNECTS,
-        OPS_CONNECTS,
-        ops_subscribes,
-        OPS_IS_LOST,
-        publishes,
-        PRESS_IS_LOST,
-        OPS_CONNECTS,
-    ]);
+    for course in [message(Q1), message(Q2), shared_message(Q1)] {
+        journey(&course, &[OPS_LISTENS, OPS_IS_LOST, PRESS_CONNECTS, PUBLISHES, PRESS_IS_LOST, OPS_CONNECTS]);
+    }
     // Connected, but behind another that is not acknowledged.
-    journey(&[
-        PRESS_CONNECTS,
-        |stage| stage.ops_connects(Connect { receive_max: NonZeroU16::new(1), ..v5("c") }),
-        ops_subscribes,
-        |stage| stage.press_sends(Packet::Publish(Box::new(publish("open", "x", Q1)))),
-        publishes,
-        |stage| stage.ops_sends(Packet::PubAck(ack(1))),
-    ]);
-    // Connected, but not reading.
-    let config = Config { unsent_bytes_soft: 0, ..Config::default() };
-    journey_with(
-        &config,
+    journey(
+        &message(Q1),
         &[
             PRESS_CONNECTS,
-            OPS_CONNECTS,
-            ops_subscribes,
+            OPS_CONNECTS_FOR_ONE_AT_A_TIME,
+            OPS_SUBSCRIBES,
+            PUBLISHES_OPEN,
+            PUBLISHES,
+            OPS_ACKNOWLEDGES,
+        ],
+    );
+    // Connected, but not reading.
+    let config = Config { unsent_bytes_soft: 0, ..Config::default() };
+    journey(
+        &Course { config, ..message(Q1) },
+        &[
+            PRESS_CONNECTS,
+            OPS_LISTENS,
             |stage| stage.world.flushing = false,
             |stage| stage.ops_sends(Packet::PingReq),
-            publishes,
+            PUBLISHES,
+            |stage| stage.ops_reads(),
+        ],
+    );
+    // Connected, but the disk is slow: what is sent waits until it is known after a crash.
+    journey(
+        &message(Q2),
+        &[
+            PRESS_CONNECTS,
+            OPS_LISTENS,
+            |stage| stage.world.disk.is_quick = false,
+            PUBLISHES,
             |stage| {
-                stage.world.flushing = true;
-                if let Some(conn) = stage.ops {
-                    stage.world.flush(conn);
-                }
+                stage.world.disk.is_quick = true;
+                stage.world.store();
             },
         ],
     );
-    // Through a share group, to the member that takes over.
-    journey(&[
-        PRESS_CONNECTS,
-        OPS_CONNECTS,
-        |stage| stage.ops_sends(subscribe([sub("$share/g/secret", Q1)])),
-        OPS_IS_LOST,
-        publishes,
-        OPS_CONNECTS,
-    ]);
 }
 
 #[test]
 fn f16_a_topic_alias_gives_no_right_to_its_topic() {
-    fn aliased(topic: Option<&str>) -> Packet {
-        let alias = NonZeroU16::new(1);
-        Packet::Publish(Box::new(Publish {
-            topic: topic.map(topic_name),
-            topic_alias: alias,
-            ..publish("secret", "x", Q0)
-        }))
-    }
-    let uses: Step = |stage| stage.press_sends(aliased(None));
+    const USES: Step = |stage| stage.press_publishes_by_alias();
     // Both ways: the client's alias in, the broker's alias out.
-    journey(&[
-        PRESS_CONNECTS,
-        |stage| stage.ops_connects(Connect { topic_alias_max: 1, ..v5("c") }),
-        ops_subscribes,
-        |stage| stage.press_sends(aliased(Some("secret"))),
-        uses,
-        uses,
-    ]);
+    let ops_connects: Step = |stage| stage.ops_connects(Connect { topic_alias_max: 1, ..durable("c") });
+    journey(&message(Q0), &[PRESS_CONNECTS, ops_connects, OPS_SUBSCRIBES, USES, USES, USES]);
     // Set by a publication that was denied, it is as good as any other name, and no better.
-    let mut world = World::ruled(super::rules(super::Loss::SourceRight));
+    let mut world = World::ruled(vec![allow("press", &["open"], &[]), allow("ops", &[], &["#"])]);
     let (press, ops) = (world.client("press"), world.client("ops"));
     world.subscribe(ops, "secret", Q0);
+    let aliased = |topic: Option<&str>| {
+        let (topic, topic_alias) = (topic.map(topic_name), NonZeroU16::new(1));
+        Packet::Publish(Box::new(Publish { topic, topic_alias, ..publish("secret", "x", Q0) }))
+    };
     world.send(press, aliased(Some("secret")));
     world.send(press, aliased(None));
     world.quiet(ops);
-    world.set_rules(super::rules(super::Loss::Nothing));
+    world.set_rules(vec![allow("press", &["secret"], &[]), allow("ops", &[], &["#"])]);
     world.send(press, aliased(None));
     world.expect(ops, ["PUBLISH secret \"x\" q0"]);
 }

@@ -1,5 +1,9 @@
 //! F13 to F15: client ids of others.
 
+use super::course::message;
+use super::journey;
+use super::losses::OPS;
+use super::steps::*;
 use crate::world::*;
 use broker_core::ConnId;
 use mqtt_proto::{Connect, Packet, ReasonCode};
@@ -42,6 +46,7 @@ fn f13_a_client_id_of_another_identity_kicks_nobody() {
         assert_eq!(world.take(conn)[0], "DISCONNECT 8E");
         assert_eq!(world.take(own)[0], "CONNACK 00 present");
     }
+    journey(&message(Q1), &[PRESS_CONNECTS, OPS_LISTENS, INTRUDES_CLEAN, PUBLISHES, INTRUDES, PUBLISHES]);
 }
 
 #[test]
@@ -72,6 +77,10 @@ fn f14_a_client_id_of_another_identity_inherits_nothing() {
         world.send(own, Packet::PubRel(ack(1)));
         world.expect(own, ["PUBCOMP 1 00"]);
     }
+    journey(
+        &message(Q2),
+        &[OPS_LISTENS, OPS_IS_LOST, PRESS_CONNECTS, SAYS, INTRUDES, RELEASES, OPS_CONNECTS],
+    );
 }
 
 #[test]
@@ -102,4 +111,9 @@ fn f15_a_connect_of_somebody_else_or_one_that_is_refused_deletes_no_session() {
     world.take(conn);
     world.expect(own, ["CONNACK 00"]);
     assert_eq!(world.session("victim", "c").unwrap().subscriptions.len(), 0);
+    let is_refused: Step = |stage| stage.is_refused(OPS);
+    journey(
+        &message(Q1),
+        &[PRESS_CONNECTS, OPS_LISTENS, OPS_IS_LOST, PUBLISHES, is_refused, INTRUDES_CLEAN, OPS_CONNECTS],
+    );
 }

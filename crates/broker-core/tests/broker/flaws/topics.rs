@@ -1,5 +1,8 @@
 //! F17 to F24, F27, F30: filters, prefixes and topics.
 
+use super::course::{Course, message, retained_message, shared_message};
+use super::journey;
+use super::steps::*;
 use crate::world::*;
 use midge_policy::Rule;
 use mqtt_proto::{Connect, Packet, Publish, SharedFilter};
@@ -32,6 +35,9 @@ fn f17_a_filter_is_granted_only_where_everything_it_matches_is_allowed() {
     // A union that covers it is as good as one rule that does.
     assert_eq!(codes(&["a", "a/+", "a/+/+/#"], &[], ["a/#"]), "[00]");
     assert_eq!(codes(&["+/#"], &[], ["#"]), "[00]");
+    // A filter that was covered, until it is not: `#` once its owner may have no more than what looks like the topic.
+    let wide = Course { is_wide: true, ..message(Q1) };
+    journey(&wide, &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES]);
 }
 
 #[test]
@@ -55,6 +61,8 @@ fn f18_a_wider_wildcard_does_not_evade_a_deny() {
     world.subscribe(ops, "a/+", Q0);
     world.publish(press, "a/open", "x", Q0);
     world.expect(ops, ["PUBLISH a/open \"x\" q0"]);
+    let wide = Course { is_wide: true, ..retained_message(Q0) };
+    journey(&wide, &[PRESS_CONNECTS, PUBLISHES, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES]);
 }
 
 #[test]
@@ -69,6 +77,10 @@ fn f19_no_prefix_skips_the_check() {
     assert_eq!(codes(&["#", "a"], &[], granted), "[87 87 87 87 87]");
     // A group has no part in the right, nor can it bring one along.
     assert_eq!(codes(&["a"], &[], ["$share/a/b", "$share/b/a"]), "[87 00]");
+    for is_wide in [false, true] {
+        let shared = Course { is_wide, ..shared_message(Q0) };
+        journey(&shared, &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES, PUBLISHES]);
+    }
 }
 
 #[test]
@@ -84,6 +96,12 @@ fn f20_every_filter_of_a_subscribe_is_decided_by_itself() {
     world.expect(ops, ["PUBLISH a \"x\" q0", "PUBLISH b \"x\" q0"]);
     world.send(ops, unsubscribe(["c", "a"]));
     world.expect(ops, ["UNSUBACK 78 [11 00]"]);
+    let asks_for_more: Step = |stage| {
+        let filter = stage.course.filter();
+        let all = ["open", "denied", "#", "denied/#", filter.as_str(), "secret/+", "+"];
+        stage.ops_sends(subscribe(all.map(|filter| sub(filter, Q1))));
+    };
+    journey(&message(Q1), &[PRESS_CONNECTS, OPS_CONNECTS, asks_for_more, PUBLISHES]);
 }
 
 #[test]
@@ -112,6 +130,8 @@ fn f21_no_name_of_a_client_becomes_a_wildcard_or_a_level() {
         }
         world.lose(conn);
     }
+    let filled_in = Course { is_filled_in: true, topic: "line/press/secret", ..message(Q1) };
+    journey(&filled_in, &[OPS_LISTENS, PRESS_CONNECTS, SAYS, INTRUDES, SAYS]);
 }
 
 #[test]
@@ -155,6 +175,9 @@ fn f22_a_name_is_matched_whole() {
     assert!(published(&mut world, "acme/x", "one"));
     assert!(!published(&mut world, "acme/x/y", "one") && !published(&mut world, "acme", "one"));
     assert_eq!(codes(&["allowed"], &[], ["allowed/#", "allowed/+", "allowed"]), "[87 87 00]");
+    // Who loses a topic keeps every one that looks like it.
+    let deep = Course { topic: "a/b/secret", ..message(Q0) };
+    journey(&deep, &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES]);
 }
 
 #[test]
@@ -178,6 +201,16 @@ fn f23_the_topic_that_is_delivered_is_the_one_that_was_decided() {
             assert!(text.starts_with(&format!("PUBLISH {topic} ")), "{text}");
         }
     }
+    let by_alias: Step = |stage| {
+        for topic in [Some("open"), Some("secret"), None, Some("open")] {
+            let payload = stage.payload();
+            let (topic, topic_alias) = (topic.map(topic_name), NonZeroU16::new(1));
+            let packet = Publish { topic, topic_alias, ..stage.course.publish(&payload) };
+            stage.press_sends(Packet::Publish(Box::new(packet)));
+        }
+    };
+    let ops_connects: Step = |stage| stage.ops_connects(Connect { topic_alias_max: 1, ..durable("c") });
+    journey(&message(Q0), &[PRESS_CONNECTS, ops_connects, OPS_SUBSCRIBES, by_alias, by_alias]);
 }
 
 #[test]
@@ -205,6 +238,8 @@ fn f24_topics_of_the_system_are_reached_by_name_only() {
     world.publish(boss, "$SYS/x", "x", Q1);
     world.expect(boss, ["PUBLISH $SYS/x \"x\" q0", "PUBACK 1 00"]);
     world.quiet(press);
+    let system = Course { topic: "$box/secret", ..message(Q1) };
+    journey(&system, &[PRESS_CONNECTS, OPS_CONNECTS, OPS_SUBSCRIBES, PUBLISHES, OPS_IS_LOST, OPS_CONNECTS]);
 }
 
 #[test]
@@ -259,6 +294,8 @@ fn f27_a_response_topic_takes_a_right_of_the_requesters_own() {
     world.quiet(boss);
     let refused = world.connect("press", Connect { will: Some(last), ..v5("d") });
     world.expect(refused, ["CONNACK 87", "CLOSE Refused(NotAuthorized)"]);
+    // Every message of a journey names one: here it is retained, waits, and is asked for again after that.
+    journey(&retained_message(Q2), &[PRESS_CONNECTS, SAYS, RELEASES, OPS_CONNECTS, OPS_SUBSCRIBES]);
 }
 
 #[test]
@@ -325,4 +362,6 @@ fn f30_to_know_a_topic_is_no_right_to_it() {
     world.publish(press, topic, "x", Q0);
     world.expect(ops, [&*format!("PUBLISH {topic} \"x\" q0")]);
     world.quiet(curious);
+    let known = Course { topic: "line/3f9c2d1e8b7a4c60/state", ..retained_message(Q1) };
+    journey(&known, &[PRESS_CONNECTS, INTRUDES, PUBLISHES, OPS_CONNECTS, INTRUDES, OPS_SUBSCRIBES]);
 }

@@ -1,6 +1,9 @@
 //! F1 to F5: wills.
 
-use super::{Stage, Step, journey};
+use super::course::{Course, last_will};
+use super::journey;
+use super::losses::PRESS;
+use super::steps::*;
 use crate::svid::peer_until;
 use crate::world::*;
 use broker_core::Config;
@@ -12,14 +15,7 @@ fn mortal(delay: u32) -> Connect {
     Connect { will: will("secret", "gone", delay), ..durable("c") }
 }
 
-const OPS_LISTENS: Step = |stage| {
-    stage.ops_connects(v5("c"));
-    stage.ops_sends(subscribe([sub("secret", Q1)]));
-};
-
-const PRESS_IS_LOST: Step = |stage: &mut Stage| stage.press_is_lost();
-
-const HALF_A_MINUTE: Step = |stage| stage.world.pass_secs(30);
+const ENDS_BY_A_FAULT: Step = |stage| stage.press_sends(Packet::PingResp);
 
 #[test]
 fn f01_a_will_without_the_right_to_it_is_refused_at_connect() {
@@ -50,18 +46,23 @@ fn f01_a_will_without_the_right_to_it_is_refused_at_connect() {
             assert!(world.session("press", "c").is_none(), "refusal {number}");
         }
     }
+    journey(&Course { retain: true, ..last_will() }, &[OPS_LISTENS, PRESS_CONNECTS_MORTAL, PRESS_IS_LOST]);
 }
 
 #[test]
 fn f02_a_will_does_not_go_out_once_its_owner_lost_the_right() {
-    journey(&[OPS_LISTENS, |stage| stage.press_connects(mortal(0)), HALF_A_MINUTE, PRESS_IS_LOST]);
+    journey(&last_will(), &[OPS_LISTENS, PRESS_CONNECTS_MORTAL, HALF_A_MINUTE, PRESS_IS_LOST]);
     // The same where the end is noticed by the broker itself.
-    journey(&[
-        OPS_LISTENS,
-        |stage| stage.press_connects(Connect { keep_alive_secs: 10, ..mortal(0) }),
-        |stage| stage.world.pass_secs(10),
-        |stage| stage.world.pass_secs(10),
-    ]);
+    let ten_secs: Step = |stage| stage.passes(10);
+    journey(
+        &last_will(),
+        &[
+            OPS_LISTENS,
+            |stage| stage.press_connects_mortal(0, Connect { keep_alive_secs: 10, ..durable("c") }),
+            ten_secs,
+            ten_secs,
+        ],
+    );
 }
 
 #[test]
@@ -106,6 +107,10 @@ fn f03_no_will_goes_out_for_a_refused_connect_or_a_session_cut_for_want_of_a_rig
     // The twin: a fault of the protocol is no want of a right.
     world.send(conn, Packet::PingResp);
     world.expect(ops, ["PUBLISH secret \"gone\" q0"]);
+    journey(
+        &last_will(),
+        &[OPS_LISTENS, PRESS_CONNECTS_MORTAL, |stage| stage.is_refused(PRESS), ENDS_BY_A_FAULT],
+    );
 }
 
 #[test]
@@ -129,22 +134,22 @@ fn f04_a_will_is_asked_for_with_the_rights_of_the_identity_that_left_it() {
     world.expect(ops, ["PUBLISH open \"mine\" q0"]);
     world.lose(conn);
     world.expect(ops, ["PUBLISH secret \"gone\" q0"]);
+    journey(&last_will(), &[OPS_LISTENS, PRESS_CONNECTS_MORTAL, INTRUDES, PRESS_IS_LOST]);
 }
 
 #[test]
 fn f05_a_delayed_will_and_one_set_off_by_a_takeover_are_asked_for_when_they_go_out() {
-    let connects: Step = |stage| stage.press_connects(mortal(60));
-    journey(&[OPS_LISTENS, connects, PRESS_IS_LOST, HALF_A_MINUTE, HALF_A_MINUTE]);
+    let connects: Step = |stage| stage.press_connects_mortal(60, durable("c"));
+    journey(&last_will(), &[OPS_LISTENS, connects, PRESS_IS_LOST, HALF_A_MINUTE, HALF_A_MINUTE]);
     // The session ends before the delay does.
     let brief: Step = |stage| {
-        stage.press_connects(Connect { session_expiry_secs: Some(30), ..mortal(60) });
+        stage.press_connects_mortal(60, Connect { session_expiry_secs: Some(30), ..durable("c") });
     };
-    journey(&[OPS_LISTENS, brief, PRESS_IS_LOST, HALF_A_MINUTE]);
+    journey(&last_will(), &[OPS_LISTENS, brief, PRESS_IS_LOST, HALF_A_MINUTE]);
     // A clean start ends the session that waits.
     let clean: Step = |stage| stage.press_connects(v5("c"));
-    journey(&[OPS_LISTENS, connects, PRESS_IS_LOST, clean]);
+    journey(&last_will(), &[OPS_LISTENS, connects, PRESS_IS_LOST, clean]);
     // Takeover of a live connection.
-    let at_once: Step = |stage| stage.press_connects(mortal(0));
-    journey(&[OPS_LISTENS, at_once, |stage| stage.press_connects(durable("c"))]);
-    journey(&[OPS_LISTENS, connects, clean]);
+    journey(&last_will(), &[OPS_LISTENS, PRESS_CONNECTS_MORTAL, PRESS_CONNECTS]);
+    journey(&last_will(), &[OPS_LISTENS, connects, clean]);
 }
