@@ -2,7 +2,7 @@
 
 use crate::Origin;
 use crate::effect::ConnIdHasher;
-use crate::rates::Limited;
+use crate::rates::{Limited, limited};
 use crate::record::Durability;
 use crate::route::Route;
 use crate::slab::Key;
@@ -44,7 +44,8 @@ pub(crate) struct Decided {
     permit: PublishPermit,
     /// What it costs while it is remembered.
     bytes: usize,
-    pub(crate) limited: Option<Limited>,
+    /// How fast, by each rule that allows it, where each sets a rate.
+    pub(crate) limited: Box<[Limited]>,
     pub(crate) source: Source,
     pub(crate) route: Route,
 }
@@ -71,7 +72,7 @@ impl Decided {
         let response = facts.response_topic.map_or(0, |topic| topic.as_str().len());
         let bytes = size_of::<Self>() + topic.as_str().len() + response + route.bytes();
         let topic = topic.clone();
-        let limited = permit.rate().map(|rate| (permit.rule_name().clone(), *rate));
+        let limited = limited(&permit);
         Self { topic, at, permit, bytes, limited, source, route }
     }
 }

@@ -223,8 +223,8 @@ impl Broker {
                 Err(denial) => return Some(Err(denial)),
             },
         };
-        if let (Some(limited), Some(now)) = (&decided.limited, arrives) {
-            self.count_rate(key, limited, publication.payload.len(), now);
+        if let (false, Some(now)) = (decided.limited.is_empty(), arrives) {
+            self.count_rate(key, &decided.limited, publication.payload.len(), now);
             self.sessions.get(key)?.connection()?;
         }
         Some(Ok(decided))

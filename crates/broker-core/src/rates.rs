@@ -4,7 +4,7 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use midge_identity::SpiffeId;
-use midge_policy::{Bucket, RateLimit, RateScope, RuleName};
+use midge_policy::{Bucket, PublishPermit, RateLimit, RateScope, RuleName};
 use mqtt_proto::ReasonCode;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,11 @@ const BUCKETS_MAX: usize = 16_384;
 
 /// What a permit says about how fast, and by which rule.
 pub(crate) type Limited = (RuleName, RateLimit);
+
+/// Returns how fast the rules that allow a publication let publish; none where one sets no rate.
+pub(crate) fn limited(permit: &PublishPermit) -> Box<[Limited]> {
+    permit.rates().map(|(rule, limit)| (rule.clone(), *limit)).collect()
+}
 
 /// Token buckets by rule, and by identity where each has its own.
 #[derive(Debug, Default)]
@@ -34,27 +39,57 @@ struct Debt {
     bytes: Duration,
 }
 
+/// A bucket out of which something may be taken, and what becomes of it then.
+struct Taking {
+    bucket: (RuleName, Option<Arc<SpiffeId>>),
+    levels: Levels,
+    debt: Debt,
+    /// What the publication would owe by itself, of a full bucket.
+    alone: Duration,
+    scope: RateScope,
+}
+
 impl Rates {
-    fn take(
+    /// Chooses the bucket with room for a publication, the first of several, or else that which has it soonest.
+    fn choose(
         &mut self,
-        (rule, limit): &Limited,
+        limited: &[Limited],
         identity: &Arc<SpiffeId>,
         bytes: usize,
         mono: Duration,
-    ) -> Debt {
+    ) -> Option<Taking> {
         if self.0.len() >= BUCKETS_MAX {
             self.0.retain(|_, levels| levels.messages.max(levels.bytes) > mono);
         }
-        let levels = self.levels(rule, limit, identity);
-        Debt {
-            messages: take(limit.messages, &mut levels.messages, 1, mono),
-            bytes: take(limit.bytes, &mut levels.bytes, bytes as u64, mono),
-        }
+        let after = |limit: &RateLimit, mut levels: Levels| {
+            let debt = Debt {
+                messages: take(limit.messages, &mut levels.messages, 1, mono),
+                bytes: take(limit.bytes, &mut levels.bytes, bytes as u64, mono),
+            };
+            (levels, debt)
+        };
+        let takings = limited.iter().map(|(rule, limit)| {
+            let owner = (limit.scope == RateScope::Identity).then(|| Arc::clone(identity));
+            let bucket = (rule.clone(), owner);
+            let (levels, debt) = after(limit, self.0.get(&bucket).copied().unwrap_or_default());
+            let alone = after(limit, Levels::default()).1.wait();
+            Taking { bucket, levels, debt, alone, scope: limit.scope }
+        });
+        takings.min_by_key(|taking| taking.debt.wait())
     }
 
-    fn levels(&mut self, rule: &RuleName, limit: &RateLimit, identity: &Arc<SpiffeId>) -> &mut Levels {
-        let owner = (limit.scope == RateScope::Identity).then(|| Arc::clone(identity));
-        self.0.entry((rule.clone(), owner)).or_default()
+    fn take(&mut self, taking: Taking) {
+        self.0.insert(taking.bucket, taking.levels);
+    }
+}
+
+impl Levels {
+    /// Returns them with no longer a debt than this.
+    fn owing_at_most(self, most: Duration, debt: Debt) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(debt.messages.saturating_sub(most)),
+            bytes: self.bytes.saturating_sub(debt.bytes.saturating_sub(most)),
+        }
     }
 }
 
@@ -76,20 +111,25 @@ fn take(bucket: Option<Bucket>, full_at: &mut Duration, count: u64, mono: Durati
 
 impl Broker {
     /// Counts a publication that was permitted. Beyond its rate a client is not read from for a while; one
-    /// that gets so far ahead all the same that the while would be too long is cut.
-    pub(crate) fn count_rate(&mut self, key: Key, limited: &Limited, bytes: usize, now: Now) {
+    /// that gets so far ahead all the same that the while would be too long is cut, and what it is cut for is not counted.
+    /// Nobody is cut for what others have used up of a rate that they share: it waits as long as anybody may have to.
+    pub(crate) fn count_rate(&mut self, key: Key, limited: &[Limited], bytes: usize, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let debt = self.rates.take(limited, &session.identity, bytes, now.mono);
-        let wait = debt.wait();
-        if wait.is_zero() {
-            return;
-        }
-        if wait > self.config.rate_debt_max {
-            let is_count = debt.messages >= debt.bytes;
+        let Some(mut taking) = self.rates.choose(limited, &session.identity, bytes, now.mono) else { return };
+        let debt_max = self.config.rate_debt_max;
+        let owes = match taking.scope {
+            RateScope::Identity => taking.debt.wait(),
+            RateScope::Rule => taking.alone,
+        };
+        if owes > debt_max {
+            let is_count = taking.debt.messages >= taking.debt.bytes;
             let code = if is_count { ReasonCode::MessageRateTooHigh } else { ReasonCode::QuotaExceeded };
             return self.cut(key, CloseReason::Protocol(code), now);
         }
-        let Some(connection) = session.connection_mut() else { return };
+        let wait = taking.debt.wait().min(debt_max);
+        taking.levels = taking.levels.owing_at_most(debt_max, taking.debt);
+        self.rates.take(taking);
+        let Some(connection) = session.connection_mut().filter(|_| !wait.is_zero()) else { return };
         let until = now.mono.saturating_add(wait);
         connection.paused_until = until;
         self.paused_until = Some(until);
@@ -101,20 +141,20 @@ impl Broker {
     /// A rate that identities share does not count wills: none can use up what others' wills need.
     pub(crate) fn count_will(
         &mut self,
-        limited: &Limited,
+        limited: &[Limited],
         identity: &Arc<SpiffeId>,
         bytes: usize,
         now: Now,
     ) -> bool {
-        let (rule, limit) = limited;
-        if limit.scope == RateScope::Rule {
+        let is_shared = |(_, limit): &Limited| limit.scope == RateScope::Rule;
+        if limited.iter().any(is_shared) {
             return true;
         }
-        let debt_max = self.config.rate_debt_max.saturating_mul(2);
-        let before = *self.rates.levels(rule, limit, identity);
-        let fits = self.rates.take(limited, identity, bytes, now.mono).wait() <= debt_max;
-        if !fits {
-            *self.rates.levels(rule, limit, identity) = before;
+        let Some(taking) = self.rates.choose(limited, identity, bytes, now.mono) else { return true };
+        let fits = taking.debt.wait() <= self.config.rate_debt_max.saturating_mul(2);
+        if fits {
+            self.rates.take(taking);
+        } else {
             self.out.metrics.dropped.will_too_fast += 1;
         }
         fits

@@ -4,6 +4,7 @@ use crate::authority::facts;
 use crate::broker::Broker;
 use crate::decided::Source;
 use crate::effect::Now;
+use crate::rates::limited;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
@@ -52,9 +53,8 @@ impl Broker {
                 let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
                 let rule = Arc::clone(permit.rule());
                 let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
-                let limited = permit.rate().map(|rate| (permit.rule_name().clone(), *rate));
-                let bytes = publication.payload.len();
-                if limited.is_some_and(|limited| !self.count_will(&limited, &identity, bytes, now)) {
+                let (limited, bytes) = (limited(&permit), publication.payload.len());
+                if !self.count_will(&limited, &identity, bytes, now) {
                     return;
                 }
                 let origin = Arc::new(Origin::Client { identity, client_id, listener, rule, will: true });

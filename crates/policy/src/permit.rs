@@ -52,6 +52,8 @@ impl Limits {
 pub struct PublishPermit {
     pub(crate) epoch: u64,
     pub(crate) rule: CheckedRule,
+    /// Other rules that allow it, in their order, where each of them sets a rate.
+    pub(crate) others: Box<[CheckedRule]>,
     pub(crate) durability: Option<Durability>,
     pub(crate) refuses_overflow: bool,
     pub(crate) response_topic: Option<TopicName>,
@@ -84,10 +86,12 @@ impl PublishPermit {
             && self.only.is_none_or(|only| only == (facts.qos, facts.retain, facts.payload_len))
     }
 
-    /// How fast the rule lets publish. Where one of several rules that allow the topic sets no rate,
-    /// the permit is of that rule.
-    pub fn rate(&self) -> Option<&RateLimit> {
-        self.rule.0.limits.rate.as_ref()
+    /// How fast the rules that allow it let publish, in their order: it may be published as long as one of them lets it.
+    /// None where one sets no rate; the permit is of that rule then.
+    pub fn rates(&self) -> impl Iterator<Item = (&RuleName, &RateLimit)> {
+        let rated = |rule: &'_ CheckedRule| rule.0.limits.rate.is_some();
+        let rules = std::iter::once(&self.rule).chain(&self.others).filter(move |rule| rated(rule));
+        rules.filter_map(|rule| Some((&rule.0.name, rule.0.limits.rate.as_ref()?)))
     }
 
     /// What must survive before the publication is acknowledged: as the first rule says that allows

@@ -150,8 +150,10 @@ struct Found {
     refuses_overflow: bool,
     /// Whether a rule that says something of its own might not allow every publication to the topic.
     mixed: bool,
-    /// Whether a rule without a rate would allow another publication.
-    blocked_unrated: bool,
+    /// Rules with a rate that allow it.
+    rated: Vec<Mark>,
+    /// Whether another publication could be allowed by other rules.
+    varies: bool,
 }
 
 impl Rights {
@@ -269,17 +271,24 @@ impl Rights {
     ) -> Result<PublishPermit, Denial> {
         let mut found = Found::default();
         self.held.writes.visit(topic, &mut |mark| self.weigh(mark, action, &facts, &mut found));
-        let Found { denied, allowed, blocked, durability, refuses_overflow, mixed, blocked_unrated } = found;
+        let Found { denied, allowed, blocked, durability, refuses_overflow, mixed, mut rated, varies } =
+            found;
         let (rule, reason) = match (denied, allowed.and_then(|mark| self.held.rule(mark)), blocked) {
             (Some(mark), _, _) => (Some(mark), DenyReason::Denied),
             (None, Some(held), _) => {
+                let is_rated = held.limits.rate.is_some();
+                rated.retain(|mark| is_rated && allowed != Some(*mark));
+                rated.sort_unstable_by_key(|mark| mark.rule);
+                rated.dedup_by_key(|mark| mark.rule);
+                let others = rated.iter().filter_map(|mark| self.held.rule(*mark));
                 return Ok(PublishPermit {
                     epoch: self.epoch,
                     rule: held.rule.clone(),
+                    others: others.map(|held| held.rule.clone()).collect(),
                     durability: durability.map(|(_, durability)| durability),
                     refuses_overflow,
                     response_topic: facts.response_topic.cloned(),
-                    only: (mixed || (blocked_unrated && held.limits.rate.is_some())).then_some((
+                    only: (mixed || (varies && is_rated)).then_some((
                         facts.qos,
                         facts.retain,
                         facts.payload_len,
@@ -301,7 +310,7 @@ impl Rights {
         let limits = &held.limits;
         if let Some(reason) = self.obstacle(mark, limits, action, facts) {
             found.mixed |= limits.states();
-            found.blocked_unrated |= limits.rate.is_none();
+            found.varies = true;
             if found.blocked.as_ref().is_none_or(|(known, _)| mark.rule < known.rule) {
                 found.blocked = Some((mark, reason));
             }
@@ -316,6 +325,10 @@ impl Rights {
         {
             found.durability = Some((mark.rule, durability));
         }
+        if limits.rate.is_some() {
+            found.rated.push(mark);
+        }
+        found.varies |= !limits.is_open();
         found.mixed |= limits.states() && !limits.is_open();
         found.refuses_overflow |= limits.queue_overflow == Some(QueueOverflow::Refuse);
     }

@@ -162,11 +162,11 @@ publish = ["t/fast"]
         })
     };
     let permit = rights.publish(&topic("t/slow"), PublishFacts::default()).unwrap();
-    let rate = permit.rate().unwrap();
+    let (_, rate) = permit.rates().next().unwrap();
     assert_eq!((rate.messages, rate.bytes), (bucket(10, 50), bucket(1000, 1000)));
     assert_eq!(rate.scope, RateScope::Rule);
     let permit = rights.publish(&topic("t/fast"), PublishFacts::default()).unwrap();
-    assert_eq!((&**permit.rule(), permit.rate()), ("fast", None));
+    assert_eq!((&**permit.rule(), permit.rates().count()), ("fast", 0));
 }
 
 #[test]

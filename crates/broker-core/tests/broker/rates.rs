@@ -153,3 +153,57 @@ fn no_identity_uses_up_what_the_wills_of_others_need() {
     assert_eq!(wills(&mut world, "press", ops, 100), 100);
     assert_eq!(wills(&mut world, "saw", ops, 1), 1);
 }
+
+// One that sends far too much of a rate that all share is cut alone, and what it was cut for is nobody's debt.
+#[test]
+fn nobody_is_cut_for_what_another_sent_of_a_shared_rate() {
+    let config = Config { rate_debt_max: Duration::from_secs(5), ..Config::default() };
+    let mut world = World::with(config, limited(Rate { per: RateScope::Rule, ..bytes(1000, 1000) }));
+    let (loud, calm) = (world.client("loud"), world.client("calm"));
+    world.publish(loud, "a", &"x".repeat(300_000), Q0);
+    assert_eq!(world.take(loud).last().unwrap(), "CLOSE Protocol(QuotaExceeded)");
+    assert_eq!(wait(&mut world, calm, "a", 5), 0);
+    // What is within the bound counts: the others wait for it, as long as anybody may have to and no longer.
+    let loud = world.client("loud");
+    assert_eq!([1, 2, 3].map(|_| wait(&mut world, loud, "a", 5_000)), [4_005, 5_000, 5_000]);
+    assert_eq!(wait(&mut world, calm, "a", 500), 5_000);
+    world.quiet(calm);
+    world.pass_secs(5);
+    assert_eq!(wait(&mut world, calm, "a", 500), 500);
+}
+
+#[test]
+fn an_identity_that_was_cut_for_its_rate_may_come_again_and_send_what_it_may() {
+    let config = Config { rate_debt_max: Duration::from_secs(5), ..Config::default() };
+    let mut world = World::with(config, limited(bytes(1000, 1000)));
+    for _ in 0..2 {
+        let press = world.client("press");
+        world.publish(press, "a", &"x".repeat(300_000), Q0);
+        assert_eq!(world.take(press).last().unwrap(), "CLOSE Protocol(QuotaExceeded)");
+    }
+    let press = world.client("press");
+    assert_eq!(wait(&mut world, press, "a", 1_000), 0);
+}
+
+// An allow that is added never takes away.
+#[test]
+fn of_several_rates_that_which_has_room_holds_whatever_their_order() {
+    let rule = |name: &str, rate: Rate, payload_max| Rule {
+        name: name.into(),
+        rate: Some(rate),
+        payload_max,
+        ..allow("press", &["a"], &[])
+    };
+    let (slow, fast) = (|name| rule(name, messages(1, 1), None), |name| rule(name, messages(100, 2), None));
+    for rules in [[slow("1"), fast("2")], [fast("1"), slow("2")]] {
+        let mut world = World::ruled(rules.to_vec());
+        let press = world.client("press");
+        assert_eq!([0; 5].map(|_| wait(&mut world, press, "a", 1)), [0, 0, 0, 10, 20]);
+    }
+    // Which rules allow it is asked for each publication that they may judge otherwise.
+    let rules = vec![rule("1", messages(100, 2), Some(100)), slow("2")];
+    let mut world = World::ruled(rules);
+    let press = world.client("press");
+    let lengths = [1, 1_000, 1, 1, 1_000, 1];
+    assert_eq!(lengths.map(|len| wait(&mut world, press, "a", len)), [0, 0, 0, 10, 1_000, 20]);
+}

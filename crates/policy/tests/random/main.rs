@@ -57,6 +57,11 @@ impl Tally {
     }
 }
 
+/// The rules whose rates limit a publication, in their order.
+fn rates(permit: &PublishPermit) -> Vec<Name> {
+    permit.rates().map(|(rule, _)| key(rule)).collect()
+}
+
 impl Bench<'_> {
     fn same<T: PartialEq + Debug>(&mut self, what: &dyn Debug, found: T, truth: T) {
         if found != truth {
@@ -91,9 +96,8 @@ impl Bench<'_> {
                 if will { self.rights.will(&topic, facts) } else { self.rights.publish(&topic, facts) }
             };
             let found = decide(facts);
-            let terms = |permit: &PublishPermit| {
-                (permit.rate().copied(), permit.durability(), permit.refuses_overflow())
-            };
+            let terms =
+                |permit: &PublishPermit| (rates(permit), permit.durability(), permit.refuses_overflow());
             if let Some(permit) = found.as_ref().ok().filter(|permit| permit.covers(&others)) {
                 let later = decide(others);
                 let same = later.as_ref().is_ok_and(|later| terms(later) == terms(permit));
@@ -106,7 +110,7 @@ impl Bench<'_> {
             let found = found
                 .map(|permit| Publish {
                     rule: key(permit.rule_name()),
-                    rated: permit.rate().is_some(),
+                    rated: rates(&permit),
                     durability: permit.durability(),
                     refuses_overflow: permit.refuses_overflow(),
                 })

@@ -110,7 +110,8 @@ pub(crate) type Name = (RuleSource, String);
 #[derive(Debug, PartialEq)]
 pub(crate) struct Publish {
     pub(crate) rule: Name,
-    pub(crate) rated: bool,
+    /// Where each rule that allows it sets a rate: those rules.
+    pub(crate) rated: Vec<Name>,
     pub(crate) durability: Option<Durability>,
     pub(crate) refuses_overflow: bool,
 }
@@ -179,7 +180,7 @@ impl<'w> Reference<'w> {
         let Some(named) = named else { return Err(allowing.first().map(|s| s.key())) };
         Ok(Publish {
             rule: named.key(),
-            rated: named.rule.rate.is_some(),
+            rated: if named.rule.rate.is_some() { met.iter().map(|s| s.key()).collect() } else { Vec::new() },
             durability: met.iter().find_map(|s| s.rule.durability),
             refuses_overflow: met.iter().any(|s| s.rule.queue_overflow == Some(QueueOverflow::Refuse)),
         })
