@@ -4,7 +4,7 @@
 
 use crate::Refusal;
 use crate::upgrade::{Pages, upgrade};
-use crate::wire::{Metered, Wire};
+use crate::wire::{Metered, TooMuch, Wire};
 use bytes::{Buf as _, Bytes};
 use futures_util::{Sink as _, Stream as _};
 use std::io;
@@ -26,6 +26,11 @@ const FRAME_SLACK_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 /// Control frames taken in one go: the sender of a flood of pings must not keep a thread to itself.
 const CONTROL_FRAMES_MAX: usize = 32;
+/// Bytes taken of a peer after the Close that says what it did wrong: what it may have had under way by then, in the
+/// buffers of both systems. Beyond it the connection is reset, and the peer may not see that Close.
+const DRAINED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of these at once.
+const DRAINED_BYTES: usize = 4 * 1024;
 
 /// Answers the upgrade request of a client and returns the byte stream inside.
 ///
@@ -50,7 +55,7 @@ where
     let mut stream = Metered::new(stream, limits.connect_bytes_max.saturating_add(FRAME_SLACK_BYTES));
     let ahead = upgrade(&mut stream, pages).await?;
     let socket = WebSocketStream::from_partially_read(stream, ahead, Role::Server, Some(config)).await;
-    Ok(Frames { socket, rest: Bytes::new() })
+    Ok(Frames { socket, rest: Bytes::new(), ending: Ending::Open })
 }
 
 /// The bytes inside the binary frames of one WebSocket connection.
@@ -59,6 +64,17 @@ pub(crate) struct Frames<S> {
     socket: WebSocketStream<Metered<S>>,
     /// What was received and not read yet.
     rest: Bytes,
+    ending: Ending,
+}
+
+/// How far the end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Open,
+    /// The peer broke the rules and is told so; nothing more of it counts.
+    Failed,
+    /// As before, and nothing more is sent. So many bytes of it may be passed over still.
+    Draining(usize),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
@@ -66,16 +82,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         for _ in 0..CONTROL_FRAMES_MAX {
             let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
-            match message.transpose().map_err(io_error)? {
-                None | Some(Message::Close(_)) => return Poll::Ready(Ok(None)),
-                Some(Message::Binary(bytes)) if bytes.is_empty() => {}
-                Some(Message::Binary(bytes)) => return Poll::Ready(Ok(Some(bytes))),
+            match message.transpose() {
+                Ok(None | Some(Message::Close(_))) => return Poll::Ready(Ok(None)),
+                Ok(Some(Message::Binary(bytes))) if bytes.is_empty() => {}
+                Ok(Some(Message::Binary(bytes))) => return Poll::Ready(Ok(Some(bytes))),
                 // Answered by the library, and no sign of life for the keep alive of MQTT.
-                Some(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-                Some(Message::Text(_)) => {
-                    self.refuse_text(cx);
+                Ok(Some(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Ok(Some(Message::Text(_))) => {
+                    self.fail(CloseCode::Unsupported, "binary frames only".into(), cx);
                     let error = "a text frame: MQTT is binary [MQTT-6.0.0-1]";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                }
+                Err(error) => {
+                    if let Some(code) = close_code(&error) {
+                        self.fail(code, error.to_string(), cx);
+                    }
+                    return Poll::Ready(Err(io_error(error)));
                 }
             }
         }
@@ -83,13 +105,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         Poll::Pending
     }
 
-    /// Says why, as far as that goes without waiting.
-    fn refuse_text(&mut self, cx: &mut Context<'_>) {
-        let close = CloseFrame { code: CloseCode::Unsupported, reason: "binary frames only".into() };
+    /// Says why the connection ends (RFC 6455 §7.1.7). What of that does not go without waiting follows at shutdown.
+    fn fail(&mut self, code: CloseCode, reason: String, cx: &mut Context<'_>) {
+        self.ending = Ending::Failed;
+        let close = CloseFrame { code, reason: reason.into() };
         let mut socket = Pin::new(&mut self.socket);
         if socket.as_mut().start_send(Message::Close(Some(close))).is_ok() {
             drop(socket.poll_flush(cx));
         }
+    }
+
+    /// Passes over what the peer had under way: where bytes are left unread the system resets the connection, and
+    /// the peer's loses what it has not read yet, the Close among it.
+    fn poll_drain(&mut self, mut left: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; DRAINED_BYTES];
+        while left > 0 {
+            self.ending = Ending::Draining(left);
+            let mut buf = ReadBuf::new(&mut bytes);
+            if ready!(Pin::new(self.socket.get_mut()).poll_read(cx, &mut buf)).is_err() {
+                break;
+            }
+            let count = buf.filled().len();
+            left = if count == 0 { 0 } else { left.saturating_sub(count) };
+        }
+        self.ending = Ending::Draining(0);
+        Poll::Ready(())
+    }
+}
+
+/// The code that says what the peer did wrong (RFC 6455 §7.4.1); `None` where it broke no rule, or hears nothing.
+fn close_code(error: &WsError) -> Option<CloseCode> {
+    let is_too_much = |error: &io::Error| error.get_ref().is_some_and(|error| error.is::<TooMuch>());
+    match error {
+        WsError::Protocol(
+            ProtocolError::ResetWithoutClosingHandshake | ProtocolError::ReceivedAfterClosing,
+        ) => None,
+        WsError::Protocol(_) => Some(CloseCode::Protocol),
+        WsError::Capacity(_) => Some(CloseCode::Size),
+        WsError::Utf8(_) => Some(CloseCode::Invalid),
+        WsError::Io(error) if is_too_much(error) => Some(CloseCode::Size),
+        _ => None,
     }
 }
 
@@ -138,10 +193,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         Pin::new(&mut self.socket).poll_flush(cx).map_err(io_error)
     }
 
-    /// Sends a Close, or the answer to the peer's (RFC 6455 §5.5.1), and ends the stream below.
+    /// Sends a Close, or the answer to the peer's (RFC 6455 §5.5.1), and ends the stream below. Who broke the rules has
+    /// until the caller's patience ends to read why.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Ending::Draining(left) = self.ending {
+            return self.poll_drain(left, cx).map(Ok);
+        }
         ready!(Pin::new(&mut self.socket).poll_close(cx)).map_err(io_error)?;
-        Pin::new(self.socket.get_mut()).poll_shutdown(cx)
+        ready!(Pin::new(self.socket.get_mut()).poll_shutdown(cx))?;
+        if self.ending == Ending::Open {
+            return Poll::Ready(Ok(()));
+        }
+        self.socket.get_mut().open();
+        self.poll_drain(DRAINED_BYTES_MAX, cx).map(Ok)
     }
 }
 

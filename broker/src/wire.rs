@@ -17,6 +17,11 @@ impl<S: Wire> Wire for Box<S> {
     }
 }
 
+/// More came than may before CONNECT is whole.
+#[derive(Debug, thiserror::Error)]
+#[error("more than may come before CONNECT is whole")]
+pub(crate) struct TooMuch;
+
 /// A stream of which only so much is read until its CONNECT has come: for what holds whatever it reads until that
 /// is whole, as the parts of a WebSocket message.
 #[derive(Debug)]
@@ -48,8 +53,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let count = buf.filled().len().saturating_sub(before);
         let Some(left) = left.checked_sub(count) else {
-            let error = "more than may come before CONNECT is whole";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, TooMuch)));
         };
         self.left = Some(left);
         Poll::Ready(Ok(()))

@@ -17,6 +17,7 @@ use midge_pki::{
 use midge_policy::{Policy, Rule};
 use midge_runtime::{CancellationToken, Clock};
 use midge_store::{Store, StoreInfo};
+use rustls::{ClientConfig, ClientConnection};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -227,11 +228,27 @@ impl House {
         self.store.clone().unwrap()
     }
 
-    /// A connection over mTLS whose handshake is done.
-    pub(crate) async fn shaken(&self, address: SocketAddr, app: &str) -> TlsStream<TcpStream> {
+    /// What a client of this name has for mTLS.
+    fn tls_config(&self, app: &str) -> Arc<ClientConfig> {
         let identity = minted(&self.issuer, &format!("app/{app}"));
         let expected = ServerExpectation::Id(spiffe("broker"));
-        let config = client_config(Some(identity), Arc::clone(&self.trust), expected);
+        client_config(Some(identity), Arc::clone(&self.trust), expected)
+    }
+
+    /// The first bytes of a handshake, to be sent as often as one likes: the broker cannot know.
+    pub(crate) fn client_hello(&self) -> Vec<u8> {
+        let name = "127.0.0.1".to_owned().try_into().unwrap();
+        let mut bytes = Vec::new();
+        let mut connection = ClientConnection::new(self.tls_config("hello"), name).unwrap();
+        while connection.wants_write() {
+            connection.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    /// A connection over mTLS whose handshake is done.
+    pub(crate) async fn shaken(&self, address: SocketAddr, app: &str) -> TlsStream<TcpStream> {
+        let config = self.tls_config(app);
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let name = "127.0.0.1".to_owned().try_into().unwrap();

@@ -13,6 +13,8 @@ mod durable;
 #[cfg(test)]
 mod ends;
 #[cfg(test)]
+mod frames;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod house;
