@@ -104,7 +104,10 @@ where
                     let version = arrived.decoder.version().unwrap_or(Version::V311);
                     answer_connect(&mut arrived.read, version, reason).await;
                 }
-                None => drop(tokio::time::timeout(LINGER, arrived.read.shutdown()).await),
+                // Who takes its time to hear of the end may have to give its place to others meanwhile.
+                None => {
+                    drop(tokio::time::timeout(LINGER, arrival.within(arrived.read.shutdown())).await);
+                }
             }
             return Err(refusal.into());
         }

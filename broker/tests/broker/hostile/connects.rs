@@ -81,7 +81,7 @@ async fn thousands_of_connects_leave_nothing_behind() {
     let house = House::open(|_| {}).await;
     let connect: Arc<[u8]> = bytes_of(&Packet::Connect(Box::new(connect(""))), Version::V5).into();
     let hello: Arc<[u8]> = house.client_hello().into();
-    let (silent, house) = (Arc::from([]), &house);
+    let silent = Arc::from([]);
     for (name, address, bytes) in [
         ("connects, silent", house.tcp, &silent),
         ("connects with CONNECT", house.tcp, &connect),
@@ -90,8 +90,9 @@ async fn thousands_of_connects_leave_nothing_behind() {
         let attack = || async move {
             if is_measured() { flood(address, bytes).await } else { bursts(address, bytes).await }
         };
-        beside(house, (name, "connects"), attack).await;
+        beside(&house, (name, "connects"), attack).await;
     }
     eventually("all are gone", || house.hub.metrics().connections == 0).await;
     eventually("no session is left", || house.hub.metrics().sessions == 0).await;
+    house.close().await;
 }
