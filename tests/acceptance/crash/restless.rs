@@ -3,6 +3,8 @@
 
 use super::Random;
 use super::link::Link;
+use std::thread::sleep;
+use std::time::Duration;
 
 pub(crate) struct Restless {
     random: Random,
@@ -25,6 +27,10 @@ impl Restless {
     pub(crate) fn leave(&mut self, link: Link) {
         // What the broker sends on it until it knows is lost.
         self.left = (self.random.below(2) == 0).then_some(link);
+        if self.left.is_none() {
+            // Meanwhile messages wait for it.
+            sleep(Duration::from_millis(self.random.below(60)));
+        }
     }
 
     /// It has its CONNACK on another connection.
