@@ -4,7 +4,7 @@ mod party;
 
 use broker_core::{
     AuthOutcome, Broker, Change, CloseCause, Config, ConnId, Durability, Effect, Now, PolicyChange, Record,
-    RecordKey, StoreBatch,
+    RecordKey, SessionSnapshot, SessionState, StoreBatch,
 };
 use midge_identity::UnixMillis;
 use midge_policy::{Policy, Rule};
@@ -15,12 +15,13 @@ use std::time::Duration;
 
 /// Steps: a byte whose upper half says what happens and whose lowest bit says to whom.
 ///
-/// 0 to 8: the party sends bytes, as many as the next byte says. 9: its authentication is judged. 10: its link breaks. 11: time passes, in seconds. 12: the
+/// 0 to 7: the party sends bytes, as many as the next byte says. 8: it sends nothing more, and may still listen. 9: its authentication is judged. 10: its link breaks. 11: time passes, in seconds. 12: the
 /// disk stores what waits. 13: the broker is killed and starts again. 14: the party reads what it was sent. 15: the
 /// policy changes.
 ///
 /// Whatever comes: what the broker sends is MQTT of the version and size the party asked for, in an order that
-/// MQTT allows; its counts agree; and what it stores can be read back.
+/// MQTT allows; its counts agree; what it stores can be read back; and who sends nothing more is kept for what the disk
+/// is to store, and no longer.
 pub fn connection(input: &[u8]) {
     let mut scene = Scene::new();
     let mut rest = input;
@@ -29,6 +30,7 @@ pub fn connection(input: &[u8]) {
         let (argument, after) = after.split_first().map_or((0, after), |(first, after)| (*first, after));
         rest = after;
         match step >> 4 {
+            8 => scene.end_input(who),
             9 => scene.judge(who, argument),
             10 => scene.lose(who),
             11 => scene.pass(argument),
@@ -106,13 +108,25 @@ impl Scene {
     fn feed(&mut self, who: usize, bytes: &[u8]) {
         let fresh = ConnId(self.conns + 1);
         let now = self.now;
-        let Some(party) = self.parties.get_mut(who) else { return };
+        let Some(party) = self.parties.get_mut(who).filter(|party| !party.has_ended()) else { return };
         for packet in party.read(bytes) {
             if open(&mut self.broker, party, fresh, packet, now) {
                 self.conns += 1;
             }
         }
         self.drain();
+    }
+
+    fn end_input(&mut self, who: usize) {
+        let now = self.now;
+        let Some(conn) = self.party(who).end_input() else { return };
+        self.broker.handle_input_ended(conn, CloseCause::Eof, now);
+        self.drain();
+        let is_live = |session: &SessionSnapshot| matches!(session.state, SessionState::Live { conn: live, .. } if live == conn);
+        if self.broker.sessions().iter().any(is_live) {
+            assert!(!self.pending.is_empty(), "it is kept for nothing");
+            self.party(who).is_kept = true;
+        }
     }
 
     fn judge(&mut self, who: usize, outcome: u8) {
@@ -179,6 +193,7 @@ impl Scene {
             self.broker.handle_stored(ticket, self.now);
             self.drain();
         }
+        assert!(self.parties.iter().all(|party| !party.is_kept), "it has every answer");
     }
 
     fn write(&mut self, change: Change) {

@@ -20,6 +20,8 @@ mod disk;
 #[cfg(test)]
 mod exchanges;
 #[cfg(test)]
+mod farewell;
+#[cfg(test)]
 mod filters;
 #[cfg(test)]
 mod flaws;

@@ -214,6 +214,20 @@ impl Model {
         }
     }
 
+    /// A connection ends before all that was to be sent on it has left: what it never saw may be sent as if again, and of
+    /// QoS 2 to nobody else ([MQTT-4.8.2-5]).
+    pub(crate) fn may_come_again(&mut self, who: Who) {
+        let own = self.sessions.get_mut(&who).into_iter().flat_map(|session| &mut session.owed);
+        own.for_each(|owed| owed.may_be_again = true);
+        for shared in self.shared.iter_mut().filter(|shared| shared.is_held_by(who)) {
+            shared.due = false;
+            for (_, owed) in shared.grants.iter_mut().filter(|(holder, _)| *holder == who) {
+                owed.may_be_again = true;
+                shared.may_be_lost |= owed.qos == Q2;
+            }
+        }
+    }
+
     /// Lets time pass, a second at most, in which the broker did what was due in this order.
     pub(crate) fn pass(&mut self, secs: u64, turns: &[Turn]) {
         self.now += secs;

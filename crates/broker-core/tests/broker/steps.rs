@@ -33,6 +33,38 @@ pub(crate) enum Op {
     /// The broker is killed, and started again after so many seconds.
     Restart(u64),
     Attack(Mischief),
+    /// Nothing more comes from a client, while the disk is slow.
+    EndInput(Who, Farewell),
+}
+
+/// How a client leaves that may still listen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Farewell {
+    /// What it says last.
+    pub(crate) words: [Word; 2],
+    /// What another says before it is through.
+    pub(crate) meanwhile: Option<(Who, Said)>,
+    pub(crate) then: Then,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Word {
+    Nothing,
+    Publish(u16, Said),
+    Release(u16),
+    Subscribe(Wish),
+    Unsubscribe(&'static str),
+}
+
+/// What happens to who is still owed answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then {
+    /// The disk has stored everything.
+    Stored,
+    /// The network connection breaks before that.
+    Broken,
+    /// It connects again before that.
+    TakenOver(Opening),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +188,27 @@ fn wish(theme: &Theme) -> impl Strategy<Value = Wish> + use<> {
     )
 }
 
+fn farewell(theme: &Theme) -> impl Strategy<Value = Farewell> + use<> {
+    let word = prop_oneof![
+        2 => Just(Word::Nothing),
+        4 => (1..4_u16, said(theme)).prop_map(|(id, said)| Word::Publish(id, said)),
+        2 => (1..4_u16).prop_map(Word::Release),
+        2 => wish(theme).prop_map(Word::Subscribe),
+        1 => wish(theme).prop_map(|wish| Word::Unsubscribe(wish.filter)),
+    ];
+    let then = prop_oneof![
+        2 => Just(Then::Stored),
+        1 => Just(Then::Broken),
+        1 => opening(theme).prop_map(Then::TakenOver),
+    ];
+    let meanwhile = prop::option::weighted(0.3, (0..NAMES.len(), said(theme)));
+    ([word.clone(), word], meanwhile, then).prop_map(|(words, meanwhile, then)| Farewell {
+        words,
+        meanwhile,
+        then,
+    })
+}
+
 fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
     let Theme { acks, ends, waits, restarts, attacks, .. } = *theme;
     let who = 0..NAMES.len();
@@ -164,6 +217,7 @@ fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
     prop_oneof![
         4 => (who.clone(), opening(theme)).prop_map(|(who, opening)| Op::Connect(who, opening)),
         ends => who.clone().prop_map(Op::Lose),
+        1 => (who.clone(), farewell(theme)).prop_map(|(who, farewell)| Op::EndInput(who, farewell)),
         1 => (who.clone(), closing).prop_map(|(who, closing)| Op::Disconnect(who, closing)),
         6 => (who.clone(), wish(theme)).prop_map(|(who, wish)| Op::Subscribe(who, wish)),
         1 => (who.clone(), wish(theme)).prop_map(|(who, wish)| Op::Unsubscribe(who, wish.filter)),

@@ -51,7 +51,7 @@ impl fmt::Display for Ends {
     }
 }
 
-/// The steps of QoS 2 from one to the next.
+/// The steps of QoS 2 from one to the next, and ends of input.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Tally {
     /// Of what a client publishes.
@@ -59,6 +59,9 @@ pub(crate) struct Tally {
     /// Of what a client is sent.
     pub(crate) publish_to_pubrec: Ends,
     pub(crate) pubrec_to_pubcomp: Ends,
+    /// Who left with answers due, and who of them got these.
+    pub(crate) left_waiting: u32,
+    pub(crate) left_answered: u32,
 }
 
 impl Tally {
@@ -66,19 +69,25 @@ impl Tally {
         self.publish_to_pubrel.add(other.publish_to_pubrel);
         self.publish_to_pubrec.add(other.publish_to_pubrec);
         self.pubrec_to_pubcomp.add(other.pubrec_to_pubcomp);
+        self.left_waiting += other.left_waiting;
+        self.left_answered += other.left_answered;
     }
 
     /// How often the rarest of all happened.
     pub(crate) fn least(self) -> u32 {
-        self.publish_to_pubrel.least().min(self.publish_to_pubrec.least()).min(self.pubrec_to_pubcomp.least())
+        let steps = [self.publish_to_pubrel, self.publish_to_pubrec, self.pubrec_to_pubcomp].map(Ends::least);
+        let [first, second, third] = steps;
+        first.min(second).min(third).min(self.left_answered)
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { publish_to_pubrel, publish_to_pubrec, pubrec_to_pubcomp } = self;
+        let Self { publish_to_pubrel, publish_to_pubrec, pubrec_to_pubcomp, left_waiting, left_answered } =
+            self;
         writeln!(f, "QoS 2, from a client, PUBLISH to PUBREL: {publish_to_pubrel}")?;
         writeln!(f, "QoS 2, to a client, PUBLISH to PUBREC: {publish_to_pubrec}")?;
-        write!(f, "QoS 2, to a client, PUBREC to PUBCOMP: {pubrec_to_pubcomp}")
+        writeln!(f, "QoS 2, to a client, PUBREC to PUBCOMP: {pubrec_to_pubcomp}")?;
+        write!(f, "left with answers due: {left_waiting}, {left_answered} of them answered")
     }
 }

@@ -416,6 +416,13 @@ impl World {
         }
     }
 
+    /// The disk stores what waits, and from now on at once.
+    pub(crate) fn end_slowness(&mut self) {
+        if !std::mem::replace(&mut self.disk.is_quick, true) {
+            self.store();
+        }
+    }
+
     /// Ends the broker like a kill, losing what was not stored, and starts it again after so many seconds.
     pub(crate) fn crash(&mut self, down_secs: u64) -> Restored {
         self.disk.pending.clear();

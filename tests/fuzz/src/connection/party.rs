@@ -31,6 +31,10 @@ pub(super) struct Party {
     reader: Decoder,
     /// An authentication waits to be judged.
     asked: bool,
+    /// It sends nothing more on this connection.
+    has_ended: bool,
+    /// That is kept for answers that are due.
+    pub(super) is_kept: bool,
 }
 
 /// What a party said.
@@ -51,6 +55,8 @@ impl Party {
             stage: Stage::Silent,
             reader: Decoder::client(Version::V5, Limits::default()),
             asked: false,
+            has_ended: false,
+            is_kept: false,
         }
     }
 
@@ -72,7 +78,21 @@ impl Party {
         self.decoder = Decoder::server(Limits::default());
         self.buffer.clear();
         (self.stage, self.asked) = (Stage::Silent, false);
+        (self.has_ended, self.is_kept) = (false, false);
         self.conn.take()
+    }
+
+    /// Sends nothing more on its connection, if it has one.
+    pub(super) fn end_input(&mut self) -> Option<ConnId> {
+        if self.conn.is_none() {
+            self.hang_up();
+        }
+        self.has_ended = self.conn.is_some();
+        self.conn
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Reads what it sends, as the shell does: nothing after the first violation.
@@ -119,6 +139,7 @@ impl Party {
             Effect::Close { .. } => {
                 assert!(!matches!(self.stage, Stage::Silent | Stage::Closed));
                 (self.stage, self.conn, self.asked) = (Stage::Closed, None, false);
+                (self.has_ended, self.is_kept) = (false, false);
             }
             Effect::Authenticate { .. } => {
                 assert!(matches!(self.stage, Stage::Connecting | Stage::Connected));
