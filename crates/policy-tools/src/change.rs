@@ -227,6 +227,15 @@ mod tests {
         let untold = Some(Untold::TooMuch(TooMuch::Kinds(Bounds::BESIDE.kinds)));
         assert_eq!((change.kinds.len(), change.untold), (0, untold));
         assert_eq!(change.added.len(), 2 * count, "names are told all the same");
+        let half = |publish: &str| {
+            let boxes = (0..400).map(|n| (format!("spiffe://td/{n}/*"), format!("b/{n}/{publish}")));
+            let whole = (0..400).map(|n| ("spiffe://td/*/*".to_owned(), format!("t/{n}/{publish}")));
+            let rules = boxes.chain(whole).enumerate();
+            policy(&rules.map(|(n, (id, topic))| rule(&format!("r{n}"), &id, &[&topic])).collect::<Vec<_>>())
+        };
+        let untold = Some(Untold::TooMuch(TooMuch::Steps(Bounds::BESIDE.steps)));
+        let change = PolicyChange::between(&half("up"), &half("down"));
+        assert_eq!((change.changed.len(), change.untold), (800, untold), "known before it is compared");
         let all = |(n, topic): (usize, String)| rule(&format!("r{n}"), "spiffe://td/**", &[&topic]);
         let before = policy(&(0..320).map(|n| all((n, format!("t{n}/+")))).collect::<Vec<_>>());
         let after = policy(&(0..320).map(|n| all((n, format!("+/t{n}")))).collect::<Vec<_>>());

@@ -77,6 +77,16 @@ impl Left {
         Ok(())
     }
 
+    /// Returns how many steps are left.
+    pub(crate) fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Ends what would take more steps than are left.
+    pub(crate) fn has_steps(&self, count: usize) -> Result<(), TooMuch> {
+        if count > self.steps { Err(TooMuch::Steps(self.bounds.steps)) } else { Ok(()) }
+    }
+
     pub(crate) fn take_steps(&mut self, count: usize) -> Result<(), TooMuch> {
         self.steps = self.steps.checked_sub(count).ok_or(TooMuch::Steps(self.bounds.steps))?;
         Ok(())

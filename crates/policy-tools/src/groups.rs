@@ -16,7 +16,7 @@ pub(crate) type SidedList<'a> = (&'a Sided, Listed);
 pub(crate) type Group<'a> = BTreeMap<usize, Vec<&'a Filter>>;
 
 /// What dividing costs for one filter, in steps.
-const STEPS_OF_PIECE: usize = 10;
+pub(crate) const STEPS_OF_PIECE: usize = 10;
 
 /// Divides lists into groups. What differs stands in one group; what both policies have stands in each group
 /// where it may make a difference, if in any.

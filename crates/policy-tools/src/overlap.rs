@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 const LEVELS_MAX: usize = 16;
 
 /// One level of a pattern.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Level<'a> {
     Text(&'a str),
     Any,
@@ -41,6 +41,16 @@ pub(crate) fn cut<'a>(levels: impl Iterator<Item = Level<'a>>) -> Vec<Level<'a>>
         levels.push(Level::Rest);
     }
     levels
+}
+
+/// Tells whether everything that the second pattern matches is matched by the first.
+pub(crate) fn covers(wide: &[Level<'_>], narrow: &[Level<'_>]) -> bool {
+    match (wide.split_first(), narrow.split_first()) {
+        (Some((Level::Rest, _)), _) | (None, None) => true,
+        (None, Some(_)) | (Some(_), None | Some((Level::Rest, _))) => false,
+        (Some((Level::Any, wide)), Some((_, narrow))) => covers(wide, narrow),
+        (Some((one, wide)), Some((other, narrow))) => one == other && covers(wide, narrow),
+    }
 }
 
 /// Values by patterns.

@@ -5,15 +5,15 @@ use crate::cell::{Cell, PartIndex, Term};
 use crate::compared::{Compared, Sided};
 use crate::diff::{Change, Kind};
 use crate::explore::{Left, Stop, TooMuch, explore};
-use crate::groups::{SidedList, groups};
+use crate::groups::{STEPS_OF_PIECE, SidedList, groups};
 use crate::marked;
-use crate::overlap::{Overlaps, levels};
+use crate::overlap::{Level, Overlaps, covers, cut, levels, uncut};
 use crate::setting::{SETTINGS_MAX, Setting, Space};
 use crate::shown::{Names, Shown};
 use crate::topics::{Filter, Topics};
 use crate::tree::{Leaf, Tree};
 use midge_identity::SpiffeId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
@@ -32,10 +32,14 @@ impl Part {
         let tree = if differing == 0 {
             nothing.tree
         } else {
-            explore(Cell::all(), (&patterns, differing), left, |cell, found, left| {
+            let least = refuse_early(access, &patterns, differing, left)?;
+            let before = left.steps();
+            let tree = explore(Cell::all(), (&patterns, differing), left, |cell, found, left| {
                 let found: Vec<&Sided> = found.iter().filter_map(|at| patterns.get(*at).copied()).collect();
                 Changes::of(access, cell, &found, left)
-            })?
+            })?;
+            debug_assert!(before - left.steps() >= least, "nothing is refused that could be answered");
+            tree
         };
         let mut part = Self { tree, ..nothing };
         part.look_at_points(access, &rules, left)?;
@@ -113,6 +117,42 @@ impl Part {
         }
         kinds
     }
+}
+
+/// Ends a comparison that is sure to take more steps than are left, before it takes them.
+///
+/// Each pattern of a fixed number of segments has identities of its own: those with a text that no rule spells for each
+/// of its wildcards. There, what all rules say that speak of all of it is divided by topics. Returns how many steps that
+/// is.
+fn refuse_early(
+    access: Access,
+    patterns: &[&Sided],
+    differing: usize,
+    left: &mut Left,
+) -> Result<usize, TooMuch> {
+    let ids: Vec<Vec<Level<'_>>> =
+        patterns.iter().map(|sided| uncut(&sided.held.rule.id).collect()).collect();
+    let pieces = |sided: &&Sided| {
+        let rule = &sided.held;
+        let weighing = rule.patterns.iter().filter(|pattern| access.weighs(pattern.effect)).count();
+        if rule.rule.unless.is_empty() { weighing } else { 0 }
+    };
+    let pieces: Vec<usize> = patterns.iter().map(pieces).collect();
+    let mut index = Overlaps::default();
+    ids.iter().enumerate().for_each(|(at, id)| index.insert(&cut(id.iter().copied()), at));
+    let (mut seen, mut least) = (HashSet::new(), 0_usize);
+    for (id, sided) in ids.iter().zip(patterns).take(differing) {
+        if !sided.held.rule.unless.is_empty() || id.last() == Some(&Level::Rest) || !seen.insert(id) {
+            continue;
+        }
+        let (places, steps) = index.of(&cut(id.iter().copied()));
+        left.take_steps(steps)?;
+        let speaks = |at: &usize| ids.get(*at).is_some_and(|other| covers(other, id));
+        let found = places.into_iter().filter(speaks).filter_map(|at| pieces.get(at));
+        least = least.saturating_add(found.sum::<usize>().saturating_mul(STEPS_OF_PIECE));
+        left.has_steps(least)?;
+    }
+    Ok(least)
 }
 
 /// A change whose topics may speak of parts.

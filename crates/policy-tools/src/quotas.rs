@@ -5,7 +5,7 @@
 use crate::check::{Finding, Severity, finding};
 use crate::explore::{Left, TooMuch};
 use crate::model::{Held, Ruleset};
-use crate::overlap::{Level, Overlaps, levels, uncut};
+use crate::overlap::{Level, Overlaps, covers, levels, uncut};
 use midge_identity::SpiffeId;
 use midge_policy::{Quantity, Quota, Rule};
 use serde::Serialize;
@@ -162,16 +162,6 @@ impl<'a> Quotas<'a> {
             }
         }
         Ok(findings)
-    }
-}
-
-/// Tells whether every identity that the second pattern matches is one of the first.
-fn covers(wide: &[Level<'_>], narrow: &[Level<'_>]) -> bool {
-    match (wide.split_first(), narrow.split_first()) {
-        (Some((Level::Rest, _)), _) | (None, None) => true,
-        (None, Some(_)) | (Some(_), None | Some((Level::Rest, _))) => false,
-        (Some((Level::Any, wide)), Some((_, narrow))) => covers(wide, narrow),
-        (Some((one, wide)), Some((other, narrow))) => one == other && covers(wide, narrow),
     }
 }
 
