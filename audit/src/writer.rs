@@ -2,13 +2,15 @@
 
 use crate::config::{AuditConfig, Bounds};
 use crate::error::AuditError;
-use crate::files::{Names, append};
+use crate::files::{Names, Rotated, append};
 use crate::head::{SignedHead, load, path_of, store};
 use crate::log::{Job, Make, Shared};
 use crate::recover::{Found, find, first_line};
 use audit_core::{Chain, Head, Record, event, fingerprint};
 use midge_pki::{FileError, KeyFileError, PrivateKey};
 use midge_runtime::Clock;
+use serde_json::Value;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,10 @@ const TICK: Duration = Duration::from_secs(1);
 const FILE_BYTES_MIN: u64 = 4 * 1024;
 /// With nothing due.
 const IDLE: Duration = Duration::from_secs(3_600);
+/// After the next file could not be begun, the old one grows by this part of a file, or is this old, before it is
+/// tried again: each try may cost a checkpoint.
+const RETRY_SHARE: u64 = 16;
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 pub(crate) struct Writer {
     names: Names,
@@ -37,6 +43,10 @@ pub(crate) struct Writer {
     file: File,
     /// Bytes of the file up to the last whole line.
     bytes: u64,
+    /// Bytes that it may have before the next one is to be begun.
+    bytes_max: u64,
+    /// Half a line stands behind them, which could not be cut off yet.
+    is_torn: bool,
     /// Number of its first line.
     first: u64,
     opened: Instant,
@@ -44,9 +54,18 @@ pub(crate) struct Writer {
     chain: Chain,
     /// When the oldest line that is not signed was written.
     unsigned_since: Option<Instant>,
+    /// The last checkpoint is not noted beside the key yet.
+    is_unnoted: bool,
+    /// Why the next file could not be begun, or old ones not be deleted, while that is so.
+    trouble: Option<Trouble>,
     /// Events lost that the log does not tell of yet: how many of [`Shared::lost`] it does.
     told_lost: u64,
     shared: Arc<Shared>,
+}
+
+struct Trouble {
+    error: String,
+    since: Instant,
 }
 
 impl Writer {
@@ -85,10 +104,14 @@ impl Writer {
             key,
             file,
             bytes: 0,
+            bytes_max: bounds.file_bytes_max.max(FILE_BYTES_MIN),
+            is_torn: false,
             first: 1,
             opened: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             chain: Chain::resume(Head { log, ..head }),
             unsigned_since: None,
+            is_unnoted: false,
+            trouble: None,
             told_lost: 0,
             shared,
             names,
@@ -138,7 +161,10 @@ impl Writer {
         }
         self.write(records)?;
         self.checkpoint()?;
-        if self.trim()? { self.checkpoint() } else { Ok(()) }
+        self.trim(self.bytes.max(self.file_bytes_max()))?;
+        self.note()?;
+        self.tell(&Ok(()));
+        Ok(())
     }
 
     /// Tells that lines are missing which were signed, or that nobody knows whether any are.
@@ -165,12 +191,7 @@ impl Writer {
 
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            let wait = if self.unsigned_since.is_some() || !self.shared.limiter.lock().is_empty() {
-                TICK
-            } else {
-                IDLE
-            };
-            let first = match jobs.recv_timeout(wait) {
+            let first = match jobs.recv_timeout(if self.is_waited_for() { TICK } else { IDLE }) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -188,6 +209,19 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Tells whether something is to be done even if nothing comes.
+    fn is_waited_for(&self) -> bool {
+        self.unsigned_since.is_some()
+            || self.is_unnoted
+            || self.untold() > 0
+            || !self.shared.limiter.lock().is_empty()
+    }
+
+    /// Returns how many events were lost that no line tells of.
+    fn untold(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed).saturating_sub(self.told_lost)
     }
 
     fn take(&self, first: Option<Job>, jobs: &Receiver<Job>) -> (Vec<Make>, bool) {
@@ -210,71 +244,112 @@ impl Writer {
     }
 
     fn step(&mut self, mut records: Vec<Record>, ended: bool) -> Result<(), AuditError> {
-        let lost = self.shared.lost.load(Ordering::Relaxed);
-        if lost > self.told_lost {
-            let gap = Record::new(self.clock.now(), event::GAP).with("lost", lost - self.told_lost);
+        let untold = self.untold();
+        if untold > 0 {
             // The lost ones came after those that waited.
-            records.push(gap);
+            records.push(Record::new(self.clock.now(), event::GAP).with("lost", untold));
         }
         self.write(records)?;
-        self.told_lost = lost;
         let checkpoint = Duration::from_secs(self.bounds.checkpoint_secs.into());
         let is_due = self.unsigned_since.is_some_and(|since| since.elapsed() >= checkpoint);
         if is_due || ended {
             self.checkpoint()?;
         }
+        self.note()
+    }
+
+    /// Writes records as lines, in as many files as they need. What is in none afterwards counts as lost, whatever
+    /// failed: this is the only place where records are given up.
+    fn write(&mut self, records: Vec<Record>) -> Result<(), AuditError> {
+        let mut records = VecDeque::from(records);
+        let written = self.write_all(&mut records);
+        self.shared.lost.fetch_add(records.iter().map(events).sum(), Ordering::Relaxed);
+        written
+    }
+
+    /// Takes records out as they are written.
+    fn write_all(&mut self, records: &mut VecDeque<Record>) -> Result<(), AuditError> {
+        while self.bytes == 0 || !records.is_empty() {
+            if self.is_full() {
+                self.next_file()?;
+            }
+            self.write_some(records)?;
+        }
         Ok(())
     }
 
-    /// Writes records as lines, in as many files as they need. What cannot be written counts as lost.
-    fn write(&mut self, records: Vec<Record>) -> Result<(), AuditError> {
-        let mut records = records.into_iter().peekable();
+    /// Tells whether the next file is to be begun.
+    fn is_full(&self) -> bool {
         let is_old = self.opened.elapsed() >= Duration::from_secs(self.bounds.file_age_max_secs.into());
-        if is_old && self.bytes > 0 && records.peek().is_some() {
-            self.rotate()?;
+        let is_due = is_old || self.bytes >= self.file_bytes_max();
+        let was_tried = self.trouble.as_ref().is_some_and(|tried| tried.since.elapsed() < RETRY_AFTER);
+        self.bytes > 0 && (self.bytes >= self.bytes_max || (is_due && !was_tried))
+    }
+
+    fn file_bytes_max(&self) -> u64 {
+        self.bounds.file_bytes_max.max(FILE_BYTES_MIN)
+    }
+
+    /// Begins the next file. Where that fails the log goes on in this one, as long as all together have no more bytes
+    /// than they may.
+    fn next_file(&mut self) -> Result<(), AuditError> {
+        let Err(error) = self.rotate() else {
+            (self.trouble, self.bytes_max) = (None, self.file_bytes_max());
+            return Ok(());
+        };
+        self.trouble = Some(Trouble { error: error.to_string(), since: Instant::now() });
+        let more = self.bytes + self.file_bytes_max() / RETRY_SHARE;
+        let old: u64 = self.rotated()?.iter().map(|old| bytes_of(&old.path)).sum();
+        if old + more > self.bounds.total_bytes_max {
+            return Err(error);
         }
-        while self.bytes == 0 || records.peek().is_some() {
-            let mut chain = self.chain.clone();
-            let (mut lines, mut ends) = (Vec::new(), Vec::new());
-            let mut append = |record: &Record| {
-                chain.append(record, &mut lines);
-                ends.push((record.event, lines.len()));
-                size(lines.len())
-            };
-            let mut bytes = self.bytes;
-            if bytes == 0 {
-                // Also when a full disk has kept the first line of a file from being written.
-                bytes = append(&self.header());
-            }
-            while bytes < self.bounds.file_bytes_max.max(FILE_BYTES_MIN)
-                && let Some(record) = records.next()
-            {
-                bytes = self.bytes + append(&record);
-            }
-            if let Err(error) = self.put(&lines, chain) {
-                let events = ends.iter().map(|(event, _)| *event).chain(records.map(|record| record.event));
-                let lost =
-                    events.filter(|event| ![event::GAP, event::CREATED, event::OPENED].contains(event));
-                self.shared.lost.fetch_add(size(lost.count()), Ordering::Relaxed);
-                return Err(error);
-            }
-            self.stream(&lines, &ends);
-            if records.peek().is_some() {
-                self.rotate()?;
-            }
+        self.bytes_max = more;
+        Ok(())
+    }
+
+    /// Writes the records that this file has room for, after its first line where it has none, and takes them out.
+    fn write_some(&mut self, records: &mut VecDeque<Record>) -> Result<(), AuditError> {
+        let mut chain = self.chain.clone();
+        let (mut lines, mut ends) = (Vec::new(), Vec::new());
+        // Also when a full disk has kept the first line of a file from being written.
+        let header = (self.bytes == 0).then(|| self.header());
+        if let Some(header) = &header {
+            chain.append(header, &mut lines);
+            ends.push((header.event, lines.len()));
         }
+        let mut taken = 0;
+        for record in &*records {
+            if self.bytes + size(lines.len()) >= self.bytes_max {
+                break;
+            }
+            chain.append(record, &mut lines);
+            ends.push((record.event, lines.len()));
+            taken += 1;
+        }
+        self.put(&lines, chain)?;
+        self.told_lost += records.drain(..taken).map(|record| told(&record)).sum::<u64>();
+        self.stream(&lines, &ends);
         Ok(())
     }
 
     /// Writes whole lines, or nothing: half a line would hide the next ones.
     fn put(&mut self, lines: &[u8], chain: Chain) -> Result<(), AuditError> {
+        self.mend()?;
         if let Err(error) = self.file.write_all(lines) {
-            self.file.set_len(self.bytes).map_err(AuditError::io(self.names.active()))?;
+            self.is_torn = self.file.set_len(self.bytes).is_err();
             return Err(AuditError::io(self.names.active())(error));
         }
         self.bytes += size(lines.len());
         self.chain = chain;
         self.unsigned_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn mend(&mut self) -> Result<(), AuditError> {
+        if self.is_torn {
+            self.file.set_len(self.bytes).map_err(AuditError::io(self.names.active()))?;
+            self.is_torn = false;
+        }
         Ok(())
     }
 
@@ -289,7 +364,7 @@ impl Writer {
         }
     }
 
-    /// Signs what was written and makes it durable; the note of it beside the key comes last.
+    /// Signs what was written and makes it durable; [`Self::note`] is for afterwards.
     fn checkpoint(&mut self) -> Result<(), AuditError> {
         if self.unsigned_since.is_none() {
             return Ok(());
@@ -301,51 +376,77 @@ impl Writer {
         self.put(&line, chain)?;
         self.file.sync_data().map_err(AuditError::io(self.names.active()))?;
         self.stream(&line, &[(event::CHECKPOINT, bytes)]);
-        self.unsigned_since = None;
-        let head = self.chain.head().clone();
+        (self.unsigned_since, self.is_unnoted) = (None, true);
         let mut status = self.shared.status.lock();
-        (status.key, status.signed) = (self.key_name.clone(), head.clone());
-        drop(status);
-        store(&self.head_path, &SignedHead { head, key: self.key_name.clone() })
+        (status.key, status.signed) = (self.key_name.clone(), self.chain.head().clone());
+        Ok(())
+    }
+
+    /// Notes the last checkpoint beside the key. Lines are written whether or not that can be done; nothing is deleted
+    /// before it is.
+    fn note(&mut self) -> Result<(), AuditError> {
+        if self.is_unnoted {
+            let head = self.shared.status.lock().signed.clone();
+            store(&self.head_path, &SignedHead { head, key: self.key_name.clone() })?;
+            self.is_unnoted = false;
+        }
+        Ok(())
     }
 
     /// Begins the next file; the one before ends with a checkpoint.
     fn rotate(&mut self) -> Result<(), AuditError> {
+        self.mend()?;
+        // Before, so that a bound that cannot be kept leaves no new file.
+        self.trim(self.bytes + self.file_bytes_max())?;
         self.checkpoint()?;
-        let active = self.names.active();
-        match std::fs::rename(active, self.names.rotated(self.first)) {
+        let (active, old) = (self.names.active(), self.names.rotated(self.first));
+        match std::fs::rename(active, &old) {
             // An earlier try came so far.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             renamed => renamed.map_err(AuditError::io(active))?,
         }
-        self.file = append(active).map_err(AuditError::io(active))?;
+        self.file = match append(active) {
+            Ok(file) => file,
+            Err(error) => {
+                // The log goes on in it, and is looked for here; if not even this can be done, under its new name.
+                drop(std::fs::rename(&old, active));
+                return Err(AuditError::io(active)(error));
+            }
+        };
         // At once: whatever fails below, the old file must not be taken for this one.
         (self.bytes, self.first, self.opened) = (0, self.chain.head().seq + 1, Instant::now());
         self.names.sync_dir().map_err(AuditError::io(self.names.dir()))?;
-        self.write(Vec::new())?;
-        if self.trim()? { self.checkpoint() } else { Ok(()) }
+        self.write_some(&mut VecDeque::new())
     }
 
-    /// Deletes the oldest files that do not fit any more, after a signed line that says so; tells whether.
-    fn trim(&mut self) -> Result<bool, AuditError> {
-        let rotated = self.names.list().map_err(AuditError::io(self.names.dir()))?;
-        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let mut total: u64 = rotated.iter().map(|old| bytes(&old.path)).sum();
-        let room = self.bounds.total_bytes_max.saturating_sub(self.bounds.file_bytes_max.max(FILE_BYTES_MIN));
+    /// Returns the files before the one that is written, which may have the name of such a one.
+    fn rotated(&self) -> Result<Vec<Rotated>, AuditError> {
+        let mut rotated = self.names.list().map_err(AuditError::io(self.names.dir()))?;
+        rotated.retain(|old| old.first < self.first);
+        Ok(rotated)
+    }
+
+    /// Deletes the oldest files that leave no room for so many bytes, after a signed line that says so.
+    fn trim(&mut self, reserved: u64) -> Result<(), AuditError> {
+        let rotated = self.rotated()?;
+        let mut total: u64 = rotated.iter().map(|old| bytes_of(&old.path)).sum();
+        let room = self.bounds.total_bytes_max.saturating_sub(reserved);
         let mut doomed = Vec::new();
         let mut deleted: u64 = 0;
         for old in &rotated {
             if total <= room {
                 break;
             }
-            let size = bytes(&old.path);
+            let size = bytes_of(&old.path);
             total = total.saturating_sub(size);
             deleted += size;
             doomed.push(&old.path);
         }
         if doomed.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
+        // First, so that as long as it fails no line is written for nothing.
+        self.note()?;
         // What the next file says of the line before it: that is what its verifier will ask for.
         let next = rotated.get(doomed.len()).map_or_else(|| self.names.active(), |next| next.path.as_path());
         let after = first_line(next).map_err(AuditError::io(next))?;
@@ -360,10 +461,11 @@ impl Writer {
         self.put(&line, chain)?;
         self.stream(&line, &[(event::TRIMMED, line.len())]);
         self.checkpoint()?;
+        self.note()?;
         for path in doomed {
             std::fs::remove_file(path).map_err(AuditError::io(path))?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The first line of a file: whoever has only this file knows whose it is and how to verify it.
@@ -377,17 +479,36 @@ impl Writer {
 
     /// Shows a failure while it lasts, and logs its first.
     fn tell(&self, result: &Result<(), AuditError>) {
+        let error = result.as_ref().err().map(ToString::to_string);
+        let error = error.or_else(|| self.trouble.as_ref().map(|trouble| trouble.error.clone()));
         let mut status = self.shared.status.lock();
-        match result {
-            Err(error) => {
-                if status.failing.is_none() {
-                    tracing::error!(%error, "audit log cannot be written; free disk space");
-                }
-                status.failing = Some(error.to_string());
-            }
-            Ok(()) => status.failing = None,
+        if let Some(error) = &error
+            && status.failing.is_none()
+        {
+            tracing::error!(error, "audit log cannot be written as it should be; free disk space");
         }
+        status.failing = error;
     }
+}
+
+/// Returns how many events a record stands for: what it costs to lose it.
+fn events(record: &Record) -> u64 {
+    match record.event {
+        // Told again by the next one.
+        event::GAP => 0,
+        event::REPEATED => record.detail("count").and_then(Value::as_u64).unwrap_or(1),
+        _ => 1,
+    }
+}
+
+/// Returns how many lost events a record tells of.
+fn told(record: &Record) -> u64 {
+    let lost = || record.detail("lost").and_then(Value::as_u64);
+    if record.event == event::GAP { lost().unwrap_or_default() } else { 0 }
+}
+
+fn bytes_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 fn size(bytes: usize) -> u64 {
@@ -410,3 +531,6 @@ fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
+
+#[cfg(test)]
+mod tests;
