@@ -187,23 +187,31 @@ async fn rules_reach_the_nodes_they_are_for() {
     let cloud = Cloud::start().await;
     let edge = Edge::join(&cloud, "box-1").await;
     let hub = cloud.hub();
-    hub.put_rules(None, vec![("all".into(), json!("for all")), ("mine".into(), json!("for all"))])
+    hub.put_rules(None, vec![("all".into(), json!("for all")), ("more".into(), json!("for all"))])
         .await
         .unwrap();
     hub.put_rules(Some("box-1"), vec![("mine".into(), json!("for box-1"))]).await.unwrap();
+    // One for a node does not take the place of one for all, which may be a deny, nor the other way round.
+    for (node, name, holder) in [(Some("box-1"), "more", "all nodes"), (None, "mine", "node box-1")] {
+        let rules = vec![("new".into(), json!("x")), (name.into(), json!("x"))];
+        let error = hub.put_rules(node, rules).await.unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(holder), "{error}");
+    }
     hub.put_rules(Some("box-2"), vec![("other".into(), json!("for box-2"))]).await.unwrap();
     eventually("rules arrive", || {
         let rules = edge.rules();
-        rules.len() == 2
-            && rules["identity/rule/mine"] == "for box-1"
-            && rules["identity/rule/all"] == "for all"
+        rules == json!({"all": "for all", "mine": "for box-1", "more": "for all"})
     })
     .await;
     hub.delete_rule(Some("box-1"), "mine").await.unwrap();
-    eventually("the rule for all is back", || edge.rules()["identity/rule/mine"] == "for all").await;
+    eventually("the others are left", || edge.rules() == json!({"all": "for all", "more": "for all"})).await;
     assert!(hub.delete_rule(None, "nosuch").await.is_err());
     assert!(hub.put_rules(None, vec![("a/b".into(), json!(1))]).await.is_err());
     assert_eq!(hub.rules().await.unwrap().len(), 3);
+    for name in ["all", "more"] {
+        hub.delete_rule(None, name).await.unwrap();
+    }
+    eventually("none is left", || edge.rules() == json!({})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

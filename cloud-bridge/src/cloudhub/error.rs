@@ -73,6 +73,14 @@ pub enum HubError {
     /// The name of a rule.
     #[error("\"{0}\" cannot be the name of a rule: use 1 to 128 letters, digits, `.`, `_` and `-`")]
     RuleName(String),
+    /// A rule of that name is for somebody else.
+    #[error("rule \"{name}\" is handed to {holder}: choose another name, or take that rule back first")]
+    RuleTaken {
+        /// Its name.
+        name: String,
+        /// Whom it is for.
+        holder: String,
+    },
     /// No such rule.
     #[error("no rule \"{0}\"")]
     NoRule(String),

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const RULE_PREFIX: &str = "rule/";
+/// All rules of a node: one by one, an allow would be in force before its deny.
+const RULES: &str = "identity/rules";
 /// Stands for all nodes in a key; no node can have this name.
 const ALL_NODES: &str = "*";
 
@@ -26,12 +28,21 @@ pub struct HandedRule {
 }
 
 impl CloudHub {
-    /// Hands rules to a node, or to all. A rule of the same name for the same node is replaced; a
-    /// node's own rule wins over one for all.
+    /// Hands rules to a node, or to all. A rule of the same name for the same node is replaced; one for all is not
+    /// replaced by one for a node, nor the other way round: it could be a deny that nobody wants to lose.
     ///
     /// # Errors
-    /// A name is not allowed, or the store fails.
+    /// A name is not allowed, or is that of a rule for all, or for a node, in place of the other; or the store fails.
     pub async fn put_rules(&self, node: Option<&str>, rules: Vec<(String, Value)>) -> Result<(), HubError> {
+        let handed = self.rules().await?;
+        let elsewhere = |rule: &&HandedRule| rule.node.is_none() != node.is_none();
+        for taken in handed.iter().filter(elsewhere) {
+            if rules.iter().any(|(name, _)| *name == taken.name) {
+                let holder =
+                    taken.node.as_ref().map_or("all nodes".to_owned(), |node| format!("node {node}"));
+                return Err(HubError::RuleTaken { name: taken.name.clone(), holder });
+            }
+        }
         let mut batch = Batch::new();
         for (name, content) in rules {
             batch = batch.put(self.rule_key(node, &name)?, content.to_string());
@@ -78,7 +89,7 @@ impl CloudHub {
         let _held = writer.lock().await;
         let wanted = self.wanted(node).await?;
         let mut known = logs.live(node, "identity/bundle/").await?;
-        known.extend(logs.live(node, "identity/rule/").await?);
+        known.extend(logs.live(node, RULES).await?);
         let mut changes = Vec::new();
         for (resource, content) in &wanted {
             match known.get(resource) {
@@ -108,12 +119,15 @@ impl CloudHub {
                 json!({ "trust_domain": trust_domain.to_string(), "roots": roots, "tainted": tainted });
             wanted.insert(format!("identity/bundle/{trust_domain}"), content);
         }
-        // `*` sorts before any name, so that a node's own rule comes last and wins.
+        let mut rules = serde_json::Map::new();
         for scope in [ALL_NODES, node] {
             for (key, value) in self.shared.parts.store.scan(format!("{RULE_PREFIX}{scope}/")).await? {
                 let rule = read_rule(key, &value)?;
-                wanted.insert(format!("identity/rule/{}", rule.name), rule.content);
+                rules.insert(rule.name, rule.content);
             }
+        }
+        if !rules.is_empty() {
+            wanted.insert(RULES.to_owned(), json!({ "rules": rules }));
         }
         Ok(wanted)
     }

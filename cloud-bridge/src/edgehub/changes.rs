@@ -5,6 +5,7 @@ use bridge_core::{Change, Operation};
 use issuer_core::RegistrationEntry;
 use midge_identity::TrustDomain;
 use midge_issuer::CloudChange;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Key of the store under which a host keeps the cursor, as JSON.
@@ -15,8 +16,8 @@ pub const CURSOR_KEY: &str = "cloud/cursor";
 pub struct SplitChanges {
     /// For `Issuer::apply_cloud`.
     pub identity: Vec<CloudChange>,
-    /// `identity/rule/<name>`.
-    pub rules: Vec<Change>,
+    /// `identity/rules`: all rules by name; unset when they are what they were.
+    pub rules: Option<BTreeMap<String, Value>>,
     /// `device/…`, for the event bus.
     pub devices: Vec<Change>,
     /// Resources that make no sense to anybody here, and why.
@@ -31,6 +32,7 @@ pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDo
         let ids = changes.iter().filter(|change| change.operation != Operation::Delete);
         let ids = ids.filter_map(|change| change.resource.strip_prefix("identity/entry/"));
         split.identity.push(CloudChange::Retain(ids.map(str::to_owned).collect()));
+        split.rules = Some(BTreeMap::new());
     }
     let own_bundle = format!("identity/bundle/{trust_domain}");
     for change in changes {
@@ -44,8 +46,12 @@ pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDo
                 }
                 None => drop(split.skipped.insert(change.resource, "no roots".into())),
             }
-        } else if change.resource.starts_with("identity/rule/") {
-            split.rules.push(change);
+        } else if change.resource == "identity/rules" {
+            split.rules = rules_in(&change).or(split.rules.take().filter(|_| !replace));
+            if split.rules.is_none() {
+                // What they are is not known: those of before hold on.
+                split.skipped.insert(change.resource, "no set of rules".into());
+            }
         } else if change.resource.starts_with("device/") {
             split.devices.push(change);
         } else if change.operation != Operation::Delete {
@@ -54,6 +60,15 @@ pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDo
         }
     }
     split
+}
+
+/// Rules by name in the content of `identity/rules`; none if that is something else.
+fn rules_in(change: &Change) -> Option<BTreeMap<String, Value>> {
+    if change.operation == Operation::Delete {
+        return Some(BTreeMap::new());
+    }
+    let rules = change.content.get("rules")?.as_object()?;
+    Some(rules.iter().map(|(name, rule)| (name.clone(), rule.clone())).collect())
 }
 
 fn entry_change(id: &str, change: &Change) -> Result<CloudChange, String> {
@@ -83,14 +98,14 @@ pub(super) fn roots_in(change: &Change) -> Option<PublishedRoots> {
     (!roots.is_empty()).then_some(PublishedRoots { roots, tainted })
 }
 
-fn certificates(list: &serde_json::Value) -> Option<Vec<Vec<u8>>> {
+fn certificates(list: &Value) -> Option<Vec<Vec<u8>>> {
     list.as_array()?.iter().map(|root| STANDARD.decode(root.as_str()?).ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn change(resource: &str, operation: Operation, content: Value) -> Change {
         Change { revision: 1, resource: resource.into(), operation, content }
@@ -113,7 +128,7 @@ mod tests {
                 json!({"roots": ["AQ=="], "tainted": ["AQ=="]}),
             ),
             change("identity/bundle/elsewhere", Operation::Update, json!({"roots": ["AQ=="]})),
-            change("identity/rule/r", Operation::Update, json!({})),
+            change("identity/rules", Operation::Update, json!({"rules": {"r": {}}})),
             change("identity/policy/x", Operation::Insert, json!({})),
             change("identity/policy/y", Operation::Delete, Value::Null),
             change("device/default/led", Operation::Delete, Value::Null),
@@ -127,8 +142,26 @@ mod tests {
         );
         assert_eq!(*delete, CloudChange::Delete("gone".into()));
         assert_eq!(*roots, CloudChange::Roots { roots: vec![vec![1]], tainted: vec![vec![1]] });
-        assert_eq!((split.rules.len(), split.devices.len()), (1, 1));
+        assert_eq!((split.rules, split.devices.len()), (Some(BTreeMap::from([("r".into(), json!({}))])), 1));
         let skipped: Vec<&str> = split.skipped.keys().map(String::as_str).collect();
         assert_eq!(skipped, ["identity/bundle/elsewhere", "identity/policy/x"]);
+    }
+
+    #[test]
+    fn rules_come_as_a_set_and_one_that_is_none_leaves_those_of_before() {
+        let trust_domain = TrustDomain::new("plant").unwrap();
+        let rules = |replace, changes| split_changes(changes, replace, &trust_domain).rules;
+        let set = |content| change("identity/rules", Operation::Update, content);
+        let one = BTreeMap::from([("r".to_owned(), json!(1))]);
+        assert_eq!(rules(false, vec![]), None);
+        assert_eq!(rules(true, vec![]), Some(BTreeMap::new()), "a snapshot without rules");
+        assert_eq!(rules(true, vec![set(json!({"rules": {"r": 1}}))]), Some(one.clone()));
+        assert_eq!(rules(false, vec![set(json!({"rules": {}})), set(json!({"rules": {"r": 1}}))]), Some(one));
+        let gone = change("identity/rules", Operation::Delete, Value::Null);
+        assert_eq!(rules(false, vec![gone]), Some(BTreeMap::new()));
+        for replace in [false, true] {
+            let split = split_changes(vec![set(json!({"rules": []}))], replace, &trust_domain);
+            assert_eq!((split.rules, split.skipped.len()), (None, 1));
+        }
     }
 }

@@ -201,6 +201,7 @@ impl Edge {
             issuer: issuer.clone(),
             store: store.clone(),
             kept: Mutex::default(),
+            rules: Mutex::default(),
             replacements: AtomicUsize::new(0),
             audit: Mutex::default(),
         });
@@ -238,8 +239,8 @@ impl Edge {
         self.kept("device/")
     }
 
-    pub(crate) fn rules(&self) -> BTreeMap<String, Value> {
-        self.kept("identity/rule/")
+    pub(crate) fn rules(&self) -> Value {
+        self.host.rules.lock().clone().into_iter().collect()
     }
 
     pub(crate) fn replacements(&self) -> usize {
@@ -275,6 +276,7 @@ pub(crate) struct Host {
     issuer: Issuer,
     store: Store,
     kept: Mutex<BTreeMap<String, Value>>,
+    rules: Mutex<BTreeMap<String, Value>>,
     replacements: AtomicUsize,
     /// The box's audit log.
     pub(crate) audit: Mutex<Vec<String>>,
@@ -294,7 +296,10 @@ impl EdgeHost for Host {
             self.replacements.fetch_add(1, Ordering::Relaxed);
             self.kept.lock().clear();
         }
-        for change in split.rules.into_iter().chain(split.devices) {
+        if let Some(rules) = split.rules {
+            *self.rules.lock() = rules;
+        }
+        for change in split.devices {
             let mut kept = self.kept.lock();
             match change.operation {
                 Operation::Delete => kept.remove(&change.resource),

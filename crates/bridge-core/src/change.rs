@@ -39,7 +39,7 @@ impl Operation {
 
 /// One change of one resource of a node.
 ///
-/// Resources: `identity/entry/<id>`, `identity/rule/<name>`, `identity/bundle/<td>`,
+/// Resources: `identity/entry/<id>`, `identity/rules` (all of them), `identity/bundle/<td>`,
 /// `device/<namespace>/<name>` (membership), `device/<namespace>/<name>/twin` (desired values).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {

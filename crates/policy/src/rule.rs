@@ -132,10 +132,10 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_subscribe_literal: Vec<String>,
     /// Client ids the rule holds for: text with captures, and a last `*` for any rest. Any when empty.
-    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     pub client_id: Vec<String>,
     /// The listeners the rule holds on, of [`crate::LISTENERS`]. Any when empty.
-    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     pub listener: Vec<String>,
     /// Highest quality of service to publish with and to grant to subscriptions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -301,6 +301,17 @@ impl Rule {
     pub fn from_source(self, source: RuleSource) -> Self {
         Self { source, ..self }
     }
+}
+
+/// Reads a list of what a rule holds for: an empty one, as a program may write it, does not open the rule for all.
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let some = one_or_many(deserializer)?;
+    if some.is_empty() {
+        return Err(serde::de::Error::custom(
+            "an empty list holds for none: name some, or leave it out for any",
+        ));
+    }
+    Ok(some)
 }
 
 fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {

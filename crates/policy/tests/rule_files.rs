@@ -31,6 +31,30 @@ fn unknown_keys_and_types_name_the_line() {
     assert!(later.starts_with("site.toml:5: unknown field `speed`"), "{later}");
 }
 
+// A generated list that has become empty must not open the rule for all.
+#[test]
+fn an_empty_list_of_whom_a_rule_holds_for_is_a_fault() {
+    for key in ["client-id", "listener"] {
+        let rule = |value: &str| format!("id = \"spiffe://td/a\"\npublish = [\"t\"]\n{key} = {value}");
+        let fault = fault_of(&rule("[]"));
+        assert!(fault.starts_with("site.toml:5: an empty list holds for none"), "{fault}");
+        for value in ["[\"tls\"]", "\"tls\""] {
+            assert!(
+                Policy::from_toml_str(&format!("[[rule]]\nname = \"r\"\n{}", rule(value)), "site.toml")
+                    .is_ok()
+            );
+        }
+    }
+    // Of what a rule leaves out, none is none.
+    assert!(
+        Policy::from_toml_str(
+            "[[rule]]\nname = \"r\"\nid = \"spiffe://td/a\"\nunless = []\npublish = [\"t\"]",
+            "f"
+        )
+        .is_ok()
+    );
+}
+
 #[test]
 fn identity_patterns() {
     let fault = |pattern: &str| {

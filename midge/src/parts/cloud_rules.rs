@@ -1,9 +1,9 @@
 //! The rules that the cloud handed out: as it handed them out, and as they hold here.
 
 use super::policy::Fault;
-use bridge_core::{Change, Operation};
 use midge_policy::{Policy, Rule, RuleSource};
 use midge_store::{Batch, Store};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -60,23 +60,16 @@ impl HandedRules {
         self.sender.subscribe()
     }
 
-    /// Returns what changes of `identity/rule/…` do. `replace`: they are all there is.
+    /// Returns what a new set of rules does: all of them by name, so that an allow never comes before its deny.
     ///
     /// A rule that cannot be read may be a deny, or be what a deny makes an exception from: without it the others do
     /// not mean what they say. So the whole set is faulty, and what held before holds on.
-    pub(super) async fn plan(&self, changes: &[Change], replace: bool) -> Result<Planned, String> {
+    pub(super) async fn plan(&self, rules: &BTreeMap<String, Value>) -> Result<Planned, String> {
         let before = self.texts().await?;
-        let mut texts = if replace { Texts::new() } else { before.clone() };
-        let mut batch = Batch::new();
-        for change in changes {
-            let key = change.resource.replacen("identity/rule/", RULE_PREFIX, 1);
-            match change.operation {
-                Operation::Delete => drop(texts.remove(&key)),
-                Operation::Insert | Operation::Update => {
-                    drop(texts.insert(key, change.content.to_string().into_bytes()));
-                }
-            }
-        }
+        let text = |(name, content): (&String, &Value)| {
+            (format!("{RULE_PREFIX}{name}"), content.to_string().into_bytes())
+        };
+        let (texts, mut batch): (Texts, _) = (rules.iter().map(text).collect(), Batch::new());
         for gone in before.keys().filter(|key| !texts.contains_key(*key)) {
             batch = batch.delete(gone.clone());
         }
@@ -161,38 +154,37 @@ fn name_of(key: &str) -> &str {
 mod tests {
     use super::*;
     use midge_store::{Durability, StoreInfo};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     struct Stage {
         dir: tempfile::TempDir,
         handed: HandedRules,
+        set: BTreeMap<String, Value>,
     }
 
     impl Stage {
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path().join("s.db"), &StoreInfo::new("edge", "td")).unwrap();
-            Self { dir, handed: HandedRules::open(store).await.unwrap() }
+            Self { dir, handed: HandedRules::open(store).await.unwrap(), set: BTreeMap::new() }
         }
 
-        async fn apply(&self, replace: bool, rules: &[(&str, Value)]) {
-            let change = |(name, content): &(&str, Value)| Change {
-                revision: 1,
-                resource: format!("identity/rule/{name}"),
-                operation: if content.is_null() { Operation::Delete } else { Operation::Update },
-                content: content.clone(),
-            };
-            let changes: Vec<Change> = rules.iter().map(change).collect();
-            let planned = self.handed.plan(&changes, replace).await.unwrap();
+        /// Hands out these rules, beside those of before unless they `replace` them; null takes one back.
+        async fn apply(&mut self, replace: bool, rules: &[(&str, Value)]) {
+            if replace {
+                self.set.clear();
+            }
+            self.set.extend(rules.iter().map(|(name, content)| ((*name).to_owned(), content.clone())));
+            self.set.retain(|_, content| !content.is_null());
+            let planned = self.handed.plan(&self.set).await.unwrap();
             self.handed.store.commit(planned.batch.clone(), Durability::PowerLoss).await.unwrap();
             self.handed.show(planned);
         }
 
         async fn restart(self) -> Self {
             self.handed.store.close().await.unwrap();
-            drop(self.handed);
             let store = Store::open(self.dir.path().join("s.db"), &StoreInfo::new("edge", "td")).unwrap();
-            Self { handed: HandedRules::open(store).await.unwrap(), dir: self.dir }
+            Self { handed: HandedRules::open(store).await.unwrap(), ..self }
         }
 
         fn names(&self) -> Vec<String> {
@@ -263,14 +255,14 @@ mod tests {
         let quota = |max: u32| json!({"name": "q", "id": "spiffe://td/a", "publish": ["x"], "quota": {"sessions": max}});
         let faulty =
             json!({"name": "z", "id": "spiffe://td/a", "deny-publish": ["x"], "quota": {"sessions": 0}});
-        let stage = Stage::new().await;
+        let mut stage = Stage::new().await;
         stage.apply(true, &[("q", quota(2)), ("z", faulty), ("none", quota(0))]).await;
         let expected = json!([{"name": "q", "id": "spiffe://td/a", "quota": {"sessions": 2}},
             {"name": "z", "id": "spiffe://td/a", "deny-publish": ["x"]}]);
         let rules = stage.handed.sender.borrow().rules.clone();
         assert_eq!(serde_json::to_value(&*rules).unwrap(), expected);
         for kind in ["deny-publish", "deny-subscribe", "deny-receive", "deny-subscribe-literal"] {
-            let stage = Stage::new().await;
+            let mut stage = Stage::new().await;
             stage.apply(true, &[("kind", list(kind)), ("new", json!({"name": "new"}))]).await;
             let expected = json!([{"name": "kind", "id": "spiffe://td/**", kind: ["line/+"],
                 "unless": ["spiffe://td/x"], "listener": ["tls"]}]);
@@ -281,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_compile_is_as_faulty_as_what_cannot_be_read() {
-        let stage = Stage::new().await;
+        let mut stage = Stage::new().await;
         stage.apply(true, &[("line", allow())]).await;
         let twice = json!({"name": "line", "id": "spiffe://td/**", "publish": ["other/#"]});
         for faulty in [json!({"name": "b", "id": "spiffe://td/**", "publish": ["#/x"]}), twice] {

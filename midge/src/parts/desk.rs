@@ -337,6 +337,7 @@ fn hub_status(error: &HubError) -> Status {
         HubError::DeviceId(_)
         | HubError::Desired(_)
         | HubError::NodeName { .. }
+        | HubError::RuleTaken { .. }
         | HubError::RuleName(_)
         | HubError::Ambiguous { .. } => Status::invalid_argument(text),
         _ => Status::internal(text),

@@ -285,8 +285,10 @@ impl EdgeHost for Host {
             split.skipped.extend(skipped);
         }
         let skipped = self.skipped.plan(&resources, &split.skipped, replace)?;
-        let rules_change = replace || !split.rules.is_empty();
-        let rules = if rules_change { Some(self.rules.plan(&split.rules, replace).await?) } else { None };
+        let rules = match &split.rules {
+            Some(rules) => Some(self.rules.plan(rules).await?),
+            None => None,
+        };
         let cursor = serde_json::to_vec(&cursor).map_err(|error| error.to_string())?;
         let batch = rules.as_ref().map_or_else(Batch::new, |rules| rules.batch.clone());
         let batch = skipped.batch(batch).put(CURSOR_KEY, cursor);
