@@ -399,10 +399,16 @@ proptest! {
 
 const NAMES: [&str; 3] = ["x", "y", "z"];
 
-/// Clients that know no rules; `z` may not read `secret`.
+/// Subscriptions and queued messages of a session of `x`.
+const QUOTA: (usize, usize) = (2, 1);
+
+/// Clients that know no rules; `z` may not read `secret`, and `x` has quotas at times.
 struct Mob {
     world: World,
     conns: BTreeMap<usize, ConnId>,
+    has_quota: bool,
+    /// Subscriptions and queued messages of `x` when it was last looked at.
+    kept: (usize, usize),
 }
 
 #[derive(Clone, Debug)]
@@ -430,13 +436,19 @@ impl Mob {
         let mut world = World::with(config, Self::rules(true));
         world.flushing = false;
         world.disk.is_checked = false;
-        Self { world, conns: BTreeMap::new() }
+        Self { world, conns: BTreeMap::new(), has_quota: true, kept: (0, 0) }
     }
 
     fn rules(wide: bool) -> Vec<midge_policy::Rule> {
         let z = midge_policy::Rule { deny_receive: vec!["secret".into()], ..allow("z", &["#"], &["#"]) };
         let y: &[&str] = if wide { &["#"] } else { &["a"] };
-        vec![allow("x", &["#"], &["#"]), allow("y", y, y), z]
+        let quota = midge_policy::Quota {
+            subscriptions: Some(QUOTA.0.try_into().unwrap()),
+            queue_messages: Some(QUOTA.1.try_into().unwrap()),
+            ..midge_policy::Quota::default()
+        };
+        let x = midge_policy::Rule { quota: Some(quota).filter(|_| wide), ..allow("x", &["#"], &["#"]) };
+        vec![x, allow("y", y, y), z]
     }
 
     fn act(&mut self, act: Act) {
@@ -460,7 +472,10 @@ impl Mob {
                 }
             }
             Act::Wait(secs) => self.world.pass_secs(secs),
-            Act::Rules(wide) => self.world.set_rules(Self::rules(wide)),
+            Act::Rules(wide) => {
+                self.has_quota = wide;
+                self.world.set_rules(Self::rules(wide));
+            }
             Act::Flush(who) => {
                 if let Some(conn) = self.conns.get(&who) {
                     self.world.flush(*conn);
@@ -481,6 +496,12 @@ impl Mob {
         for session in &sessions {
             assert!(session.queued <= 3 && session.held <= 3, "{session:?}");
         }
+        let own = self.world.session("x", "c").map(|own| (own.subscriptions.len(), own.queued));
+        let (was, is) = (self.kept, own.unwrap_or_default());
+        // What there is when a quota comes stays, and nothing is added beyond it.
+        let is_within = is.0 <= QUOTA.0.max(was.0) && is.1 <= QUOTA.1.max(was.1);
+        assert!(is_within || !self.has_quota, "{was:?} became {is:?}");
+        self.kept = is;
         for (who, conn) in self.conns.clone() {
             let seen = self.world.take(conn);
             let close = seen.iter().position(|text| text.starts_with("CLOSE"));
