@@ -4,7 +4,7 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::slab::Key;
 use midge_identity::SpiffeId;
-use midge_policy::{Bucket, PublishPermit, RateLimit, RateScope, RuleName};
+use midge_policy::{Bucket, PublishPermit, RateLimit, RateScope, RuleKey};
 use mqtt_proto::ReasonCode;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use std::time::Duration;
 const BUCKETS_MAX: usize = 16_384;
 
 /// What a permit says about how fast, and by which rule.
-pub(crate) type Limited = (RuleName, RateLimit);
+pub(crate) type Limited = (RuleKey, RateLimit);
 
 /// Returns how fast the rules that allow a publication let publish; none where one sets no rate.
 pub(crate) fn limited(permit: &PublishPermit) -> Box<[Limited]> {
-    permit.rates().map(|(rule, limit)| (rule.clone(), *limit)).collect()
+    permit.rates().map(|(rule, limit)| (RuleKey::of(rule), *limit)).collect()
 }
 
 /// Token buckets by rule, and by identity where each has its own.
 #[derive(Debug, Default)]
-pub(crate) struct Rates(HashMap<(RuleName, Option<Arc<SpiffeId>>), Levels>);
+pub(crate) struct Rates(HashMap<(RuleKey, Option<Arc<SpiffeId>>), Levels>);
 
 /// When each bucket will be full again, had nothing more been taken: a token bucket in one number.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +41,7 @@ struct Debt {
 
 /// A bucket out of which something may be taken, and what becomes of it then.
 struct Taking {
-    bucket: (RuleName, Option<Arc<SpiffeId>>),
+    bucket: (RuleKey, Option<Arc<SpiffeId>>),
     levels: Levels,
     debt: Debt,
     /// What the publication would owe by itself, of a full bucket.

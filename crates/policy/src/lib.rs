@@ -43,7 +43,7 @@ pub use id_pattern::IdPattern;
 pub use permit::{
     Extent, PublishFacts, PublishPermit, ReceivePermit, SubscribeMode, SubscribePart, SubscribePermit,
 };
-pub use policy::Policy;
+pub use policy::{Policy, RuleKey};
 pub use principal::Principal;
 pub use question::Question;
 pub use quota::{Quantity, Quota};

@@ -5,7 +5,7 @@ use crate::rights::{Applying, Context, Standing};
 use crate::shards::ShardMap;
 use crate::{CheckedRule, PolicyError, Principal, Problem, Rights, Rule, RuleName, RuleSource, Touched};
 use midge_identity::SpiffeId;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// An immutable set of rules with an epoch. Without rules it denies everything.
@@ -19,9 +19,9 @@ pub struct Policy {
     names: ShardMap<RuleKey, CheckedRule>,
 }
 
-/// What names a rule: no two rules of one source have the same name.
+/// What names a rule, wherever in its file it stands: no two rules of one source have the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct RuleKey(NameSpace, Arc<str>);
+pub struct RuleKey(NameSpace, Arc<str>);
 
 impl Policy {
     /// Returns the policy that denies everything; its epoch is 0.
@@ -219,17 +219,30 @@ impl Policy {
     /// Returns the rules that say the same as before and may come before or after others than before: in another
     /// file, or among rules of their file in another order. Which of two rules decides may have changed with it.
     fn overtaken_since<'a>(&'a self, earlier: &'a Self) -> Vec<&'a CheckedRule> {
-        let (_, new) = self.differing(earlier);
-        let mut stayed: BTreeMap<&Arc<str>, Vec<(usize, &CheckedRule)>> = BTreeMap::new();
-        let mut moved = Vec::new();
-        for rule in new {
-            let Some(before) = earlier.names.get(&RuleKey::of(rule.name())) else { continue };
-            match (before.name().source(), rule.name().source()) {
-                (RuleSource::File { file: old, line }, RuleSource::File { file, .. }) if old == file => {
-                    stayed.entry(file).or_default().push((*line, rule));
-                }
-                (RuleSource::File { .. }, RuleSource::File { .. }) => moved.push(rule),
+        let place = |rule: &'a CheckedRule| match rule.name().source() {
+            RuleSource::File { file, line } => Some((file, *line)),
+            RuleSource::Entry | RuleSource::Cloud | RuleSource::Built => None,
+        };
+        let before = |rule: &CheckedRule| place(earlier.names.get(&RuleKey::of(rule.name()))?);
+        let (mut moved, mut files) = (Vec::new(), BTreeSet::new());
+        for rule in self.differing(earlier).1 {
+            match (before(rule), place(rule)) {
+                (Some((old, _)), Some((file, _))) if old == file => drop(files.insert(file)),
+                (Some(_), Some(_)) => moved.push(rule),
                 _ => {}
+            }
+        }
+        if files.is_empty() {
+            return moved;
+        }
+        // Also one that stands where it stood has been overtaken by one that went past it.
+        let mut stayed: BTreeMap<&Arc<str>, Vec<(usize, &CheckedRule)>> = BTreeMap::new();
+        for rule in self.all_rules() {
+            if let (Some((old, line)), Some((file, _))) = (before(rule), place(rule))
+                && old == file
+                && files.contains(file)
+            {
+                stayed.entry(file).or_default().push((line, rule));
             }
         }
         let reordered = stayed.into_values().filter(|rules| !rules.is_sorted_by_key(|(line, _)| *line));
@@ -273,7 +286,8 @@ enum NameSpace {
 }
 
 impl RuleKey {
-    fn of(name: &RuleName) -> Self {
+    /// Returns the key of a rule.
+    pub fn of(name: &RuleName) -> Self {
         let space = match name.source() {
             RuleSource::File { .. } => NameSpace::Files,
             RuleSource::Entry => NameSpace::Entries,

@@ -106,6 +106,15 @@ fn what_did_not_change_touches_nobody() {
     assert_eq!(sources.policy().epoch(), first.epoch() + 1);
     assert!(sources.policy().touched_since(&first).is_empty(), "a rule that moved says the same");
 
+    // Past one that stands where it stood.
+    let second = rule("s", ALL, "t");
+    let (lines, pad) = (file.lines().count(), |count| "#\n".repeat(count));
+    sources.set_files(&[("b.toml", &format!("{file}{second}"))], false).unwrap();
+    let before = Arc::clone(sources.policy());
+    sources.set_files(&[("b.toml", &format!("{}{second}{file}", pad(lines)))], false).unwrap();
+    assert!(sources.policy().touched_since(&before).touches(&id(APP)), "another rule comes first");
+    sources.set_files(&[("a.toml", &file)], false).unwrap();
+
     let before = Arc::clone(sources.policy());
     assert_eq!(sources.set_grants(&[grant("e1", "u")], []), []);
     let touched = sources.policy().touched_since(&before);
