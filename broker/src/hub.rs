@@ -8,9 +8,9 @@ use crate::pending::Pending;
 use crate::traffic::Traffic;
 use crate::{Admission, Authenticator, Refusal};
 use broker_core::{
-    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, ConnIdHasher, Durability, Effect, Listener,
-    Metrics, Now, PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, SessionState,
-    StoreTrouble, Witness,
+    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Durability, Effect, Listener, Metrics, Now,
+    PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, SessionState, StoreTrouble,
+    Witness, WordHasher,
 };
 use midge_audit::AuditLog;
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
@@ -31,7 +31,7 @@ const PROOFS: usize = 128;
 
 struct Inner {
     broker: Broker,
-    outboxes: HashMap<ConnId, Arc<Outbox>, BuildHasherDefault<ConnIdHasher>>,
+    outboxes: HashMap<ConnId, Arc<Outbox>, BuildHasherDefault<WordHasher>>,
     /// The connection that the core closed last and where it came from: the record of its end follows.
     closed: Option<(ConnId, Arc<str>)>,
     /// Outboxes to be woken once the core has been left.

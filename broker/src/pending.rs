@@ -1,6 +1,6 @@
 //! Changes of the store that wait to be written, the newest of each record.
 
-use broker_core::{Change, ConnIdHasher, Durability, Record, RecordKey, StoreBatch};
+use broker_core::{Change, Durability, Record, RecordKey, StoreBatch, WordHasher};
 use bytes::BytesMut;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,7 +31,7 @@ impl Outcome {
 /// Changes that wait to be written together.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    outcomes: HashMap<RecordKey, Wanted, BuildHasherDefault<ConnIdHasher>>,
+    outcomes: HashMap<RecordKey, Wanted, BuildHasherDefault<WordHasher>>,
     /// How many have to survive the end of the process, and how many loss of power.
     awaited: [usize; 2],
     /// How many records were new, and how many of those were removed again.

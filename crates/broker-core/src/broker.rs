@@ -4,7 +4,7 @@ use crate::auth::Candidate;
 use crate::authority::Authority;
 use crate::connection::Connection;
 use crate::decided::Source;
-use crate::effect::{CloseReason, ConnIdHasher};
+use crate::effect::CloseReason;
 use crate::output::Output;
 use crate::rates::Rates;
 use crate::release::Release;
@@ -15,6 +15,7 @@ use crate::session::Session;
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
 use crate::total::Total;
+use crate::word_hasher::WordHasher;
 use crate::{AuditKind, CloseCause, Config, ConnId, Effect, Metrics, Now, Origin, SessionSnapshot};
 use midge_identity::{Proof, SpiffeId};
 use midge_policy::Policy;
@@ -31,8 +32,8 @@ pub struct Broker {
     pub(crate) authority: Authority,
     pub(crate) sessions: Slab<Session>,
     /// Connections without CONNACK: their authentication exchange is under way.
-    pub(crate) candidates: HashMap<ConnId, Candidate, BuildHasherDefault<ConnIdHasher>>,
-    pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<ConnIdHasher>>,
+    pub(crate) candidates: HashMap<ConnId, Candidate, BuildHasherDefault<WordHasher>>,
+    pub(crate) conns: HashMap<ConnId, Key, BuildHasherDefault<WordHasher>>,
     /// Those of `conns` that stand by a registration entry.
     pub(crate) attested: BTreeSet<ConnId>,
     /// Whose packet came last: many come from one connection at once.

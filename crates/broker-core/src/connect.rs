@@ -231,7 +231,7 @@ impl Broker {
         let earlier = self.take_over(&identity, &connect, now);
         ack.session_present = earlier.is_some();
         let proof = peer.proof().clone();
-        let connection = self.connection(conn, peer, &mut connect, now);
+        let connection = self.new_connection(conn, peer, &mut connect, now);
         let key = match earlier {
             Some(key) => key,
             None => self.create(identity, listener, &connect, now),
@@ -284,7 +284,13 @@ impl Broker {
         key
     }
 
-    fn connection(&self, conn: ConnId, peer: VerifiedPeer, connect: &mut Connect, now: Now) -> Connection {
+    fn new_connection(
+        &self,
+        conn: ConnId,
+        peer: VerifiedPeer,
+        connect: &mut Connect,
+        now: Now,
+    ) -> Connection {
         let keep_alive_secs = self.keep_alive_of(connect);
         let keep_alive = Duration::from_millis(u64::from(keep_alive_secs) * 1_500);
         let quota =

@@ -1,12 +1,12 @@
 //! What was decided about the topics of one connection: good while neither policy nor subscriptions change.
 
 use crate::Origin;
-use crate::effect::ConnIdHasher;
 use crate::rates::{Limited, limited};
 use crate::record::Durability;
 use crate::route::Route;
 use crate::slab::Key;
 use crate::total::Total;
+use crate::word_hasher::WordHasher;
 use midge_policy::{PublishFacts, PublishPermit};
 use mqtt_proto::TopicName;
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ const REMEMBERED_BYTES_OWN: usize = 4 * 1024;
 /// Decisions by topic. Who makes the hashes of topics collide slows down its own few and nobody else's.
 #[derive(Debug)]
 pub(crate) struct PublishCache {
-    decisions: HashMap<TopicName, Arc<Decided>, BuildHasherDefault<ConnIdHasher>>,
+    decisions: HashMap<TopicName, Arc<Decided>, BuildHasherDefault<WordHasher>>,
     /// The one of them asked for last: most publishers repeat one topic.
     latest: Option<Arc<Decided>>,
     /// When all of them were decided.

@@ -3,7 +3,6 @@
 use crate::{AuditEvent, AuthRequest, Message, StoreBatch};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{Packet, PacketId, PublishRef, QoS, ReasonCode, Version, encoded_len};
-use std::hash::Hasher;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,30 +10,6 @@ use std::time::Duration;
 /// One network connection, numbered by the shell; a number is never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
-
-/// Hashes a number by one multiplication: for numbers that no peer chooses, or that are few.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ConnIdHasher(u64);
-
-impl Hasher for ConnIdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
-        rest.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u16(&mut self, value: u16) {
-        self.write_u64(value.into());
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
-    }
-}
 
 /// The time of an input, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,7 +113,7 @@ impl Connection {
 impl Broker {
     /// Says that every batch up to this ticket is stored at its level.
     pub fn handle_stored(&mut self, ticket: u64, now: Now) {
-        self.out.ledger.store(ticket);
+        self.out.ledger.mark_stored(ticket);
         for conn in std::mem::take(&mut self.out.ledger.gated) {
             let Some(&key) = self.conns.get(&conn) else { continue };
             let Some(session) = self.sessions.get_mut(key) else { continue };

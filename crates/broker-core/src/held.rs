@@ -1,11 +1,12 @@
 //! QoS 2 messages of one client between PUBLISH and PUBREL.
 
-use crate::effect::{ConnIdHasher, Now};
+use crate::effect::Now;
 use crate::inflight::EXCHANGE_BYTES_OWN;
 use crate::limits::Config;
 use crate::message::Message;
 use crate::record::{HeldRecord, Record};
 use crate::total::Total;
+use crate::word_hasher::WordHasher;
 use mqtt_proto::{PacketId, Publication};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -38,7 +39,7 @@ impl HeldMessage {
 /// Messages by packet identifier: a second PUBLISH under the same one is the same message ([MQTT-4.3.3-10]).
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    messages: HashMap<PacketId, HeldMessage, BuildHasherDefault<ConnIdHasher>>,
+    messages: HashMap<PacketId, HeldMessage, BuildHasherDefault<WordHasher>>,
     bytes: usize,
     /// Of messages in incomplete exchanges of all sessions.
     all: Total,

@@ -5,10 +5,10 @@
 //! at once it is made in that moment, and one that waits is given an identifier of the upper half when it begins to, in
 //! turn, so that no two of those that are under way at a time have the same unless very many wait.
 
-use crate::effect::ConnIdHasher;
 use crate::limits::Config;
 use crate::queue::Waiting;
 use crate::total::Total;
+use crate::word_hasher::WordHasher;
 use mqtt_proto::{PacketId, QoS};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -53,7 +53,7 @@ pub(crate) struct Inflight {
     slots: Vec<Slot>,
     free: Vec<u16>,
     /// Those of the upper half.
-    waited: HashMap<u16, Slot, BuildHasherDefault<ConnIdHasher>>,
+    waited: HashMap<u16, Slot, BuildHasherDefault<WordHasher>>,
     /// What the next message that begins to wait is given.
     next_waiting: PacketId,
     sequence: u64,

@@ -57,7 +57,7 @@ pub(crate) struct Ledger {
     touched: bool,
     last_number: u64,
     /// How many records name a stored message.
-    links: HashMap<u64, u32, BuildHasherDefault<crate::effect::ConnIdHasher>>,
+    links: HashMap<u64, u32, BuildHasherDefault<crate::word_hasher::WordHasher>>,
     /// Connections with answers that wait.
     pub(crate) gated: Vec<ConnId>,
     pub(crate) trouble: StoreTrouble,
@@ -114,7 +114,7 @@ impl Ledger {
     }
 
     /// Records that everything up to this ticket is stored.
-    pub(crate) fn store(&mut self, ticket: u64) {
+    pub(crate) fn mark_stored(&mut self, ticket: u64) {
         self.stored = self.stored.max(ticket.min(self.ticket.saturating_sub(1)));
     }
 
