@@ -16,14 +16,14 @@ mod upload;
 mod writer;
 
 pub use audit_core::{
-    Expected, Finding, FindingKind, Hash, Head, Line, Note, Record, Report, Signed, event, fingerprint,
-    topic_class,
+    Alike, Expected, Finding, FindingKind, Hash, Head, Line, Note, Peer, Record, Report, Signed, Sort, event,
+    fingerprint, topic_class,
 };
 pub use config::{AuditConfig, Bounds};
 pub use copy::{Arrived, Branch, Copy, CopyState, branches, copy_state};
 pub use error::AuditError;
 pub use files::files;
 pub use head::{own_key, signed_head};
-pub use log::{Alike, AuditLog, AuditWriter, Status};
+pub use log::{Admitted, AuditLog, AuditWriter, Status};
 pub use read::{Follower, LINE_BYTES_MAX, each_line, verify, verify_log};
 pub use upload::Source;

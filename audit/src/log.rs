@@ -3,8 +3,7 @@
 use crate::config::AuditConfig;
 use crate::error::AuditError;
 use crate::writer::Writer;
-use audit_core::{Head, Limiter, Record};
-use midge_identity::UnixMillis;
+use audit_core::{Alike, Head, Limiter, Payer, Record, Sort};
 use parking_lot::Mutex;
 use std::fmt;
 use std::path::Path;
@@ -35,7 +34,8 @@ pub struct AuditLog {
 
 /// What the writer is told.
 pub(crate) enum Job {
-    Write(Make),
+    /// A record to make, and whose share of the log its line is taken from.
+    Write(Make, Option<Payer>),
     /// Sent once, by the [`AuditWriter`]: logs may live on in tasks that were not joined.
     End,
 }
@@ -62,23 +62,6 @@ pub struct Status {
     pub found: Option<String>,
 }
 
-/// What makes events alike, and how many of them are written in a minute.
-#[derive(Clone, Copy, Debug)]
-pub struct Alike<'a> {
-    /// Whose event: an identity or a peer.
-    pub identity: &'a str,
-    /// Which event.
-    pub event: &'static str,
-    /// What else they have in common, such as the first levels of a topic ([`crate::topic_class`]).
-    pub class: &'a str,
-    /// How many are written before the others are counted.
-    pub burst: u32,
-    /// When.
-    pub at: UnixMillis,
-    /// Whether something was refused: such events have to leave room for others.
-    pub is_denial: bool,
-}
-
 impl AuditLog {
     /// Opens a log with its key beside it and the default bounds.
     ///
@@ -94,7 +77,7 @@ impl AuditLog {
     /// A file or the key cannot be read or written.
     pub fn open_with(config: AuditConfig) -> Result<(Self, AuditWriter), AuditError> {
         let shared = Arc::new(Shared {
-            limiter: Mutex::new(Limiter::new(INTERVAL)),
+            limiter: Mutex::new(Limiter::new(INTERVAL, config.bounds.total_bytes_max)),
             status: Mutex::new(Status::default()),
             queued: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
@@ -116,33 +99,38 @@ impl AuditLog {
 
     /// As [`Self::record`], for a record that is better made in the writer's thread.
     pub fn put(&self, make: impl FnOnce() -> Record + Send + 'static) {
+        self.send(Box::new(make), None, 1);
+    }
+
+    /// Tells whether to record an event: not when there were too many like it of late, its peer has used up its share of
+    /// the log, or denials leave no room for others. Then it is counted.
+    pub fn admit(&self, alike: &Alike<'_>) -> Option<Admitted<'_>> {
+        if !self.shared.limiter.lock().admit(alike) {
+            return None;
+        }
+        let is_full =
+            alike.sort == Sort::Denial && self.shared.queued.load(Ordering::Relaxed) >= BACKLOG_DENIALS;
+        if is_full {
+            self.shared.lost.fetch_add(alike.count, Ordering::Relaxed);
+            return None;
+        }
+        Some(Admitted { log: self, payer: alike.payer(), count: alike.count })
+    }
+
+    fn send(&self, make: Make, payer: Option<Payer>, events: u64) {
         // Counted before it is sent: the writer must never count down what was not counted up.
         self.shared.queued.fetch_add(1, Ordering::Relaxed);
-        match self.sender.try_send(Job::Write(Box::new(make))) {
+        match self.sender.try_send(Job::Write(make, payer)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-                self.shared.lost.fetch_add(1, Ordering::Relaxed);
+                self.shared.lost.fetch_add(events, Ordering::Relaxed);
             }
             // After the end, which is planned: nothing is left to write to.
             Err(TrySendError::Disconnected(_)) => {
                 self.shared.queued.fetch_sub(1, Ordering::Relaxed);
             }
         }
-    }
-
-    /// Tells whether to record an event with [`Self::put`]: not when there were too many like it of late, or when
-    /// denials leave no room for others. Those are counted.
-    pub fn admits(&self, alike: &Alike<'_>) -> bool {
-        let Alike { identity, event, class, burst, at, is_denial } = *alike;
-        if !self.shared.limiter.lock().admit(identity, event, class, burst, at) {
-            return false;
-        }
-        let is_full = is_denial && self.shared.queued.load(Ordering::Relaxed) >= BACKLOG_DENIALS;
-        if is_full {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
-        }
-        !is_full
     }
 
     /// Hands every line that is in the file to `sink`, from now on; called by the writer's thread, which it
@@ -169,6 +157,22 @@ impl AuditLog {
     }
 }
 
+/// An event that is to be recorded.
+#[must_use]
+#[derive(Debug)]
+pub struct Admitted<'a> {
+    log: &'a AuditLog,
+    payer: Payer,
+    count: u64,
+}
+
+impl Admitted<'_> {
+    /// Records it; the record is made in the writer's thread.
+    pub fn put(self, make: impl FnOnce() -> Record + Send + 'static) {
+        self.log.send(Box::new(make), Some(self.payer), self.count);
+    }
+}
+
 impl fmt::Debug for AuditLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuditLog").field("lost", &self.lost()).finish_non_exhaustive()
@@ -185,7 +189,7 @@ pub struct AuditWriter {
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Write(_) => "Write",
+            Self::Write(..) => "Write",
             Self::End => "End",
         })
     }

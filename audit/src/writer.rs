@@ -6,7 +6,7 @@ use crate::files::{Names, Rotated, append};
 use crate::head::{SignedHead, load, path_of, store};
 use crate::log::{Job, Make, Shared};
 use crate::recover::{Found, find, first_line};
-use audit_core::{Chain, Head, Record, event, fingerprint};
+use audit_core::{Chain, Head, Payer, Record, event, fingerprint};
 use midge_pki::{FileError, KeyFileError, PrivateKey};
 use midge_runtime::Clock;
 use serde_json::Value;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Events written in one go: one system call, and one look at the clock.
 const BATCH: usize = 1_024;
+/// Peers whose counts are asked for in one go: whoever has an event waits meanwhile.
+const PEERS: usize = 256;
 /// How often a waiting writer looks after what is due.
 const TICK: Duration = Duration::from_secs(1);
 /// Smallest file, whatever is configured: its first line must leave room for others.
@@ -61,6 +63,19 @@ pub(crate) struct Writer {
     /// Events lost that the log does not tell of yet: how many of [`Shared::lost`] it does.
     told_lost: u64,
     shared: Arc<Shared>,
+}
+
+/// A record on its way into the file.
+struct Item {
+    record: Record,
+    /// Whose share of the log its line is taken from.
+    payer: Option<Payer>,
+}
+
+impl From<Record> for Item {
+    fn from(record: Record) -> Self {
+        Self { record, payer: None }
+    }
 }
 
 struct Trouble {
@@ -159,7 +174,7 @@ impl Writer {
             let resumed = Record::new(now, event::RESUMED).with("signed", signed.min(on_disk));
             records.push(resumed.with("is-clean", signed == on_disk));
         }
-        self.write(records)?;
+        self.write(records.into_iter().map(Item::from).collect())?;
         self.checkpoint()?;
         self.trim(self.bytes.max(self.file_bytes_max()))?;
         self.note()?;
@@ -197,13 +212,10 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let (makes, ended) = self.take(first, jobs);
-            let now = self.clock.now();
-            let due =
-                if ended { self.shared.limiter.lock().finish() } else { self.shared.limiter.lock().due(now) };
             // The counts are of what happened before.
-            let mut records: Vec<Record> = due.into_iter().map(|summary| summary.record(now)).collect();
-            records.extend(makes.into_iter().map(|make| make()));
-            let result = self.step(records, ended);
+            let mut items = self.counts(ended);
+            items.extend(makes.into_iter().map(|(make, payer)| Item { record: make(), payer }));
+            let result = self.step(items, ended);
             self.tell(&result);
             if ended {
                 return;
@@ -224,7 +236,20 @@ impl Writer {
         self.shared.lost.load(Ordering::Relaxed).saturating_sub(self.told_lost)
     }
 
-    fn take(&self, first: Option<Job>, jobs: &Receiver<Job>) -> (Vec<Make>, bool) {
+    /// Returns the counts that are due, or all.
+    fn counts(&self, ended: bool) -> Vec<Item> {
+        let now = self.clock.now();
+        let mut counts = Vec::new();
+        while let Some(due) = { self.shared.limiter.lock().due(now, PEERS) } {
+            counts.extend(due);
+        }
+        if ended {
+            counts.append(&mut self.shared.limiter.lock().finish());
+        }
+        counts.into_iter().map(|summary| summary.record(now).into()).collect()
+    }
+
+    fn take(&self, first: Option<Job>, jobs: &Receiver<Job>) -> (Vec<(Make, Option<Payer>)>, bool) {
         let mut makes = Vec::new();
         let mut ended = false;
         let is_waiting = first.is_some();
@@ -232,7 +257,7 @@ impl Writer {
             first.into_iter().chain(is_waiting.then(|| jobs.try_iter()).into_iter().flatten().take(BATCH))
         {
             match job {
-                Job::Write(make) => makes.push(make),
+                Job::Write(make, payer) => makes.push((make, payer)),
                 Job::End => {
                     ended = true;
                     break;
@@ -243,13 +268,13 @@ impl Writer {
         (makes, ended)
     }
 
-    fn step(&mut self, mut records: Vec<Record>, ended: bool) -> Result<(), AuditError> {
+    fn step(&mut self, mut items: Vec<Item>, ended: bool) -> Result<(), AuditError> {
         let untold = self.untold();
         if untold > 0 {
             // The lost ones came after those that waited.
-            records.push(Record::new(self.clock.now(), event::GAP).with("lost", untold));
+            items.push(Record::new(self.clock.now(), event::GAP).with("lost", untold).into());
         }
-        self.write(records)?;
+        self.write(items)?;
         let checkpoint = Duration::from_secs(self.bounds.checkpoint_secs.into());
         let is_due = self.unsigned_since.is_some_and(|since| since.elapsed() >= checkpoint);
         if is_due || ended {
@@ -260,20 +285,21 @@ impl Writer {
 
     /// Writes records as lines, in as many files as they need. What is in none afterwards counts as lost, whatever
     /// failed: this is the only place where records are given up.
-    fn write(&mut self, records: Vec<Record>) -> Result<(), AuditError> {
-        let mut records = VecDeque::from(records);
-        let written = self.write_all(&mut records);
-        self.shared.lost.fetch_add(records.iter().map(events).sum(), Ordering::Relaxed);
+    fn write(&mut self, items: Vec<Item>) -> Result<(), AuditError> {
+        let mut items = VecDeque::from(items);
+        let written = self.write_all(&mut items);
+        let lost = items.iter().map(|item| events(&item.record)).sum();
+        self.shared.lost.fetch_add(lost, Ordering::Relaxed);
         written
     }
 
     /// Takes records out as they are written.
-    fn write_all(&mut self, records: &mut VecDeque<Record>) -> Result<(), AuditError> {
-        while self.bytes == 0 || !records.is_empty() {
+    fn write_all(&mut self, items: &mut VecDeque<Item>) -> Result<(), AuditError> {
+        while self.bytes == 0 || !items.is_empty() {
             if self.is_full() {
                 self.next_file()?;
             }
-            self.write_some(records)?;
+            self.write_some(items)?;
         }
         Ok(())
     }
@@ -308,7 +334,7 @@ impl Writer {
     }
 
     /// Writes the records that this file has room for, after its first line where it has none, and takes them out.
-    fn write_some(&mut self, records: &mut VecDeque<Record>) -> Result<(), AuditError> {
+    fn write_some(&mut self, items: &mut VecDeque<Item>) -> Result<(), AuditError> {
         let mut chain = self.chain.clone();
         let (mut lines, mut ends) = (Vec::new(), Vec::new());
         // Also when a full disk has kept the first line of a file from being written.
@@ -317,17 +343,24 @@ impl Writer {
             chain.append(header, &mut lines);
             ends.push((header.event, lines.len()));
         }
-        let mut taken = 0;
-        for record in &*records {
+        let headers = ends.len();
+        for Item { record, .. } in &*items {
             if self.bytes + size(lines.len()) >= self.bytes_max {
                 break;
             }
             chain.append(record, &mut lines);
             ends.push((record.event, lines.len()));
-            taken += 1;
         }
         self.put(&lines, chain)?;
-        self.told_lost += records.drain(..taken).map(|record| told(&record)).sum::<u64>();
+        let mut start = ends.get(..headers).and_then(<[_]>::last).map_or(0, |(_, end)| *end);
+        for (_, end) in ends.get(headers..).unwrap_or_default() {
+            let Some(Item { record, payer }) = items.pop_front() else { break };
+            self.told_lost += told(&record);
+            if let Some(payer) = payer {
+                self.shared.limiter.lock().charge(&payer, size(end - start), record.at);
+            }
+            start = *end;
+        }
         self.stream(&lines, &ends);
         Ok(())
     }

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use midge_audit::{
-    Alike, AuditConfig, AuditLog, Bounds, Expected, FindingKind, Follower, Line, Record, Report, each_line,
-    event, files, own_key, signed_head, verify, verify_log,
+    Alike, AuditConfig, AuditLog, Bounds, Expected, FindingKind, Follower, Line, Peer, Record, Report, Sort,
+    each_line, event, files, own_key, signed_head, verify, verify_log,
 };
 use midge_identity::UnixMillis;
 use midge_runtime::Clock;
@@ -347,9 +347,7 @@ fn denials_leave_room_for_what_was_permitted() {
     let classes: Vec<String> = (0..20_000).map(|n| format!("class {n}")).collect();
     for (n, class) in classes.iter().enumerate() {
         let identity = format!("peer {}", n / 30);
-        if log.admits(&alike(&identity, class, 5, true)) {
-            log.record(numbered(1));
-        }
+        put(&log, &denial(&identity, class), || numbered(1));
     }
     let lost = log.lost();
     assert!(lost > 0);
@@ -360,8 +358,16 @@ fn denials_leave_room_for_what_was_permitted() {
     assert!(place.numbers().contains(&77));
 }
 
-fn alike<'a>(identity: &'a str, class: &'a str, burst: u32, is_denial: bool) -> Alike<'a> {
-    Alike { identity, event: "publish-denied", class, burst, at: UnixMillis(1_000), is_denial }
+fn denial<'a>(identity: &'a str, class: &'a str) -> Alike<'a> {
+    let (peer, event, sort, at) =
+        (Peer::Identity(identity), "publish-denied", Sort::Denial, UnixMillis(1_000));
+    Alike { peer, event, class, burst: 5, count: 1, sort, at }
+}
+
+fn put(log: &AuditLog, alike: &Alike<'_>, make: impl FnOnce() -> Record + Send + 'static) {
+    if let Some(admitted) = log.admit(alike) {
+        admitted.put(make);
+    }
 }
 
 #[test]
@@ -369,11 +375,9 @@ fn events_that_are_alike_are_counted() {
     let place = Place::new();
     let (log, writer) = AuditLog::open_with(place.config()).unwrap();
     for _ in 0..10_000 {
-        if log.admits(&alike("spiffe://td/app/a", "x/", 5, true)) {
-            log.record(
-                Record::new(UnixMillis(1_000), "publish-denied").with("identity", "spiffe://td/app/a"),
-            );
-        }
+        put(&log, &denial("spiffe://td/app/a", "x/"), || {
+            Record::new(UnixMillis(1_000), "publish-denied").with("identity", "spiffe://td/app/a")
+        });
     }
     drop(writer);
     assert_eq!(log.lost(), 0);
@@ -381,6 +385,47 @@ fn events_that_are_alike_are_counted() {
     assert_eq!(lines.iter().filter(|line| line.event == "publish-denied").count(), 5);
     let repeated = lines.iter().find(|line| line.event == event::REPEATED).unwrap();
     assert_eq!((repeated.number("count"), repeated.text("of")), (Some(9_995), Some("publish-denied")));
+}
+
+/// Connects as fast as the writer takes it, with the longest texts that it writes.
+fn connect_in_a_loop(log: &AuditLog, identity: &'static str, times: u64) {
+    for n in 0..times {
+        let peer = Peer::Identity(identity);
+        let routine =
+            Alike { peer, event: "connected", burst: 100_000, sort: Sort::Routine, ..denial("", "") };
+        put(log, &routine, move || numbered(n).with("identity", identity).with("filter", "f".repeat(2_000)));
+        while log.queued() > 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn one_identity_cannot_push_the_lines_of_others_out() {
+    let mut place = Place::new();
+    (place.bounds.file_bytes_max, place.bounds.total_bytes_max) = (64 * 1024, 1024 * 1024);
+    let (log, writer) = AuditLog::open_with(place.config()).unwrap();
+    put(&log, &denial("spiffe://td/app/quiet", "x/"), || {
+        Record::new(UnixMillis(1_000), "publish-denied").with("identity", "spiffe://td/app/quiet")
+    });
+    connect_in_a_loop(&log, "spiffe://td/app/loud", 1_000);
+    // Nor does it hide with that what it is refused.
+    put(&log, &denial("spiffe://td/app/loud", "x/"), || {
+        Record::new(UnixMillis(1_000), "publish-denied").with("identity", "spiffe://td/app/loud")
+    });
+    drop(writer);
+    let lines = place.lines();
+    let of = |event: &str, who: &str| {
+        let is_one =
+            |line: &&Line| line.event == event && line.text("identity").is_some_and(|id| id.ends_with(who));
+        lines.iter().filter(is_one).count()
+    };
+    assert_eq!((of("publish-denied", "quiet"), of("publish-denied", "loud")), (1, 1));
+    // The least share, 16 KiB, is eight such lines.
+    let written = of("connected", "loud");
+    assert!((8..=9).contains(&written), "{written}");
+    let counted: u64 = lines.iter().filter_map(|line| line.number("count")).sum();
+    assert_eq!((written as u64 + counted, log.lost()), (1_000, 0));
 }
 
 #[test]

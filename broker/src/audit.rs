@@ -3,12 +3,15 @@
 //! Nothing here looks into a payload, a password or a user property; none of them is ever handed to it.
 
 use crate::Refusal;
+use crate::arrivals::Source;
 use broker_core::{AuditEvent, AuditKind, CloseReason, RuleTally, Stage};
-use midge_audit::{Alike, AuditLog, Record, topic_class};
+use midge_audit::{Alike, AuditLog, Peer, Record, Sort, topic_class};
 use midge_identity::{Proof, UnixMillis};
 use midge_policy::Denial;
 use mqtt_proto::Version;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 const RECEIVE_DENIED: &str = "receive-denied";
@@ -30,16 +33,13 @@ pub(crate) fn record_refusal(
     refusal: &Refusal,
 ) {
     let event = "connection-refused";
-    // The port and the process differ each time.
-    let host = remote.rsplit_once(':').map_or(remote, |(host, _)| host);
-    let host = host.split_once(" uid ").map_or(host, |(_, uid)| uid);
-    let alike = Alike { identity: host, event, class: listener, burst: REFUSALS, at, is_denial: true };
-    if !log.admits(&alike) {
-        return;
-    }
+    let host = host(remote);
+    let (peer, sort) = (Peer::Host(&host), Sort::Denial);
+    let alike = Alike { peer, event, class: listener, burst: REFUSALS, count: 1, sort, at };
+    let Some(admitted) = log.admit(&alike) else { return };
     let (listener, remote) = (listener.to_owned(), remote.to_owned());
     let (client_id, reason) = (client_id.map(str::to_owned), refusal.0.clone());
-    log.put(move || {
+    admitted.put(move || {
         tracing::debug!(listener, remote, client_id, reason, "connection refused");
         Record::new(at, event)
             .with("listener", listener)
@@ -49,16 +49,27 @@ pub(crate) fn record_refusal(
     });
 }
 
+/// Returns what of a peer is the same each time: neither its port nor its process, and of an IPv6 address only the network.
+fn host(remote: &str) -> Cow<'_, str> {
+    match remote.parse::<SocketAddr>().map(|remote| Source::of(remote.ip())) {
+        Ok(Source::Network(network)) => network.to_string().into(),
+        Ok(Source::User(_)) | Err(_) => remote.split_once(" uid ").map_or(remote, |(_, uid)| uid).into(),
+    }
+}
+
 /// Records an event of the core; `remote` is the address of its connection. Called under the core's lock: the record
 /// itself is made by the writer.
 pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>, remote: Option<Arc<str>>) {
-    let (name, identity) = (name(&event.kind), event.identity.to_string());
-    let (class, burst, is_denial) = likeness(&event.kind);
-    let alike = Alike { identity: &identity, event: name, class, burst, at: event.at, is_denial };
-    if !log.admits(&alike) {
-        return;
-    }
-    log.put(move || {
+    let identity = event.identity.to_string();
+    let (class, burst, sort) = likeness(&event.kind);
+    let (name, count) = match &event.kind {
+        AuditKind::Withheld { count, .. } => (RECEIVE_DENIED, *count),
+        kind => (name(kind), 1),
+    };
+    let peer = Peer::Identity(&identity);
+    let alike = Alike { peer, event: name, class, burst, count, sort, at: event.at };
+    let Some(admitted) = log.admit(&alike) else { return };
+    admitted.put(move || {
         // INFO for what an operator changed or must see; what a peer can cause at will is DEBUG.
         match &event.kind {
             AuditKind::Connected { .. } | AuditKind::Disconnected { .. } => {
@@ -80,25 +91,25 @@ pub(crate) fn names_remote(kind: &AuditKind) -> bool {
     )
 }
 
-/// What makes events of one identity alike, how many are written in a minute, and whether they are denials.
-fn likeness(kind: &AuditKind) -> (&str, u32, bool) {
+/// What makes events of one identity alike, how many are written in a minute, and what they are about.
+fn likeness(kind: &AuditKind) -> (&str, u32, Sort) {
     match kind {
         AuditKind::PublishDenied { topic, .. }
         | AuditKind::WillDenied { topic, .. }
-        | AuditKind::ReceiveDenied { topic, .. } => (topic_class(topic), DENIALS, true),
+        | AuditKind::ReceiveDenied { topic, .. } => (topic_class(topic), DENIALS, Sort::Denial),
         AuditKind::SubscribeDenied { filter, .. } | AuditKind::SubscriptionRevoked { filter, .. } => {
-            (topic_class(filter), DENIALS, true)
+            (topic_class(filter), DENIALS, Sort::Denial)
         }
         // They are numbers already.
-        AuditKind::Withheld { .. } => ("", ROUTINE, true),
-        AuditKind::RetainedPurged { topic } => (topic_class(topic), DENIALS, false),
-        AuditKind::ConnectRefused { .. } => ("", REFUSALS, true),
+        AuditKind::Withheld { .. } => ("", ROUTINE, Sort::Denial),
+        AuditKind::RetainedPurged { topic } => (topic_class(topic), DENIALS, Sort::Routine),
+        AuditKind::ConnectRefused { .. } => ("", REFUSALS, Sort::Denial),
         AuditKind::Connected { .. }
         | AuditKind::Disconnected { .. }
         | AuditKind::SessionEnded
         | AuditKind::Reauthenticated { .. }
         | AuditKind::Subscribed { .. }
-        | AuditKind::Unsubscribed { .. } => ("", ROUTINE, false),
+        | AuditKind::Unsubscribed { .. } => ("", ROUTINE, Sort::Routine),
     }
 }
 

@@ -27,7 +27,7 @@ impl Place {
 
     fn writer(&self) -> Writer {
         let shared = Arc::new(Shared {
-            limiter: Mutex::new(Limiter::new(Duration::from_secs(60))),
+            limiter: Mutex::new(Limiter::new(Duration::from_secs(60), self.bounds.total_bytes_max)),
             status: Mutex::new(Status::default()),
             queued: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
@@ -63,8 +63,9 @@ fn bounds() -> Bounds {
     Bounds { file_bytes_max: 8 * 1024, checkpoint_secs: 3_600, ..Bounds::default() }
 }
 
-fn batch(count: usize) -> Vec<Record> {
-    vec![Record::new(UnixMillis(1), "subscribed").with("filter", "a/#"); count]
+fn batch(count: usize) -> Vec<Item> {
+    let record = || Record::new(UnixMillis(1), "subscribed").with("filter", "a/#").into();
+    std::iter::repeat_with(record).take(count).collect()
 }
 
 /// Stands where a file should be put, so that nothing can.
@@ -106,7 +107,7 @@ fn a_count_that_cannot_be_written_is_lost_as_all_that_it_counts() {
     let mut writer = place.writer();
     let file = std::mem::replace(&mut writer.file, File::open(place.path()).unwrap());
     let repeated = Record::new(UnixMillis(1), event::REPEATED).with("count", 41);
-    writer.step(vec![repeated], false).unwrap_err();
+    writer.step(vec![repeated.into()], false).unwrap_err();
     writer.step(batch(1), false).unwrap_err();
     writer.file = file;
     writer.step(batch(1), true).unwrap();

@@ -15,7 +15,7 @@ mod verify;
 
 pub use chain::{Chain, Hash, HashError, Head, fingerprint};
 pub use intake::{Intake, Judged};
-pub use limit::{Limiter, Summary, topic_class};
+pub use limit::{Alike, Limiter, Payer, Peer, Sort, Summary, topic_class};
 pub use line::{Line, LineError};
 pub use record::{Record, event};
 pub use report::{Finding, FindingKind, Note, Report, Signed};

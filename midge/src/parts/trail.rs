@@ -2,7 +2,7 @@
 
 use super::audit::by;
 use issuer_core::{CaJournal, CaRecord, EntryChange, Origin, RegistrationEntry};
-use midge_audit::{Alike, AuditLog, Record, fingerprint};
+use midge_audit::{Alike, AuditLog, Peer, Record, Sort, fingerprint};
 use midge_identity::UnixMillis;
 use midge_issuer::{Cause, Changed, Issued, Mutation, Witness};
 use midge_policy::Policy;
@@ -181,11 +181,9 @@ impl Witness for Trail {
             Cause::Intermediate => ("ca-issued", "node"),
         };
         let (at, identity) = (self.clock.now(), id.to_string());
-        let alike =
-            Alike { identity: &identity, event, class: what, burst: CERTIFICATES, at, is_denial: false };
-        if !self.log.admits(&alike) {
-            return;
-        }
+        let (peer, sort) = (Peer::Identity(&identity), Sort::Issuance);
+        let alike = Alike { peer, event, class: what, burst: CERTIFICATES, count: 1, sort, at };
+        let Some(admitted) = self.log.admit(&alike) else { return };
         let record = Record::new(at, event)
             .with("identity", identity.as_str())
             .with("serial", *serial)
@@ -193,7 +191,8 @@ impl Witness for Trail {
             .with("for", what)
             .with("entry", if let Cause::Entry(entry) = cause { Some(entry.as_str()) } else { None })
             .with("previous-serial", previous);
-        self.log.record(by(record, actor.as_ref()));
+        let record = by(record, actor.as_ref());
+        admitted.put(move || record);
     }
 }
 
