@@ -86,6 +86,10 @@ pub struct LimitsConfig {
     pub queues_bytes_max: u64,
     /// Bytes of what is remembered of who receives which topic, for all publishers together.
     pub routes_bytes_max: u64,
+    /// Bytes of the wills of all sessions together, of clients that are connected and of those that left.
+    pub wills_bytes_max: u64,
+    /// Bytes of the wills of one identity's sessions.
+    pub wills_bytes_per_identity_max: u64,
     /// What becomes of a message that finds a queue full, where no rule says so.
     pub queue_overflow: QueueOverflow,
     /// Retained messages in total.
@@ -131,6 +135,8 @@ impl Default for LimitsConfig {
             queue_bytes_max: of(core.queue_bytes_max),
             queues_bytes_max: of(core.queues_bytes_max),
             routes_bytes_max: of(core.routes_bytes_max),
+            wills_bytes_max: of(core.wills_bytes_max),
+            wills_bytes_per_identity_max: of(core.wills_bytes_per_identity_max),
             queue_overflow: core.queue_overflow,
             retained_messages_max: of(core.retained_messages_max),
             retained_bytes_max: of(core.retained_bytes_max),
@@ -171,6 +177,8 @@ impl MqttConfig {
             queue_bytes_max: to(limits.queue_bytes_max),
             queues_bytes_max: to(limits.queues_bytes_max),
             routes_bytes_max: to(limits.routes_bytes_max),
+            wills_bytes_max: to(limits.wills_bytes_max),
+            wills_bytes_per_identity_max: to(limits.wills_bytes_per_identity_max),
             queue_overflow: limits.queue_overflow,
             retained_messages_max: to(limits.retained_messages_max),
             retained_bytes_max: to(limits.retained_bytes_max),

@@ -50,6 +50,7 @@ pub struct Broker {
     pub(crate) exchanged: Total,
     /// What is remembered of routes for all publishers.
     pub(crate) remembered: Total,
+    pub(crate) wills: Total,
     pub(crate) backlog: Backlog,
     pub(crate) rates: Rates,
     /// Set while a packet is taken that is one too many for now.
@@ -79,6 +80,7 @@ impl Broker {
             queued: Total::default(),
             exchanged: Total::default(),
             remembered: Total::default(),
+            wills: Total::default(),
             backlog: Backlog::default(),
             rates: Rates::default(),
             paused_until: None,
@@ -269,7 +271,10 @@ impl Broker {
             retained_messages: self.retained.len() as u64,
             retained_bytes: self.retained.bytes() as u64,
             waiting_messages: self.queued.count().saturating_add(self.exchanged.count()) as u64,
-            waiting_bytes: self.queued.get().saturating_add(self.exchanged.get()) as u64,
+            waiting_bytes: [&self.queued, &self.exchanged, &self.wills]
+                .iter()
+                .map(|all| all.get() as u64)
+                .sum(),
             ..self.out.metrics
         }
     }

@@ -14,6 +14,7 @@ use crate::session::{Link, Session};
 use crate::slab::Key;
 use crate::tally::RuleTally;
 use crate::timers::Due;
+use crate::will::KeptWill;
 use crate::witness::Asker;
 use midge_identity::{Proof, SpiffeId, VerifiedPeer};
 use midge_policy::{Action, Context, Denial, Quantity, Question, SubscribeMode};
@@ -123,6 +124,9 @@ impl Broker {
                 text: "not authorized to leave this will",
                 denial: Some(Box::new(denial)),
             })?;
+            if !self.has_room_for_will(&identity, &connect.client_id, will) {
+                return Err(Refusal::new(ReasonCode::QuotaExceeded, "no room for another will"));
+            }
         }
         Ok(identity)
     }
@@ -304,7 +308,7 @@ impl Broker {
             peer,
             since: now.wall,
             version: connect.version,
-            will: connect.will.take(),
+            will: connect.will.take().map(|will| KeptWill::new(will, &self.wills)),
             problem_info: connect.request_problem_info,
             packet_size_max: packet_size_max(connect),
             keep_alive: (keep_alive_secs > 0).then_some(keep_alive),

@@ -9,10 +9,10 @@ use crate::message::plain;
 use crate::output::Output;
 use crate::queue::Waiting;
 use crate::tally::RuleTally;
+use crate::will::KeptWill;
 use midge_identity::{UnixMillis, VerifiedPeer};
 use mqtt_proto::{
-    Ack, Disconnect, Info, Packet, PacketId, PublishRef, QoS, ReasonCode, Version, Will, encoded_len,
-    publish_len,
+    Ack, Disconnect, Info, Packet, PacketId, PublishRef, QoS, ReasonCode, Version, encoded_len, publish_len,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) struct Connection {
     pub(crate) peer: VerifiedPeer,
     pub(crate) since: UnixMillis,
     pub(crate) version: Version,
-    pub(crate) will: Option<Will>,
+    pub(crate) will: Option<KeptWill>,
     pub(crate) problem_info: bool,
     pub(crate) packet_size_max: usize,
     /// One and a half times the interval; `None` when off ([MQTT-3.1.2-22]).

@@ -170,7 +170,7 @@ impl Broker {
         if let Some(late) = will {
             self.timers.clear(Some(late.at), Due::Will(key));
             if will_fires && !is_condemned {
-                self.fire_will(key, late.will, now);
+                self.fire_will(key, &late.will, now);
             }
             self.forget_will(late.number);
         }

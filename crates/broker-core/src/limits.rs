@@ -27,6 +27,8 @@
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.
 //! - **Retained messages for new subscriptions**: what is looked at for one session at once is limited (256 topics);
 //!   the rest follows when others have had their turn.
+//! - **Wills** of all sessions and of one identity's (`wills_bytes_max`, `wills_bytes_per_identity_max`): the CONNECT is
+//!   refused with 0x97 (3.1.1: 3). Those of an earlier run are kept.
 //! - **Remembered routes** (`routes_bytes_max`): who receives a topic is worked out for each message instead of once,
 //!   unless a publisher's few take very little.
 //! - **Authentication exchanges** count as connections; who does not end its own within `auth_timeout` is
@@ -111,6 +113,10 @@ pub struct Config {
     /// Bytes of what is remembered of routes, for all publishers together: each may publish to many topics with
     /// many receivers.
     pub routes_bytes_max: usize,
+    /// Bytes of the wills of all sessions together, of clients that are connected and of those that left.
+    pub wills_bytes_max: usize,
+    /// Bytes of the wills of one identity's sessions.
+    pub wills_bytes_per_identity_max: usize,
     /// What becomes of a message that finds a queue full, where no rule says so.
     pub queue_overflow: QueueOverflow,
     /// Unsent bytes of one connection above which it receives no new messages.
@@ -176,6 +182,8 @@ impl Default for Config {
             queue_bytes_max: 8 * 1024 * 1024,
             queues_bytes_max: 256 * 1024 * 1024,
             routes_bytes_max: 128 * 1024 * 1024,
+            wills_bytes_max: 64 * 1024 * 1024,
+            wills_bytes_per_identity_max: 32 * 1024 * 1024,
             queue_overflow: QueueOverflow::DropNewest,
             unsent_bytes_soft: 1024 * 1024,
             unsent_bytes_hard: 4 * 1024 * 1024,

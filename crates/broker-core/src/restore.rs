@@ -20,6 +20,7 @@ use crate::shared::GroupId;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled};
 use crate::timers::Due;
+use crate::will::KeptWill;
 use crate::{AuditKind, Origin};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{PacketId, QoS, RetainHandling, Subscription, Version};
@@ -332,7 +333,7 @@ impl Restoration<'_> {
         }
         // Its client was connected when the broker ended: from now on its delay runs, over the next end too.
         let starts = due.is_none().then(|| will.clone());
-        parked.will = Some(LateWill { at, will, number });
+        parked.will = Some(LateWill { at, will: KeptWill::new(will, &self.broker.wills), number });
         self.broker.timers.set(at, Due::Will(key));
         if let Some(will) = starts {
             self.broker.record_will(key, &will, number, self.now);

@@ -13,9 +13,10 @@ use crate::replay::Replays;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use crate::total::Total;
+use crate::will::KeptWill;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::{Context, Rights, SubscribeMode};
-use mqtt_proto::{Connect, QoS, SharedFilter, Version, Will};
+use mqtt_proto::{Connect, QoS, SharedFilter, Version};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +80,7 @@ pub(crate) struct Parked {
 #[derive(Debug)]
 pub(crate) struct LateWill {
     pub(crate) at: Duration,
-    pub(crate) will: Will,
+    pub(crate) will: KeptWill,
     /// Number under which it is stored; 0 when it is not.
     pub(crate) number: u64,
 }

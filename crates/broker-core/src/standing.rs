@@ -32,7 +32,7 @@ impl Broker {
         }
         let Some(session) = self.sessions.get(key) else { return };
         let Link::Live(connection) = &session.link else { return };
-        if let Some(will) = connection.will.clone().filter(|_| self.out.ledger.is_on()) {
+        if let Some(will) = connection.will.as_deref().cloned().filter(|_| self.out.ledger.is_on()) {
             let number = self.out.ledger.next_number();
             if let Some(connection) = self.connection_mut(key) {
                 connection.will_number = number;

@@ -4,21 +4,74 @@ use crate::authority::facts;
 use crate::broker::Broker;
 use crate::decided::Source;
 use crate::effect::Now;
+use crate::message::Message;
 use crate::rates::limited;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
+use crate::total::Total;
 use crate::{AuditKind, Origin, Stage};
+use midge_identity::SpiffeId;
 use midge_policy::Question;
 use mqtt_proto::Will;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A will that somebody has left, counted among all.
+#[derive(Debug)]
+pub(crate) struct KeptWill {
+    will: Will,
+    bytes: usize,
+    all: Total,
+}
+
+impl KeptWill {
+    pub(crate) fn new(will: Will, all: &Total) -> Self {
+        let (bytes, all) = (Message::cost(&will.message), all.clone());
+        all.grow(bytes);
+        Self { will, bytes, all }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Deref for KeptWill {
+    type Target = Will;
+
+    fn deref(&self) -> &Will {
+        &self.will
+    }
+}
+
+impl Drop for KeptWill {
+    fn drop(&mut self) {
+        self.all.shrink(self.bytes);
+    }
+}
+
 impl Broker {
+    /// Tells whether there is room for a will, in place of the one that the same client has left.
+    pub(crate) fn has_room_for_will(&self, identity: &Arc<SpiffeId>, client_id: &str, will: &Will) -> bool {
+        let bytes = Message::cost(&will.message);
+        let left = |key: &Key| match &self.sessions.get(*key)?.link {
+            Link::Live(connection) => connection.will.as_ref().map(KeptWill::bytes),
+            Link::Parked(parked) => parked.will.as_ref().map(|late| late.will.bytes()),
+        };
+        let own = self.by_identity.get(identity);
+        let replaced = own.and_then(|own| left(own.get(client_id)?)).unwrap_or(0);
+        let own: usize = own.into_iter().flat_map(|own| own.values()).filter_map(left).sum();
+        let after = |sum: usize| sum.saturating_sub(replaced).saturating_add(bytes);
+        after(own) <= self.config.wills_bytes_per_identity_max
+            && after(self.wills.get()) <= self.config.wills_bytes_max
+    }
+
     /// Publishes the will of a session just parked, now or after its delay.
-    pub(crate) fn schedule_will(&mut self, key: Key, will: Will, number: u64, now: Now) {
+    pub(crate) fn schedule_will(&mut self, key: Key, will: KeptWill, number: u64, now: Now) {
         if will.delay_secs == 0 {
-            self.fire_will(key, will, now);
+            self.fire_will(key, &will, now);
             return self.forget_will(number);
         }
         self.record_will(key, &will, number, now);
@@ -35,15 +88,15 @@ impl Broker {
         };
         let Link::Parked(parked) = &mut session.link else { return };
         if let Some(late) = parked.will.take() {
-            self.fire_will(key, late.will, now);
+            self.fire_will(key, &late.will, now);
             self.forget_will(late.number);
         }
     }
 
     /// Publishes a will, if its owner may do so now: CONNECT may be long ago.
-    pub(crate) fn fire_will(&mut self, key: Key, will: Will, now: Now) {
+    pub(crate) fn fire_will(&mut self, key: Key, will: &Will, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let publication = will.message;
+        let publication = will.message.clone();
         let topic = &publication.topic;
         let facts = facts(&publication);
         let decided = session.rights(&mut self.authority).will(topic, facts);

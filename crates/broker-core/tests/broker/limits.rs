@@ -427,3 +427,38 @@ fn a_hundred_thousand_messages_leave_nothing_behind() {
     assert_eq!(world.broker.metrics().messages_out, 100_000);
     assert_eq!(world.broker.poll_timeout(), None);
 }
+
+// A CONNECT is refused that would leave one will too many; what ends or is replaced makes room.
+#[test]
+fn wills_are_bounded_for_one_identity_and_for_all() {
+    let payload = "x".repeat(1_000);
+    let mortal = |id: &str| Connect {
+        will: will("w", &payload, 100),
+        clean_start: false,
+        session_expiry_secs: Some(1_000),
+        ..v5(id)
+    };
+    let mut world = World::limited(|config| {
+        config.wills_bytes_max = 5_000;
+        config.wills_bytes_per_identity_max = 2_500;
+    });
+    let [first, _] = ["1", "2"].map(|id| world.open("press", mortal(id)));
+    let refused = |world: &mut World, id: &str, connect: Connect| {
+        let conn = world.connect(id, connect);
+        world.take(conn)[0] == "CONNACK 97"
+    };
+    assert!(refused(&mut world, "press", mortal("3")), "of one identity");
+    assert!(!refused(&mut world, "press", v5("3")), "without a will");
+    assert!(!refused(&mut world, "press", mortal("2")), "in place of its own");
+    // Of one whose client has left it counts on until it is sent.
+    world.lose(first);
+    assert!(refused(&mut world, "press", mortal("3")));
+    assert!(!refused(&mut world, "saw", mortal("1")) && !refused(&mut world, "saw", mortal("2")));
+    assert!(refused(&mut world, "drill", mortal("1")), "of all");
+    world.crash(1);
+    assert!(refused(&mut world, "drill", mortal("1")), "also after a restart");
+    assert!(world.broker.metrics().waiting_bytes > 4_000);
+    world.pass_secs(101);
+    assert_eq!(world.broker.metrics().waiting_bytes, 0);
+    assert!(!refused(&mut world, "drill", mortal("1")));
+}
