@@ -1,7 +1,7 @@
 //! The identity server in another process: its entries pushed and its signatures asked for over
 //! its admin socket.
 //!
-//! While it is away, the last view and the SVIDs signed so far are served on.
+//! While it is away, the last view and the SVIDs signed so far are served on; when it refuses this agent, nothing is.
 
 use crate::{AgentView, SignFailure, Signed, Upstream};
 use async_trait::async_trait;
@@ -72,7 +72,12 @@ impl RemoteUpstream {
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
-                status = self.receive(&mut backoff) => self.warn(&status, backoff.attempts()),
+                status = self.receive(&mut backoff) => {
+                    if status.code() == Code::PermissionDenied {
+                        self.forget();
+                    }
+                    self.warn(&status, backoff.attempts());
+                }
             }
             if !backoff.wait(&token).await {
                 return;
@@ -129,13 +134,19 @@ impl RemoteUpstream {
         }
     }
 
+    /// Serves nobody any more: unlike a server that is away, one that refuses this agent has taken everything back.
+    fn forget(&self) {
+        let trust_domain = self.config.agent_id.trust_domain().clone();
+        self.view.send_replace(Arc::new(AgentView::empty(trust_domain)));
+    }
+
     fn warn(&self, status: &Status, attempts: u32) {
         let server = self.config.socket.display();
         let (code, message) = (status.code(), status.message());
         if attempts == 0 {
-            tracing::warn!(%server, ?code, message, "the identity server is away, serving what is there and trying again");
+            tracing::warn!(%server, ?code, message, "no entries from the identity server, trying again");
         } else {
-            tracing::debug!(%server, ?code, message, attempts, "the identity server is still away");
+            tracing::debug!(%server, ?code, message, attempts, "still no entries from the identity server");
         }
     }
 }

@@ -166,18 +166,19 @@ impl Issuer {
         self.shared.state.read().enrolment.nodes().cloned().collect()
     }
 
-    /// Locks a node out until it is deleted.
+    /// Tells whether a node, or an agent beside this box, is locked out.
+    pub fn is_banned(&self, id: &SpiffeId) -> bool {
+        self.shared.state.read().banned.contains(id)
+    }
+
+    /// Locks a node, or an agent beside this box, out until it is deleted.
     ///
     /// # Errors
     /// There is no such node, or the store fails.
     pub async fn ban_node(&self, id: &SpiffeId) -> Result<(), IssueError> {
-        let id = id.clone();
+        let (id, own, now) = (id.clone(), self.shared.config.node_id().ok().flatten(), self.now());
         self.commit(Batch::new(), move |state| {
-            let node = state.enrolment.plan_node(&id, |node| {
-                node.banned = true;
-                node.svid_serial.clear();
-                node.svid_next = None;
-            })?;
+            let node = state.enrolment.plan_ban(&id, own.as_ref(), now)?;
             Ok((vec![Mutation::Node(node)], ()))
         })
         .await

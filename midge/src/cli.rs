@@ -68,7 +68,7 @@ pub(crate) enum Command {
     /// Lists and ends MQTT sessions.
     #[command(subcommand)]
     Session(SessionCommand),
-    /// Shows, bans and deletes the boxes that have joined a cloud.
+    /// Shows, bans and deletes the boxes that have joined a cloud; bans agents of their own beside a box.
     #[command(subcommand)]
     Node(NodeCommand),
     /// Manages devices and their twins.
@@ -320,9 +320,9 @@ pub(crate) enum NodeCommand {
         /// Name or SPIFFE ID of the node.
         node: String,
     },
-    /// Locks a node out at once: a box that is lost or stolen.
+    /// Locks a node out at once: a box that is lost or stolen, or at a box an agent in a process of its own.
     Ban {
-        /// Name or SPIFFE ID of the node.
+        /// Name or SPIFFE ID of the node; of an agent its SPIFFE ID.
         node: String,
     },
     /// Forgets a node, banned or not, so that it can join with a new token.

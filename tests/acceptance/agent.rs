@@ -86,3 +86,44 @@ fn an_agent_without_id_is_the_box_and_waits_for_it() {
     server.entry("me", &own_uid(), &[]);
     fetched(&place, "box.sock", "me");
 }
+
+#[test]
+fn a_banned_agent_serves_nobody_and_sessions_by_its_entries_end() {
+    let place = Place::new();
+    let config = place.edge("data", "", "", "");
+    let admin = place.path("data/run/admin.sock");
+    let server = Server::start("edge", &config, &admin);
+    let agent_id = format!("{BOX}/agent/annex");
+    let text = format!(
+        "edge-socket = \"{}\"\nworkload-socket = \"{}\"\nagent-id = \"{agent_id}\"\n",
+        admin.display(),
+        place.text("annex.sock")
+    );
+    let agent_config = place.write("agent.toml", &text);
+    let _agent = Program::start(Command::new(midge()).args(["agent", "-c", &agent_config]));
+    server.entry("annexed", &own_uid(), &["-parentID", &agent_id, "-subscribe", "a/b"]);
+    server.entry("other", "unix:uid:4294967294", &["-subscribe", "a/b"]);
+    fetched(&place, "annex.sock", "annexed");
+    let broker = format!("mqtts://{}", server.address("tls"));
+    let subscriber = |name: &str| {
+        let (id, svid) = (format!("{BOX}/app/{name}"), place.text(name));
+        server.run(&["svid", "mint", "-spiffeID", &id, "-ttl", "600", "--write", &svid]).ok();
+        let sub = ["sub", "--broker", &broker, "--svid", &svid, "-t", "a/b", "--output", "json"];
+        let subscriber = Program::start(Command::new(midge()).args(sub));
+        subscriber.event("subscribed", |event| event["event"] == "subscribed");
+        subscriber
+    };
+    let (cut, mut stays) = (subscriber("annexed"), subscriber("other"));
+
+    server.run(&["node", "ban", &format!("{BOX}/app/annexed")]).refused(1, &["agent not found"]);
+    server.run(&["node", "ban", &agent_id]).ok();
+    cut.event("told of it", |event| event["event"] == "disconnected");
+    eventually("nothing is served", || {
+        let ended = fetch(&place, "annex.sock");
+        if ended.code == Some(1) { Ok(()) } else { Err(format!("{ended:?}")) }
+    });
+    assert!(stays.runs());
+
+    server.run(&["node", "delete", &agent_id]).ok();
+    fetched(&place, "annex.sock", "annexed");
+}

@@ -14,7 +14,7 @@ pub struct Node {
     /// Its identity.
     #[serde(with = "spiffe_id_text")]
     pub id: SpiffeId,
-    /// How it was attested: `join_token`.
+    /// How it was attested: `join_token`; `admin_socket` for an agent beside a box, which is known once it was banned.
     pub attestation_type: String,
     /// SHA-256 of the spent token, lower-case hex.
     pub token_sha256: String,
@@ -122,6 +122,12 @@ impl Node {
             ca_not_after: UnixMillis::default(),
             banned: false,
         }
+    }
+
+    /// An agent beside a box: it has no SVID of its own.
+    pub(crate) fn agent(id: SpiffeId, now: UnixMillis) -> Self {
+        let attestation_type = "admin_socket".to_owned();
+        Self { attestation_type, ..Self::joined(id, String::new(), String::new(), now) }
     }
 
     /// Tells whether what is shown counts; none when it does not.

@@ -214,6 +214,31 @@ impl Enrolment {
         Ok(Arc::new(node))
     }
 
+    /// Plans to lock a node out. An agent beside the box `own` needs not be known: it does not join.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn plan_ban(
+        &self,
+        id: &SpiffeId,
+        own: Option<&SpiffeId>,
+        now: UnixMillis,
+    ) -> Result<Arc<Node>, JoinError> {
+        let is_agent = |own: &SpiffeId| {
+            let below = id.path().strip_prefix(own.path()).and_then(|rest| rest.strip_prefix("/agent/"));
+            id.trust_domain() == own.trust_domain() && below.is_some_and(|host| !host.is_empty())
+        };
+        let mut node = match self.nodes.get(id) {
+            Some(node) => Node::clone(node),
+            None if own.is_some_and(is_agent) => Node::agent(id.clone(), now),
+            None => return Err(JoinError::UnknownNode),
+        };
+        node.banned = true;
+        node.svid_serial.clear();
+        node.svid_next = None;
+        Ok(Arc::new(node))
+    }
+
     /// Returns the node that may be served to whoever shows this.
     ///
     /// # Errors
@@ -289,7 +314,9 @@ impl Enrolment {
         if let Some(before) = self.nodes.get(&node.id) {
             self.by_spent_token.remove(&before.token_sha256);
         }
-        self.by_spent_token.insert(node.token_sha256.clone(), node.id.clone());
+        if !node.token_sha256.is_empty() {
+            self.by_spent_token.insert(node.token_sha256.clone(), node.id.clone());
+        }
         self.nodes.insert(node.id.clone(), node);
     }
 

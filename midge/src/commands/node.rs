@@ -1,4 +1,4 @@
-//! `midge node …`: the boxes that have joined a cloud.
+//! `midge node …`: the boxes that have joined a cloud, and the agents beside a box, which are known by their IDs.
 
 use super::admin::{Admin, spiffe_id};
 use crate::cli::NodeCommand;
@@ -9,25 +9,33 @@ use midge_api::spire::api::server::agent::v1::{BanAgentRequest, DeleteAgentReque
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) async fn run(admin: &Admin, command: NodeCommand, output: Output) -> anyhow::Result<()> {
-    let response = admin.midge().await?.list_nodes(ListNodesRequest {}).await;
-    let nodes = response.map_err(|status| admin.error(&status))?.into_inner().nodes;
     match command {
-        NodeCommand::List => list(&nodes, output),
-        NodeCommand::Show { node } => show(find(&nodes, &node)?, output),
+        NodeCommand::List => list(&nodes(admin).await?, output),
+        NodeCommand::Show { node } => show(find(&nodes(admin).await?, &node)?, output),
         NodeCommand::Ban { node } => {
-            let node = find(&nodes, &node)?;
-            let request = BanAgentRequest { id: Some(spiffe_id(&node.spiffe_id)?) };
+            let request = BanAgentRequest { id: Some(spiffe_id(&id_of(admin, &node).await?)?) };
             admin.agents().await?.ban_agent(request).await.map_err(|status| admin.error(&status))?;
-            let name = &node.name;
-            done("banned", name, &format!("until `midge node delete {name}` it cannot join again"), output)
+            done("banned", &node, &format!("until `midge node delete {node}` it is let in no more"), output)
         }
         NodeCommand::Delete { node } => {
-            let node = find(&nodes, &node)?;
-            let request = DeleteAgentRequest { id: Some(spiffe_id(&node.spiffe_id)?) };
+            let request = DeleteAgentRequest { id: Some(spiffe_id(&id_of(admin, &node).await?)?) };
             admin.agents().await?.delete_agent(request).await.map_err(|status| admin.error(&status))?;
-            done("deleted", &node.name, "it joins again with a new token", output)
+            done("deleted", &node, "a box joins again with a new token, an agent at once", output)
         }
     }
+}
+
+async fn nodes(admin: &Admin) -> anyhow::Result<Vec<Node>> {
+    let response = admin.midge().await?.list_nodes(ListNodesRequest {}).await;
+    Ok(response.map_err(|status| admin.error(&status))?.into_inner().nodes)
+}
+
+/// The SPIFFE ID of a node, which may be given by its name at a cloud.
+async fn id_of(admin: &Admin, wanted: &str) -> anyhow::Result<String> {
+    if wanted.starts_with("spiffe://") {
+        return Ok(wanted.to_owned());
+    }
+    Ok(find(&nodes(admin).await?, wanted)?.spiffe_id.clone())
 }
 
 /// A node by its name or its SPIFFE ID.

@@ -210,9 +210,12 @@ impl Midge for Service {
         request: Request<WatchEntriesRequest>,
     ) -> Result<Response<Self::WatchEntriesStream>, Status> {
         let agent = agent_id(&request.into_inner().agent_id)?;
+        check_ban(&self.issuer, &agent)?;
         let issuer = self.issuer.clone();
-        let views =
-            WatchStream::new(self.issuer.subscribe()).map(move |view| Ok(agent_view(&issuer, &agent, &view)));
+        let views = WatchStream::new(self.issuer.subscribe()).map(move |view| {
+            check_ban(&issuer, &agent)?;
+            Ok(agent_view(&issuer, &agent, &view))
+        });
         Ok(Response::new(Box::pin(views.take_until(self.stopping.clone().cancelled_owned()))))
     }
 
@@ -222,6 +225,7 @@ impl Midge for Service {
     ) -> Result<Response<SignX509svidResponse>, Status> {
         let SignX509svidRequest { entry_id, csr, agent_id: agent } = request.into_inner();
         let agent = agent_id(&agent)?;
+        check_ban(&self.issuer, &agent)?;
         if !self.issuer.served_by(&agent).iter().any(|entry| entry.id == entry_id) {
             return Err(Status::permission_denied(format!("agent {agent} does not serve entry {entry_id}")));
         }
@@ -414,6 +418,15 @@ fn proof_name(proof: &Proof) -> &'static str {
 
 fn agent_id(text: &str) -> Result<SpiffeId, Status> {
     SpiffeId::new(text).map_err(|error| Status::invalid_argument(format!("agent_id \"{text}\": {error}")))
+}
+
+fn check_ban(issuer: &Issuer, agent: &SpiffeId) -> Result<(), Status> {
+    if issuer.is_banned(agent) {
+        return Err(Status::permission_denied(format!(
+            "agent {agent} is banned: `midge node delete {agent}` lets it back"
+        )));
+    }
+    Ok(())
 }
 
 fn agent_view(issuer: &Issuer, agent: &SpiffeId, view: &IssuerView) -> AgentView {
