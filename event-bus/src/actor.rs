@@ -5,7 +5,7 @@ use crate::handle::Command;
 use crate::mqtt::{BusStatus, Incoming};
 use crate::{TWIN_PREFIX, UpwardSink};
 use bridge_core::twin::{Device, TwinEffect, TwinStore, check_desired};
-use bridge_core::{Change, DeviceId, Now, UpwardItem};
+use bridge_core::{Change, DeviceId, Extent, Now, UpwardItem};
 use futures_util::future::join_all;
 use midge_runtime::{CancellationToken, Clock, RateLimitedWarn};
 use midge_store::{Batch, Durability, Store};
@@ -99,8 +99,8 @@ impl Actor {
 
     async fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Apply { changes, replace, done } => {
-                let result = self.apply(changes, replace).await;
+            Command::Apply { changes, extent, done } => {
+                let result = self.apply(changes, extent).await;
                 drop(done.send(result));
             }
             Command::Create { device, desired, done } => {
@@ -134,10 +134,10 @@ impl Actor {
     async fn apply(
         &mut self,
         changes: Vec<Change>,
-        replace: bool,
+        extent: Extent,
     ) -> Result<BTreeMap<String, String>, DeviceError> {
         let now = self.now();
-        let skipped = if replace {
+        let skipped = if extent == Extent::Snapshot {
             self.twins.handle_snapshot(&changes, now)
         } else {
             self.twins.handle_changes(&changes, now)

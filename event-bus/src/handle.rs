@@ -3,14 +3,14 @@
 use crate::error::DeviceError;
 use crate::mqtt::BusStatus;
 use bridge_core::twin::Device;
-use bridge_core::{Change, DeviceId};
+use bridge_core::{Change, DeviceId, Extent};
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, DeviceError>>;
 
 pub(crate) enum Command {
-    Apply { changes: Vec<Change>, replace: bool, done: Answer<BTreeMap<String, String>> },
+    Apply { changes: Vec<Change>, extent: Extent, done: Answer<BTreeMap<String, String>> },
     Create { device: Box<Device>, desired: BTreeMap<String, String>, done: Answer<Device> },
     Delete { id: DeviceId, done: Answer<()> },
     Set { id: DeviceId, desired: BTreeMap<String, String>, done: Answer<Device> },
@@ -28,16 +28,16 @@ pub struct EventBusHandle {
 
 impl EventBusHandle {
     /// Applies changes of the cloud; those that are not about devices are ignored. Once this returns
-    /// they are on disk. Returns the resources that were skipped, and why. `replace`: the changes are all there is.
+    /// they are on disk. Returns the resources that were skipped, and why.
     ///
     /// # Errors
     /// The disk fails, or the bus has ended.
     pub async fn apply(
         &self,
         changes: Vec<Change>,
-        replace: bool,
+        extent: Extent,
     ) -> Result<BTreeMap<String, String>, DeviceError> {
-        self.ask(|done| Command::Apply { changes, replace, done }).await
+        self.ask(|done| Command::Apply { changes, extent, done }).await
     }
 
     /// Creates a device on a box without a cloud.

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use async_trait::async_trait;
-use bridge_core::{Change, DeviceId, Operation, UpwardItem};
+use bridge_core::{Change, DeviceId, Extent, Operation, UpwardItem};
 use event_bus::{EventBus, EventBusConfig, EventBusHandle, EventBusParts, UpwardSink};
 use midge_audit::AuditLog;
 use midge_broker::{
@@ -308,7 +308,7 @@ async fn a_mapper_reports_and_is_told_what_is_desired() {
     node.connected().await;
     let device = change("device/default/led", Operation::Insert, json!({"id": "default/led", "uid": "u"}));
     let strange = change("device/default/fan", Operation::Insert, json!({"attributes": 5}));
-    let skipped = node.bus.apply(vec![device, strange, on("OFF")], false).await.unwrap();
+    let skipped = node.bus.apply(vec![device, strange, on("OFF")], Extent::Changes).await.unwrap();
     assert_eq!(skipped.into_keys().collect::<Vec<_>>(), ["device/default/fan"]);
 
     let mut mapper = node.client("/mapper/led");
@@ -328,7 +328,7 @@ async fn a_mapper_reports_and_is_told_what_is_desired() {
         (&json!("g"), &json!("OFF"))
     );
 
-    node.bus.apply(vec![on("ON")], false).await.unwrap();
+    node.bus.apply(vec![on("ON")], Extent::Changes).await.unwrap();
     let delta = mapper.next_on(&format!("{TOPICS}/twin/update/delta")).await;
     assert_eq!(delta["delta"], json!({"power": "ON"}));
     mapper

@@ -7,7 +7,8 @@ use super::{EdgeHubConfig, EdgeHubParts, LinkStatus, Push, PushError, SPOOL_PREF
 use crate::frames::{Channel, ChannelError};
 use crate::tick::Tick;
 use bridge_core::{
-    AuditBatch, Change, Cursor, EdgeEffect, EdgeSync, Message, SigningKind, SigningRequest, SpoolWrite,
+    AuditBatch, Change, Cursor, EdgeEffect, EdgeSync, Extent, Message, SigningKind, SigningRequest,
+    SpoolWrite,
 };
 use midge_issuer::CaRequest;
 use midge_runtime::{Backoff, CancellationToken};
@@ -223,7 +224,7 @@ impl Actor {
                     self.lost(error.to_string());
                 }
             }
-            EdgeEffect::Apply { changes, cursor, replace } => self.apply(changes, cursor, replace),
+            EdgeEffect::Apply { changes, cursor, extent } => self.apply(changes, cursor, extent),
             EdgeEffect::Install(SigningKind::Ca, signed) => {
                 let (host, identity) = (Arc::clone(&self.parts.host), Arc::clone(&self.parts.identity));
                 self.jobs.spawn(async move {
@@ -251,12 +252,12 @@ impl Actor {
         }
     }
 
-    fn apply(&mut self, changes: Vec<Change>, cursor: Cursor, replace: bool) {
+    fn apply(&mut self, changes: Vec<Change>, cursor: Cursor, extent: Extent) {
         let (host, identity) = (Arc::clone(&self.parts.host), Arc::clone(&self.parts.identity));
         let bundle = format!("identity/bundle/{}", identity.trust_domain());
         let roots = changes.iter().rev().find(|change| change.resource == bundle).and_then(roots_in);
         self.jobs.spawn(async move {
-            let mut result = host.apply(changes, cursor, replace).await;
+            let mut result = host.apply(changes, cursor, extent).await;
             if let (Ok(()), Some(PublishedRoots { roots, tainted })) = (&result, roots) {
                 let set = identity.set_roots(&roots).and_then(|()| identity.set_tainted(&tainted));
                 result = set.map_err(|error| error.to_string());

@@ -1,7 +1,7 @@
 //! Whose business a change of the cloud is: the identity server's, the policy's, or the event bus's.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bridge_core::{Change, Operation};
+use bridge_core::{Change, Extent, Operation};
 use issuer_core::RegistrationEntry;
 use midge_identity::TrustDomain;
 use midge_issuer::CloudChange;
@@ -24,11 +24,10 @@ pub struct SplitChanges {
     pub skipped: BTreeMap<String, String>,
 }
 
-/// Splits changes by who takes them. `replace`: the changes are all there is, and the identity
-/// server's begin with the entries that stay.
-pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDomain) -> SplitChanges {
+/// Splits changes by who takes them. Of a snapshot, the identity server's begin with the entries that stay.
+pub fn split_changes(changes: Vec<Change>, extent: Extent, trust_domain: &TrustDomain) -> SplitChanges {
     let mut split = SplitChanges::default();
-    if replace {
+    if extent == Extent::Snapshot {
         let ids = changes.iter().filter(|change| change.operation != Operation::Delete);
         let ids = ids.filter_map(|change| change.resource.strip_prefix("identity/entry/"));
         split.identity.push(CloudChange::Retain(ids.map(str::to_owned).collect()));
@@ -47,7 +46,7 @@ pub fn split_changes(changes: Vec<Change>, replace: bool, trust_domain: &TrustDo
                 None => drop(split.skipped.insert(change.resource, "no roots".into())),
             }
         } else if change.resource == "identity/rules" {
-            split.rules = rules_in(&change).or(split.rules.take().filter(|_| !replace));
+            split.rules = rules_in(&change).or(split.rules.take().filter(|_| extent == Extent::Changes));
             if split.rules.is_none() {
                 // What they are is not known: those of before hold on.
                 split.skipped.insert(change.resource, "no set of rules".into());
@@ -133,7 +132,7 @@ mod tests {
             change("identity/policy/y", Operation::Delete, Value::Null),
             change("device/default/led", Operation::Delete, Value::Null),
         ];
-        let split = split_changes(changes, true, &trust_domain);
+        let split = split_changes(changes, Extent::Snapshot, &trust_domain);
         let [retain, upsert, unread, delete, roots] = split.identity.as_slice() else { panic!("{split:?}") };
         assert_eq!(*retain, CloudChange::Retain(vec!["e".into(), "other".into()]));
         assert!(matches!(upsert, CloudChange::Upsert(entry) if entry.id == "e"));
@@ -150,17 +149,20 @@ mod tests {
     #[test]
     fn rules_come_as_a_set_and_one_that_is_none_leaves_those_of_before() {
         let trust_domain = TrustDomain::new("plant").unwrap();
-        let rules = |replace, changes| split_changes(changes, replace, &trust_domain).rules;
+        let rules = |extent, changes| split_changes(changes, extent, &trust_domain).rules;
         let set = |content| change("identity/rules", Operation::Update, content);
         let one = BTreeMap::from([("r".to_owned(), json!(1))]);
-        assert_eq!(rules(false, vec![]), None);
-        assert_eq!(rules(true, vec![]), Some(BTreeMap::new()), "a snapshot without rules");
-        assert_eq!(rules(true, vec![set(json!({"rules": {"r": 1}}))]), Some(one.clone()));
-        assert_eq!(rules(false, vec![set(json!({"rules": {}})), set(json!({"rules": {"r": 1}}))]), Some(one));
+        assert_eq!(rules(Extent::Changes, vec![]), None);
+        assert_eq!(rules(Extent::Snapshot, vec![]), Some(BTreeMap::new()), "a snapshot without rules");
+        assert_eq!(rules(Extent::Snapshot, vec![set(json!({"rules": {"r": 1}}))]), Some(one.clone()));
+        assert_eq!(
+            rules(Extent::Changes, vec![set(json!({"rules": {}})), set(json!({"rules": {"r": 1}}))]),
+            Some(one)
+        );
         let gone = change("identity/rules", Operation::Delete, Value::Null);
-        assert_eq!(rules(false, vec![gone]), Some(BTreeMap::new()));
-        for replace in [false, true] {
-            let split = split_changes(vec![set(json!({"rules": []}))], replace, &trust_domain);
+        assert_eq!(rules(Extent::Changes, vec![gone]), Some(BTreeMap::new()));
+        for extent in [Extent::Changes, Extent::Snapshot] {
+            let split = split_changes(vec![set(json!({"rules": []}))], extent, &trust_domain);
             assert_eq!((split.rules, split.skipped.len()), (None, 1));
         }
     }

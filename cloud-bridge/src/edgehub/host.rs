@@ -1,7 +1,7 @@
 //! What the edge end needs from the box it runs on.
 
 use async_trait::async_trait;
-use bridge_core::{AuditBatch, AuditPlace, Change, Cursor};
+use bridge_core::{AuditBatch, AuditPlace, Change, Cursor, Extent};
 use midge_issuer::CaRequest;
 use tokio::sync::watch;
 
@@ -12,11 +12,11 @@ pub trait EdgeHost: Send + Sync + 'static {
     async fn cursor(&self) -> Result<Option<Cursor>, String>;
 
     /// Applies changes in order and stores the cursor with the last of them. Doing it twice must be
-    /// as good as once. `replace`: the changes are all there is, what is not among them is gone.
+    /// as good as once.
     ///
     /// A change that makes no sense is the host's to skip and show: an error holds up all that follow,
     /// and is for a disk that fails.
-    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String>;
+    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, extent: Extent) -> Result<(), String>;
 
     /// The CSR for an intermediate CA, while one is wanted.
     fn ca_request(&self) -> watch::Receiver<Option<CaRequest>>;

@@ -3,7 +3,8 @@
 
 use async_trait::async_trait;
 use bridge_core::{
-    AuditBatch, AuditPlace, AuditRequest, Change, Cursor, DeviceId, DeviceRecord, Operation, SpoolLimits,
+    AuditBatch, AuditPlace, AuditRequest, Change, Cursor, DeviceId, DeviceRecord, Extent, Operation,
+    SpoolLimits,
 };
 use cloud_bridge::cloudhub::{AuditSink, CloudHub, CloudHubConfig, CloudHubParts, SyncLogs};
 use cloud_bridge::edgehub::{
@@ -289,10 +290,10 @@ impl EdgeHost for Host {
         value.map(|value| serde_json::from_slice(&value).map_err(|error| error.to_string())).transpose()
     }
 
-    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
-        let split = split_changes(changes, replace, &trust_domain());
+    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, extent: Extent) -> Result<(), String> {
+        let split = split_changes(changes, extent, &trust_domain());
         assert!(split.skipped.is_empty(), "{:?}", split.skipped);
-        if replace {
+        if extent == Extent::Snapshot {
             self.replacements.fetch_add(1, Ordering::Relaxed);
             self.kept.lock().clear();
         }

@@ -37,6 +37,15 @@ impl Operation {
     }
 }
 
+/// How much of what there is some changes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What has changed: what is not among them stays as it is.
+    Changes,
+    /// All there is: what is not among them is gone.
+    Snapshot,
+}
+
 /// One change of one resource of a node.
 ///
 /// Resources: `identity/entry/<id>`, `identity/rules` (all of them), `identity/bundle/<td>`,

@@ -11,8 +11,8 @@ mod upward;
 
 use crate::message::operation;
 use crate::{
-    AuditPlace, Change, Cursor, Limits, Message, MessageIds, Now, PeerFault, Route, SignedChain, SigningKind,
-    Spool, SpoolWrite,
+    AuditPlace, Change, Cursor, Extent, Limits, Message, MessageIds, Now, PeerFault, Route, SignedChain,
+    SigningKind, Spool, SpoolWrite,
 };
 use audit::AuditUpload;
 use downward::{Applying, Downward};
@@ -42,8 +42,8 @@ pub enum EdgeEffect {
         changes: Vec<Change>,
         /// Cursor to store with them.
         cursor: Cursor,
-        /// The changes are all there is: what is not among them is gone.
-        replace: bool,
+        /// How much of what there is they are.
+        extent: Extent,
     },
     /// Commit before going on with the next effect.
     Persist(Vec<SpoolWrite>),

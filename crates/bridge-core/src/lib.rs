@@ -19,7 +19,7 @@ mod spool;
 pub mod twin;
 
 pub use audit::{AuditBatch, AuditPlace, AuditRequest};
-pub use change::{Change, Cursor, Operation, change_of, message_of};
+pub use change::{Change, Cursor, Extent, Operation, change_of, message_of};
 pub use cloud::{CloudConfig, CloudEffect, CloudSync, StoreTicket, Upward, UpwardKind};
 pub use device::{DeviceId, DeviceRecord, InvalidDeviceId};
 pub use edge::{EdgeConfig, EdgeEffect, EdgeSync};

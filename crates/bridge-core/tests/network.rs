@@ -4,8 +4,8 @@
 
 use bridge_core::{
     AuditBatch, AuditPlace, AuditRequest, Change, CloudConfig, CloudEffect, CloudSync, Cursor, EdgeConfig,
-    EdgeEffect, EdgeSync, Limits, Message, NodeLog, Now, Operation, SignedChain, SigningKind, SigningRequest,
-    Spool, SpoolLimits, SpoolWrite, StoreTicket, UnixMillis, UpwardItem, UpwardKind,
+    EdgeEffect, EdgeSync, Extent, Limits, Message, NodeLog, Now, Operation, SignedChain, SigningKind,
+    SigningRequest, Spool, SpoolLimits, SpoolWrite, StoreTicket, UnixMillis, UpwardItem, UpwardKind,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -164,10 +164,10 @@ impl World {
         while let Some(effect) = self.edge.poll_effect() {
             match effect {
                 EdgeEffect::Send(message) => self.transmit(&message, Event::ToCloud),
-                EdgeEffect::Apply { changes, cursor, replace } => {
+                EdgeEffect::Apply { changes, cursor, extent } => {
                     let result = self.failing();
                     if result.is_ok() {
-                        self.apply(changes, cursor, replace);
+                        self.apply(changes, cursor, extent);
                     }
                     self.later(Event::Applied(self.edge_life, result));
                 }
@@ -216,8 +216,8 @@ impl World {
         place(known)
     }
 
-    fn apply(&mut self, changes: Vec<Change>, cursor: Cursor, replace: bool) {
-        if replace {
+    fn apply(&mut self, changes: Vec<Change>, cursor: Cursor, extent: Extent) {
+        if extent == Extent::Snapshot {
             self.snapshots += 1;
             self.edge_disk.content.clear();
         } else {

@@ -3,7 +3,7 @@
 
 use bridge_core::{
     AuditBatch, AuditPlace, Change, CloudConfig, CloudEffect, CloudSync, Cursor, EdgeConfig, EdgeEffect,
-    EdgeSync, Limits, Message, MessageIds, NodeLog, Now, Operation, PeerFault, Route, SignedChain,
+    EdgeSync, Extent, Limits, Message, MessageIds, NodeLog, Now, Operation, PeerFault, Route, SignedChain,
     SigningKind, SigningRequest, Spool, SpoolLimits, UnixMillis, UpwardItem, UpwardKind,
 };
 use serde_json::{Value, json};
@@ -162,7 +162,7 @@ fn changes_are_applied_in_order_and_acknowledged_only_then() {
     assert_eq!(effects(&mut edge), [], "there is a gap");
     edge.handle_message(&change_message(7, 5), at(1));
     let applied = effects(&mut edge);
-    let [EdgeEffect::Apply { changes, cursor, replace: false }] = applied.as_slice() else {
+    let [EdgeEffect::Apply { changes, cursor, extent: Extent::Changes }] = applied.as_slice() else {
         panic!("{applied:?}")
     };
     assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [7, 8]);
@@ -233,7 +233,9 @@ fn a_stock_cloud_is_understood_as_far_as_it_goes() {
         json!({"added_devices": [{"id": "default/led", "name": "led"}], "removed_devices": null});
     edge.handle_message(&message("update", "membership", membership), at(1));
     let applied = effects(&mut edge);
-    let EdgeEffect::Apply { changes, cursor, replace: false } = &applied[0] else { panic!("{applied:?}") };
+    let EdgeEffect::Apply { changes, cursor, extent: Extent::Changes } = &applied[0] else {
+        panic!("{applied:?}")
+    };
     assert_eq!((changes[0].resource.as_str(), changes[0].revision), ("device/default/led", 0));
     assert_eq!(*cursor, Cursor::default(), "its changes move no cursor");
     edge.handle_applied(Ok(()), at(1));
@@ -364,8 +366,8 @@ fn snapshots_come_in_parts_and_the_last_is_acknowledged_after_the_disk() {
     let mut acks = 0;
     for effect in effects(&mut edge) {
         match effect {
-            EdgeEffect::Apply { changes, replace, cursor } => {
-                assert_eq!((changes.len(), replace, cursor.revision), (40, true, 40));
+            EdgeEffect::Apply { changes, extent, cursor } => {
+                assert_eq!((changes.len(), extent, cursor.revision), (40, Extent::Snapshot, 40));
                 applies += 1;
             }
             EdgeEffect::Send(message) if message.route.operation == "response" => acks += 1,

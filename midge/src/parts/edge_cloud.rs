@@ -9,7 +9,7 @@ use super::skipped::Skipped;
 use crate::config::CloudLink;
 use crate::exit::{self, failure};
 use async_trait::async_trait;
-use bridge_core::{AuditBatch, AuditPlace, Change, Cursor, UpwardItem};
+use bridge_core::{AuditBatch, AuditPlace, Change, Cursor, Extent, UpwardItem};
 use cloud_bridge::edgehub::{
     CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolError,
     EnrolmentToken, LinkStatus, NodeIdentity, enrol, split_changes,
@@ -276,15 +276,15 @@ impl EdgeHost for Host {
             .transpose()
     }
 
-    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, replace: bool) -> Result<(), String> {
+    async fn apply(&self, changes: Vec<Change>, cursor: Cursor, extent: Extent) -> Result<(), String> {
         let resources: BTreeSet<String> = changes.iter().map(|change| change.resource.clone()).collect();
-        let mut split = split_changes(changes, replace, self.issuer.trust_domain());
+        let mut split = split_changes(changes, extent, self.issuer.trust_domain());
         // Devices first: they are idempotent, and the cursor is stored with what comes last.
         if let Some(bus) = &self.bus {
-            let skipped = bus.apply(split.devices, replace).await.map_err(|error| error.to_string())?;
+            let skipped = bus.apply(split.devices, extent).await.map_err(|error| error.to_string())?;
             split.skipped.extend(skipped);
         }
-        let skipped = self.skipped.plan(&resources, &split.skipped, replace)?;
+        let skipped = self.skipped.plan(&resources, &split.skipped, extent)?;
         let rules = match &split.rules {
             Some(rules) => Some(self.rules.plan(rules).await?),
             None => None,

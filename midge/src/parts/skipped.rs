@@ -1,6 +1,7 @@
 //! What the cloud said that nobody here understands: kept, so that it is told and asked for again.
 
 use super::problems::{Problem, Problems};
+use bridge_core::Extent;
 use midge_store::{Batch, Store};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,15 +34,18 @@ impl Skipped {
         !self.resources.lock().is_empty()
     }
 
-    /// Returns what changes of these resources do, of which some were skipped. `replace`: they are all there is.
+    /// Returns what changes of these resources do, of which some were skipped.
     pub(super) fn plan(
         &self,
         changed: &BTreeSet<String>,
         skipped: &Resources,
-        replace: bool,
+        extent: Extent,
     ) -> Result<Planned, String> {
         let before = self.resources.lock();
-        let mut next = if replace { Resources::new() } else { before.clone() };
+        let mut next = match extent {
+            Extent::Snapshot => Resources::new(),
+            Extent::Changes => before.clone(),
+        };
         next.retain(|resource, _| !changed.contains(resource));
         next.extend(skipped.clone());
         if next == *before {
@@ -92,18 +96,18 @@ mod tests {
         let store = Store::open(dir.path().join("s.db"), &StoreInfo::new("edge", "td")).unwrap();
         let problems = Problems::default();
         let mut skipped = Skipped::open(&store, problems.clone()).await.unwrap();
-        let steps: [(&[&str], &[&str], bool, usize); 6] = [
-            (&["a", "b"], &["b"], true, 1),
-            (&["c"], &["c"], false, 2),
-            (&["b"], &[], false, 1),
-            (&["d"], &[], false, 1),
-            (&["c", "e"], &["e"], true, 1),
-            (&[], &[], true, 0),
+        let steps: [(&[&str], &[&str], Extent, usize); 6] = [
+            (&["a", "b"], &["b"], Extent::Snapshot, 1),
+            (&["c"], &["c"], Extent::Changes, 2),
+            (&["b"], &[], Extent::Changes, 1),
+            (&["d"], &[], Extent::Changes, 1),
+            (&["c", "e"], &["e"], Extent::Snapshot, 1),
+            (&[], &[], Extent::Snapshot, 0),
         ];
-        for (changed, new, replace, left) in steps {
+        for (changed, new, extent, left) in steps {
             let changed = changed.iter().map(ToString::to_string).collect();
             let new = new.iter().map(|name| ((*name).to_owned(), "new".to_owned())).collect();
-            let planned = skipped.plan(&changed, &new, replace).unwrap();
+            let planned = skipped.plan(&changed, &new, extent).unwrap();
             store.commit(planned.batch(Batch::new()).put("x", "x"), Durability::PowerLoss).await.unwrap();
             skipped.show(planned);
             for _ in 0..2 {

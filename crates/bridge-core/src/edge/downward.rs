@@ -1,7 +1,7 @@
 //! Changes from the cloud: in order, without gaps, applied before they are acknowledged.
 
 use super::{EdgeEffect, EdgeSync, requests::Hello};
-use crate::{Change, Cursor, Message, Now, PeerFault, change_of};
+use crate::{Change, Cursor, Extent, Message, Now, PeerFault, change_of};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -28,7 +28,7 @@ struct Pending {
     message: Message,
     changes: Vec<Change>,
     revision: Option<u64>,
-    replace: bool,
+    extent: Extent,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,8 @@ impl EdgeSync {
         if down.queued.is_some_and(|queued| revision <= queued) {
             return;
         }
-        let pending = Pending { message: bare(message), changes, revision: Some(revision), replace: false };
+        let pending =
+            Pending { message: bare(message), changes, revision: Some(revision), extent: Extent::Changes };
         if down.gap.len() < window || down.queued.is_some_and(|queued| after <= queued) {
             down.gap.insert(revision, (after, pending));
         }
@@ -129,7 +130,8 @@ impl EdgeSync {
         let Some(link) = &mut self.link else { return };
         // Over the limit the sender's retransmission brings it again.
         if link.downward.queue.len() < window {
-            let pending = Pending { message: bare(message), changes, revision: None, replace: false };
+            let pending =
+                Pending { message: bare(message), changes, revision: None, extent: Extent::Changes };
             link.downward.queue.push_back(pending);
         }
         self.apply_next();
@@ -169,7 +171,12 @@ impl EdgeSync {
             Some((revision, changes)) => {
                 down.queued = Some(revision);
                 let message = bare(message);
-                down.queue.push_back(Pending { message, changes, revision: Some(revision), replace: true });
+                down.queue.push_back(Pending {
+                    message,
+                    changes,
+                    revision: Some(revision),
+                    extent: Extent::Snapshot,
+                });
                 self.close_gap();
                 self.apply_next();
             }
@@ -193,7 +200,8 @@ impl EdgeSync {
         let mut batch: Vec<Pending> = Vec::new();
         let mut size: usize = 0;
         while let Some(next) = down.queue.front() {
-            let alone = next.replace || batch.first().is_some_and(|first| first.replace);
+            let is_whole = |pending: &Pending| pending.extent == Extent::Snapshot;
+            let alone = is_whole(next) || batch.first().is_some_and(is_whole);
             let full = size.saturating_add(next.changes.len()) > self.limits.apply_batch;
             if !batch.is_empty() && (alone || full) {
                 break;
@@ -205,9 +213,9 @@ impl EdgeSync {
             (Some(revision), Some(log)) => Cursor { log: log.clone(), revision },
             _ => self.cursor.clone(),
         };
-        let replace = batch.first().is_some_and(|first| first.replace);
+        let extent = batch.first().map_or(Extent::Changes, |first| first.extent);
         let changes = batch.iter().flat_map(|pending| pending.changes.iter().cloned()).collect();
-        self.effects.push_back(EdgeEffect::Apply { changes, cursor: cursor.clone(), replace });
+        self.effects.push_back(EdgeEffect::Apply { changes, cursor: cursor.clone(), extent });
         self.applying = Some(Applying { generation: self.generation, batch, cursor });
     }
 
