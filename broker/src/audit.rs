@@ -163,8 +163,13 @@ fn event_record(event: &AuditEvent, remote: Option<&str>) -> Record {
         AuditKind::Reauthenticated { proof, expires } => {
             record.with("proof", proof_json(proof)).with("expires", expires.map(|time| time.0))
         }
-        AuditKind::Subscribed { filter, qos, rule } => {
-            record.with("filter", &**filter).with("qos", *qos as u8).with("rule", &**rule)
+        AuditKind::Subscribed { filter, qos, rule, parts } => {
+            let parts = parts.as_ref().map(|parts| parts.iter().map(|part| &**part).collect::<Vec<_>>());
+            record
+                .with("filter", &**filter)
+                .with("granted", parts)
+                .with("qos", *qos as u8)
+                .with("rule", &**rule)
         }
         AuditKind::SubscribeDenied { filter, denial } | AuditKind::SubscriptionRevoked { filter, denial } => {
             denied(record.with("filter", &**filter), denial)

@@ -3,13 +3,14 @@
 use crate::support::SOON;
 use bytes::{Bytes, BytesMut};
 use mqtt_proto::{
-    Connect, Decoder, Disconnect, Info, Limits, Packet, Publication, Publish, QoS, ReasonCode,
-    RetainHandling, SharedFilter, Subscribe, Subscription, TopicName, Version, Will, encode,
+    Connect, Decoder, Disconnect, Info, Limits, Packet, Publication, Publish, PublishProperties, QoS,
+    ReasonCode, RetainHandling, SharedFilter, Subscribe, Subscription, TopicName, Version, Will, encode,
 };
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 pub(crate) trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
@@ -119,8 +120,23 @@ impl Client {
         reason.unwrap_or_else(|| panic!("no PUBACK: {answers:?}"))
     }
 
+    /// Publishes a request that is to be answered at another topic, and returns the broker's reason.
+    pub(crate) fn ask(&mut self, topic: &str, response_topic: &str) -> ReasonCode {
+        let response_topic = TopicName::new(response_topic).ok();
+        let properties = Some(Arc::new(PublishProperties { response_topic, ..PublishProperties::default() }));
+        self.send_publication(Publication { properties, ..publication(topic, "") }, QoS::AtLeastOnce);
+        match self.next() {
+            Some(Packet::PubAck(answer)) => answer.reason,
+            other => panic!("no PUBACK: {other:?}"),
+        }
+    }
+
     fn send_publish(&mut self, topic: &str, payload: &str, qos: QoS) {
-        let Publication { topic, payload, retain, properties, .. } = publication(topic, payload);
+        self.send_publication(publication(topic, payload), qos);
+    }
+
+    fn send_publication(&mut self, publication: Publication, qos: QoS) {
+        let Publication { topic, payload, retain, properties, .. } = publication;
         let (dup, packet_id) = (false, (qos != QoS::AtMostOnce).then_some(NonZeroU16::MIN));
         let (topic, topic_alias, subscription_ids) = (Some(topic), None, Vec::new());
         let publish = Publish {

@@ -318,6 +318,42 @@ fn rules_are_learned_from_a_running_edge() {
 }
 
 #[test]
+fn what_the_policy_withholds_is_not_learned_and_response_topics_are() {
+    let place = Place::new();
+    let server = started(&place, "[\"#\"]");
+    let rule = "[[rule]]\nname = \"history\"\nid = \"spiffe://{td}/edge/{node}/app/me\"\nsubscribe-literal = [\"g/#\"]\nreceive = [\"g/x\"]\n";
+    place.write("policies/history.toml", rule);
+    let mut me = client(&server);
+    eventually("the rule is in force", || match me.subscribe("g/#") {
+        ReasonCode::Success => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // Whom the topic reaches is known before anybody watches.
+    assert_eq!(me.publish_with_echo("g/x", "1"), ReasonCode::Success);
+    let socket = server.socket.clone();
+    let learn = ["policy", "learn", "--for", "2s", "--socketPath", &socket];
+    let mut learning = Program::start(Command::new(midge()).args(learn));
+    while learning.runs() {
+        assert_eq!(me.publish_with_echo("g/x", "1"), ReasonCode::Success);
+        assert!(may_publish(&mut me, "g/secret"));
+        assert_eq!(me.ask("s/get", "answer/me/1"), ReasonCode::NoMatchingSubscribers);
+    }
+    assert!(learning.ended().success(), "{:?}", learning.log());
+    let learned = place.write("learned.toml", &learning.printed().join("\n"));
+    for (may, arguments) in [
+        (0, &["subscribe", "g/#"][..]),
+        (0, &["receive", "g/x"]),
+        (1, &["receive", "g/secret"]),
+        (0, &["publish", "s/get", "-q", "1", "--response-topic", "answer/me/1"]),
+        (1, &["publish", "s/get", "-q", "1", "--response-topic", "answer/other/1"]),
+    ] {
+        let id = format!("{BOX}/app/me");
+        let can = run_midge(&[&["policy", "can", &id], arguments, &["-p", &learned]].concat());
+        assert_eq!(can.code, Some(may), "{arguments:?}: {}", learning.printed().join("\n"));
+    }
+}
+
+#[test]
 fn rules_are_learned_from_the_audit_log_of_a_box() {
     let place = Place::new();
     let mut server = started(&place, "[\"line/{app}/up\"]");

@@ -79,8 +79,13 @@ fn of_subscriptions() -> Vec<(AuditKind, Value)> {
     let filter: Arc<str> = "a/#".into();
     vec![
         (
-            AuditKind::Subscribed { filter: Arc::clone(&filter), qos: QoS::ExactlyOnce, rule: "hide".into() },
-            json!({ "event": "subscribed", "filter": "a/#", "qos": 2, "rule": "hide" }),
+            AuditKind::Subscribed {
+                filter: Arc::clone(&filter),
+                qos: QoS::ExactlyOnce,
+                rule: "hide".into(),
+                parts: Some(["a/x".into()].into()),
+            },
+            json!({ "event": "subscribed", "filter": "a/#", "granted": ["a/x"], "qos": 2, "rule": "hide" }),
         ),
         (
             AuditKind::SubscribeDenied { filter: Arc::clone(&filter), denial: denial() },

@@ -87,6 +87,8 @@ pub enum AuditKind {
         qos: QoS,
         /// The rule that permits it.
         rule: Arc<str>,
+        /// Where not all of it was granted: the filters that were, without exception.
+        parts: Option<Box<[Arc<str>]>>,
     },
     /// A subscription was denied.
     SubscribeDenied {

@@ -121,7 +121,8 @@ impl Broker {
         session.ordinals = session.ordinals.wrapping_add(u32::from(!existed));
         session.put_subscription(Arc::clone(spelled), subscribed);
         let (filter, rule) = (Arc::clone(spelled), Arc::clone(permit.rule()));
-        self.audit(key, AuditKind::Subscribed { filter, qos: permit.qos(), rule }, now);
+        let parts = permit.in_part().map(|parts| parts.map(|part| Arc::from(part.as_str())).collect());
+        self.audit(key, AuditKind::Subscribed { filter, qos: permit.qos(), rule, parts }, now);
         Ok(permit.qos())
     }
 

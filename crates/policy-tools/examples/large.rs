@@ -212,7 +212,9 @@ fn main() {
         shadow.see(asker, question, true);
     });
     let mut observer = Observer::new(16 * 1024 * 1024);
-    watch("a decision that is observed", &old, |asker, question| observer.see(asker.id, question));
+    watch("a decision that is observed", &old, |asker, question| {
+        observer.see(asker.id, asker.active, question)
+    });
     let wider = OPERATORS.replace("up/{node}/{app}/#", "up/{node}/#");
     compare("literal ids: a pattern changes that speaks of all", &old, &set(literal(count, "up"), &wider));
     let denied =

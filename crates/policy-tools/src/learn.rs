@@ -6,8 +6,8 @@ use crate::observation::Observation;
 use crate::overlap::{Overlaps, levels};
 use crate::request::{Request, Verb};
 use midge_identity::SpiffeId;
-use midge_policy::{Context, PolicyError, Rule, RuleSource};
-use mqtt_proto::TopicFilter;
+use midge_policy::{Context, PolicyError, Rule, RuleSource, SubscribeMode};
+use mqtt_proto::{QoS, TopicFilter};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +57,9 @@ pub struct Report {
     pub beyond: Vec<String>,
     /// What else is wider than seen: kinds of identities, levels of any value.
     pub wider: Vec<String>,
+    /// Subscriptions of which not all was granted, and of which no delivery was seen: the rules let subscribe, and
+    /// deliver nothing.
+    pub silent: Vec<String>,
 }
 
 /// Proposes rules for what was seen.
@@ -64,8 +67,10 @@ pub struct Report {
 /// # Errors
 /// When an observed filter cannot stand in a rule, such as one with too many levels.
 pub fn learn(observations: &[Observation], generality: Generality) -> Result<Proposal, Vec<PolicyError>> {
+    let parts: Vec<Observation> = observations.iter().flat_map(parts).collect();
+    let observations: Vec<&Observation> = observations.iter().chain(&parts).collect();
     let mut groups: BTreeMap<Scheme, Vec<&Observation>> = BTreeMap::new();
-    for seen in observations {
+    for seen in &observations {
         groups.entry(Scheme::of(&seen.identity, generality.kinds)).or_default().push(seen);
     }
     let mut report = Report::default();
@@ -80,7 +85,8 @@ pub fn learn(observations: &[Observation], generality: Generality) -> Result<Pro
     }
     name_apart(&mut rules);
     let set = Ruleset::new(rules.clone())?;
-    compare(observations, &set, &mut report);
+    compare(&observations, &set, &mut report);
+    report.silent = silent(&observations);
     Ok(Proposal { rules, report })
 }
 
@@ -150,13 +156,79 @@ impl Scheme {
     }
 }
 
-/// The topics of one rule to come, by key of their list.
-type Templates = BTreeMap<Verb, BTreeSet<String>>;
+/// Returns what of a subscription was granted without exception, as what it gives: deliveries.
+fn parts(seen: &Observation) -> impl Iterator<Item = Observation> {
+    let group = shared(seen).map(|(group, _)| group.to_owned());
+    seen.parts.iter().flatten().map(move |part| Observation {
+        identity: seen.identity.clone(),
+        action: Verb::Receive,
+        topic: part.clone(),
+        qos: seen.qos,
+        retain: None,
+        payload: None,
+        response_topics: Vec::new(),
+        parts: None,
+        group: group.clone(),
+        count: seen.count,
+    })
+}
+
+/// Returns subscriptions of which not all was granted and of which nothing was seen to come.
+fn silent(observations: &[&Observation]) -> Vec<String> {
+    let mut received: BTreeMap<&SpiffeId, Vec<TopicFilter>> = BTreeMap::new();
+    for seen in observations.iter().filter(|seen| seen.action == Verb::Receive) {
+        received.entry(&seen.identity).or_default().extend(TopicFilter::new(&seen.topic));
+    }
+    let brings = |seen: &Observation| {
+        let filter = TopicFilter::new(filter_of(seen)).ok();
+        let mut topics = received.get(&seen.identity).into_iter().flatten();
+        filter.is_some_and(|filter| topics.any(|topic| midge_policy::contains(&filter, topic)))
+    };
+    let is_silent = |seen: &&&Observation| Right::of(seen) == Right::Literal && !brings(seen);
+    let silent: BTreeSet<String> = observations
+        .iter()
+        .filter(is_silent)
+        .map(|seen| format!("{} subscribe {}", seen.identity, seen.topic))
+        .collect();
+    silent.into_iter().collect()
+}
+
+/// What is in one list of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Right {
+    Publish,
+    Will,
+    /// To all that a filter matches.
+    Subscribe,
+    /// To the filter, and to nothing that it matches.
+    Literal,
+    Receive,
+    /// To name a Response Topic.
+    Name,
+}
+
+impl Right {
+    fn of(seen: &Observation) -> Self {
+        match seen.action {
+            Verb::Publish => Self::Publish,
+            Verb::Will => Self::Will,
+            Verb::Subscribe if seen.parts.is_some() => Self::Literal,
+            Verb::Subscribe => Self::Subscribe,
+            Verb::Receive => Self::Receive,
+        }
+    }
+
+    /// Returns each right that was used.
+    fn used(seen: &Observation) -> impl Iterator<Item = (Self, &str)> {
+        let named = seen.response_topics.iter().map(|topic| (Self::Name, &**topic));
+        std::iter::once((Self::of(seen), filter_of(seen))).chain(named)
+    }
+}
 
 /// What was seen of one rule's identities.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    templates: Templates,
+    templates: BTreeMap<Right, BTreeSet<String>>,
     qos: Option<u8>,
     retain: bool,
     will: bool,
@@ -168,11 +240,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, seen: &Observation, template: String) {
-        self.templates.entry(seen.action).or_default().insert(template);
+    fn add(&mut self, seen: &Observation, template: impl Fn(&str) -> String) {
+        for (right, text) in Right::used(seen) {
+            self.templates.entry(right).or_default().insert(template(text));
+        }
         self.identities.insert(seen.identity.clone());
         self.qos = self.qos.max(Some(seen.qos.unwrap_or(2)));
-        self.groups.extend(shared(seen).map(|(group, _)| group.to_owned()));
+        self.groups.extend(shared(seen).map(|(group, _)| group.to_owned()).or_else(|| seen.group.clone()));
         if matches!(seen.action, Verb::Publish | Verb::Will) {
             self.retain |= seen.retain != Some(false);
             self.will |= seen.action == Verb::Will;
@@ -183,22 +257,27 @@ impl Seen {
 }
 
 /// Divides what was seen of a kind: what belongs to the kind, and what one identity did alone at a topic that names
-/// none. Nothing says that others of the kind would do that, were there any; even if it was the only one that was seen.
+/// none, or naming such a Response Topic. Nothing says that others of the kind would do that, were there any; even if it was
+/// the only one that was seen.
 fn common_and_single(scheme: &Scheme, seen: &[&Observation]) -> (Seen, BTreeMap<SpiffeId, Seen>) {
-    let mut users: BTreeMap<(Verb, String), BTreeSet<&SpiffeId>> = BTreeMap::new();
+    let mut users: BTreeMap<(Right, String), BTreeSet<&SpiffeId>> = BTreeMap::new();
     for seen in seen {
-        let template = scheme.template(&seen.identity, filter_of(seen));
-        users.entry((seen.action, template)).or_default().insert(&seen.identity);
+        for (right, text) in Right::used(seen) {
+            let template = scheme.template(&seen.identity, text);
+            users.entry((right, template)).or_default().insert(&seen.identity);
+        }
     }
     let (mut common, mut single) = (Seen::default(), BTreeMap::<SpiffeId, Seen>::new());
     for seen in seen {
-        let template = scheme.template(&seen.identity, filter_of(seen));
-        let key = (seen.action, template);
-        let alone = users.get(&key).is_some_and(|users| users.len() == 1);
-        if alone && !key.1.contains('{') {
-            single.entry(seen.identity.clone()).or_default().add(seen, key.1);
+        let template = |text: &str| scheme.template(&seen.identity, text);
+        let is_alone = Right::used(seen).any(|(right, text)| {
+            let template = template(text);
+            !template.contains('{') && users.get(&(right, template)).is_some_and(|users| users.len() == 1)
+        });
+        if is_alone {
+            single.entry(seen.identity.clone()).or_default().add(seen, str::to_owned);
         } else {
-            common.add(seen, key.1);
+            common.add(seen, template);
         }
     }
     (common, single)
@@ -218,17 +297,20 @@ fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Repor
     if seen.templates.is_empty() {
         return None;
     }
-    let mut list = |verbs: &[Verb]| -> Vec<String> {
-        let found = verbs.iter().filter_map(|verb| seen.templates.get(verb)).flatten();
-        general(found.cloned().collect(), generality.values_max, report)
+    let of = |rights: &[Right]| -> BTreeSet<String> {
+        rights.iter().filter_map(|right| seen.templates.get(right)).flatten().cloned().collect()
     };
-    let publish = list(&[Verb::Publish, Verb::Will]);
-    let subscribe = list(&[Verb::Subscribe]);
-    let receive = list(&[Verb::Receive]);
-    let receive =
-        receive.into_iter().filter(|topic| !subscribe.iter().any(|filter| covers(filter, topic))).collect();
+    let mut list = |rights: &[Right]| general(of(rights), generality.values_max, report);
+    let publish = list(&[Right::Publish, Right::Will]);
+    let response_topics = list(&[Right::Name]);
+    let subscribe = list(&[Right::Subscribe]);
+    let beside = |topic: &String| !subscribe.iter().any(|filter| covers(filter, topic));
+    let receive: Vec<String> = list(&[Right::Receive]).into_iter().filter(beside).collect();
+    // Each is a right to this very filter: another one does not stand for it.
+    let subscribe_literal: Vec<String> = of(&[Right::Literal]).into_iter().filter(beside).collect();
     let publishes = !publish.is_empty();
-    let share_groups = (!subscribe.is_empty()).then(|| seen.groups.iter().cloned().collect());
+    let subscribes = !(subscribe.is_empty() && subscribe_literal.is_empty());
+    let share_groups = subscribes.then(|| seen.groups.iter().cloned().collect());
     if scheme.captures.len() > 1 {
         report.wider.push(format!(
             "{} for any identity of the kind; seen: {}",
@@ -241,14 +323,16 @@ fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Repor
         id: scheme.pattern.clone(),
         publish,
         subscribe,
+        subscribe_literal,
         receive,
+        response_topics,
         qos_max: seen.qos.filter(|qos| *qos < 2),
         retain: (publishes && !seen.retain).then_some(false),
         will: (publishes && !seen.will).then_some(false),
         payload_max: seen
             .payload
             .filter(|_| publishes && !seen.unknown_payload)
-            .map(|max| max.max(1).next_power_of_two()),
+            .map(|max| max.max(1).checked_next_power_of_two().unwrap_or(u32::MAX)),
         share_groups,
         source: RuleSource::Built,
         ..Rule::default()
@@ -301,7 +385,7 @@ fn name_apart(rules: &mut [Rule]) {
     }
 }
 
-fn compare(observations: &[Observation], rules: &Ruleset, report: &mut Report) {
+fn compare(observations: &[&Observation], rules: &Ruleset, report: &mut Report) {
     let identities: BTreeSet<&SpiffeId> = observations.iter().map(|seen| &seen.identity).collect();
     let subjects: BTreeSet<(Verb, &str)> =
         observations.iter().map(|seen| (seen.action, &*seen.topic)).collect();
@@ -321,6 +405,14 @@ fn compare(observations: &[Observation], rules: &Ruleset, report: &mut Report) {
         report.refused.push(format!("{} {} {}", seen.identity, seen.action.name(), seen.topic));
     }
     report.refused.dedup();
+    for seen in observations.iter().filter(|seen| Right::of(seen) == Right::Literal) {
+        if grants_all(seen, rules) {
+            report.wider.push(format!(
+                "{} subscribe {}: all of it, of which a part was granted",
+                seen.identity, seen.topic
+            ));
+        }
+    }
     for id in identities {
         let (cell, rights) = (Cell::of(id), rules.policy().rights_at(id, Context::default()));
         // Nothing else can be allowed.
@@ -342,6 +434,14 @@ fn compare(observations: &[Observation], rules: &Ruleset, report: &mut Report) {
             }
         }
     }
+}
+
+/// Tells whether rules grant all of a filter.
+fn grants_all(seen: &Observation, rules: &Ruleset) -> bool {
+    let Some(request) = seen.request() else { return false };
+    let rights = rules.policy().rights_at(&seen.identity, Context::default());
+    let permit = rights.subscribe(&request.filter, QoS::AtMostOnce, SubscribeMode::Reject);
+    permit.is_ok_and(|permit| permit.in_part().is_none())
 }
 
 impl Proposal {

@@ -4,8 +4,10 @@ use crate::explain::qos;
 use crate::model::Ruleset;
 use crate::request::{Decision, Request, Verb};
 use midge_identity::SpiffeId;
+use mqtt_proto::{TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 
 type Map = serde_json::Map<String, Value>;
 
@@ -30,6 +32,16 @@ pub struct Observation {
     /// Longest payload in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<u32>,
+    /// Response Topics that publications named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response_topics: Vec<String>,
+    /// Where not all that a subscription asked for was granted: the filters that were, without exception. What else came of
+    /// it are observations of their own.
+    #[serde(default, alias = "granted", skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Vec<String>>,
+    /// Share group that a message was received for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// How often.
     #[serde(default = "once")]
     pub count: u64,
@@ -63,8 +75,8 @@ pub struct ObservationError {
 pub struct Observed {
     /// What was seen.
     pub seen: Vec<Observation>,
-    /// How many times something was done that the audit log only counts, has lost, or has clipped: rules learned
-    /// from the rest may refuse it.
+    /// How many times something was done that the audit log only counts, has lost, or has clipped, or at a topic that
+    /// cannot stand in a rule: rules learned from the rest may refuse it.
     pub left_out: u64,
 }
 
@@ -79,11 +91,14 @@ impl Observed {
             "gap" => self.left_out += number("lost"),
             event => {
                 let Some(action) = audited_action(event, denied) else { return Ok(()) };
-                if text("topic").or_else(|| text("filter")).is_some_and(is_clipped) {
+                let parts = record.get("granted").and_then(Value::as_array).into_iter().flatten();
+                let mut texts =
+                    text("topic").into_iter().chain(text("filter")).chain(parts.filter_map(Value::as_str));
+                if texts.any(is_clipped) {
                     self.left_out += 1;
                     return Ok(());
                 }
-                let kept = ["identity", "topic", "filter", "qos"];
+                let kept = ["identity", "topic", "filter", "granted", "qos"];
                 let mut kept: Map =
                     record.into_iter().filter(|(key, _)| kept.contains(&key.as_str())).collect();
                 kept.insert("action".into(), action.name().into());
@@ -95,8 +110,23 @@ impl Observed {
 
     fn add(&mut self, value: Value) -> Result<(), String> {
         let seen: Observation = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        Request::new(seen.action, &seen.topic).map_err(|error| format!("`{}`: {error}", seen.topic))?;
-        self.seen.push(seen);
+        let invalid = |text: &str, error: &dyn fmt::Display| format!("`{text}`: {error}");
+        Request::new(seen.action, &seen.topic).map_err(|error| invalid(&seen.topic, &error))?;
+        for part in seen.parts.iter().flatten() {
+            TopicFilter::new(part).map_err(|error| invalid(part, &error))?;
+        }
+        for topic in &seen.response_topics {
+            TopicName::new(topic.as_str()).map_err(|error| invalid(topic, &error))?;
+        }
+        if let Some(wrong) = seen.qos.filter(|qos| *qos > 2) {
+            return Err(format!("qos {wrong}: 0 to 2"));
+        }
+        if seen.texts().any(|text| text.contains(['{', '}'])) {
+            // There is no way to write it in a rule: it would be a capture. Any client can publish there.
+            self.left_out += seen.count;
+        } else {
+            self.seen.push(seen);
+        }
         Ok(())
     }
 }
@@ -132,7 +162,18 @@ impl Observation {
         Ok(found)
     }
 
-    /// Returns the request that this was.
+    /// Returns all texts that may stand in a rule.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let parts = self.parts.iter().flatten();
+        let group = self.group.iter();
+        std::iter::once(&self.topic)
+            .chain(&self.response_topics)
+            .chain(parts)
+            .chain(group)
+            .map(String::as_str)
+    }
+
+    /// Returns the request that this was, without a Response Topic.
     pub(crate) fn request(&self) -> Option<Request> {
         Some(Request {
             qos: self.qos.and_then(qos).unwrap_or_default(),
@@ -142,11 +183,18 @@ impl Observation {
         })
     }
 
-    /// Tells whether a policy lets it happen again, at the same quality of service.
+    /// Tells whether a policy lets it happen again, at the same quality of service and with each Response Topic.
     pub(crate) fn is_allowed(&self, rules: &Ruleset) -> bool {
         let Some(request) = self.request() else { return false };
-        let Decision { allowed, granted_qos, .. } = request.decide(rules, &self.identity);
-        allowed && granted_qos.is_none_or(|granted| granted >= request.qos as u8)
+        let is_allowed = |request: &Request| {
+            let Decision { allowed, granted_qos, .. } = request.decide(rules, &self.identity);
+            allowed && granted_qos.is_none_or(|granted| granted >= request.qos as u8)
+        };
+        let naming = |topic: &String| {
+            let response_topic = TopicName::new(topic.as_str()).ok();
+            response_topic.is_some() && is_allowed(&Request { response_topic, ..request.clone() })
+        };
+        is_allowed(&request) && self.response_topics.iter().all(naming)
     }
 }
 

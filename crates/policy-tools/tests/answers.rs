@@ -5,7 +5,7 @@
 use midge_identity::SpiffeId;
 use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, Rule};
 use midge_policy_tools::{
-    Case, Explanation, Finding, Generality, Observation, Request, Ruleset, Severity, Verb, check,
+    Case, Explanation, Finding, Generality, Observation, Proposal, Request, Ruleset, Severity, Verb, check,
     check_against, learn,
 };
 use mqtt_proto::QoS;
@@ -195,7 +195,18 @@ fn lines_that_are_no_cases_are_all_named() {
 
 fn seen(identity: &str, action: Verb, topic: &str) -> Observation {
     let (qos, retain, payload) = (Some(1), Some(false), Some(100));
-    Observation { identity: id(identity), action, topic: topic.into(), qos, retain, payload, count: 1 }
+    Observation {
+        identity: id(identity),
+        action,
+        topic: topic.into(),
+        qos,
+        retain,
+        payload,
+        response_topics: Vec::new(),
+        parts: None,
+        group: None,
+        count: 1,
+    }
 }
 
 #[test]
@@ -266,6 +277,129 @@ fn without_kinds_nobody_gets_more_than_was_seen() {
     assert!(rights.publish(&mqtt_proto::TopicName::new("a/x").unwrap(), facts).is_err(), "not seen at QoS 2");
 }
 
+fn may_receive(rules: &[Rule], who: &str, topic: &str, group: Option<&str>) -> bool {
+    let rights = Ruleset::new(rules.to_vec()).unwrap().policy().rights(&id(who));
+    let topic = mqtt_proto::TopicName::new(topic).unwrap();
+    match group {
+        Some(group) => rights.receive_shared(&topic, group).is_ok(),
+        None => rights.receive(&topic).is_ok(),
+    }
+}
+
+#[test]
+fn what_was_granted_in_part_is_not_learned_as_a_whole() {
+    let historian = "spiffe://td/edge/box/app/historian";
+    let part = |topic: &str, parts: &[&str]| Observation {
+        parts: Some(parts.iter().map(|part| (*part).to_owned()).collect()),
+        ..seen(historian, Verb::Subscribe, topic)
+    };
+    let received = |topic: &str, group: Option<&str>| Observation {
+        group: group.map(str::to_owned),
+        ..seen(historian, Verb::Receive, topic)
+    };
+    let log = [
+        part("g/#", &[]),
+        received("g/x", None),
+        part("$share/w/h/#", &["h/+/up", "h/historian"]),
+        received("h/extra", Some("w")),
+        part("quiet/#", &[]),
+        seen(historian, Verb::Subscribe, "all/#"),
+    ];
+    let Proposal { rules, report } = learn(&log, Generality::default()).unwrap();
+    let literal: Vec<&str> =
+        rules.iter().flat_map(|rule| &rule.subscribe_literal).map(String::as_str).collect();
+    assert_eq!(literal, ["g/#", "h/#", "quiet/#"]);
+    assert_eq!(rules.iter().flat_map(|rule| &rule.subscribe).collect::<Vec<_>>(), ["all/#"]);
+    assert_eq!((report.refused.len(), report.beyond.len()), (0, 0), "{report:?}");
+    assert_eq!(report.silent, [format!("{historian} subscribe quiet/#")]);
+    for (topic, group, may) in [
+        ("g/x", None, true),
+        ("g/secret", None, false),
+        ("h/1/up", Some("w"), true),
+        ("h/extra", Some("w"), true),
+        ("h/historian", Some("w"), true),
+        ("h/1/down", Some("w"), false),
+        ("quiet/x", None, false),
+        ("all/x", None, true),
+    ] {
+        assert_eq!(may_receive(&rules, historian, topic, group), may, "{topic}");
+    }
+    // Its twin: who was granted all of it is proposed all of it.
+    let whole = learn(&[seen(historian, Verb::Subscribe, "g/#")], Generality::default()).unwrap();
+    assert!(may_receive(&whole.rules, historian, "g/secret", None));
+    assert!(whole.report.wider.is_empty() && whole.report.silent.is_empty());
+}
+
+#[test]
+fn where_a_kind_gets_all_of_what_one_had_in_part_it_is_told() {
+    let (a, b) = ("spiffe://td/edge/box/app/a", "spiffe://td/edge/box/app/b");
+    let part = Observation { parts: Some(Vec::new()), ..seen(b, Verb::Subscribe, "apps/b/#") };
+    let log = [seen(a, Verb::Subscribe, "apps/a/#"), part];
+    let report = learn(&log, Generality::default()).unwrap().report;
+    let told = format!("{b} subscribe apps/b/#: all of it, of which a part was granted");
+    assert!(report.wider.contains(&told), "{report:?}");
+    let exact = learn(&log, Generality { kinds: false, ..Generality::default() }).unwrap();
+    assert!(!exact.report.wider.contains(&told), "{exact:?}");
+    assert!(
+        !may_receive(&exact.rules, b, "apps/b/x", None) && may_receive(&exact.rules, a, "apps/a/x", None)
+    );
+}
+
+#[test]
+fn response_topics_are_proposed_and_held_against_the_proposal() {
+    let asks = |who: &str, topic: &str, answer: &str| Observation {
+        response_topics: vec![answer.into()],
+        ..seen(&format!("spiffe://td/edge/box/app/{who}"), Verb::Publish, topic)
+    };
+    let log = [
+        asks("a", "s/get", "answer/a/1"),
+        asks("b", "s/get", "answer/b/1"),
+        asks("c", "app/c/get", "answer/special"),
+        seen("spiffe://td/edge/box/app/c", Verb::Publish, "app/c/up"),
+    ];
+    let Proposal { rules, report } = learn(&log, Generality::default()).unwrap();
+    assert_eq!(report.refused, Vec::<String>::new());
+    let kind = rules.iter().find(|rule| rule.name == "learned-app").unwrap();
+    assert_eq!(
+        (&*kind.publish, &*kind.response_topics),
+        (&["app/{app}/up".to_owned(), "s/get".to_owned()][..], &["answer/{app}/1".to_owned()][..])
+    );
+    let special = rules.iter().find(|rule| rule.name == "learned-c").unwrap();
+    assert_eq!(
+        (&*special.publish, &*special.response_topics),
+        (&["app/c/get".to_owned()][..], &["answer/special".to_owned()][..])
+    );
+    let rules = Ruleset::new(rules).unwrap();
+    for (who, topic, answer, may) in [
+        ("a", "s/get", "answer/a/1", true),
+        ("a", "s/get", "answer/b/1", false),
+        ("c", "app/c/get", "answer/special", true),
+        ("a", "app/a/get", "answer/special", false),
+    ] {
+        let response_topic = mqtt_proto::TopicName::new(answer).ok();
+        let request = Request { response_topic, ..Request::new(Verb::Publish, topic).unwrap() };
+        let decision = request.decide(&rules, &id(&format!("spiffe://td/edge/box/app/{who}")));
+        assert_eq!(decision.allowed, may, "{who} {topic} {answer}: {}", decision.reason);
+    }
+}
+
+#[test]
+fn what_no_rule_can_say_is_counted_and_spoils_nothing() {
+    let line = |text: &str| format!("{{\"identity\":\"spiffe://td/x\",\"action\":\"publish\",{text}}}\n");
+    let braced = line(r#""topic":"a/{b}","count":3"#) + &line(r#""topic":"a","response-topics":["b/}"]"#);
+    let log = braced + &line(r#""topic":"a","payload":4000000000,"qos":0,"retain":false"#);
+    let read = Observation::read(&log, false).unwrap();
+    assert_eq!((read.seen.len(), read.left_out), (1, 4));
+    let proposal = learn(&read.seen, Generality::default()).unwrap();
+    assert_eq!((proposal.rules[0].payload_max, proposal.report.refused.len()), (Some(u32::MAX), 0));
+    for (wrong, says) in
+        [(r#""topic":"a","qos":7"#, "qos 7"), (r#""topic":"a","response-topics":["+"]"#, "`+`")]
+    {
+        let error = Observation::read(&line(wrong), false).unwrap_err();
+        assert!(error.fault.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn logs_are_read_as_observations_or_as_audit() {
     let log = r#"{"identity":"spiffe://td/x","action":"publish","topic":"a","count":3}
@@ -279,6 +413,9 @@ fn logs_are_read_as_observations_or_as_audit() {
     };
     assert_eq!(told(false), ["publish a 3", "subscribe a/# 1"]);
     assert_eq!(told(true), ["publish a 3", "subscribe a/# 1", "publish b 1"]);
+    let granted = log.replace("\"filter\":\"a/#\"", "\"filter\":\"a/#\",\"granted\":[\"a/x\"]");
+    let parts = Observation::read(&granted, false).unwrap().seen.remove(1).parts;
+    assert_eq!(parts, Some(vec!["a/x".to_owned()]));
     for (text, says) in
         [("x", "not JSON"), ("{\"identity\":\"x\",\"action\":\"publish\",\"topic\":\"a\"}", "identity `x`")]
     {

@@ -193,6 +193,14 @@ impl SubscribePermit {
         &self.parts
     }
 
+    /// Returns the parts that are granted without exception, where that is not all that was asked for: none of it when only
+    /// single deliveries are allowed, by a literal right or beside a deny.
+    pub fn in_part(&self) -> Option<impl Iterator<Item = &TopicFilter>> {
+        let is_all = self.extent == Extent::Whole && !self.is_filtered();
+        let granted = self.parts.iter().filter(|part| !part.filtered).map(|part| &part.filter);
+        (!is_all).then_some(granted)
+    }
+
     /// Quality of service to answer with: the highest of the parts.
     pub fn qos(&self) -> QoS {
         self.parts.iter().map(|part| part.qos).max().unwrap_or_default()

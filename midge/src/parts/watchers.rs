@@ -83,12 +83,12 @@ impl Witness for Teller {
             Whom::Candidate => {}
             Whom::All => {
                 for observing in watching.observers.values_mut().filter(|observing| wants(observing)) {
-                    observing.observer.see(asker.identity, question);
+                    observing.observer.see(asker.identity, asker.rights, question);
                 }
             }
             Whom::Observer(id) => {
                 if let Some(observing) = watching.observers.get_mut(&id) {
-                    observing.observer.see(asker.identity, question);
+                    observing.observer.see(asker.identity, asker.rights, question);
                 }
             }
         }
@@ -172,11 +172,26 @@ impl Watchers {
     fn tell_standing(&self, whom: Whom) {
         let Some(hub) = self.0.hub.get().cloned() else { return };
         let mut teller = Teller { to: Arc::clone(&self.0), whom };
-        drop(tokio::task::spawn_blocking(move || hub.tell_standing(&mut teller)));
+        drop(tokio::task::spawn_blocking(move || {
+            hub.tell_standing(&mut teller);
+            // Whom a topic reaches is worked out once and remembered: an observer that knows of the subscriptions now has
+            // to be told again.
+            if matches!(whom, Whom::Observer(_)) {
+                teller.to.renew();
+            }
+        }));
     }
 }
 
 impl Shared {
+    /// Has the broker decide anew what it remembers, before its witness.
+    fn renew(self: &Arc<Self>) {
+        let has_witness = self.has_witness.lock();
+        if let (true, Some(hub)) = (*has_witness, self.hub.get()) {
+            hub.set_witness(Some(Box::new(Teller { to: Arc::clone(self), whom: Whom::All })));
+        }
+    }
+
     /// Gives the broker a witness while somebody watches.
     fn refresh(self: &Arc<Self>) {
         let Some(hub) = self.hub.get() else { return };

@@ -92,7 +92,7 @@ pub(crate) fn spell_audit(event: &AuditEvent) -> String {
         }
         AuditKind::SessionEnded => "session ended".to_owned(),
         AuditKind::Reauthenticated { .. } => "reauthenticated".to_owned(),
-        AuditKind::Subscribed { filter, qos, rule } => {
+        AuditKind::Subscribed { filter, qos, rule, .. } => {
             format!("subscribed {filter} q{} by {rule}", *qos as u8)
         }
         AuditKind::SubscribeDenied { filter, .. } => format!("subscribe denied {filter}"),

@@ -65,7 +65,9 @@ pub(super) async fn watch(
             writeln!(file, "{text}").context("cannot write the observations").code(exit::IO)?;
         }
         let read = Observation::read(&text, denied);
-        observed.seen.extend(read.map_err(|error| failure(exit::INTERNAL, error.to_string()))?.seen);
+        let read = read.map_err(|error| failure(exit::INTERNAL, error.to_string()))?;
+        observed.seen.extend(read.seen);
+        observed.left_out += read.left_out;
         left_out = page.left_out;
     }
     observed.left_out += left_out;
@@ -98,11 +100,12 @@ fn secs(text: &str) -> anyhow::Result<u64> {
 
 /// Prints a policy file; what there is to say about it is in its comments.
 fn print(proposal: &Proposal, left_out: u64) {
-    let Report { seen, identities, refused, allowed_pairs, seen_pairs, beyond, wider } = &proposal.report;
+    let Report { seen, identities, refused, allowed_pairs, seen_pairs, beyond, wider, silent } =
+        &proposal.report;
     output::line(format_args!("# Proposed for {seen} things that {identities} identities were seen to do."));
     if left_out > 0 {
         output::line(format_args!(
-            "# Done {left_out} times more and not told by whom or where: it may be refused."
+            "# Done {left_out} times more, not told by whom or where, or at topics that no rule can name: it may be refused."
         ));
     }
     let more = allowed_pairs - seen_pairs;
@@ -110,6 +113,10 @@ fn print(proposal: &Proposal, left_out: u64) {
     listed(refused);
     output::line(format_args!("# Allowed to these identities at these topics though not seen: {more}."));
     listed(beyond);
+    if !silent.is_empty() {
+        output::line("# Granted in part, and nothing was seen to come of it: these get nothing.");
+        listed(silent);
+    }
     if !wider.is_empty() {
         output::line("# Wider than seen:");
         listed(wider);
