@@ -280,9 +280,19 @@ fn is_told_when_faulty(place: &Place, server: &Server) {
     );
     let told = run_midge(&["policy", "reload", "--socketPath", &server.socket]).ok().stdout;
     assert!(told.contains("candidate: refused with 1 errors; the one of before"), "{told}");
-    let faulty = server.run(&["policy", "shadow"]).ok().json();
-    assert!(faulty["faults"][0]["place"].as_str().unwrap().contains("candidate/apps.toml"), "{faulty}");
-    assert_eq!(faulty["active"], true, "the one before is looked at");
+    let shows_it = || {
+        let ended = server.run(&["policy", "shadow"]);
+        assert_eq!(ended.code, Some(78));
+        let faulty = ended.json();
+        assert!(faulty["faults"][0]["place"].as_str().unwrap().contains("candidate/apps.toml"), "{faulty}");
+        assert_eq!(faulty["active"], true, "the one before is looked at");
+    };
+    shows_it();
+    // What is refused of other sources is another matter.
+    place.write("policies/later.toml", "[[rule]]");
+    let refused = server.run(&["policy", "reload"]);
+    assert!(refused.code == Some(78) && refused.stdout.contains("later.toml"), "{refused:?}");
+    shows_it();
 }
 
 #[test]

@@ -339,7 +339,8 @@ fn look(held: &Arc<Held>, cell: Cell, others: &[&Arc<Held>], left: &mut Left) ->
         let others: Vec<&Arc<Held>> =
             found.iter().filter(|at| **at > 0).filter_map(|at| rules.get(*at).copied()).collect();
         let count: usize = others.iter().map(|other| other.patterns.len()).sum();
-        left.take_steps(held.patterns.len().saturating_mul(count))?;
+        let all = count.saturating_add(held.patterns.len());
+        left.take_steps(held.patterns.len().saturating_mul(all))?;
         if found.is_empty() { Ok(Alive::default()) } else { alive_in(held, &others, cell, left) }
     })?;
     tree.leaves().into_iter().for_each(|found| alive.join(found));

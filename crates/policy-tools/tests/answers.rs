@@ -6,7 +6,7 @@ use midge_identity::SpiffeId;
 use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, Rule};
 use midge_policy_tools::{
     Case, Explanation, Finding, Generality, Observation, Proposal, Request, Ruleset, Severity, Verb, check,
-    check_against, learn,
+    check_against, check_beside, learn,
 };
 use mqtt_proto::QoS;
 
@@ -422,4 +422,16 @@ fn logs_are_read_as_observations_or_as_audit() {
         let error = Observation::read(&format!("\n{text}"), false).unwrap_err();
         assert!(error.line == 2 && error.fault.contains(says), "{error}");
     }
+}
+
+// Its own topics are held against each other too: beside a broker that must not take seconds.
+#[test]
+fn a_rule_with_very_many_topics_is_too_much_to_be_checked_beside_a_broker() {
+    let rule = |count: usize| {
+        let topics: Vec<String> = (0..count).map(|n| format!("\"a/{n}\"")).collect();
+        let topics = topics.join(", ");
+        ruleset(&format!("[[rule]]\nname = \"r\"\nid = \"spiffe://td/a\"\npublish = [{topics}]\n"))
+    };
+    assert!(check_beside(&rule(4_000)).is_err());
+    assert_eq!(check_beside(&rule(400)), Ok(Vec::new()));
 }

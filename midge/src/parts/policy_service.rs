@@ -105,9 +105,7 @@ pub(crate) async fn reload(policy: &PolicyHandle) -> Result<ReloadPolicyResponse
 /// Returns what the candidate would decide otherwise.
 pub(crate) fn shadow(policy: &PolicyHandle) -> ShadowPolicy {
     let state = policy.state.borrow().clone();
-    let refused = state
-        .refused
-        .filter(|refused| refused.origin == super::policy::Origin::Shadow && !refused.is_corrected);
+    let refused = state.shadow_refused.filter(|refused| !refused.is_corrected);
     let base = ShadowPolicy {
         dir: shown(state.shadow_dir.as_deref()),
         faults: refused.iter().flat_map(|refused| &refused.faults).map(fault).collect(),

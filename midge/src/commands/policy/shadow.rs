@@ -16,7 +16,8 @@ pub(super) async fn run(admin: &Admin, exit_code: bool, output: Output) -> anyho
         Output::Json => output::json(&shadow)?,
         Output::Pretty => print(&shadow),
     }
-    if !shadow.faults.is_empty() && !shadow.active {
+    // Also where an earlier candidate is still asked: it is not what the files say.
+    if !shadow.faults.is_empty() {
         return Ok(ExitCode::from(exit::CONFIG));
     }
     if !shadow.active {

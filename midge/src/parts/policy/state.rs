@@ -109,7 +109,10 @@ pub(crate) struct PolicyState {
     pub(crate) changes: [Changes; 4],
     /// When a change was put in force last: the start, if none was.
     pub(crate) taken_at: UnixMillis,
+    /// The change that was refused last, of whatever source.
     pub(crate) refused: Option<Refused>,
+    /// The last one of the candidate's files.
+    pub(crate) shadow_refused: Option<Refused>,
     /// Counts how often files were read.
     pub(crate) loads: u64,
     /// Of the files of which load the lint is.
@@ -159,8 +162,8 @@ impl State {
             if origin != Origin::Shadow {
                 state.taken_at = at;
             }
-            if let Some(refused) = state.refused.as_mut().filter(|refused| refused.origin == origin) {
-                refused.is_corrected = true;
+            for refused in [&mut state.refused, &mut state.shadow_refused].into_iter().flatten() {
+                refused.is_corrected |= refused.origin == origin;
             }
         });
     }
@@ -170,7 +173,11 @@ impl State {
             if let Some(changes) = state.changes.get_mut(origin as usize) {
                 changes.refused += 1;
             }
-            state.refused = Some(Refused { at, origin, faults, is_corrected: false });
+            let refused = Refused { at, origin, faults, is_corrected: false };
+            if origin == Origin::Shadow {
+                state.shadow_refused = Some(refused.clone());
+            }
+            state.refused = Some(refused);
         });
     }
 
