@@ -13,6 +13,7 @@ const LATE: Duration = Duration::from_millis(500);
 impl Broker {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.out.ledger.note_time(now);
         while let Some(due) = self.timers.pop(now.mono) {
             match due {
                 Due::KeepAlive(key) => self.keep_alive_due(key, now),

@@ -2,6 +2,7 @@
 
 use crate::effect::Now;
 use crate::inflight::EXCHANGE_BYTES_OWN;
+use crate::ledger::Ledger;
 use crate::limits::Config;
 use crate::message::Message;
 use crate::record::{HeldRecord, Record};
@@ -25,10 +26,10 @@ pub(crate) enum HeldMessage {
 }
 
 impl HeldMessage {
-    pub(crate) fn record(&self, now: Now) -> Record {
+    pub(crate) fn record(&self, ledger: &mut Ledger, now: Now) -> Record {
         Record::Held(Box::new(match self {
             Self::Accepted(publication, received) => {
-                let received = now.wall.before(now.mono.saturating_sub(*received));
+                let received = ledger.time_at(*received, now);
                 HeldRecord::Accepted((**publication).clone(), received)
             }
             Self::Denied => HeldRecord::Denied,

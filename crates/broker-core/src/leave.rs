@@ -110,7 +110,9 @@ impl Broker {
     pub(crate) fn park(&mut self, key: Key, cause: CloseReason, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let subject = session.subject();
-        let ends = session.expiry.map(|expiry| (now.mono.saturating_add(expiry), now.wall.after(expiry)));
+        self.out.ledger.note_time(now);
+        let time = self.out.ledger.time(now);
+        let ends = session.expiry.map(|expiry| (now.mono.saturating_add(expiry), time.after(expiry)));
         let parked = Link::Parked(Parked { since: now.wall, ends, will: None });
         session.barrier = session.connection().map_or(0, |connection| connection.gate.barrier);
         let listener = session.listener.as_ref().map(|listener| Arc::clone(&listener.name));
@@ -286,6 +288,7 @@ impl Broker {
     /// are refused.
     pub fn handle_drain(&mut self, now: Now) {
         self.draining = true;
+        self.out.ledger.note_time(now);
         self.end_candidates(ReasonCode::ServerUnavailable, |_| true, now);
         for key in self.sessions.keys() {
             self.cut(key, CloseReason::Drain, now);

@@ -4,6 +4,7 @@
 //! here in the moment it is made. The changes of one entry into the core leave it as one batch with a ticket.
 //! An answer whose change has not been stored waits for that ticket (`gate.rs`).
 
+use crate::broker_time::BrokerTime;
 use crate::effect::ConnId;
 use crate::message::Message;
 use crate::queue::Waiting;
@@ -61,6 +62,7 @@ pub(crate) struct Ledger {
     /// Connections with answers that wait.
     pub(crate) gated: Vec<ConnId>,
     pub(crate) trouble: StoreTrouble,
+    pub(crate) time: BrokerTime,
 }
 
 impl Ledger {
@@ -76,6 +78,7 @@ impl Ledger {
             links: HashMap::default(),
             gated: Vec::new(),
             trouble: StoreTrouble::None,
+            time: BrokerTime::default(),
         }
     }
 
@@ -189,7 +192,7 @@ impl Ledger {
         let links = self.links.entry(message.number).or_default();
         *links += 1;
         if *links == 1 {
-            let received = now.wall.before(now.mono.saturating_sub(message.received));
+            let received = self.time_at(message.received, now);
             let record = Record::Message(StoredMessage { message: Arc::clone(message), received });
             self.note(
                 Change::Create(RecordKey::new(RecordKind::Message, message.number), record),

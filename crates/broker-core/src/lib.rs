@@ -11,6 +11,7 @@ mod audit;
 mod auth;
 mod authority;
 mod broker;
+mod broker_time;
 mod clockwork;
 mod connect;
 mod connection;

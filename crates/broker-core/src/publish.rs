@@ -157,7 +157,8 @@ impl Broker {
     fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, level: Durability, now: Now) {
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.connection().is_some()) {
             if session.is_stored() && level != Durability::None {
-                self.out.ledger.replace(session.held_key(id), message.record(now));
+                let record = message.record(&mut self.out.ledger, now);
+                self.out.ledger.replace(session.held_key(id), record);
             }
             session.held.insert(id, message);
         }

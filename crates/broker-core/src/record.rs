@@ -64,6 +64,8 @@ pub enum Record {
     Retained,
     /// The will of a session.
     Will(Box<WillRecord>),
+    /// By how many milliseconds the wall clock is ahead of the time by which things age.
+    Time(i64),
 }
 
 /// A session. Its client id is unique within its identity only.
@@ -201,7 +203,7 @@ impl Record {
                 HeldRecord::Denied => 0,
             },
             Self::Will(record) => Message::cost(&record.will.message),
-            Self::Queued(_) | Self::Outgoing(_) | Self::Retained => 0,
+            Self::Queued(_) | Self::Outgoing(_) | Self::Retained | Self::Time(_) => 0,
         };
         SMALL + extra
     }

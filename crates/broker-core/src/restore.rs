@@ -53,6 +53,8 @@ pub struct Restored {
 struct Restoration<'a> {
     broker: &'a mut Broker,
     now: Now,
+    /// By which things age, now.
+    time: UnixMillis,
     sessions: HashMap<u64, Key>,
     /// Sessions, by number, that may have been sent anything that there was.
     sent_any: HashSet<u64>,
@@ -74,9 +76,15 @@ impl Broker {
             self.out.ledger.used(remembered(&record));
             by_kind.entry(key.kind).or_default().push((key, record));
         }
+        let clock = by_kind.remove(&RecordKind::Time).and_then(|mut clock| clock.pop());
+        if let Some((_, Record::Time(ahead_ms))) = clock {
+            self.out.ledger.restore_time(ahead_ms, now);
+        }
+        let time = self.out.ledger.time(now);
         let mut restoration = Restoration {
             broker: self,
             now,
+            time,
             sessions: HashMap::new(),
             sent_any: HashSet::new(),
             messages: BTreeMap::new(),
@@ -111,6 +119,8 @@ impl Restoration<'_> {
             Record::Held(record) => self.held(key, *record),
             Record::Retained => self.retained(key.number),
             Record::Will(record) => self.will(key.number, *record),
+            // Taken before all others.
+            Record::Time(_) => None,
         }
     }
 
@@ -144,10 +154,10 @@ impl Restoration<'_> {
     ) -> Key {
         let now = self.now;
         let left = expiry.map(|expiry| match parked {
-            Some((_, Some(ends))) => ends.since(now.wall).min(expiry),
+            Some((_, Some(ends))) => ends.since(self.time).min(expiry),
             Some((_, None)) | None => expiry,
         });
-        let ends = left.map(|left| (now.mono.saturating_add(left), now.wall.after(left)));
+        let ends = left.map(|left| (now.mono.saturating_add(left), self.time.after(left)));
         let since = parked.map_or(now.wall, |(since, _)| since);
         let kept = (version, expiry, Link::Parked(Parked { since, ends, will: None }));
         let authority = &mut self.broker.authority;
@@ -221,7 +231,7 @@ impl Restoration<'_> {
 
     fn message(&mut self, number: u64, stored: StoredMessage) -> Option<()> {
         let mut message = Arc::unwrap_or_clone(stored.message);
-        let waited = self.now.wall.since(stored.received);
+        let waited = self.time.since(stored.received);
         // Its time runs from now, less what has passed.
         message.expires =
             message.expires.map(|expiry| self.now.mono.saturating_add(expiry.saturating_sub(waited)));
@@ -296,7 +306,7 @@ impl Restoration<'_> {
         let message = match record {
             HeldRecord::Denied => HeldMessage::Denied,
             HeldRecord::Accepted(mut publication, received) => {
-                let waited = self.now.wall.since(received).as_secs();
+                let waited = self.time.since(received).as_secs();
                 age(&mut publication, u32::try_from(waited).unwrap_or(u32::MAX));
                 HeldMessage::Accepted(Box::new(publication), self.now.mono)
             }
@@ -321,7 +331,7 @@ impl Restoration<'_> {
     fn will(&mut self, number: u64, record: WillRecord) -> Option<()> {
         let WillRecord { identity, client_id, listener, version, will, due } = record;
         let delay = Duration::from_secs(will.delay_secs.into());
-        let left = due.map_or(delay, |due| due.since(self.now.wall).min(delay));
+        let left = due.map_or(delay, |due| due.since(self.time).min(delay));
         let at = self.now.mono.saturating_add(left);
         let key = match self.broker.lookup(&identity, &client_id) {
             Some(key) => key,

@@ -96,10 +96,11 @@ impl Broker {
 
     /// Stores a will, and when it goes out if its client is gone.
     pub(crate) fn record_will(&mut self, key: Key, will: &Will, number: u64, now: Now) {
+        let time = self.out.ledger.time(now);
         let Some(session) = self.sessions.get(key).filter(|_| number != 0) else { return };
         let due = match &session.link {
             Link::Live(_) => None,
-            Link::Parked(_) => Some(now.wall.after(Duration::from_secs(will.delay_secs.into()))),
+            Link::Parked(_) => Some(time.after(Duration::from_secs(will.delay_secs.into()))),
         };
         let record = WillRecord {
             identity: Arc::clone(&session.identity),

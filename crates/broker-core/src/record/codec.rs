@@ -90,6 +90,7 @@ impl Record {
                 out.put_u32_le(record.will.delay_secs);
                 put_publication(&record.will.message, out)?;
             }
+            Self::Time(ahead_ms) => out.put_i64_le(*ahead_ms),
         }
         Ok(())
     }
@@ -113,6 +114,7 @@ impl Record {
             RecordKind::Held => Self::Held(Box::new(reader.held()?)),
             RecordKind::Retained => Self::Retained,
             RecordKind::Will => Self::Will(Box::new(reader.will()?)),
+            RecordKind::Time => Self::Time(reader.u64()?.cast_signed()),
         };
         if reader.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
     }

@@ -21,9 +21,11 @@ pub enum RecordKind {
     Retained,
     /// `w`: a will.
     Will,
+    /// `t`: how the wall clock stands to the times in other records.
+    Time,
 }
 
-const LETTERS: [(RecordKind, char); 8] = [
+const LETTERS: [(RecordKind, char); 9] = [
     (RecordKind::Session, 's'),
     (RecordKind::Subscription, 'u'),
     (RecordKind::Message, 'm'),
@@ -32,6 +34,7 @@ const LETTERS: [(RecordKind, char); 8] = [
     (RecordKind::Held, 'h'),
     (RecordKind::Retained, 'r'),
     (RecordKind::Will, 'w'),
+    (RecordKind::Time, 't'),
 ];
 
 impl RecordKind {

@@ -395,6 +395,7 @@ impl Play {
                     retained.extend(is_theirs.then(|| topic.to_owned()));
                 }
                 Record::Will(record) => assert_eq!(*record.identity, spiffe(ATTACKER)),
+                Record::Time(_) => {}
                 Record::Session(_) | Record::Subscription(_) | Record::Message(_) | Record::Retained => {}
             }
         }

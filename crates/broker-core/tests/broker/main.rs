@@ -12,6 +12,8 @@ mod attacker;
 #[cfg(test)]
 mod auth;
 #[cfg(test)]
+mod broker_time;
+#[cfg(test)]
 mod connect;
 #[cfg(test)]
 mod disconnect;
