@@ -76,23 +76,33 @@ async fn bursts(address: SocketAddr, bytes: &[u8]) -> u64 {
     count
 }
 
+/// What a peer does with its connection.
+enum Way {
+    Silent,
+    Connect,
+    Hello,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_connects_leave_nothing_behind() {
-    let house = House::open(|_| {}).await;
     let connect: Arc<[u8]> = bytes_of(&Packet::Connect(Box::new(connect(""))), Version::V5).into();
-    let hello: Arc<[u8]> = house.client_hello().into();
-    let silent = Arc::from([]);
-    for (name, address, bytes) in [
-        ("connects, silent", house.tcp, &silent),
-        ("connects with CONNECT", house.tcp, &connect),
-        ("connects with ClientHello", house.tls, &hello),
-    ] {
+    for (name, way) in
+        [("silent", Way::Silent), ("with CONNECT", Way::Connect), ("with ClientHello", Way::Hello)]
+    {
+        // Nothing of one is left to the next.
+        let house = House::open(|_| {}).await;
+        let (address, bytes) = match way {
+            Way::Silent => (house.tcp, Arc::from([])),
+            Way::Connect => (house.tcp, Arc::clone(&connect)),
+            Way::Hello => (house.tls, house.client_hello().into()),
+        };
+        let bytes = &bytes;
         let attack = || async move {
             if is_measured() { flood(address, bytes).await } else { bursts(address, bytes).await }
         };
-        beside(&house, (name, "connects"), attack).await;
+        beside(&house, (&format!("connects {name}"), "connects"), attack).await;
+        eventually("all are gone", || house.hub.metrics().connections == 0).await;
+        eventually("no session is left", || house.hub.metrics().sessions == 0).await;
+        house.close().await;
     }
-    eventually("all are gone", || house.hub.metrics().connections == 0).await;
-    eventually("no session is left", || house.hub.metrics().sessions == 0).await;
-    house.close().await;
 }

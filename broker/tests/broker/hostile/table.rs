@@ -1,7 +1,7 @@
 //! The pair's latencies beside an attack, in an open loop: a message is due every so often, and is late from then on,
 //! whatever became of those before.
 //!
-//! Sender, receiver and attack have threads of their own. Those of the attack yield to all others, since a hostile peer
+//! Sender, receiver and attack have threads of their own. Those of the attack yield to the others, since a hostile peer
 //! has a machine of its own; `MIDGE_HOSTILE_NICE=0` has it compete with the broker for the processors.
 
 use crate::client::publish;
@@ -22,6 +22,9 @@ const PERIOD: Duration = Duration::from_millis(1);
 pub(super) const MEASURED: Duration = Duration::from_secs(5);
 /// What the pair does until it is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// How much the threads of an attack yield to others, as `nice` counts: enough that the broker comes first, and not so
+/// much that they do nothing on a busy machine.
+const NICE: i32 = 10;
 /// Messages without acknowledgement: fewer than the broker's Receive Maximum.
 const WINDOW: u64 = 200;
 
@@ -101,7 +104,7 @@ pub(super) fn measure<F: Future<Output = u64>>(house: &House, attack: &(impl Fn(
 
 /// Attacks again and again; returns how much was done of what it does.
 fn attack_on<F: Future<Output = u64>>(attack: impl Fn() -> F) -> u64 {
-    let nice = std::env::var("MIDGE_HOSTILE_NICE").ok().and_then(|text| text.parse().ok()).unwrap_or(19);
+    let nice = std::env::var("MIDGE_HOSTILE_NICE").ok().and_then(|text| text.parse().ok()).unwrap_or(NICE);
     // Of this thread only, as the kernel has it.
     let yields = move || rustix::process::setpriority_process(None, nice).unwrap();
     let runtime = Builder::new_multi_thread().worker_threads(2).on_thread_start(yields).enable_all().build();
