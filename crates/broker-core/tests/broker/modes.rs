@@ -198,3 +198,32 @@ fn what_is_in_flight_is_not_sent_again_by_a_listener_where_it_is_denied() {
         assert_eq!(again, comes_again, "{name}");
     }
 }
+
+#[test]
+fn a_member_of_a_group_has_each_topic_at_its_own_qos() {
+    let low = Rule { name: "low".into(), qos_max: Some(0), ..allow("ops", &[], &["b/#"]) };
+    let mut world = World::ruled(vec![allow("ops", &[], &["a/+"]), low, allow("press", &["#"], &[])]);
+    let press = world.client("press");
+    world.listener = listener("tcp", SubscribeMode::Filter);
+    let ops = world.client("ops");
+    world.subscribe(ops, "$share/g/#", Q1);
+    for topic in ["a/1", "b/1"] {
+        world.publish(press, topic, "x", Q1);
+    }
+    world.expect(ops, ["PUBLISH a/1 \"x\" q1 #1", "PUBLISH b/1 \"x\" q0"]);
+}
+
+#[test]
+fn what_was_granted_in_part_is_granted_in_part_after_a_restart() {
+    for mode in [SubscribeMode::Narrow, SubscribeMode::Filter] {
+        let (mut world, _, _) = world(mode);
+        let ops = world.open("ops", durable("c"));
+        world.subscribe(ops, "#", Q1);
+        world.lose(ops);
+        assert_eq!(world.crash(0).subscriptions_denied, 0);
+        let press = world.client("press");
+        publish_all(&mut world, press, Q1);
+        let ops = world.connect("ops", durable("c"));
+        assert_eq!(topics(&world.take(ops)), ["a/1", "b/1"], "{mode:?}");
+    }
+}

@@ -245,3 +245,18 @@ fn a_full_queue_refuses_also_when_what_expires_was_taken_before() {
         assert_eq!(kept(&mut world), left);
     }
 }
+
+#[test]
+fn a_queue_gives_way_as_the_rules_say_by_now_also_after_a_restart() {
+    let all = |id: &str| allow(id, &["a"], &["a"]);
+    let oldest = || vec![says(QueueOverflow::DropOldest, all("ops")), all("press")];
+    let mut changed = absent(vec![says(QueueOverflow::DropNewest, all("ops")), all("press")]);
+    changed.set_rules(oldest());
+    let mut restarted = absent(oldest());
+    restarted.crash(0);
+    for mut world in [changed, restarted] {
+        let press = world.client("press");
+        publish_numbers(&mut world, press, 5);
+        assert_eq!(kept(&mut world), ["4", "5"]);
+    }
+}

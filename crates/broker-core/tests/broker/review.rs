@@ -206,3 +206,131 @@ fn who_is_revoked_while_others_messages_are_purged_is_not_forgotten() {
     let ops = world.connect("ops", durable("ops"));
     world.expect(ops, ["CONNACK 00 present"]);
 }
+
+/// `ops` has more sessions than a revocation ends at once; one of them subscribes to `a`.
+fn crowded(unsent_bytes_soft: usize) -> (World, ConnId, ConnId) {
+    let mut world = World::limited(|config| config.unsent_bytes_soft = unsent_bytes_soft);
+    world.settling = false;
+    for n in 0..17 {
+        world.open("ops", durable(&format!("more-{n}")));
+    }
+    let (press, ops) = (world.client("press"), world.open("ops", durable("c")));
+    world.subscribe(ops, "a", Q2);
+    (world, press, ops)
+}
+
+#[test]
+fn who_is_revoked_gets_nothing_that_waited_though_its_turn_has_not_come() {
+    for (revoked, gets) in [("ops", 0), ("other", 1)] {
+        // For the disk.
+        let (mut world, press, ops) = crowded(1000);
+        world.disk.is_quick = false;
+        world.publish(press, "a", "x", Q2);
+        world.send(press, Packet::PubRel(ack(1)));
+        world.revoke(revoked);
+        world.store();
+        assert_eq!(world.take(ops).len(), gets);
+        // For its client to read.
+        let (mut world, press, ops) = crowded(0);
+        world.flushing = false;
+        world.send(ops, Packet::PingReq);
+        world.publish(press, "a", "x", Q1);
+        world.revoke(revoked);
+        world.expect(ops, ["PINGRESP"]);
+        world.flush(ops);
+        assert_eq!(world.take(ops).len(), gets);
+    }
+}
+
+#[test]
+fn the_wills_of_who_is_revoked_do_not_wait_for_the_next_start() {
+    for (revoked, gets) in [("ops", 1), ("other", 2)] {
+        let (mut world, press, _) = crowded(1000);
+        let mut last = will("w", "gone", 0).unwrap();
+        last.message.qos = Q1;
+        world.open("ops", Connect { will: Some(last), ..durable("mortal") });
+        let reader = world.open("reader", durable("reader"));
+        world.subscribe(reader, "w", Q1);
+        world.revoke(revoked);
+        // It is registered again before its turn has come, and nobody knows of the end between.
+        world.connect(revoked, v5("new"));
+        world.take(press);
+        world.stop(0);
+        let reader = world.connect("reader", durable("reader"));
+        assert_eq!(world.take(reader).len(), gets);
+    }
+}
+
+#[test]
+fn what_was_not_written_is_thrown_away_for_want_of_an_identity_only() {
+    type End = fn(&mut World, ConnId);
+    let ends: [(End, bool); 4] = [
+        (|world, conn| world.broker.handle_proof_ended(conn, &"banned".into(), world.now), true),
+        (
+            |world, _| {
+                let revocation = Revocation { identities: vec![spiffe("ops")], reason: "gone".into() };
+                world.broker.handle_revoked(&revocation, world.now);
+            },
+            true,
+        ),
+        (|world, _| assert!(world.broker.handle_kick(&spiffe("ops"), "ops", world.now)), false),
+        (|world, _| world.broker.handle_drain(world.now), false),
+    ];
+    for (number, (end, discards)) in ends.into_iter().enumerate() {
+        let mut world = World::new();
+        let ops = world.client("ops");
+        end(&mut world, ops);
+        let mut told = Vec::new();
+        while let Some(effect) = world.broker.poll_effect() {
+            told.extend(match effect {
+                Effect::Discard { .. } => Some("discard"),
+                Effect::Send { .. } => Some("send"),
+                Effect::Close { .. } => Some("close"),
+                _ => None,
+            });
+        }
+        let expected: &[_] = if discards { &["discard", "send", "close"] } else { &["send", "close"] };
+        assert_eq!(told, expected, "end {number}");
+    }
+}
+
+#[test]
+fn what_was_withdrawn_takes_no_room() {
+    let mut world = World::limited(|config| config.inflight_bytes_max = 400);
+    let (press, ops, other) = (world.client("press"), world.client("ops"), world.client("other"));
+    world.subscribe(ops, "a", Q1);
+    for _ in 0..2 {
+        world.publish(press, "a", &"x".repeat(200), Q1);
+    }
+    assert_eq!(world.take(ops).len(), 2);
+    world.revoke("press");
+    assert_eq!(world.broker.metrics().waiting_bytes, 0);
+    world.publish(other, "a", "y", Q1);
+    assert_eq!(world.take(ops).len(), 1);
+}
+
+#[test]
+fn identities_are_known_after_a_restart_by_what_they_left() {
+    let mut world = World::new();
+    let press = world.client("press");
+    world.send(press, retained("r", "x"));
+    world.send(press, bye(mqtt_proto::ReasonCode::Success));
+    world.crash(0);
+    let known: Vec<_> = world.broker.identities().iter().map(|id| id.path().to_owned()).collect();
+    assert_eq!(known, ["/press"]);
+}
+
+#[test]
+fn what_is_said_after_being_registered_again_is_not_what_was_left() {
+    let mut world = World::new();
+    world.settling = false;
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    world.send(press, retained("r", "old"));
+    world.revoke("press");
+    let press = world.client("press");
+    world.send(press, retained("r", "new"));
+    // Everything is asked for again, while what was left has not been purged.
+    world.set_rules(open_house());
+    world.subscribe(ops, "r", Q0);
+    world.expect(ops, ["PUBLISH r \"new\" q0 retain"]);
+}

@@ -81,6 +81,20 @@ fn who_has_left_gets_the_answers_that_it_is_owed_and_nothing_more() {
 }
 
 #[test]
+fn who_has_left_is_kept_until_the_last_answer() {
+    let (mut world, _, press) = slow(Q1, v5("press"));
+    world.send(press, numbered("a", 1, Q1));
+    world.send(press, numbered("a", 2, Q1));
+    world.end_input(press);
+    let ticket = world.disk.commit_some(1).unwrap();
+    world.broker.handle_stored(ticket, world.now);
+    world.drain();
+    world.expect(press, ["PUBACK 1 00"]);
+    world.store();
+    world.expect(press, ["PUBACK 2 00", "CLOSE Lost(Eof)"]);
+}
+
+#[test]
 fn who_has_left_is_not_kept_by_a_disk_that_never_answers() {
     let (mut world, ops, press) = slow(Q1, Connect { will: will("a", "gone", 0), ..v5("press") });
     world.publish(press, "a", "one", Q1);
