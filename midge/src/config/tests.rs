@@ -128,7 +128,7 @@ fn every_file_in_conf_loads() {
 fn the_policies_in_conf_load() {
     let policy =
         PolicyConfig { dir: Some(conf().join("policies")), builtin: false, ..PolicyConfig::default() };
-    assert!(crate::parts::policy::file_rules(&policy).unwrap().policy().rules() > 0);
+    assert!(crate::parts::policy::file_rules(&policy).unwrap().sources.policy().rules() > 0);
 }
 
 #[test]

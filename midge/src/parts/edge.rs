@@ -6,7 +6,7 @@ use super::audit_stream::stream;
 use super::data_dir::{DataDir, absolute, audit_log};
 use super::desk::EdgeDesk;
 use super::edge_cloud::{CloudSide, Reports};
-use super::policy::{PolicyHandle, PolicyParts, PolicyTask, file_rules, policy_metrics};
+use super::policy::{FileRules, PolicyHandle, PolicyParts, PolicyTask, file_rules, policy_metrics};
 use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
 use super::trail::Trail;
@@ -92,7 +92,7 @@ fn issuer_config(config: &EdgeConfig, trail: Arc<Trail>) -> anyhow::Result<Issue
 impl EdgeBox {
     async fn serve(
         self,
-        files: midge_policy::Sources,
+        files: FileRules,
         admin: AdminSocket,
         bound: Bound,
         endpoints: Option<TcpListener>,

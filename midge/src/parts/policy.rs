@@ -39,12 +39,21 @@ const RELOADS_MAX: usize = 16;
 /// All registration entries.
 type Entries = [Arc<RegistrationEntry>];
 
+/// The rules of the configuration and the files they were read from: who looks for changes has to know what was read, or
+/// a change between the two goes unnoticed.
+#[derive(Debug)]
+pub(crate) struct FileRules {
+    files: Files,
+    pub(crate) sources: Sources,
+}
+
 /// Reads the rules of the configuration: those of the directory and built-in ones.
-pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<Sources> {
-    let mut sources = Sources::default();
-    let taken = Files::new(config.dir.as_deref(), config.builtin).take(&mut sources);
+pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<FileRules> {
+    let mut rules =
+        FileRules { files: Files::new(config.dir.as_deref(), config.builtin), sources: Sources::default() };
+    let taken = rules.files.take(&mut rules.sources);
     taken.map_err(|faults| anyhow::Error::msg(listed(&faults)))?;
-    Ok(sources)
+    Ok(rules)
 }
 
 /// How a reload of the policy files ended: which load it was and whether something changed, or why not.
@@ -116,7 +125,7 @@ pub(crate) struct PolicyTask {
 impl PolicyTask {
     /// Returns the task and where its policies appear; the first one is complete already.
     pub(crate) fn new(
-        (config, sources): (&PolicyConfig, Sources),
+        (config, FileRules { files, sources }): (&PolicyConfig, FileRules),
         entries: &Entries,
         cloud: &CloudRules,
         parts: PolicyParts,
@@ -128,7 +137,7 @@ impl PolicyTask {
         let handle =
             PolicyHandle { policy, state: state.subscribe(), watchers: watchers.clone(), reloads: asked };
         let mut task = Self {
-            files: Files::new(config.dir.as_deref(), config.builtin),
+            files,
             sources,
             candidate: config.shadow.as_deref().map(|dir| Candidate::new(dir, config.builtin)),
             cloud: CloudRules::default(),
@@ -350,6 +359,11 @@ mod tests {
 
     impl Stage {
         fn new() -> Self {
+            Self::started(|_| ())
+        }
+
+        /// Does something between the first reading of the files and the start of the task.
+        fn started(meanwhile: impl FnOnce(&std::path::Path)) -> Self {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("a.toml"), rule("one")).unwrap();
             let config = PolicyConfig {
@@ -357,10 +371,11 @@ mod tests {
                 shadow: Some(dir.path().join("candidate")),
                 builtin: false,
             };
-            let (sources, problems) = (file_rules(&config).unwrap(), Problems::default());
+            let (rules, problems) = (file_rules(&config).unwrap(), Problems::default());
+            meanwhile(dir.path());
             let clock = Clock::manual(UnixMillis(1_000));
             let parts = PolicyParts { problems: problems.clone(), clock, trail: None };
-            let (task, handle) = PolicyTask::new((&config, sources), &[], &CloudRules::default(), parts);
+            let (task, handle) = PolicyTask::new((&config, rules), &[], &CloudRules::default(), parts);
             Self { dir, task, handle, problems }
         }
 
@@ -407,6 +422,19 @@ mod tests {
         let counted = state.changes_of(Origin::Files);
         assert_eq!((counted.taken, counted.refused, state.loads, state.epoch), (2, 4, 6, 3));
         assert_eq!(stage.task.reload(), Ok((7, false)), "the same again");
+    }
+
+    #[test]
+    fn what_changes_between_the_first_reading_and_the_first_look_is_taken_over() {
+        let mut stage = Stage::started(|dir| std::fs::write(dir.join("a.toml"), rule("another")).unwrap());
+        assert!(stage.allows("one") && !stage.allows("another"));
+        stage.task.look();
+        stage.task.look();
+        assert!(!stage.allows("one") && stage.allows("another"));
+
+        let mut stage = Stage::started(|dir| drop(std::fs::read(dir.join("a.toml")).unwrap()));
+        (0..3).for_each(|_| stage.task.look());
+        assert_eq!((stage.allows("one"), stage.state().loads), (true, 0), "nothing has changed");
     }
 
     #[test]

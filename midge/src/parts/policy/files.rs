@@ -19,11 +19,9 @@ pub(super) struct Files {
 type Marks = Option<Vec<(PathBuf, Option<SystemTime>, u64)>>;
 
 impl Files {
+    /// Returns files of which nothing is known before they are taken over.
     pub(super) fn new(dir: Option<&Path>, builtin: bool) -> Self {
-        let mut files = Self { dir: dir.map(Path::to_owned), builtin, taken: None, seen: None };
-        files.taken = files.marks();
-        files.seen.clone_from(&files.taken);
-        files
+        Self { dir: dir.map(Path::to_owned), builtin, taken: None, seen: None }
     }
 
     /// Tells whether there is a file at all.
