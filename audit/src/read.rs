@@ -1,7 +1,7 @@
 //! Reading a log back: whole, for verification, or as it grows.
 
 use crate::error::AuditError;
-use crate::files::files;
+use crate::files::{Names, Rotated, files};
 use crate::head::signed_head;
 use audit_core::{Expected, Report, Verifier};
 use std::fs::File;
@@ -74,69 +74,112 @@ fn lines(file: File, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
     }
 }
 
-/// Reads a log as it grows, across rotations.
+/// Reads a log as it grows, across rotations: each line of each file once, in their order. Files that were deleted before
+/// they were looked at are passed over.
 #[derive(Debug)]
 pub struct Follower {
-    active: PathBuf,
+    names: Names,
     file: Option<File>,
     inode: u64,
+    /// First line of the last file before this one, or of this one once that is its name.
+    passed: Option<u64>,
     rest: Vec<u8>,
 }
 
 impl Follower {
+    /// Follows from the oldest line on that is kept.
+    pub fn from_start(active: &Path) -> Self {
+        Self { names: Names::of(active), file: None, inode: 0, passed: None, rest: Vec::new() }
+    }
+
     /// Follows from the present end of the log on.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn from_end(active: &Path) -> Result<Self, AuditError> {
-        let mut follower = Self { active: active.to_owned(), file: None, inode: 0, rest: Vec::new() };
-        follower.open().map_err(AuditError::io(active))?;
-        if let Some(file) = &mut follower.file {
-            file.seek(SeekFrom::End(0)).map_err(AuditError::io(active))?;
-        }
+        let mut follower = Self::from_start(active);
+        let to_end = |follower: &mut Self| {
+            let now = open(active)?;
+            follower.passed = follower.before(now.as_ref())?.last().map(|old| old.first);
+            let Some((mut file, inode)) = now else { return Ok(()) };
+            file.seek(SeekFrom::End(0))?;
+            (follower.file, follower.inode) = (Some(file), inode);
+            Ok(())
+        };
+        to_end(&mut follower).map_err(AuditError::io(active))?;
         Ok(follower)
     }
 
-    /// Returns the lines that were written since.
+    /// Hands every line that was written since to `take`.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn poll(&mut self) -> Result<Vec<Vec<u8>>, AuditError> {
-        let mut found = Vec::new();
+    /// A file cannot be read.
+    pub fn poll(&mut self, mut take: impl FnMut(&[u8])) -> Result<(), AuditError> {
         loop {
+            let active = self.names.active().to_owned();
             // Asked before reading: what is in the old file when the new one is there is all it will have.
-            let is_replaced = std::fs::metadata(&self.active).is_ok_and(|now| now.ino() != self.inode);
-            self.read(&mut found).map_err(AuditError::io(&self.active))?;
+            let is_replaced = std::fs::metadata(&active).is_ok_and(|now| now.ino() != self.inode);
+            self.read(&mut take).map_err(AuditError::io(&active))?;
             if !is_replaced {
-                return Ok(found);
+                return Ok(());
             }
-            self.open().map_err(AuditError::io(&self.active))?;
+            self.advance(&mut take).map_err(AuditError::io(&active))?;
         }
     }
 
-    fn open(&mut self) -> io::Result<()> {
-        match File::open(&self.active) {
-            Ok(file) => {
-                self.inode = file.metadata()?.ino();
-                self.file = Some(file);
-                Ok(())
+    /// Reads the files that came and went since, and goes on with the one that is written now.
+    fn advance(&mut self, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        let Some(now) = open(self.names.active())? else { return Ok(()) };
+        for old in self.before(Some(&now))? {
+            if let Some((file, inode)) = open(&old.path)?
+                && inode != self.inode
+            {
+                (self.file, self.inode) = (Some(file), inode);
+                self.read(take)?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            self.passed = Some(old.first);
         }
-    }
-
-    fn read(&mut self, found: &mut Vec<Vec<u8>>) -> io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let mut bytes = std::mem::take(&mut self.rest);
-        file.read_to_end(&mut bytes)?;
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            match line.strip_suffix(b"\n") {
-                Some(whole) => found.push(whole.to_vec()),
-                None => self.rest = line.to_vec(),
-            }
-        }
+        (self.file, self.inode) = (Some(now.0), now.1);
         Ok(())
+    }
+
+    /// Returns older files that were not passed yet: those before this one, which may have become one of them by now.
+    fn before(&self, now: Option<&(File, u64)>) -> io::Result<Vec<Rotated>> {
+        let is_now = |old: &Rotated| {
+            let inode = std::fs::metadata(&old.path).map(|old| old.ino());
+            now.is_some_and(|(_, now)| inode.is_ok_and(|inode| inode == *now))
+        };
+        let mut files = self.names.list()?;
+        files.retain(|old| Some(old.first) > self.passed);
+        let at = files.iter().position(is_now).unwrap_or(files.len());
+        files.truncate(at);
+        Ok(files)
+    }
+
+    fn read(&mut self, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut reader = BufReader::new(file);
+        loop {
+            if reader.read_until(b'\n', &mut self.rest)? == 0 {
+                return Ok(());
+            }
+            if let Some(whole) = self.rest.strip_suffix(b"\n") {
+                take(whole);
+                self.rest.clear();
+            }
+        }
+    }
+}
+
+/// Opens a file and tells which it is, whatever its name becomes; `None` when there is none.
+fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
+    match File::open(path) {
+        Ok(file) => {
+            let inode = file.metadata()?.ino();
+            Ok(Some((file, inode)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

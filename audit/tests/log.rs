@@ -437,11 +437,9 @@ fn a_log_is_followed_across_rotations() {
     let mut numbers = Vec::new();
     for n in 0..300 {
         log.record(numbered(n));
-        // A file that came and went between two looks would be missed; a day's file does not.
         if n % 20 == 19 {
             eventually("followed", || {
-                let lines = follower.poll().unwrap();
-                numbers.extend(lines.iter().filter_map(|line| Line::parse(line).unwrap().number("n")));
+                poll(&mut follower, &mut numbers);
                 (numbers.last() == Some(&n)).then_some(())
             });
         }
@@ -449,6 +447,40 @@ fn a_log_is_followed_across_rotations() {
     assert_eq!(numbers, (0..300).collect::<Vec<_>>());
     assert!(files(&place.path()).unwrap().len() > 3);
     drop(writer);
+}
+
+fn poll(follower: &mut Follower, numbers: &mut Vec<u64>) {
+    follower.poll(|line| numbers.extend(Line::parse(line).unwrap().number("n"))).unwrap();
+}
+
+#[test]
+fn files_that_come_and_go_between_two_looks_are_followed() {
+    let mut place = Place::new();
+    place.bounds.file_bytes_max = 8 * 1024;
+    let (log, writer) = AuditLog::open_with(place.config()).unwrap();
+    let mut numbers = Vec::new();
+    log.record(numbered(0));
+    let mut late = Follower::from_start(&place.path());
+    eventually("the first line", || {
+        poll(&mut late, &mut numbers);
+        (numbers == [0]).then_some(())
+    });
+    let mut early = Follower::from_end(&place.path()).unwrap();
+    (1..300).for_each(|n| log.record(numbered(n)));
+    drop(writer);
+    assert!(files(&place.path()).unwrap().len() > 3);
+    poll(&mut late, &mut numbers);
+    assert_eq!(numbers, (0..300).collect::<Vec<_>>());
+    for (follower, first) in [(&mut early, 1), (&mut Follower::from_start(&place.path()), 0)] {
+        let mut numbers = Vec::new();
+        poll(follower, &mut numbers);
+        assert_eq!(numbers, (first..300).collect::<Vec<_>>());
+        poll(follower, &mut numbers);
+        assert_eq!(numbers.len(), 300 - usize::try_from(first).unwrap(), "nothing twice");
+    }
+    let mut none = Vec::new();
+    poll(&mut Follower::from_end(&place.path()).unwrap(), &mut none);
+    assert_eq!(none, [0; 0], "what was before the end");
 }
 
 #[test]

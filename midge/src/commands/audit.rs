@@ -174,16 +174,18 @@ async fn follow(place: &Place, filter: &AuditFilter, output: Output) -> anyhow::
     let is_older_wanted = filter.since.is_some();
     let filter = Filter::new(filter)?;
     place.files()?;
-    let mut follower = Follower::from_end(&place.log).map_err(|error| unreadable(&error))?;
-    if is_older_wanted {
-        show(place, &filter, None, output)?;
-    }
+    let mut follower = if is_older_wanted {
+        Follower::from_start(&place.log)
+    } else {
+        Follower::from_end(&place.log).map_err(|error| unreadable(&error))?
+    };
     loop {
-        for bytes in follower.poll().map_err(|error| unreadable(&error))? {
-            if let Some(text) = shown(&bytes, &filter, output) {
+        let looked = follower.poll(|bytes| {
+            if let Some(text) = shown(bytes, &filter, output) {
                 output::line(text);
             }
-        }
+        });
+        looked.map_err(|error| unreadable(&error))?;
         if stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
             return Ok(());
         }
