@@ -108,8 +108,10 @@ impl Explanation {
         let cell = Cell::of(id);
         let mut speaking: Vec<&Arc<Held>> = rules.speaking_of(id);
         speaking.sort_by(|a, b| a.checked.name().cmp_precedence(b.checked.name()));
+        let applying = rules.applying(id);
+        let freely = request.may_name_freely(applying.iter().map(|held| &***held), &cell);
         let considered: Vec<Considered> =
-            speaking.iter().map(|held| Considered::of(held, &cell, request)).collect();
+            speaking.iter().map(|held| Considered::of(held, &cell, request, freely)).collect();
         Self {
             id: id.to_string(),
             request: request.to_string(),
@@ -128,7 +130,8 @@ impl Explanation {
 }
 
 impl Considered {
-    fn of(held: &Held, cell: &Cell, request: &Request) -> Self {
+    /// `freely` tells whether the Response Topic takes no right of the rule's own.
+    fn of(held: &Held, cell: &Cell, request: &Request, freely: bool) -> Self {
         let excepted_by = held.excepted_by(cell).map(str::to_owned);
         // Deny-receive keeps nobody from subscribing; what it leaves out of the subscription is worth telling.
         let leaves_out = |effect| (request.verb, effect) == (Verb::Subscribe, Effect::DenyReceive);
@@ -156,7 +159,11 @@ impl Considered {
                 .into_iter()
                 .map(|(name, value)| format!("{name} = {value}"))
                 .collect(),
-            unmet: if excepted_by.is_none() { request.unmet(held, cell) } else { None },
+            unmet: if excepted_by.is_none() {
+                request.unmet(held, cell).or_else(|| request.unmet_reply(held, cell, freely))
+            } else {
+                None
+            },
             patterns: if excepted_by.is_none() { said.collect() } else { Vec::new() },
             excepted_by,
         }
@@ -164,6 +171,24 @@ impl Considered {
 }
 
 impl Request {
+    /// The same as [`Self::names_freely`], of one identity.
+    pub(crate) fn may_name_freely<'h>(&self, rules: impl IntoIterator<Item = &'h Held>, cell: &Cell) -> bool {
+        let listener = self.listener.as_deref();
+        let connects = |held: &Held| {
+            self.unmet_listener(&held.rule).is_none() && held.is_client(self.client_id.as_deref(), cell)
+        };
+        let holds =
+            |held: &Held, is_deny| Ok(if is_deny { held.denies_on(listener) } else { connects(held) });
+        // No question is open about one identity.
+        self.names_freely(rules, cell, holds) == Ok(true)
+    }
+
+    fn unmet_reply(&self, held: &Held, cell: &Cell, freely: bool) -> Option<String> {
+        let is_unmet =
+            !freely && held.has(|effect| effect == Effect::Publish) && self.names_by(held, cell) == Ok(false);
+        is_unmet.then(|| format!("response-topics = [{}]", held.rule.response_topics.join(", ")))
+    }
+
     /// Returns the first condition of the rule that the request does not meet.
     pub(crate) fn unmet(&self, held: &Held, cell: &Cell) -> Option<String> {
         if !held.is_client(self.client_id.as_deref(), cell) {
@@ -174,12 +199,13 @@ impl Request {
 
     /// The same for conditions that need no captures.
     pub(crate) fn unmet_by(&self, rule: &Rule) -> Option<String> {
-        if !rule.listener.is_empty()
-            && !self.listener.as_ref().is_some_and(|listener| rule.listener.contains(listener))
-        {
-            return Some(format!("listener = [{}]", rule.listener.join(", ")));
-        }
-        self.unmet_facts(rule)
+        self.unmet_listener(rule).or_else(|| self.unmet_facts(rule))
+    }
+
+    fn unmet_listener(&self, rule: &Rule) -> Option<String> {
+        let is_met = rule.listener.is_empty()
+            || self.listener.as_ref().is_some_and(|listener| rule.listener.contains(listener));
+        (!is_met).then(|| format!("listener = [{}]", rule.listener.join(", ")))
     }
 
     /// The same for conditions on what is published.

@@ -27,6 +27,7 @@ mod observer;
 mod overlap;
 mod part;
 mod quotas;
+mod reply;
 mod request;
 mod setting;
 mod shadow;

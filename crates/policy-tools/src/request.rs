@@ -194,12 +194,13 @@ impl Request {
         let cell = Cell::of(id);
         let applying = rules.applying(id);
         let mut side = Side::plain();
+        let freely = self.may_name_freely(applying.iter().map(|held| &***held), &cell);
         for held in &applying {
             for list in self.verb.access().lists(held, &cell) {
                 let holds = if list.effect.is_deny() {
                     held.denies_on(self.listener.as_deref())
                 } else {
-                    self.unmet(held, &cell).is_none()
+                    self.unmet(held, &cell).is_none() && (freely || self.names_by(held, &cell) == Ok(true))
                 };
                 if holds {
                     side.add(list.effect, &list.filters);
@@ -229,7 +230,13 @@ impl Request {
             Ok(None) => Decision { allowed: true, reason: "rules allow every topic of it".into(), ..bare },
             Ok(Some(missing)) => {
                 let witness = missing.witness(value);
-                Decision { reason: format!("no rule allows `{witness}`, which {what} includes"), ..bare }
+                let reply = self.response_topic.as_ref().filter(|_| self.verb != Verb::Receive);
+                let naming = reply.map(|topic| format!(" naming the response topic {topic}"));
+                let naming = naming.unwrap_or_default();
+                Decision {
+                    reason: format!("no rule allows `{witness}`{naming}, which {what} includes"),
+                    ..bare
+                }
             }
             // No question is open about one identity.
             Err(_) => bare,

@@ -126,6 +126,8 @@ impl Who {
 fn bears(held: &Held, request: &Request) -> bool {
     let mut wanted = Overlaps::default();
     wanted.insert(&levels(request.filter.filter.as_str()), ());
+    // What the identity may publish to, it may name.
+    request.response_topic.iter().for_each(|topic| wanted.insert(&levels(topic.as_str()), ()));
     let mut patterns = held.patterns.iter().filter(|pattern| request.verb.heeds(pattern.effect));
     patterns.any(|pattern| wanted.any(&levels(&pattern.text)))
 }
@@ -138,10 +140,16 @@ impl Reach {
         let mut allowing = Vec::new();
         let literal = (request.verb == Verb::Subscribe).then_some(crate::Access::SubscribeLiteral);
         let access = literal.unwrap_or(request.verb.access());
+        let denies_here = |held: &Held| {
+            held.denies_on(request.listener.as_deref())
+                && (held.rule.listener.is_empty() || request.listener.is_some())
+        };
+        let freely = request.names_freely(found.iter().map(|held| &***held), cell, |held, is_deny| {
+            Ok(if is_deny { denies_here(held) } else { request.may_connect(held, cell) })
+        })?;
         for held in found {
-            let allows = request.may_meet(held, cell)?;
-            let denies = held.denies_on(request.listener.as_deref())
-                && (held.rule.listener.is_empty() || request.listener.is_some());
+            let allows = request.may_meet(held, cell)? && (freely || request.names_by(held, cell)?);
+            let denies = denies_here(held);
             let mut lets = false;
             for pattern in held.patterns.iter().filter(|pattern| access.weighs(pattern.effect)) {
                 let is_deny = pattern.effect.is_deny();
@@ -189,18 +197,19 @@ impl Request {
     /// where it does not say what they are about.
     fn may_meet(&self, held: &Held, cell: &Cell) -> Result<bool, Question> {
         let rule = &held.rule;
-        let is_elsewhere = |listener| !rule.listener.is_empty() && !rule.listener.contains(listener);
-        if self.listener.as_ref().is_some_and(is_elsewhere) || self.unmet_facts(rule).is_some() {
-            return Ok(false);
-        }
-        if let Some(client_id) = &self.client_id
-            && !held.may_be_client(client_id, cell)
-        {
+        if !self.may_connect(held, cell) || self.unmet_facts(rule).is_some() {
             return Ok(false);
         }
         match (&rule.share_groups, &self.filter.group, self.verb) {
             (Some(groups), Some(group), Verb::Subscribe) => held.joins(groups, group, cell),
             _ => Ok(true),
         }
+    }
+
+    fn may_connect(&self, held: &Held, cell: &Cell) -> bool {
+        let rule = &held.rule;
+        let is_elsewhere = |listener| !rule.listener.is_empty() && !rule.listener.contains(listener);
+        let is_other = |client_id: &String| !held.may_be_client(client_id, cell);
+        !self.listener.as_ref().is_some_and(is_elsewhere) && !self.client_id.as_ref().is_some_and(is_other)
     }
 }

@@ -6,7 +6,7 @@ mod world;
 
 use midge_identity::SpiffeId;
 use midge_policy::Rule;
-use midge_policy_tools::{Request, Ruleset, Verb, Who, WhoKind};
+use midge_policy_tools::{Explanation, Request, Ruleset, Verb, Who, WhoKind};
 use mqtt_proto::QoS;
 use proptest::prelude::*;
 use world::{bind, ids, rules};
@@ -39,9 +39,12 @@ proptest! {
         qos in proptest::sample::select(vec![QoS::AtMostOnce, QoS::ExactlyOnce]),
         retain in any::<bool>(),
         listener in proptest::sample::select(vec!["unix", "tls"]),
+        reply in proptest::sample::select(vec![None, Some("a"), Some("a/b"), Some("t")]),
     ) {
         let rules = Ruleset::new(rules).unwrap();
-        let request = Request { qos, retain, listener: Some(listener.into()), ..asked(verb, subject, group) };
+        let response_topic = reply.map(|topic| mqtt_proto::TopicName::new(topic).unwrap());
+        let listener = Some(listener.into());
+        let request = Request { qos, retain, listener, response_topic, ..asked(verb, subject, group) };
         let kinds = Who::can(&rules, &request).unwrap().kinds();
         for id in ids() {
             let found = kinds.iter().filter(|kind| belongs(kind, &id)).count();
@@ -92,4 +95,35 @@ fn kinds_are_told_with_their_rules() {
     assert!(y.contains(&"spiffe://td/app/x except [] by x (t:14)".to_owned()), "{y:#?}");
     assert!(who("+").iter().all(|line| line.starts_with("spiffe://td/ops")));
     assert_eq!(who("$SYS/x"), Vec::<String>::new());
+}
+
+#[test]
+fn who_may_publish_to_a_filter_may_not_name_every_response_topic() {
+    let text = "[[rule]]\nname = \"ask\"\nid = \"spiffe://td/app/{app}\"\npublish = [\"line/+\"]\n\
+                response-topics = [\"answer/{app}\"]\n\
+                [[rule]]\nname = \"own\"\nid = \"spiffe://td/app/b\"\npublish = [\"own/b\"]\n";
+    let rules = Ruleset::new(Rule::from_toml_str(text, "p.toml").unwrap()).unwrap();
+    for (topic, who, may) in [
+        ("answer/a", "a", true),
+        ("answer/b", "a", false),
+        ("other/secret", "a", false),
+        ("line/1", "a", true),
+        ("own/b", "a", false),
+        ("own/b", "b", true),
+    ] {
+        let id = SpiffeId::new(format!("spiffe://td/app/{who}")).unwrap();
+        for verb in [Verb::Publish, Verb::Will] {
+            for subject in ["line/x", "line/+"] {
+                let response_topic = mqtt_proto::TopicName::new(topic).ok();
+                let request = Request { response_topic, ..Request::new(verb, subject).unwrap() };
+                let decision = request.decide(&rules, &id);
+                assert_eq!(decision.allowed, may, "{id} {request}: {}", decision.reason);
+                let kinds = Who::can(&rules, &request).unwrap().kinds();
+                assert_eq!(kinds.iter().any(|kind| belongs(kind, &id)), may, "{id} {request}: {kinds:?}");
+                let explained = Explanation::of(&rules, &id, &request);
+                let unmet = explained.considered.iter().find_map(|rule| rule.unmet.as_deref());
+                assert_eq!(unmet, (!may).then_some("response-topics = [answer/{app}]"), "{id} {request}");
+            }
+        }
+    }
 }
