@@ -42,9 +42,13 @@ fn is_of_the_stream(event: &str, line: &[u8]) -> bool {
         let start = format!("\"{key}\":\"{TOPIC}");
         line.windows(start.len()).any(|window| window == start.as_bytes())
     };
+    let is_of_receipt = || {
+        const OF: &[u8] = br#""of":"receive-denied""#;
+        line.windows(OF.len()).any(|window| window == OF)
+    };
     match event {
         "receive-denied" => names("topic"),
-        midge_audit::event::REPEATED => names("class"),
+        midge_audit::event::REPEATED => is_of_receipt() && names("class"),
         _ => false,
     }
 }
@@ -64,5 +68,7 @@ mod tests {
         assert!(!is_of_the_stream("receive-denied", br#"{"event":"receive-denied","topic":"a/b"}"#));
         // Somebody else's wish is news, whatever it names.
         assert!(!is_of_the_stream("publish-denied", br#"{"topic":"$identity/audit/x"}"#));
+        let repeated = br#"{"of":"publish-denied","class":"$identity/audit/x","count":3}"#;
+        assert!(!is_of_the_stream("repeated", repeated));
     }
 }
