@@ -117,7 +117,8 @@ impl Held {
 
 /// Returns the index of the first rule whose allows decide like those of this one.
 fn class_of<'a>(rule: &'a Compiled, index: usize, classes: &mut HashMap<&'a Limits, usize>) -> usize {
-    if rule.groups.is_some() || !rule.replies.is_empty() {
+    // Each rule with a rate has a bucket of its own.
+    if rule.groups.is_some() || !rule.replies.is_empty() || rule.limits.rate.is_some() {
         return index;
     }
     *classes.entry(&rule.limits).or_insert(index)

@@ -307,3 +307,17 @@ subscribe = ["any"]
     assert!(rights.receive_shared(&topic("jobs/1"), "others").is_err());
     assert!(rights.receive(&topic("jobs/1")).is_ok());
 }
+
+// Each has a bucket of its own, also where they say the same.
+#[test]
+fn two_rules_with_the_same_rate_are_two_rates() {
+    let rule = |name: &str| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\nid = \"spiffe://td/app/*\"\npublish = [\"t\"]\nrate = {{ messages-per-second = 1 }}\n"
+        )
+    };
+    let rights = app(&format!("{}{}", rule("one"), rule("two")));
+    let permit = rights.publish(&topic("t"), PublishFacts::default()).unwrap();
+    let names: Vec<&str> = permit.rates().map(|(name, _)| &**name.text()).collect();
+    assert_eq!(names, ["one", "two"]);
+}
