@@ -4,7 +4,7 @@
 //! about to is not tainted, and only a tainted one is revoked: first another one signs, then what the old one signed
 //! is renewed, then it is forgotten.
 
-use crate::{AuthorityKind, Bundle, BundleError, CaJournal, CaRecord, Root, Slot, SlotState};
+use crate::{AuthorityKind, Bundle, BundleError, CaJournal, Root, Slot, SlotState};
 use midge_identity::{CertificateFacts, UnixMillis};
 use std::collections::BTreeSet;
 
@@ -61,12 +61,8 @@ pub fn authority_id(certificate: &[u8]) -> Option<String> {
 /// Returns the authorities: the one that signs, the prepared one, then those of earlier times, as long as anybody
 /// trusts them.
 pub fn x509_authorities(kind: AuthorityKind, journal: &CaJournal, bundle: &Bundle) -> Vec<X509Authority> {
-    let in_slot = |state| {
-        let mut slots = [Slot::A, Slot::B].into_iter().filter_map(|slot| journal.slot(slot));
-        slots.find(|(held, _)| *held == state).map(|(_, ca)| ca)
-    };
     let of_slot = |state| {
-        let ca: &CaRecord = in_slot(state)?;
+        let (_, ca) = journal.in_state(state)?;
         let id = authority_id(&ca.certificate)?;
         Some(X509Authority { id, state, tainted: ca.tainted, not_after: ca.not_after })
     };
@@ -164,13 +160,12 @@ fn old_root<'a>(
     id: &str,
 ) -> Result<&'a Root, AuthorityError> {
     check_own(kind, id)?;
-    let of_id = |certificate: &[u8]| authority_id(certificate).as_deref() == Some(id);
-    if journal.active().is_some_and(|(_, ca)| of_id(&ca.certificate)) {
-        return Err(AuthorityError::Active(id.to_owned()));
+    let known = x509_authorities(kind, journal, bundle).into_iter().find(|authority| authority.id == id);
+    match known.map(|authority| authority.state) {
+        Some(SlotState::Active) => return Err(AuthorityError::Active(id.to_owned())),
+        Some(SlotState::Prepared) => return Err(AuthorityError::Prepared(id.to_owned())),
+        Some(SlotState::Old) | None => {}
     }
-    if journal.prepared().is_some_and(|(_, ca)| of_id(&ca.certificate)) {
-        return Err(AuthorityError::Prepared(id.to_owned()));
-    }
-    let root = bundle.roots().iter().find(|root| of_id(&root.certificate));
+    let root = bundle.roots().iter().find(|root| authority_id(&root.certificate).as_deref() == Some(id));
     root.ok_or_else(|| AuthorityError::Unknown(id.to_owned()))
 }

@@ -297,7 +297,7 @@ impl CaJournal {
         }
     }
 
-    fn in_state(&self, wanted: SlotState) -> Option<(Slot, &CaRecord)> {
+    pub(crate) fn in_state(&self, wanted: SlotState) -> Option<(Slot, &CaRecord)> {
         [Slot::A, Slot::B].into_iter().find_map(|slot| match self.slot(slot) {
             Some((state, record)) if state == wanted => Some((slot, record)),
             Some(_) | None => None,
