@@ -1,0 +1,157 @@
+//! What a broker sent, held against what it owed.
+
+use super::*;
+
+impl Model {
+    /// A broker sent a PUBLISH.
+    pub(crate) fn sent(&mut self, who: Who, seen: &Seen) {
+        let session = &self.sessions[&who];
+        if session.flight.iter().any(|flight| Some(flight.pid) == seen.pid && !flight.here) {
+            return self.sent_again(who, seen);
+        }
+        let found = self.take_owed(who, seen).map(|owed| (owed, None));
+        let found = found.or_else(|| self.take_shared(who, seen));
+        let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
+        let (owed, group) = found.unwrap_or_else(|| panic!("{seen:?} to {who} is not owed"));
+        // What was sent is sent again even then.
+        assert!(owed.sent.is_some() || !self.is_expired(&owed.message), "{seen:?} has expired");
+        let session = self.sessions.get_mut(&who).unwrap();
+        if owed.qos == Q0 {
+            return assert_eq!(seen.pid, None);
+        }
+        assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
+        let pid = seen.pid.unwrap();
+        assert!(session.flight.iter().all(|flight| flight.pid != pid), "{seen:?}: identifier in use");
+        self.publishes += 1;
+        let first = owed.sent.map_or(self.publishes, |(_, first)| first);
+        session.flight.push(Flight {
+            pid,
+            first,
+            owed,
+            group,
+            group_ended: false,
+            released: None,
+            begun: session.life,
+            here: true,
+            counted: true,
+        });
+    }
+
+    fn sent_again(&mut self, who: Who, seen: &Seen) {
+        let session = &self.sessions[&who];
+        let is_due = |flight: &Flight| !flight.here && flight.released.is_none();
+        let at = session.flight.iter().position(|flight| Some(flight.pid) == seen.pid && is_due(flight));
+        let at = at.unwrap_or_else(|| panic!("{seen:?} to {who} is not due again"));
+        let flight = &session.flight[at];
+        // In the order in which they were sent first ([MQTT-4.6.0-1]), or came after a restart.
+        let earlier = session.flight[..at].iter().find(|other| is_due(other) && other.first < flight.first);
+        assert!(earlier.is_none(), "{seen:?} to {who} comes before {earlier:?}");
+        assert!(seen.dup && self.is_how(&flight.owed, seen), "{seen:?} is not {flight:?}");
+        assert!(session.has_room(), "{seen:?} is beyond the window of {who}");
+        let flight = &mut self.sessions.get_mut(&who).unwrap().flight[at];
+        (flight.here, flight.counted) = (true, true);
+    }
+
+    fn is_how(&self, owed: &Owed, seen: &Seen) -> bool {
+        let Owed { message, qos, retain, ids, .. } = owed;
+        (message.topic, &message.payload, qos, retain, ids, self.left(message))
+            == (seen.topic.as_str(), &seen.payload, &seen.qos, &seen.retain, &seen.ids, seen.expiry)
+    }
+
+    fn take_owed(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
+        let owed = &self.sessions[&who].owed;
+        let at = owed.iter().position(|owed| self.is_how(owed, seen) && owed.is_again(seen))?;
+        // One publisher's messages of one topic and QoS come in its order.
+        let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
+        let earlier = owed[..at]
+            .iter()
+            .find(|earlier| key(earlier) == key(&owed[at]) && !self.is_expired(&earlier.message));
+        assert_eq!(earlier, None, "{seen:?} to {who} comes before");
+        Some(self.sessions.get_mut(&who).unwrap().owed.remove(at))
+    }
+
+    fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<&'static str>)> {
+        let owed_to = |shared: &Shared| {
+            let mut grants = shared.grants.iter().filter(|(holder, _)| *holder == who);
+            let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen));
+            grant.map(|(_, owed)| owed.clone())
+        };
+        // Of equal ones, such as two that are empty, first what must be sent.
+        let candidates = (0..self.shared.len()).filter(|at| owed_to(&self.shared[*at]).is_some());
+        let candidates: Vec<usize> = candidates.collect();
+        let at = candidates.iter().copied();
+        let at = at.min_by_key(|at| (!self.shared[*at].due, self.shared[*at].may_be_lost))?;
+        let owed = owed_to(&self.shared[at])?;
+        let Shared { group, grants, may_be_lost, .. } = &self.shared[at];
+        let (group, grants, may_be_lost) = (*group, grants.clone(), *may_be_lost);
+        // Nobody can tell which of them it was: whoever had either may have what is left.
+        for other in candidates.into_iter().filter(|other| *other != at) {
+            let other = &mut self.shared[other];
+            if other.group == group {
+                other.grants.extend(grants.iter().cloned());
+                other.may_be_lost |= may_be_lost;
+            }
+        }
+        self.shared.remove(at);
+        Some((owed, Some(group)))
+    }
+
+    fn take_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
+        let message = self.retained.values().find(|message| message.topic == seen.topic)?.clone();
+        let session = &self.sessions[&who];
+        let by = |(filter, replay): (&&'static str, &Replay)| {
+            let may_be_again = replay.may_be_again.contains(&message.payload);
+            let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
+            let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
+            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again, sent: None };
+            let own = subscribed.no_local && message.from == who;
+            let is_right = !own
+                && !replay.sent.contains(message.topic)
+                && (!seen.dup || (may_be_again && qos == Q1))
+                && self.is_how(&owed, seen);
+            is_right.then_some((*filter, owed))
+        };
+        // By the one that still owes it; else it was retained after the subscription was made.
+        let owing = session.replays.iter().filter(|(_, replay)| replay.owed.contains(message.topic));
+        let (filter, owed) = owing.chain(&session.replays).find_map(by)?;
+        let replay = self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap();
+        replay.owed.remove(message.topic);
+        replay.sent.insert(message.topic);
+        Some(owed)
+    }
+
+    /// Asserts that nothing is owed that could have been sent.
+    pub(crate) fn settle(&mut self) {
+        let now = self.now;
+        let is_over = |message: &Message| message.lasts.is_some_and(|secs| message.received + secs <= now);
+        // A broker that was restarted may not know that it has sent what is over by now.
+        self.shared.retain_mut(|shared| {
+            shared.may_be_lost |= is_over(&shared.message);
+            !is_over(&shared.message) || shared.grants.iter().any(|(_, owed)| owed.sent.is_some())
+        });
+        for (who, session) in &mut self.sessions {
+            session.owed.retain(|owed| !is_over(&owed.message) || owed.sent.is_some());
+            let mut owed = session.owed.iter().filter(|owed| !is_over(&owed.message));
+            let forgotten = owed.find(|owed| owed.qos == Q0 || session.takes(owed.qos));
+            assert_eq!(forgotten, None, "{who} was not sent this");
+            if !session.takes(Q1) {
+                continue;
+            }
+            let again = session.flight.iter().find(|flight| !flight.here);
+            assert!(again.is_none(), "{who} was not sent this again: {again:?}");
+            for (filter, replay) in std::mem::take(&mut session.replays) {
+                let no_local =
+                    session.subscriptions.get(filter).is_some_and(|subscribed| subscribed.no_local);
+                // What was retained meanwhile in its place may be its own ([MQTT-3.8.3-3]).
+                let is_owed = |message: &Message| !(no_local && message.from == *who);
+                let missing = replay.owed.iter().find(|topic| self.retained.get(*topic).is_some_and(is_owed));
+                assert_eq!(missing, None, "{who} was not sent what is retained, by {filter}");
+            }
+        }
+        for shared in &self.shared {
+            assert!(!shared.due || is_over(&shared.message), "no member was sent this: {shared:?}");
+            let somebody_has_it = shared.grants.iter().any(|(who, _)| !self.sessions[who].takes(Q1));
+            assert!(shared.may_be_lost || somebody_has_it, "no member has this: {shared:?}");
+        }
+    }
+}
