@@ -169,6 +169,14 @@ pub(crate) struct TestAgent {
 }
 
 impl TestAgent {
+    /// An agent with one entry for whoever asks, and where its SVIDs live for an hour.
+    pub(crate) fn with_one_entry() -> (Arc<FakeUpstream>, Self) {
+        let upstream = FakeUpstream::new(Duration::from_secs(3600));
+        upstream.set_entries(vec![entry("a", "/app/one")]);
+        let agent = Self::start(&upstream);
+        (upstream, agent)
+    }
+
     pub(crate) fn start(upstream: &Arc<FakeUpstream>) -> Self {
         Self::start_with(upstream.clone(), |_| {})
     }

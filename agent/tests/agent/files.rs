@@ -35,9 +35,7 @@ fn identity_on_disk(directory: &Path) -> (String, Vec<u8>) {
 
 #[tokio::test]
 async fn an_svid_is_fetched_to_disk_and_the_command_run() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (upstream, agent) = TestAgent::with_one_entry();
     let folder = tempfile::tempdir().unwrap();
     let token = CancellationToken::new();
     let mut options = options(&agent, folder.path());
@@ -110,9 +108,7 @@ async fn a_watcher_waits_writes_each_renewal_and_survives_the_loss_of_its_identi
 
 #[tokio::test]
 async fn a_failing_command_is_tried_again() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (_upstream, agent) = TestAgent::with_one_entry();
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().to_owned();
     let token = CancellationToken::new();
@@ -133,9 +129,7 @@ async fn a_failing_command_is_tried_again() {
 
 #[tokio::test]
 async fn a_wanted_identity_is_waited_for() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (upstream, agent) = TestAgent::with_one_entry();
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().to_owned();
     let token = CancellationToken::new();

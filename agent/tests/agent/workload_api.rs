@@ -88,9 +88,7 @@ async fn the_spiffe_crate_gets_its_svid_and_follows_its_rotation() {
 
 #[tokio::test]
 async fn requests_without_the_security_header_are_refused() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (_upstream, agent) = TestAgent::with_one_entry();
     let mut client = bare(&agent.socket).await;
     let expected = "security header missing from request";
     let refused = client.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
@@ -273,9 +271,7 @@ async fn bundle_changes_are_told_and_identical_ones_are_not() {
 
 #[tokio::test]
 async fn workloads_of_one_entry_share_its_svid() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (upstream, agent) = TestAgent::with_one_entry();
     let mut seen = Vec::new();
     for _ in 0..5 {
         let mut client = bare(&agent.socket).await;
@@ -368,9 +364,7 @@ async fn wrong_answers_of_the_server_are_never_handed_out() {
 
 #[tokio::test]
 async fn jwt_and_wit_calls_are_unimplemented() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (_upstream, agent) = TestAgent::with_one_entry();
     let mut client = bare(&agent.socket).await;
     let audience = vec!["a".to_owned()];
     let jwt = JwtsvidRequest { audience, spiffe_id: String::new() };
@@ -417,9 +411,7 @@ async fn limits_cost_only_the_user_who_reaches_them() {
 
 #[tokio::test]
 async fn open_streams_end_when_the_agent_stops() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (_upstream, agent) = TestAgent::with_one_entry();
     let mut client = bare(&agent.socket).await;
     let mut stream = svids(&mut client).await;
     next("svids", &mut stream).await.unwrap();
@@ -431,9 +423,7 @@ async fn open_streams_end_when_the_agent_stops() {
 
 #[tokio::test]
 async fn selectors_that_become_needed_later_are_attested_then() {
-    let upstream = FakeUpstream::new(HOUR);
-    upstream.set_entries(vec![entry("a", "/app/one")]);
-    let agent = TestAgent::start(&upstream);
+    let (upstream, agent) = TestAgent::with_one_entry();
     let mut client = bare(&agent.socket).await;
     let mut stream = svids(&mut client).await;
     next("svids", &mut stream).await.unwrap();

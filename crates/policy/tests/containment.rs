@@ -2,27 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+mod support;
+
 use midge_identity::SpiffeId;
 use midge_policy::{DenyReason, Policy, Rights, Rule, SubscribeMode};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use proptest::prelude::*;
 use std::sync::Arc;
-
-/// MQTT 5.0 §4.7 by the letter, apart from the code under test.
-fn matches(filter: &str, topic: &str) -> bool {
-    fn rest(filter: &[&str], topic: &[&str]) -> bool {
-        match (filter.split_first(), topic.split_first()) {
-            (Some((&"#", _)), _) | (None, None) => true,
-            (Some((level, filter)), Some((name, topic))) => {
-                (*level == "+" || level == name) && rest(filter, topic)
-            }
-            _ => false,
-        }
-    }
-    let filter: Vec<&str> = filter.split('/').collect();
-    let topic: Vec<&str> = topic.split('/').collect();
-    !(topic[0].starts_with('$') && ["+", "#"].contains(&filter[0])) && rest(&filter, &topic)
-}
+use support::matches;
 
 /// Every text of 1 to `depth` levels of the alphabet, the first one of `first` as well.
 fn texts(first: &[&str], alphabet: &[&str], depth: usize) -> Vec<String> {

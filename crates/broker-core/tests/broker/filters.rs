@@ -1,19 +1,6 @@
-//! Topic filters as the reference of random histories reads them.
+//! Shared filters as the reference of random histories reads them.
 
 use mqtt_proto::SharedFilter;
-
-pub(crate) fn matches(filter: &str, topic: &str) -> bool {
-    let mut topic = topic.split('/');
-    for level in filter.split('/') {
-        match (level, topic.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (level, name) if name == Some(level) => {}
-            _ => return false,
-        }
-    }
-    topic.next().is_none()
-}
 
 /// The filter without its share.
 pub(crate) fn plain(filter: &'static str) -> &'static str {

@@ -7,7 +7,8 @@
 
 mod sent;
 
-use crate::filters::{is_shared, matches, plain};
+use crate::filters::{is_shared, plain};
+use crate::oracle::matches;
 use crate::seen::Seen;
 use crate::tally::{Life, Tally};
 use crate::world::*;

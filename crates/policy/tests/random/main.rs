@@ -8,6 +8,8 @@
 
 mod generate;
 mod reference;
+#[path = "../support/mod.rs"]
+mod support;
 mod world;
 
 use generate::{CLIENTS, GROUPS, LISTENERS, Random};
@@ -20,7 +22,8 @@ use mqtt_proto::{QoS, SharedFilter, TopicName};
 use reference::{Name, Publish, Reference};
 use std::fmt::Debug;
 use std::sync::Arc;
-use world::{NONE, World, and, matches, minus, or, within};
+use support::matches;
+use world::{NONE, World, and, minus, or, within};
 
 const QUALITIES: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 

@@ -1,7 +1,8 @@
 //! The policy language by its documentation: slow, and simple enough to be seen right. It reads rules
 //! as they are written and shares no code with what it checks.
 
-use crate::world::{NONE, Set, World, and, matches, minus, or, within};
+use crate::support::matches;
+use crate::world::{NONE, Set, World, and, minus, or, within};
 use midge_policy::{
     Context, Durability, PublishFacts, Quantity, QueueOverflow, Rule, RuleSource, SubscribeMode,
 };

@@ -4,13 +4,13 @@ use crate::support::{Ca, WorkloadApi, soon};
 use mapper_sdk::{CancellationToken, Clock, IdentityChoice, IdentityError, WorkloadIdentity, WorkloadSource};
 use midge_pki::{IdentitySource as _, TrustSource as _};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
-async fn a_workload_that_waits_gets_its_identity_within_a_second_of_its_entry() {
+async fn a_workload_that_waits_gets_its_identity_once_it_has_an_entry() {
     let (api, ca) = (WorkloadApi::start(), Ca::new());
     let (reasons, mut heard) = mpsc::unbounded_channel();
     let waiting = tokio::spawn({
@@ -23,10 +23,8 @@ async fn a_workload_that_waits_gets_its_identity_within_a_second_of_its_entry() 
     assert_eq!(soon(heard.recv()).await.unwrap(), "no identity issued");
 
     let svid = ca.sign("mapper/led", HOUR);
-    let started = Instant::now();
     api.issue(&ca, &[(&svid, "")]);
     let identity = soon(waiting).await.unwrap().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     assert_eq!(identity.usable().unwrap().id, svid.id);
     assert_eq!(*identity.bundles(), ca.bundles());
     assert!(heard.recv().await.is_none(), "the same reason was told twice");
