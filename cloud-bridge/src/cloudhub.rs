@@ -23,11 +23,10 @@ pub use sessions::NodeSession;
 pub use shared_resources::HandedRule;
 pub use synclog::{SyncLogError, SyncLogs};
 
-use crate::limits::cloud_hub_path;
 use devices::DeviceIndex;
 use events::Events;
 use issuer_core::NodeProof;
-use midge_identity::CertificateFacts;
+use midge_identity::{CertificateFacts, cloud_hub_id};
 use midge_issuer::{IssueError, Issuer};
 use midge_pki::{CurrentIdentity, RootPin};
 use midge_runtime::{CancellationToken, Clock};
@@ -108,7 +107,8 @@ impl CloudHub {
         };
         let websocket = bind(config.websocket).await?;
         let bootstrap = bind(config.bootstrap).await?;
-        let identity = parts.issuer.builtin_identity(cloud_hub_path())?;
+        let hub = cloud_hub_id(parts.issuer.trust_domain())?;
+        let identity = parts.issuer.builtin_identity(&hub)?;
         let devices = DeviceIndex::read(&parts.store).await?;
         let sessions = Sessions::new(config.sessions_max);
         let events = Events::default();

@@ -10,4 +10,4 @@ mod frames;
 mod limits;
 mod tick;
 
-pub use limits::{MESSAGE_BYTES_MAX, PROJECT_ID_DEFAULT, cloud_hub_path};
+pub use limits::{MESSAGE_BYTES_MAX, PROJECT_ID_DEFAULT};

@@ -8,11 +8,6 @@ pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// KubeEdge's default project, part of the URL and a header; nobody looks at it.
 pub const PROJECT_ID_DEFAULT: &str = "e632aba927ea4ac2b575ec1603d56f10";
 
-/// Path of the SPIFFE ID that the cloud's end of the channel has.
-pub const fn cloud_hub_path() -> &'static str {
-    "/cloud/hub"
-}
-
 /// TCP, TLS and websocket handshakes, each; KubeEdge's handshake timeout is 30 s.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// One message must leave within this time, or the peer does not read.

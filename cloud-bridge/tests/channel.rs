@@ -219,7 +219,7 @@ async fn a_banned_node_is_cut_off_and_stays_out() {
     let cloud = Cloud::start().await;
     let edge = Edge::join(&cloud, "box-1").await;
     eventually("connected", || edge.status().connected).await;
-    let id = midge_issuer::node_id(cloud.issuer.trust_domain(), "box-1").unwrap();
+    let id = midge_identity::node_id(cloud.issuer.trust_domain(), "box-1").unwrap();
     cloud.issuer.ban_node(&id).await.unwrap();
     eventually("refused", || {
         let status = edge.status();

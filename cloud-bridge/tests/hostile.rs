@@ -148,7 +148,7 @@ async fn a_connection_kept_ready_does_not_outlive_a_ban() {
     };
     let (_stolen, of_stolen) = ready("stolen").await;
     let (_good, of_good) = ready("good").await;
-    let id = midge_issuer::node_id(cloud.issuer.trust_domain(), "stolen").unwrap();
+    let id = midge_identity::node_id(cloud.issuer.trust_domain(), "stolen").unwrap();
     cloud.issuer.ban_node(&id).await.unwrap();
 
     let (status, text) = answer_of(upgrade_on(of_stolen, &[("node_id", "stolen"), MSG]).await);

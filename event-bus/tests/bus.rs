@@ -127,7 +127,7 @@ impl Box1 {
         let issuer = issuer.unwrap();
         let trust: Arc<dyn TrustSource> = Arc::new(Trust(issuer.clone()));
         let verifier = SvidClientVerifier::required(Arc::clone(&trust));
-        let tls = server_config(issuer.builtin_identity("/edge/box-1/broker").unwrap(), verifier, &[]);
+        let tls = server_config(issuer.builtin_identity(&id("/broker")).unwrap(), verifier, &[]);
         let mqtt = MqttConfig {
             tls: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             tcp: None,
@@ -158,7 +158,7 @@ impl Box1 {
             let _policy = policy;
             server.serve(bound, CancellationToken::new()).await
         });
-        let bus_identity = issuer.builtin_identity("/edge/box-1/event-bus").unwrap();
+        let bus_identity = issuer.builtin_identity(&id("/event-bus")).unwrap();
         let reports = Arc::new(Reports::default());
         let (bus, stop_bus, bus_task) = start_bus(&issuer, &store, broker, &reports, &bus_identity).await;
         Self {

@@ -23,19 +23,19 @@ impl Builtin {
 }
 
 impl Issuer {
-    /// Returns an identity of the server's own, such as `/edge/box-1/broker`, kept fresh by [`crate::run`]. It is empty
+    /// Returns an identity of the server's own, such as its MQTT broker's, kept fresh by [`crate::run`]. It is empty
     /// until there is a CA.
     ///
     /// # Errors
-    /// The path is not one, or signing fails for another reason than a missing CA.
-    pub fn builtin_identity(&self, path: &str) -> Result<Arc<CurrentIdentity>, IssueError> {
-        let id = SpiffeId::new(format!("spiffe://{}{path}", self.trust_domain()))
-            .ok()
-            .filter(|id| !id.path().is_empty())
-            .ok_or_else(|| IssueError::Path(path.to_owned()))?;
+    /// It is not one of this trust domain, or signing fails for another reason than a missing CA.
+    pub fn builtin_identity(&self, id: &SpiffeId) -> Result<Arc<CurrentIdentity>, IssueError> {
+        let foreign = || IssueError::Foreign(id.clone());
+        if !id.is_member_of(self.trust_domain()) || id.path().is_empty() {
+            return Err(foreign());
+        }
         {
             let mut builtin = self.shared.builtin.lock();
-            if let Some(known) = builtin.iter().find(|known| known.id == id) {
+            if let Some(known) = builtin.iter().find(|known| known.id == *id) {
                 return Ok(Arc::clone(&known.holder));
             }
             builtin.push(Builtin {
@@ -50,8 +50,8 @@ impl Issuer {
             Err(error) => return Err(error),
         }
         let builtin = self.shared.builtin.lock();
-        let known = builtin.iter().find(|known| known.id == id);
-        known.map(|known| Arc::clone(&known.holder)).ok_or_else(|| IssueError::Path(path.to_owned()))
+        let known = builtin.iter().find(|known| known.id == *id);
+        known.map(|known| Arc::clone(&known.holder)).ok_or_else(foreign)
     }
 
     /// Signs anew what is past half its life, or was signed by a CA that is tainted.

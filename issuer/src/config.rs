@@ -2,7 +2,7 @@
 
 use crate::{MutationLog, Witness};
 use issuer_core::{AuthorityKind, EntryRules};
-use midge_identity::{SpiffeId, SpiffeIdError, TrustDomain};
+use midge_identity::{SpiffeId, SpiffeIdError, TrustDomain, node_id};
 use midge_policy::Rule;
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -94,12 +94,4 @@ impl fmt::Debug for IssuerConfig {
             .field("svid_ttl", &self.svid_ttl)
             .finish_non_exhaustive()
     }
-}
-
-/// Returns the ID of a box by its name.
-///
-/// # Errors
-/// The name cannot be a segment of an ID.
-pub fn node_id(trust_domain: &TrustDomain, node: &str) -> Result<SpiffeId, SpiffeIdError> {
-    SpiffeId::from_segments(trust_domain.clone(), &["edge", node])
 }

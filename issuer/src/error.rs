@@ -50,8 +50,8 @@ pub enum IssueError {
     #[error("failed to sign: {0}")]
     Identity(#[from] IdentityError),
     /// An identity of the server's own has a path below its trust domain.
-    #[error("path \"{0}\" is no path of this server's trust domain")]
-    Path(String),
+    #[error("\"{0}\" is no ID below this server's trust domain")]
+    Foreign(SpiffeId),
     /// Only a cloud signs for boxes.
     #[error("\"{0}\" is not a box: its ID must be spiffe://<trust domain>/edge/<name>")]
     NotABox(SpiffeId),

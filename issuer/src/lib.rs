@@ -21,7 +21,7 @@ mod view;
 mod witness;
 
 pub use admin::{admin_services, bundles_to_api, entry_from_api, entry_to_api};
-pub use config::{Authority, IssuerConfig, node_id};
+pub use config::{Authority, IssuerConfig};
 pub use enrol::{Joined, NewJoinToken};
 pub use entries::CloudChange;
 pub use error::IssueError;

@@ -3,10 +3,10 @@
 use crate::witness::{Cause, Issued};
 use crate::{enrol::node_svid, error::IssueError, issuer::Issuer, mutation::Mutation};
 use issuer_core::{
-    EntryError, LeaseReason, NodeProof, check_dns_name, check_workload, limits, node_of, scope_of_path,
+    EntryError, LeaseReason, NodeProof, check_dns_name, check_workload, limits,
     template::{CaTemplate, Subject, SvidTemplate, Validity, serial},
 };
-use midge_identity::{SpiffeId, UnixMillis};
+use midge_identity::{SpiffeId, UnixMillis, is_node, node_of, scope_of};
 use midge_pki::{CaSigner, Csr, CsrSubject, provider};
 use midge_runtime::Actor;
 use midge_store::Batch;
@@ -152,7 +152,7 @@ impl Issuer {
         preferred_ttl: Option<Duration>,
     ) -> Result<SignedCa, IssueError> {
         let csr = Csr::parse(csr_der)?;
-        let scope = scope_of_path(id.path()).ok_or_else(|| IssueError::NotABox(id.clone()))?;
+        let scope = scope_of(id).ok_or_else(|| IssueError::NotABox(id.clone()))?;
         let ca = self.signing_ca()?;
         let now = self.now();
         let most = self.shared.config.intermediate_ttl;
@@ -182,7 +182,7 @@ impl Issuer {
 
     pub(crate) fn node_order(&self, id: &SpiffeId) -> SvidOrder {
         let subject = match node_of(id) {
-            Some(name) if is_box(id) => Subject::node(name),
+            Some(name) if is_node(id) => Subject::node(name),
             Some(_) | None => Subject::svid(&[]),
         };
         let ttl = self.shared.config.node_svid_ttl;
@@ -254,10 +254,6 @@ pub(crate) fn random_bytes() -> Result<[u8; 16], IssueError> {
 fn ca_serial(ca: &SigningCa) -> [u8; 16] {
     let number = u128::from_str_radix(&ca.signer.facts().serial, 16).unwrap_or(1);
     number.to_be_bytes()
-}
-
-fn is_box(id: &SpiffeId) -> bool {
-    node_of(id).is_some_and(|name| id.path().len() == "/edge/".len() + name.len())
 }
 
 fn minted_subject(asked: &CsrSubject, dns_names: &[String]) -> Subject {

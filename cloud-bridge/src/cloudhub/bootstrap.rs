@@ -116,7 +116,7 @@ impl CloudHub {
         let node = text("nodename").ok_or_else(|| bad_request("header NodeName is missing"))?;
         self.check_node_name(node).map_err(|error| bad_request(&error.to_string()))?;
         let issuer = &self.shared.parts.issuer;
-        let id = midge_issuer::node_id(issuer.trust_domain(), node)
+        let id = midge_identity::node_id(issuer.trust_domain(), node)
             .map_err(|error| bad_request(&error.to_string()))?;
         if let Some(token) = text("authorization").and_then(|value| value.strip_prefix("Bearer ")) {
             let joined = issuer.redeem(bare_token(token), csr_der, Some(&id)).await.map_err(refusal)?;

@@ -181,7 +181,7 @@ impl CloudHub {
     }
 
     pub(super) fn check_node_name(&self, node: &str) -> Result<(), HubError> {
-        let result = midge_issuer::node_id(self.shared.parts.issuer.trust_domain(), node);
+        let result = midge_identity::node_id(self.shared.parts.issuer.trust_domain(), node);
         result.map(drop).map_err(|error| HubError::NodeName { name: node.to_owned(), why: error.to_string() })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::synclog::SyncLogError;
 use bridge_core::{DeviceId, InvalidDeviceId};
+use midge_identity::SpiffeIdError;
 use midge_issuer::IssueError;
 use midge_store::StoreError;
 use std::io;
@@ -20,6 +21,9 @@ pub enum HubError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// An ID in this trust domain.
+    #[error(transparent)]
+    Id(#[from] SpiffeIdError),
     /// The identity server.
     #[error(transparent)]
     Issue(#[from] IssueError),

@@ -6,8 +6,8 @@ use super::session::Session;
 use super::sessions::SessionPlace;
 use crate::frames::{Channel, websocket_config};
 use crate::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
-use issuer_core::{NodeProof, node_of};
-use midge_identity::{UnixMillis, VerifiedPeer};
+use issuer_core::NodeProof;
+use midge_identity::{UnixMillis, VerifiedPeer, is_node, node_of};
 use midge_pki::{SvidClientVerifier, TrustSource, peer_of, server_config};
 use midge_runtime::{CancellationToken, RateLimitedWarn};
 use std::net::SocketAddr;
@@ -144,7 +144,7 @@ impl CloudHub {
 
     fn node_shown_by(&self, peer: &VerifiedPeer, leaf_der: &[u8]) -> Result<(String, NodeProof), String> {
         let (issuer, id) = (&self.shared.parts.issuer, peer.id());
-        let node = node_of(id).filter(|node| id.path().len() == "/edge/".len().saturating_add(node.len()));
+        let node = node_of(id).filter(|_| is_node(id));
         let Some(node) = node.filter(|_| id.trust_domain() == issuer.trust_domain()) else {
             return Err(format!(
                 "{id} is not a node: the certificate of spiffe://<trust domain>/edge/<node> is needed"
@@ -242,7 +242,7 @@ mod tests {
 
     async fn joined(hub: &CloudHub, node: &str) -> NodeProof {
         let issuer = &hub.shared.parts.issuer;
-        let id = midge_issuer::node_id(issuer.trust_domain(), node).unwrap();
+        let id = midge_identity::node_id(issuer.trust_domain(), node).unwrap();
         let token = issuer.create_join_token(Duration::from_secs(60), None, Some(id.clone())).await.unwrap();
         let csr = PrivateKey::generate().unwrap().csr_der(Some(&id), CsrSubject::default()).unwrap();
         let chain = issuer.redeem(&token.token, &csr, None).await.unwrap().svid.chain;

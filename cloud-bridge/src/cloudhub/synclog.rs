@@ -6,8 +6,8 @@
 //! the two writers), `sync/<node>/live/<resource>`, `sync/<node>/gone/<revision>` (tombstones).
 
 use bridge_core::{Change, LogHead, NodeLog, Operation};
-use issuer_core::{Origin, RegistrationEntry, node_of};
-use midge_identity::SpiffeId;
+use issuer_core::{Origin, RegistrationEntry};
+use midge_identity::{SpiffeId, node_of};
 use midge_issuer::{Mutation, MutationLog};
 use midge_store::{Batch, Durability, Store, StoreError};
 use parking_lot::Mutex;

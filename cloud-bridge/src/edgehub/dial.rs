@@ -2,8 +2,8 @@
 
 use super::identity::NodeIdentity;
 use crate::frames::{Channel, websocket_config};
-use crate::limits::{HANDSHAKE_TIMEOUT, cloud_hub_path};
-use midge_identity::{SpiffeId, UnixMillis};
+use crate::limits::HANDSHAKE_TIMEOUT;
+use midge_identity::{UnixMillis, cloud_hub_id};
 use midge_pki::{ServerExpectation, client_config, rejection_of};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -134,8 +134,7 @@ pub(super) async fn dial(
         return Err(DialError::Expired(identity.expires()));
     }
     let (host, _) = split_address(&server)?;
-    let hub = format!("spiffe://{}{}", identity.trust_domain(), cloud_hub_path());
-    let hub = SpiffeId::new(hub).map_err(|_| DialError::Address(server.clone()))?;
+    let hub = cloud_hub_id(identity.trust_domain()).map_err(|_| DialError::Address(server.clone()))?;
     let config = client_config(Some(identity.svid()), identity.trust(), ServerExpectation::Id(hub));
     let request = upgrade_request(&server, &project, identity.node())?;
     let stream = tls(connect(&server).await?, config, host, &server).await?;

@@ -7,12 +7,12 @@
 use super::dial::{DialError, connect, split_address, tls};
 use super::identity::{Joining, NodeIdentity, NodeIdentityError};
 use crate::cloudhub::PEM_CHAIN;
-use crate::limits::{BOOTSTRAP_ANSWER_BYTES_MAX, HANDSHAKE_TIMEOUT, cloud_hub_path};
+use crate::limits::{BOOTSTRAP_ANSWER_BYTES_MAX, HANDSHAKE_TIMEOUT};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use midge_identity::{SpiffeId, TrustDomain};
+use midge_identity::{SpiffeId, TrustDomain, cloud_hub_id, node_id};
 use midge_pki::{
     CsrSubject, FixedTrust, PemError, PinError, RootPin, ServerExpectation, SignError, client_config,
     fetch_only_config, pem_decode_certs,
@@ -154,7 +154,7 @@ impl From<NodeIdentityError> for EnrolError {
 /// # Errors
 /// As [`EnrolError`] lists; what was on disk stays.
 pub async fn enrol(config: &EnrolConfig, clock: &Clock) -> Result<NodeIdentity, EnrolError> {
-    let id = midge_issuer::node_id(&config.trust_domain, &config.node)
+    let id = node_id(&config.trust_domain, &config.node)
         .map_err(|error| EnrolError::NodeName { name: config.node.clone(), why: error.to_string() })?;
     if let Some(identity) = NodeIdentity::load(&config.directory, &id, clock)?
         && clock.now() < identity.expires()
@@ -183,7 +183,7 @@ pub async fn enrol(config: &EnrolConfig, clock: &Clock) -> Result<NodeIdentity, 
 }
 
 pub(super) fn hub_id(trust_domain: &TrustDomain) -> Result<SpiffeId, EnrolError> {
-    SpiffeId::new(format!("spiffe://{trust_domain}{}", cloud_hub_path()))
+    cloud_hub_id(trust_domain)
         .map_err(|error| EnrolError::NodeName { name: trust_domain.to_string(), why: error.to_string() })
 }
 

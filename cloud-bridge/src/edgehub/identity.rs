@@ -6,7 +6,7 @@
 
 use issuer_core::{authority_id, signed_by};
 use midge_identity::{
-    BundleSet, CertificateFacts, SpiffeId, SvidRejection, TrustDomain, UnixMillis, verify_x509_svid,
+    BundleSet, CertificateFacts, SpiffeId, SvidRejection, TrustDomain, UnixMillis, node_of, verify_x509_svid,
 };
 use midge_pki::{
     CurrentIdentity, FileError, IdentityError, IdentitySource, KeyFileError, PemError, PrivateKey,
@@ -162,9 +162,9 @@ impl NodeIdentity {
         &self.id
     }
 
-    /// Name of the box: the last segment of its ID.
+    /// Name of the box.
     pub fn node(&self) -> &str {
-        self.id.path().rsplit('/').next().unwrap_or_default()
+        node_of(&self.id).unwrap_or_default()
     }
 
     /// End of the current SVID.

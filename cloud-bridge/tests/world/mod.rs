@@ -13,7 +13,7 @@ use cloud_bridge::edgehub::{
 };
 use issuer_core::{RegistrationEntry, Selector};
 use midge_identity::TrustDomain;
-use midge_issuer::{Authority, CaRequest, Issuer, IssuerConfig, node_id};
+use midge_issuer::{Authority, CaRequest, Issuer, IssuerConfig};
 use midge_runtime::{CancellationToken, Clock};
 use midge_store::{Batch, Durability, Store, StoreInfo};
 use parking_lot::Mutex;
@@ -45,7 +45,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 pub(crate) fn entry(node: &str, path: &str) -> RegistrationEntry {
-    let parent = node_id(&trust_domain(), node).unwrap();
+    let parent = midge_identity::node_id(&trust_domain(), node).unwrap();
     serde_json::from_value(serde_json::json!({
         "id": "",
         "spiffe_id": format!("{parent}/{path}"),
@@ -142,7 +142,7 @@ impl Cloud {
     }
 
     pub(crate) async fn enrol_config(&self, node: &str, directory: &Path) -> EnrolConfig {
-        let id = node_id(&trust_domain(), node).unwrap();
+        let id = midge_identity::node_id(&trust_domain(), node).unwrap();
         let made = self.issuer.create_join_token(Duration::from_secs(600), None, Some(id)).await.unwrap();
         EnrolConfig {
             address: format!("https://{}", self.ports.lock().1),

@@ -35,6 +35,5 @@ pub use node::{Node, NodeProof, NodeSvid};
 pub use table::{EntryChange, EntryFilter, EntryTable, SetMatch};
 pub use token::{Enrolment, JoinError, JoinToken, Redemption, fingerprint};
 pub use validate::{
-    EntryError, EntryRules, IdFault, check_dns_name, check_member, check_selector, check_workload, node_of,
-    scope_of_path,
+    EntryError, EntryRules, IdFault, check_dns_name, check_member, check_selector, check_workload,
 };

@@ -7,7 +7,7 @@ use crate::{
     EntryError, EntryRules, Origin, RegistrationEntry, Selector, limits,
     validate::{check_member, check_workload},
 };
-use midge_identity::{SpiffeId, UnixMillis};
+use midge_identity::{SpiffeId, UnixMillis, is_agent};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -266,11 +266,6 @@ impl EntryTable {
         self.by_spiffe_id.entry(entry.spiffe_id.clone()).or_default().insert(entry.id.clone());
         self.by_id.insert(entry.id.clone(), entry);
     }
-}
-
-fn is_agent(id: &SpiffeId) -> bool {
-    let mut segments = id.path().split('/').skip(1);
-    (segments.next(), segments.nth(1)) == (Some("edge"), Some("agent"))
 }
 
 fn unlink(index: &mut BTreeMap<SpiffeId, BTreeSet<String>>, key: &SpiffeId, id: &str) {

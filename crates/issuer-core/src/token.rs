@@ -7,7 +7,7 @@ use crate::{
     limits,
     node::{Node, NodeProof, NodeSvid},
 };
-use midge_identity::{SpiffeId, TrustDomain, UnixMillis};
+use midge_identity::{SpiffeId, TrustDomain, UnixMillis, is_agent_of};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -224,13 +224,9 @@ impl Enrolment {
         own: Option<&SpiffeId>,
         now: UnixMillis,
     ) -> Result<Arc<Node>, JoinError> {
-        let is_agent = |own: &SpiffeId| {
-            let below = id.path().strip_prefix(own.path()).and_then(|rest| rest.strip_prefix("/agent/"));
-            id.trust_domain() == own.trust_domain() && below.is_some_and(|host| !host.is_empty())
-        };
         let mut node = match self.nodes.get(id) {
             Some(node) => Node::clone(node),
-            None if own.is_some_and(is_agent) => Node::agent(id.clone(), now),
+            None if own.is_some_and(|own| is_agent_of(id, own)) => Node::agent(id.clone(), now),
             None => return Err(JoinError::UnknownNode),
         };
         node.banned = true;

@@ -2,7 +2,7 @@
 //! `id.go`), Midge's scope of a box, and caps.
 
 use crate::{RegistrationEntry, Selector, limits};
-use midge_identity::{IssuerScope, SpiffeId, TrustDomain};
+use midge_identity::{IssuerScope, SpiffeId, TrustDomain, is_builtin, scope_of};
 use std::{sync::Arc, time::Duration};
 
 /// What is wrong with an ID.
@@ -162,18 +162,6 @@ pub struct EntryRules {
     pub grant_fault: fn(&str) -> Option<String>,
 }
 
-/// Returns the path prefix a box's CA may speak for, if the path is a box or below one.
-pub fn scope_of_path(path: &str) -> Option<String> {
-    let mut segments = path.strip_prefix("/edge/")?.split('/');
-    let node = segments.next().filter(|node| !node.is_empty())?;
-    Some(format!("/edge/{node}/"))
-}
-
-/// Returns the name of the box whose ID this is, or below which it lies.
-pub fn node_of(id: &SpiffeId) -> Option<&str> {
-    id.path().strip_prefix("/edge/")?.split('/').next().filter(|node| !node.is_empty())
-}
-
 /// Checks that an ID is one of the trust domain's members, as SPIRE words it.
 ///
 /// # Errors
@@ -192,12 +180,6 @@ pub fn check_workload(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), I
         return Err(IdFault::Reserved { id: id.clone() });
     }
     Ok(())
-}
-
-/// Tells whether a box, its broker, its event bus or the cloud's end of the channel proves itself by this ID.
-fn is_own(id: &SpiffeId) -> bool {
-    let segments: Vec<&str> = id.path().split('/').skip(1).collect();
-    matches!(segments.as_slice(), ["edge", _] | ["edge", _, "broker" | "event-bus"] | ["cloud", "hub"])
 }
 
 fn check_role(trust_domain: &TrustDomain, id: &SpiffeId, role: &'static str) -> Result<(), IdFault> {
@@ -220,7 +202,7 @@ impl EntryRules {
         check_member(&self.trust_domain, &entry.parent_id).map_err(EntryError::ParentId)?;
         check_workload(&self.trust_domain, &entry.spiffe_id).map_err(EntryError::SpiffeId)?;
         self.check_scope(&entry)?;
-        if is_own(&entry.spiffe_id) {
+        if is_builtin(&entry.spiffe_id) {
             return Err(EntryError::SpiffeId(IdFault::Own { id: entry.spiffe_id }));
         }
         check_counts(&entry)?;
@@ -247,7 +229,7 @@ impl EntryRules {
     }
 
     fn check_scope(&self, entry: &RegistrationEntry) -> Result<(), EntryError> {
-        let Some(scope) = scope_of_path(entry.parent_id.path()).filter(|_| self.boxes_are_scoped) else {
+        let Some(scope) = scope_of(&entry.parent_id).filter(|_| self.boxes_are_scoped) else {
             return Ok(());
         };
         if IssuerScope::new(scope.as_str()).is_ok_and(|scope| scope.admits(&entry.spiffe_id)) {
@@ -602,16 +584,5 @@ mod tests {
         ] {
             assert!(error.starts_with("too many "), "{error}");
         }
-    }
-
-    #[test]
-    fn a_box_is_named_by_its_path() {
-        assert_eq!(scope_of_path("/edge/box"), Some("/edge/box/".to_owned()));
-        assert_eq!(scope_of_path("/edge/box/app/x"), Some("/edge/box/".to_owned()));
-        for path in ["/edge", "/edges/box", "/cloud", ""] {
-            assert_eq!(scope_of_path(path), None, "{path}");
-        }
-        assert_eq!(node_of(&id("/edge/box/app")), Some("box"));
-        assert_eq!(node_of(&id("/app")), None);
     }
 }

@@ -5,7 +5,7 @@ use super::{
     page::page,
 };
 use crate::{IssueError, Issuer};
-use issuer_core::{Node, Selector, SetMatch, check_member, node_of};
+use issuer_core::{Node, Selector, SetMatch, check_member};
 use midge_api::spire::api::{
     server::agent::v1::{
         BanAgentRequest, CountAgentsRequest, CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest,
@@ -14,7 +14,7 @@ use midge_api::spire::api::{
     },
     types,
 };
-use midge_identity::{SpiffeId, UnixMillis};
+use midge_identity::{SpiffeId, UnixMillis, is_node};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tonic::{Request, Response, Status};
@@ -43,7 +43,7 @@ impl AgentService {
     /// The ID of a box: nothing else joins with a token.
     fn box_id(&self, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Status> {
         let id = self.agent_id(id)?;
-        if node_of(&id).is_some_and(|node| id.path() == format!("/edge/{node}")) {
+        if is_node(&id) {
             return Ok(id);
         }
         let wanted = format!("spiffe://{}/edge/<node>", self.issuer.trust_domain());

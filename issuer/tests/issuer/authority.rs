@@ -1,6 +1,6 @@
 //! Authorities that an operator prepares, activates, taints and revokes, and what follows at a cloud and its boxes.
 
-use crate::place::{Place, csr, try_verify, verify};
+use crate::place::{Place, csr, id, try_verify, verify};
 use crate::rotation::{answer, enrolled};
 use issuer_core::{AuthorityError, SlotState, X509Authority, signed_by};
 use midge_identity::Proof;
@@ -97,7 +97,7 @@ async fn an_authority_is_prepared_activated_tainted_and_revoked_in_this_order() 
 async fn what_a_tainted_authority_signed_is_signed_anew_and_nothing_else() {
     let place = Place::standalone();
     let issuer = place.open().await;
-    let broker = issuer.builtin_identity("/edge/box-1/broker").unwrap();
+    let broker = issuer.builtin_identity(&id("/edge/box-1/broker")).unwrap();
     let chain = || broker.current().unwrap().chain.iter().map(|der| der.to_vec()).collect::<Vec<_>>();
     let first = replaced(&issuer).await;
     let second = active(&issuer);
@@ -118,7 +118,7 @@ async fn a_box_replaces_its_ca_when_its_root_is_tainted_or_gone() {
     for gone in [false, true] {
         let (_cloud_place, cloud, _place, edge) = enrolled().await;
         let (before, old) = (active(&edge), minted(&edge));
-        let broker = edge.builtin_identity("/edge/box-1/broker").unwrap();
+        let broker = edge.builtin_identity(&id("/edge/box-1/broker")).unwrap();
         assert_eq!(refused(edge.taint_x509_authority(&before).await), AuthorityError::Upstream);
         assert_eq!(refused(edge.prepare_x509_authority().await), AuthorityError::Upstream);
 

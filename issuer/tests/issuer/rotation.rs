@@ -1,6 +1,6 @@
 //! Rotation with real keys, files and stores: restarts at every step, lost keys, wrong clocks.
 
-use crate::place::{DAY, HOUR, Place, START, csr, join, verify};
+use crate::place::{DAY, HOUR, Place, START, csr, id, join, verify};
 use issuer_core::{LeaseReason, LeaseWarning, NodeProof};
 use midge_identity::UnixMillis;
 use midge_issuer::{IssueError, Issuer, run};
@@ -243,7 +243,7 @@ async fn the_task_rotates_by_itself_in_real_time() {
     place.config.ca_ttl = Duration::from_secs(6);
     place.config.svid_ttl = Duration::from_secs(2);
     let issuer = place.open().await;
-    let broker = issuer.builtin_identity("/edge/box-1/broker").unwrap();
+    let broker = issuer.builtin_identity(&id("/edge/box-1/broker")).unwrap();
     let (first, token) = (serial(&issuer), CancellationToken::new());
     let task = tokio::spawn(run(issuer.clone(), token.clone()));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);

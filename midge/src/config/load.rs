@@ -2,6 +2,7 @@
 
 use super::{AgentConfig, CloudConfig, EdgeConfig, LogConfig};
 use http::Uri;
+use midge_identity::{TrustDomain, node_id};
 use serde::de::DeserializeOwned;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -78,8 +79,8 @@ pub(crate) trait Checked: DeserializeOwned {
 impl Checked for EdgeConfig {
     fn problems(&self) -> Vec<String> {
         let mut problems = trust_domain_problems(&self.trust_domain);
-        let node = format!("spiffe://{}/edge/{}", "example.org", self.node);
-        if self.node.contains('/') || midge_identity::SpiffeId::new(&node).is_err() {
+        let is_name = TrustDomain::new("example.org").and_then(|domain| node_id(&domain, &self.node)).is_ok();
+        if !is_name {
             problems.push(format!(
                 "node = \"{}\": use letters, digits, `.`, `-` and `_` (SPIFFE-ID §2.2)",
                 self.node
@@ -202,7 +203,7 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
 }
 
 fn trust_domain_problems(name: &str) -> Vec<String> {
-    let valid = midge_identity::TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
+    let valid = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
     if valid {
         Vec::new()
     } else {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use midge_agent::{Agent, AgentError, RemoteConfig, RemoteUpstream, Upstream};
 use midge_api::midge::v1::StatusRequest;
 use midge_api::midge::v1::midge_client::MidgeClient;
-use midge_identity::SpiffeId;
+use midge_identity::{SpiffeId, TrustDomain, node_id};
 use midge_runtime::{Backoff, CancellationToken, Clock, ServiceNotifier, Supervisor};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -92,7 +92,7 @@ fn box_of(socket: &Path, trust_domain: &str, node: &str) -> anyhow::Result<Spiff
             format!("edge-socket = \"{}\" is a cloud's; name the admin socket of an edge", socket.display());
         return Err(failure(exit::CONFIG, text));
     }
-    Ok(SpiffeId::new(format!("spiffe://{trust_domain}/edge/{node}"))?)
+    Ok(node_id(&TrustDomain::new(trust_domain)?, node)?)
 }
 
 fn agent_error(error: AgentError) -> anyhow::Error {

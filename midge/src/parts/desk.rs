@@ -14,6 +14,7 @@ use midge_api::midge::v1::{
     ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, HandedRule, ListRulesResponse, Node,
     TwinProperty,
 };
+use midge_identity::{node_id, node_of};
 use midge_issuer::Issuer;
 use midge_policy::{Policy, Rule};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -223,7 +224,7 @@ impl Desk for CloudDesk {
     }
 
     async fn accept_audit(&self, node: &str) -> Result<u64, Status> {
-        let known = midge_issuer::node_id(self.issuer.trust_domain(), node);
+        let known = node_id(self.issuer.trust_domain(), node);
         known.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let accepted = self.node_audit.accept(node).await.map_err(Status::resource_exhausted)?;
         accepted.ok_or_else(|| Status::not_found(format!("there is no audit log of a node {node}")))
@@ -232,7 +233,7 @@ impl Desk for CloudDesk {
     async fn nodes(&self) -> Result<Vec<Node>, Status> {
         let sessions = self.hub.sessions();
         let node = |node: &issuer_core::Node| {
-            let name = node.id.path().rsplit('/').next().unwrap_or_default().to_owned();
+            let name = node_of(&node.id).unwrap_or_else(|| node.id.path()).to_owned();
             let session = sessions.iter().find(|session| session.node == name);
             Node {
                 spiffe_id: node.id.to_string(),

@@ -19,7 +19,7 @@ use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
 use midge_audit::{AuditLog, AuditWriter};
 use midge_broker::{Bound, Facts, Hub, Parts, Server};
-use midge_identity::{SpiffeId, TrustDomain};
+use midge_identity::{SpiffeId, TrustDomain, broker_id, event_bus_id, node_id};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{IdentitySource, SvidClientVerifier, TrustSource};
 use midge_runtime::{CancellationToken, Clock, Metrics, ServiceNotifier, Supervisor};
@@ -67,7 +67,7 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let trail = Arc::new(Trail::new(audit.clone(), clock.clone()));
     let issuer_config = issuer_config(&config, Arc::clone(&trail))?;
     let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
-    let id = SpiffeId::new(format!("spiffe://{}/edge/{}", config.trust_domain, config.node))?;
+    let id = node_id(issuer.trust_domain(), &config.node)?;
     let problems = Problems::default();
     let node = EdgeBox { config, id, store, mqtt_store, issuer, clock, audit, trail, problems, started };
     if node.config.open_to_own_uid {
@@ -193,12 +193,12 @@ impl EdgeBox {
             return Ok(None);
         };
         let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
-        let broker_id =
-            SpiffeId::new(format!("spiffe://{}{}", self.config.trust_domain, self.path("broker")))?;
+        let (trust_domain, node) = (self.issuer.trust_domain(), &self.config.node);
+        let broker_id = broker_id(trust_domain, node)?;
         let config =
             EventBusConfig::new(SocketAddr::new(ip, address.port()), broker_id, self.config.node.clone());
         let parts = EventBusParts {
-            identity: self.issuer.builtin_identity(&self.path("event-bus"))?,
+            identity: self.issuer.builtin_identity(&event_bus_id(trust_domain, node)?)?,
             trust: Arc::new(self.issuer.clone()),
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -218,7 +218,8 @@ impl EdgeBox {
         policy: watch::Receiver<Arc<midge_policy::Policy>>,
     ) -> anyhow::Result<Server> {
         let trust: Arc<dyn TrustSource> = Arc::new(self.issuer.clone());
-        let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&self.path("broker"))?;
+        let broker_id = broker_id(self.issuer.trust_domain(), &self.config.node)?;
+        let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&broker_id)?;
         let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);
         let (clock, audit, store) = (self.clock.clone(), self.audit.clone(), Some(self.mqtt_store.clone()));
         let (authenticator, facts) = (None, self.facts());
@@ -243,10 +244,6 @@ impl EdgeBox {
                 ("entries/count", snapshot.entries.to_string()),
             ]
         })
-    }
-
-    fn path(&self, part: &str) -> String {
-        format!("/edge/{}/{part}", self.config.node)
     }
 
     fn service(
