@@ -28,7 +28,7 @@ const NEEDS: [(&str, &[&str]); 23] = [
     ("issuer-core", &["midge-identity"]),
     ("bridge-core", &["midge-identity"]),
     ("audit-core", &["midge-identity"]),
-    ("midge-api", &[]),
+    ("midge-api", &["issuer-core", "midge-identity"]),
     ("midge-runtime", &["midge-identity"]),
     ("midge-store", &[]),
     ("midge-pki", &["issuer-core", "midge-identity"]),

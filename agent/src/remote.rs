@@ -6,12 +6,12 @@
 use crate::{AgentView, SignFailure, Signed, Upstream};
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
-use issuer_core::{Origin, RegistrationEntry, Selector};
+use issuer_core::RegistrationEntry;
 use midge_api::{
+    entries::entry_from_api,
     midge::v1::{self, SignX509svidRequest, WatchEntriesRequest, midge_client::MidgeClient},
-    spire::api::types,
 };
-use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis, parse_spiffe_id};
+use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use midge_runtime::{Backoff, CancellationToken};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::UnixStream, sync::watch};
@@ -204,13 +204,10 @@ fn millis(ms: i64) -> UnixMillis {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("'{value}' is no {what}")]
-struct Unusable {
-    what: &'static str,
-    value: String,
-}
+#[error("'{0}' is no trust domain")]
+struct NoTrustDomain(String);
 
-fn agent_view(view: v1::AgentView) -> Result<AgentView, Unusable> {
+fn agent_view(view: v1::AgentView) -> Result<AgentView, NoTrustDomain> {
     let trust_domain = trust_domain(&view.trust_domain)?;
     let mut bundles = BundleSet::new();
     for bundle in view.bundles {
@@ -224,8 +221,8 @@ fn agent_view(view: v1::AgentView) -> Result<AgentView, Unusable> {
     let mut entries = Vec::with_capacity(view.entries.len());
     for entry in view.entries {
         let id = entry.id.clone();
-        match registration_entry(entry) {
-            Ok(entry) => entries.push(Arc::new(entry)),
+        match entry_from_api(entry) {
+            Ok(entry) => entries.push(Arc::new(with_selectors_in_order(entry))),
             // One odd entry must not take the others' identities away.
             Err(error) => tracing::warn!(entry = %id, %error, "skipping an entry"),
         }
@@ -235,51 +232,13 @@ fn agent_view(view: v1::AgentView) -> Result<AgentView, Unusable> {
     Ok(view.with_good_authorities(good))
 }
 
-fn trust_domain(name: &str) -> Result<TrustDomain, Unusable> {
-    TrustDomain::new(name).map_err(|_| Unusable { what: "trust domain", value: name.to_owned() })
+fn trust_domain(name: &str) -> Result<TrustDomain, NoTrustDomain> {
+    TrustDomain::new(name).map_err(|_| NoTrustDomain(name.to_owned()))
 }
 
-fn spiffe_id(id: Option<types::Spiffeid>) -> Result<SpiffeId, Unusable> {
-    let id = id.unwrap_or_default();
-    let text = format!("spiffe://{}{}", id.trust_domain, id.path);
-    parse_spiffe_id(&text).map_err(|_| Unusable { what: "spiffe id", value: text })
-}
-
-fn ttl(secs: i32) -> Result<u32, Unusable> {
-    u32::try_from(secs).map_err(|_| Unusable { what: "lifetime", value: secs.to_string() })
-}
-
-/// Reads an entry as the server's own reader does (`issuer/src/admin/convert.rs`), from which the agent is independent.
-fn registration_entry(entry: types::Entry) -> Result<RegistrationEntry, Unusable> {
-    let origin = match entry.origin.as_str() {
-        "" | "edge" => Origin::Edge,
-        "cloud" => Origin::Cloud,
-        "builtin" => Origin::Builtin,
-        other => return Err(Unusable { what: "origin", value: other.to_owned() }),
-    };
-    let selectors = entry.selectors.into_iter();
-    let mut selectors: Vec<Selector> =
-        selectors.map(|selector| Selector { kind: selector.r#type, value: selector.value }).collect();
-    selectors.sort();
-    selectors.dedup();
-    Ok(RegistrationEntry {
-        id: entry.id,
-        spiffe_id: spiffe_id(entry.spiffe_id)?,
-        parent_id: spiffe_id(entry.parent_id)?,
-        selectors,
-        x509_svid_ttl_secs: ttl(entry.x509_svid_ttl)?,
-        jwt_svid_ttl_secs: ttl(entry.jwt_svid_ttl)?,
-        federates_with: entry.federates_with,
-        admin: entry.admin,
-        downstream: entry.downstream,
-        expires_at: entry.expires_at,
-        dns_names: entry.dns_names,
-        revision_number: entry.revision_number,
-        store_svid: entry.store_svid,
-        hint: entry.hint,
-        created_at: entry.created_at,
-        publish: entry.publish,
-        subscribe: entry.subscribe,
-        origin,
-    })
+/// Selectors are matched as a set in this order, whatever the server's is.
+fn with_selectors_in_order(mut entry: RegistrationEntry) -> RegistrationEntry {
+    entry.selectors.sort();
+    entry.selectors.dedup();
+    entry
 }

@@ -171,28 +171,9 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn entry(id: &str, spiffe_id: &str, selectors: &[&str]) -> RegistrationEntry {
-        let mut selectors: Vec<Selector> = selectors.iter().map(|text| selector(text)).collect();
-        selectors.sort();
-        RegistrationEntry {
-            id: id.to_owned(),
-            spiffe_id: midge_identity::SpiffeId::new(spiffe_id).unwrap(),
-            parent_id: midge_identity::SpiffeId::new("spiffe://t/edge/box").unwrap(),
-            selectors,
-            x509_svid_ttl_secs: 0,
-            jwt_svid_ttl_secs: 0,
-            federates_with: Vec::new(),
-            admin: false,
-            downstream: false,
-            expires_at: 0,
-            dns_names: Vec::new(),
-            revision_number: 0,
-            store_svid: false,
-            hint: String::new(),
-            created_at: 0,
-            publish: Vec::new(),
-            subscribe: Vec::new(),
-            origin: Origin::Edge,
-        }
+        let of = |text: &str| midge_identity::SpiffeId::new(text).unwrap();
+        let selectors = selectors.iter().map(|text| selector(text)).collect();
+        RegistrationEntry::new(id, of(spiffe_id), of("spiffe://t/edge/box"), selectors)
     }
 
     pub(crate) fn view(revision: u64, entries: Vec<RegistrationEntry>) -> AgentView {

@@ -1,10 +1,13 @@
 //! gRPC messages and services generated from the definitions in `proto/`.
 //!
 //! Owns the wire: SPIRE's server API with SPIRE's packages and field numbers (only what Midge
-//! serves), and Midge's own service. Leaves meaning to `issuer/`, `agent/` and `midge/`.
+//! serves), and Midge's own service. Leaves meaning to `issuer/`, `agent/` and `midge/`, but for entries, which both
+//! ends of a socket read alike.
 
 #![expect(missing_docs, unused_qualifications, reason = "generated; the definitions carry the words")]
 #![expect(clippy::too_many_lines, clippy::allow_attributes_without_reason, reason = "generated")]
+
+pub mod entries;
 
 /// SPIRE's API, as `spire-api-sdk` defines it.
 pub mod spire {

@@ -20,7 +20,7 @@ mod upstream;
 mod view;
 mod witness;
 
-pub use admin::{admin_services, bundles_to_api, entry_from_api, entry_to_api};
+pub use admin::{admin_services, bundles_to_api};
 pub use config::{Authority, IssuerConfig};
 pub use enrol::{Joined, NewJoinToken};
 pub use entries::CloudChange;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use issuer_core::{
-    Origin, RegistrationEntry, Selector,
+    RegistrationEntry, Selector,
     template::{CaTemplate, Subject, SvidTemplate},
 };
 use midge_agent::{Agent, AgentConfig, AgentError, AgentView, SignFailure, Signed, Upstream};
@@ -213,27 +213,7 @@ pub(crate) fn entry(id: &str, path: &str) -> RegistrationEntry {
 }
 
 pub(crate) fn entry_with(id: &str, path: &str, unix: &[String]) -> RegistrationEntry {
-    RegistrationEntry {
-        id: id.to_owned(),
-        spiffe_id: SpiffeId::new(format!("spiffe://example.org{path}")).unwrap(),
-        parent_id: SpiffeId::new("spiffe://example.org/edge/box").unwrap(),
-        selectors: unix
-            .iter()
-            .map(|value| Selector { kind: "unix".to_owned(), value: value.clone() })
-            .collect(),
-        x509_svid_ttl_secs: 0,
-        jwt_svid_ttl_secs: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: 0,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: 0,
-        publish: Vec::new(),
-        subscribe: Vec::new(),
-        origin: Origin::Edge,
-    }
+    let of = |path: &str| SpiffeId::new(format!("spiffe://example.org{path}")).unwrap();
+    let selector = |value: &String| Selector { kind: "unix".to_owned(), value: value.clone() };
+    RegistrationEntry::new(id, of(path), of("/edge/box"), unix.iter().map(selector).collect())
 }

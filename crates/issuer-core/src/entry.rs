@@ -93,6 +93,38 @@ pub struct RegistrationEntry {
 }
 
 impl RegistrationEntry {
+    /// Returns the entry that gives an identity to workloads with these selectors and asks for nothing else: default
+    /// lifetimes, no end, no grants, made on a box. Its selectors are in order.
+    pub fn new(
+        id: impl Into<String>,
+        spiffe_id: SpiffeId,
+        parent_id: SpiffeId,
+        mut selectors: Vec<Selector>,
+    ) -> Self {
+        selectors.sort();
+        selectors.dedup();
+        Self {
+            id: id.into(),
+            spiffe_id,
+            parent_id,
+            selectors,
+            x509_svid_ttl_secs: 0,
+            jwt_svid_ttl_secs: 0,
+            federates_with: Vec::new(),
+            admin: false,
+            downstream: false,
+            expires_at: 0,
+            dns_names: Vec::new(),
+            revision_number: 0,
+            store_svid: false,
+            hint: String::new(),
+            created_at: 0,
+            publish: Vec::new(),
+            subscribe: Vec::new(),
+            origin: Origin::Edge,
+        }
+    }
+
     /// Returns when the entry ends, if it does.
     pub fn ends(&self) -> Option<UnixMillis> {
         let secs = u64::try_from(self.expires_at).ok().filter(|secs| *secs > 0);

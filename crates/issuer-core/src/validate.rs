@@ -343,7 +343,6 @@ fn check_dns_label(label: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Origin;
 
     fn rules() -> EntryRules {
         EntryRules {
@@ -363,26 +362,12 @@ mod tests {
     }
 
     fn entry() -> RegistrationEntry {
-        RegistrationEntry {
-            id: "e1".to_owned(),
-            spiffe_id: id("/edge/box/app/x"),
-            parent_id: id("/edge/box"),
-            selectors: vec![selector("unix", "uid:1000")],
-            x509_svid_ttl_secs: 0,
-            jwt_svid_ttl_secs: 0,
-            federates_with: Vec::new(),
-            admin: false,
-            downstream: false,
-            expires_at: 0,
-            dns_names: Vec::new(),
-            revision_number: 0,
-            store_svid: false,
-            hint: String::new(),
-            created_at: 0,
-            publish: Vec::new(),
-            subscribe: Vec::new(),
-            origin: Origin::Edge,
-        }
+        RegistrationEntry::new(
+            "e1",
+            id("/edge/box/app/x"),
+            id("/edge/box"),
+            vec![selector("unix", "uid:1000")],
+        )
     }
 
     fn refused(change: impl FnOnce(&mut RegistrationEntry)) -> String {

@@ -1,11 +1,12 @@
 //! `spire.api.server.agent.v1.Agent`: the nodes that joined, and join tokens.
 
 use super::{
-    convert::{id_from_api, id_to_api, selector_to_api, selectors_from_api, status},
+    convert::{selectors_from_api, status},
     page::page,
 };
 use crate::{IssueError, Issuer};
 use issuer_core::{Node, Selector, SetMatch, check_member};
+use midge_api::entries::{id_from_api, id_to_api, selector_to_api};
 use midge_api::spire::api::{
     server::agent::v1::{
         BanAgentRequest, CountAgentsRequest, CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest,

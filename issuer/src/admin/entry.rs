@@ -1,14 +1,12 @@
 //! `spire.api.server.entry.v1.Entry`.
 
 use super::{
-    convert::{
-        code_of, entry_code, entry_from_api, entry_to_api, id_from_api, item_status, ok, selectors_from_api,
-        set_match, status,
-    },
+    convert::{code_of, entry_code, item_status, ok, selectors_from_api, set_match, status},
     page::page,
 };
 use crate::{IssueError, Issuer};
 use issuer_core::{EntryError, EntryFilter, Origin, RegistrationEntry};
+use midge_api::entries::{entry_from_api, entry_to_api, id_from_api};
 use midge_api::spire::api::{
     server::entry::v1::{
         BatchCreateEntryRequest, BatchCreateEntryResponse, BatchDeleteEntryRequest, BatchDeleteEntryResponse,

@@ -11,7 +11,6 @@ mod page;
 mod svid;
 
 pub use bundle::bundles_to_api;
-pub use convert::{entry_from_api, entry_to_api};
 
 use crate::Issuer;
 use midge_api::spire::api::server::{

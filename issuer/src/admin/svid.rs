@@ -1,7 +1,8 @@
 //! `spire.api.server.svid.v1.SVID`.
 
-use super::convert::{code_of, id_to_api};
+use super::convert::code_of;
 use crate::{IssueError, Issuer};
+use midge_api::entries::id_to_api;
 use midge_api::spire::api::{
     server::svid::v1::{MintX509svidRequest, MintX509svidResponse, svid_server::Svid},
     types,

@@ -2,6 +2,7 @@
 
 use crate::exit::{self, failure};
 use hyper_util::rt::TokioIo;
+use midge_api::entries::id_to_api;
 use midge_api::midge::v1::midge_client::MidgeClient;
 use midge_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use midge_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
@@ -145,7 +146,7 @@ pub(crate) fn spiffe_id(text: &str) -> anyhow::Result<Spiffeid> {
             format!("\"{text}\" is not a SPIFFE ID: {error}; write spiffe://<trust domain>/<path>"),
         )
     })?;
-    Ok(Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() })
+    Ok(id_to_api(&id))
 }
 
 /// Parses `type:value`.

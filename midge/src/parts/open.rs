@@ -35,25 +35,12 @@ pub(crate) async fn allow_own_uid(node: &EdgeBox) -> anyhow::Result<()> {
 
 fn entry(node: &SpiffeId, uid: u32) -> anyhow::Result<RegistrationEntry> {
     let owned = |topics: &[&str]| topics.iter().map(|topic| (*topic).to_owned()).collect();
+    let spiffe_id = SpiffeId::new(format!("{node}/app/open"))?;
+    let selectors = vec![Selector { kind: "unix".into(), value: format!("uid:{uid}") }];
     Ok(RegistrationEntry {
-        id: ENTRY.into(),
-        spiffe_id: SpiffeId::new(format!("{node}/app/open"))?,
-        parent_id: node.clone(),
-        selectors: vec![Selector { kind: "unix".into(), value: format!("uid:{uid}") }],
-        x509_svid_ttl_secs: 0,
-        jwt_svid_ttl_secs: 0,
-        federates_with: Vec::new(),
-        admin: false,
-        downstream: false,
-        expires_at: 0,
-        dns_names: Vec::new(),
-        revision_number: 0,
-        store_svid: false,
-        hint: String::new(),
-        created_at: 0,
         publish: owned(&PUBLISH),
         subscribe: owned(&SUBSCRIBE),
-        origin: Origin::Edge,
+        ..RegistrationEntry::new(ENTRY, spiffe_id, node.clone(), selectors)
     })
 }
 

@@ -9,6 +9,7 @@ use super::trail::Trail;
 use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
 use futures_util::{Stream, StreamExt as _};
+use midge_api::entries::{entry_to_api, id_to_api};
 use midge_api::midge::v1::{
     AcceptNodeAuditRequest, AcceptNodeAuditResponse, AgentView, ApplyRulesRequest, AuditLog as AuditStatus,
     CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteDeviceRequest, DeleteRuleRequest,
@@ -19,11 +20,11 @@ use midge_api::midge::v1::{
     ShowShadowRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse,
     WatchEntriesRequest, midge_server::Midge,
 };
-use midge_api::spire::api::types::{Spiffeid, X509svid};
+use midge_api::spire::api::types::X509svid;
 use midge_audit::AuditLog;
 use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, UnixMillis};
-use midge_issuer::{IssueError, Issuer, IssuerView, bundles_to_api, entry_to_api};
+use midge_issuer::{IssueError, Issuer, IssuerView, bundles_to_api};
 use midge_runtime::CancellationToken;
 use midge_store::Store;
 use mqtt_proto::Version;
@@ -235,10 +236,7 @@ impl Midge for Service {
         })?;
         let svid = X509svid {
             cert_chain: signed.chain,
-            id: Some(Spiffeid {
-                trust_domain: signed.id.trust_domain_name().into(),
-                path: signed.id.path().into(),
-            }),
+            id: Some(id_to_api(&signed.id)),
             expires_at: signed_secs(signed.expires),
             hint: String::new(),
         };
