@@ -80,11 +80,11 @@ pub(crate) fn lease_trouble(lease: &Lease) -> Option<Degraded> {
     let left = whole(lease.remaining);
     let what = match lease.warning {
         // At half, the renewal is due and may be under way.
-        LeaseWarning::None | LeaseWarning::Half => return None,
-        LeaseWarning::Quarter => {
+        LeaseWarning::None | LeaseWarning::Due => return None,
+        LeaseWarning::Late => {
             format!("the CA was not renewed in time: the box can act alone for another {left}")
         }
-        LeaseWarning::Tenth => format!("the lease is nearly over: the box can act alone for another {left}"),
+        LeaseWarning::Ending => format!("the lease is nearly over: the box can act alone for another {left}"),
         LeaseWarning::Ended => lease.reason.to_string(),
     };
     Some(Degraded { what, remedy: "restore the connection to the cloud".to_owned() })

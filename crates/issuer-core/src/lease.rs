@@ -38,14 +38,14 @@ impl fmt::Display for LeaseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LeaseWarning {
-    /// More than half.
+    /// No new CA is due.
     None,
-    /// At most half: the renewal that was due has not come.
-    Half,
-    /// At most a quarter.
-    Quarter,
-    /// At most a tenth.
-    Tenth,
+    /// A new CA is due.
+    Due,
+    /// At most half of what remained then, or a quarter of the CA's life: it should have come.
+    Late,
+    /// At most a fifth of what remained then, or a tenth of the CA's life.
+    Ending,
     /// Nothing.
     Ended,
 }
@@ -54,9 +54,9 @@ impl fmt::Display for LeaseWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
-            Self::Half => "half",
-            Self::Quarter => "quarter",
-            Self::Tenth => "tenth",
+            Self::Due => "due",
+            Self::Late => "late",
+            Self::Ending => "ending",
             Self::Ended => "ended",
         })
     }
@@ -119,11 +119,11 @@ fn warning(ca: &CaRecord, remaining: Duration) -> LeaseWarning {
     if remaining.is_zero() {
         LeaseWarning::Ended
     } else if remaining <= (life / 10).min(due / 5) {
-        LeaseWarning::Tenth
+        LeaseWarning::Ending
     } else if remaining <= (life / 4).min(due / 2) {
-        LeaseWarning::Quarter
+        LeaseWarning::Late
     } else if remaining <= due {
-        LeaseWarning::Half
+        LeaseWarning::Due
     } else {
         LeaseWarning::None
     }
@@ -171,12 +171,12 @@ mod tests {
         for (after, warning) in [
             (0, LeaseWarning::None),
             (499, LeaseWarning::None),
-            (500, LeaseWarning::Half),
-            (749, LeaseWarning::Half),
-            (750, LeaseWarning::Quarter),
-            (899, LeaseWarning::Quarter),
-            (900, LeaseWarning::Tenth),
-            (999, LeaseWarning::Tenth),
+            (500, LeaseWarning::Due),
+            (749, LeaseWarning::Due),
+            (750, LeaseWarning::Late),
+            (899, LeaseWarning::Late),
+            (900, LeaseWarning::Ending),
+            (999, LeaseWarning::Ending),
             (1000, LeaseWarning::Ended),
             (2000, LeaseWarning::Ended),
         ] {

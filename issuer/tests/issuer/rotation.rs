@@ -101,7 +101,7 @@ async fn an_edge_restarts_offline_past_half_and_five_sixths_of_its_ca() {
         edge = Some(restarted);
     }
     let edge = edge.unwrap();
-    assert_eq!(edge.view().lease.warning, LeaseWarning::Tenth);
+    assert_eq!(edge.view().lease.warning, LeaseWarning::Ending);
     assert!(edge.view().degraded[0].what.contains("lease is nearly over"), "{:?}", edge.view().degraded);
     answer(&cloud, &edge).await;
     let lease = edge.snapshot().lease;
