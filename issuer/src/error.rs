@@ -6,6 +6,7 @@ use issuer_core::{
 use midge_identity::SpiffeId;
 use midge_pki::{CsrError, IdentityError, KeyFileError, SignError};
 use midge_store::StoreError;
+use std::path::PathBuf;
 
 /// Why the identity server refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,18 @@ pub enum IssueError {
     /// A key or its file.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// The key of the root that signs is away. A new root would cost everyone who trusts the old one.
+    #[error(
+        "{} {found}: put the key file back that belongs to this store; nothing was changed (who begins anew, \
+         with a new root and without entries, moves the whole data directory away)",
+        .path.display()
+    )]
+    RootKey {
+        /// Where it belongs.
+        path: PathBuf,
+        /// What is there instead.
+        found: &'static str,
+    },
     /// The disk.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -116,24 +116,36 @@ impl Issuer {
                 (None, None) => return Ok(()),
             }
         };
-        match PrivateKey::load(self.key_path(slot)) {
+        let path = self.key_path(slot);
+        let found = match PrivateKey::load(&path) {
             Ok(key) if fingerprint(&key.public_key_der()) == expected => {
                 self.shared.keys.lock().set(slot, Some(Arc::new(key)));
                 return Ok(());
             }
-            // Overwritten by a step that did not reach the journal: what stands there is not in use.
-            Ok(_) => tracing::warn!(%slot, "key file holds another key than the journal names"),
+            Ok(_) => "holds another key than the one of the CA that signs",
             Err(KeyFileError::File(FileError::Io { source, .. }))
                 if source.kind() == io::ErrorKind::NotFound =>
             {
-                tracing::warn!(%slot, path = %self.key_path(slot).display(), "key file of a CA is missing");
+                "is missing, the key of the CA that signs"
             }
             Err(error) => return Err(error.into()),
+        };
+        // A key is written ahead of the journal, but never over the one that signs: that one went some other way.
+        if !self.is_upstream() && self.signs(slot) {
+            return Err(IssueError::RootKey { path, found });
         }
+        tracing::warn!(%slot, path = %path.display(), "a CA that does not sign has lost its key, and is given up");
         self.commit(Batch::new(), move |state| {
             Ok((vec![Mutation::Journal(Box::new(state.journal.without_key(slot)))], ()))
         })
         .await
+    }
+
+    /// Tells whether the CA of this slot is the one that signs, and has not ended.
+    fn signs(&self, slot: Slot) -> bool {
+        let now = self.now();
+        let state = self.shared.state.read();
+        state.journal.active().is_some_and(|(active, ca)| active == slot && ca.is_live(now))
     }
 
     async fn rotate(&self) -> Result<(), IssueError> {

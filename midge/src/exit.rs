@@ -90,7 +90,10 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 fn issue_code(error: &IssueError) -> u8 {
     match error {
         IssueError::Key(KeyFileError::File(FileError::TooOpen { .. })) => PERMISSION,
-        IssueError::Key(_) | IssueError::Store(_) | IssueError::Record { .. } => IO,
+        IssueError::Key(_)
+        | IssueError::RootKey { .. }
+        | IssueError::Store(_)
+        | IssueError::Record { .. } => IO,
         IssueError::NodeName { .. } => CONFIG,
         _ => INTERNAL,
     }

@@ -138,7 +138,7 @@ fn tokens_that_are_not_good_are_refused() {
     let text = file.display().to_string();
     starts(&config).refused(77, &[&text, "0644", "chmod 600", "cloud.join-token-file"]);
     std::fs::remove_file(&file).unwrap();
-    starts(&config).refused(77, &[&text, "cloud.join-token-file"]);
+    starts(&config).refused(78, &[&text, "cloud.join-token-file"]);
     let without = place.edge(
         "data",
         "",

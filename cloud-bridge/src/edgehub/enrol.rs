@@ -33,12 +33,14 @@ pub struct EnrolmentToken {
 }
 
 impl EnrolmentToken {
-    /// Parses the text that the cloud printed.
+    /// Parses the text that the cloud printed, with `Token:` before it or not.
     ///
     /// # Errors
     /// It has not the form of one.
     pub fn parse(text: &str) -> Result<Self, EnrolError> {
-        let (pin, secret) = text.trim().split_once('.').ok_or(EnrolError::TokenForm)?;
+        let text = text.trim();
+        let text = text.strip_prefix("Token:").map_or(text, str::trim_start);
+        let (pin, secret) = text.split_once('.').ok_or(EnrolError::TokenForm)?;
         let visible = secret.bytes().all(|b| b.is_ascii_graphic());
         if secret.is_empty() || !visible {
             return Err(EnrolError::TokenForm);
@@ -283,6 +285,8 @@ mod tests {
         let token = EnrolmentToken::parse(&text).unwrap();
         assert_eq!(token.secret.as_str(), "4f9c-secret");
         assert!(!format!("{token:?}").contains("secret"));
+        let line = EnrolmentToken::parse(&format!("Token: {}\n", text.trim())).unwrap();
+        assert_eq!((line.pin, line.secret), (token.pin, token.secret));
         for bad in [
             "",
             "secret",

@@ -155,23 +155,48 @@ async fn a_crash_between_key_and_journal_costs_only_the_key() {
 }
 
 #[tokio::test]
-async fn a_lost_or_foreign_key_is_replaced_and_the_old_root_stays() {
+async fn a_lost_or_foreign_key_of_the_root_stops_the_start_until_it_is_back() {
     for foreign in [false, true] {
         let place = Place::standalone();
         let issuer = place.open().await;
         let (first, svid) = (serial(&issuer), issuer.mint_svid(&csr(Some("/a")).1, None).unwrap());
         drop(issuer);
-        let path = place.keys().join("x509-ca-a.key");
+        let (path, kept) = (place.keys().join("x509-ca-a.key"), place.folder.path().join("kept"));
+        fs::rename(&path, &kept).unwrap();
         if foreign {
             PrivateKey::generate().unwrap().store(&path).unwrap();
-        } else {
-            fs::remove_file(&path).unwrap();
         }
+        let before = fs::read(&path).ok();
+        for _ in 0..2 {
+            let error = place.try_open().await.err().unwrap();
+            assert!(matches!(error, IssueError::RootKey { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("x509-ca-a.key") && text.contains("put the key file back"), "{text}");
+        }
+        assert_eq!(fs::read(&path).ok(), before, "nothing is written over");
+
+        fs::rename(&kept, &path).unwrap();
         let issuer = place.open().await;
-        assert_ne!(serial(&issuer), first);
+        assert_eq!(serial(&issuer), first);
         verify(&issuer, &svid.chain);
-        verify(&issuer, &issuer.mint_svid(&csr(Some("/a")).1, None).unwrap().chain);
     }
+}
+
+#[tokio::test]
+async fn a_lost_key_of_a_root_that_has_ended_or_of_an_intermediate_is_replaced() {
+    let place = Place::standalone();
+    let first = serial(&place.open().await);
+    fs::remove_file(place.keys().join("x509-ca-a.key")).unwrap();
+    place.clock.advance(DAY * 2);
+    assert_ne!(serial(&place.open().await), first);
+
+    let (_cloud_place, cloud, place, edge) = enrolled().await;
+    let first = serial(&edge);
+    drop(edge);
+    fs::remove_file(place.keys().join("x509-ca-a.key")).unwrap();
+    let edge = place.open().await;
+    answer(&cloud, &edge).await;
+    assert_ne!(serial(&edge), first, "the cloud signs another");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use super::trail::Trail;
 use super::{audit, http, limits};
 use crate::config::CloudConfig;
 use crate::exit::{self, WithCode, failure};
+use anyhow::Context as _;
 use cloud_bridge::cloudhub::{CloudHub, CloudHubConfig, CloudHubParts, HubError, SyncLogs};
 use midge_api::midge::v1::Listener;
 use midge_identity::TrustDomain;
@@ -34,7 +35,8 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     let logs = SyncLogs::open(store.clone()).await.code(exit::IO)?;
     let trail = Arc::new(Trail::new(log.clone(), clock.clone()));
     let issuer_config = issuer_config(&config, logs.clone(), Arc::clone(&trail))?;
-    let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
+    let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await;
+    let issuer = issuer.with_context(|| format!("cannot start with {}", config.data_dir.display()))?;
     let problems = Problems::default();
     let bytes_max = config.node_audit_bytes_max;
     let node_audit = NodeAudit::open(&config.data_dir, bytes_max, clock.clone(), problems.clone());

@@ -14,6 +14,7 @@ use super::upstream::LocalUpstream;
 use super::{audit, http, limits, open};
 use crate::config::EdgeConfig;
 use crate::exit::{self, WithCode};
+use anyhow::Context as _;
 use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
@@ -66,7 +67,8 @@ pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let (audit, audit_writer) = audit::open(&config.data_dir, &config.audit, &clock)?;
     let trail = Arc::new(Trail::new(audit.clone(), clock.clone()));
     let issuer_config = issuer_config(&config, Arc::clone(&trail))?;
-    let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await?;
+    let issuer = Issuer::open(issuer_config, store.clone(), clock.clone(), dir.keys()).await;
+    let issuer = issuer.with_context(|| format!("cannot start with {}", config.data_dir.display()))?;
     let id = node_id(issuer.trust_domain(), &config.node)?;
     let problems = Problems::default();
     let node = EdgeBox { config, id, store, mqtt_store, issuer, clock, audit, trail, problems, started };

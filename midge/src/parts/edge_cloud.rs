@@ -18,10 +18,12 @@ use event_bus::{EventBusHandle, UpwardSink};
 use midge_audit::{AuditLog, Record, Source};
 use midge_identity::SpiffeId;
 use midge_issuer::{CaRequest, Issuer};
+use midge_pki::FileError;
 use midge_runtime::{Backoff, CancellationToken, Clock};
 use midge_store::{Batch, Store};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -109,6 +111,10 @@ impl CloudSide {
             host: Arc::new(host),
             status: status_sender,
         };
+        // A box that cannot enrol whatever the cloud says ends before it serves anybody.
+        if link.identity()?.is_none() {
+            link.enrolment()?;
+        }
         Ok(Self { link: Some(link), silent: None, rules, status })
     }
 
@@ -155,9 +161,7 @@ impl Link {
     /// Returns the node's identity: from disk, or from the cloud for the join token. A cloud that is
     /// not there is waited for; one that refuses ends the process, since nothing else would help.
     async fn enrolled(&self, token: &CancellationToken) -> anyhow::Result<Option<NodeIdentity>> {
-        if let Some(identity) = NodeIdentity::load(&self.keys, &self.id, &self.clock)?
-            && self.clock.now() < identity.expires()
-        {
+        if let Some(identity) = self.identity()? {
             return Ok(Some(identity));
         }
         let config = self.enrolment()?;
@@ -185,6 +189,12 @@ impl Link {
         }
     }
 
+    /// The identity on disk, as long as it holds.
+    fn identity(&self) -> anyhow::Result<Option<NodeIdentity>> {
+        let identity = NodeIdentity::load(&self.keys, &self.id, &self.clock)?;
+        Ok(identity.filter(|identity| self.clock.now() < identity.expires()))
+    }
+
     fn enrolment(&self) -> anyhow::Result<EnrolConfig> {
         let Some(path) = &self.cloud.join_token_file else {
             return Err(failure(
@@ -194,10 +204,10 @@ impl Link {
             ));
         };
         let text = midge_pki::read_private(path).map_err(|error| {
-            failure(
-                exit::PERMISSION,
-                format!("{error} (cloud.join-token-file; needed until the box has enrolled)"),
-            )
+            let is_missing =
+                matches!(&error, FileError::Io { source, .. } if source.kind() == ErrorKind::NotFound);
+            let code = if is_missing { exit::CONFIG } else { exit::PERMISSION };
+            failure(code, format!("{error} (cloud.join-token-file; needed until the box has enrolled)"))
         })?;
         let token = EnrolmentToken::parse(&String::from_utf8_lossy(&text));
         let token = token.map_err(|error| failure(exit::CONFIG, format!("{}: {error}", path.display())))?;
