@@ -79,6 +79,7 @@ impl IssuerConfig {
             trust_domain: self.trust_domain.clone(),
             boxes_are_scoped: !standalone,
             cloud_is_elsewhere: self.authority == Authority::Upstream,
+            own_node: self.node.clone(),
             grant_fault: |filter| Rule::grant_fault(filter).map(|fault| fault.to_string()),
         }
     }

@@ -2,7 +2,7 @@
 //! that an entry of an older server or of the cloud can still be changed in other ways.
 
 use crate::{EntryError, EntryRules, RegistrationEntry, Selector};
-use midge_identity::UnixMillis;
+use midge_identity::{SpiffeId, UnixMillis, node_of};
 
 /// What agents attest of a workload: the keys of `unix` selectors.
 pub const UNIX_SELECTORS: [&str; 8] =
@@ -23,6 +23,9 @@ impl EntryRules {
         if is_new && (entry.expires_at < 0 || entry.has_ended(now)) {
             return Err(EntryError::Past(entry.expires_at));
         }
+        if before.is_none_or(|before| before.parent_id != entry.parent_id) {
+            self.check_parent(&entry.parent_id)?;
+        }
         let known = before.map_or(&[][..], |before| &before.selectors);
         for selector in entry.selectors.iter().filter(|selector| !known.contains(selector)) {
             if let Err(why) = check_attested(selector) {
@@ -33,6 +36,17 @@ impl EntryRules {
             before.map_or((&[][..], &[][..]), |before| (&before.publish[..], &before.subscribe[..]));
         self.check_grants("publish", &entry.publish, publish)?;
         self.check_grants("subscribe", &entry.subscribe, subscribe)
+    }
+
+    /// What stands below another box is served by nobody here.
+    fn check_parent(&self, parent: &SpiffeId) -> Result<(), EntryError> {
+        match (&self.own_node, node_of(parent)) {
+            (Some(own), Some(node)) if own != node => Err(EntryError::OtherBox {
+                parent: parent.clone(),
+                own: format!("spiffe://{}/edge/{own}", self.trust_domain),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn check_grants(
@@ -86,6 +100,7 @@ mod tests {
             trust_domain: TrustDomain::new("plant").unwrap(),
             boxes_are_scoped: true,
             cloud_is_elsewhere: false,
+            own_node: None,
             grant_fault: |filter| filter.contains("##").then(|| "two hashes".to_owned()),
         })
     }
@@ -129,6 +144,23 @@ mod tests {
             "invalid subscribe grant \"a/##\": two hashes"
         );
         assert!(refused(|entry| entry.publish = vec!["##".to_owned()]).starts_with("invalid publish grant"));
+    }
+
+    #[test]
+    fn a_box_takes_entries_for_itself_and_its_agents() {
+        let rules =
+            EntryRules { own_node: Some("box".into()), boxes_are_scoped: false, ..table().rules().clone() };
+        let made = |parent: &str| {
+            let entry = entry(|entry| entry.parent_id = format!("spiffe://plant{parent}").parse().unwrap());
+            EntryTable::new(rules.clone()).plan_create(entry, String::new(), Origin::Edge, NOW)
+        };
+        for own in ["/edge/box", "/edge/box/agent/annex", "/group/recorders"] {
+            made(own).unwrap();
+        }
+        for other in ["/edge/box-2", "/edge/box-2/agent/annex"] {
+            let told = made(other).unwrap_err().to_string();
+            assert!(told.contains(other) && told.contains("this box, spiffe://plant/edge/box,"), "{told}");
+        }
     }
 
     #[test]

@@ -371,6 +371,7 @@ mod tests {
             trust_domain: TrustDomain::new("plant").unwrap(),
             boxes_are_scoped: false,
             cloud_is_elsewhere,
+            own_node: None,
             grant_fault: |_| None,
         })
     }

@@ -61,6 +61,16 @@ pub enum EntryError {
         /// Paths the box may speak for.
         scope: String,
     },
+    /// No agent of this box serves it.
+    #[error(
+        "parent {parent} is another box: entries made here are served by this box, {own}, and by agents below it"
+    )]
+    OtherBox {
+        /// The parent.
+        parent: SpiffeId,
+        /// The ID of this box.
+        own: String,
+    },
     /// A DNS name is unusable.
     #[error("invalid DNS name: {fault}: \"{name}\"")]
     DnsName {
@@ -158,6 +168,8 @@ pub struct EntryRules {
     pub boxes_are_scoped: bool,
     /// On an edge, entries of the cloud are read-only.
     pub cloud_is_elsewhere: bool,
+    /// Name of the box that this is: no other box takes its entries from here.
+    pub own_node: Option<String>,
     /// Says why a text is no grant.
     pub grant_fault: fn(&str) -> Option<String>,
 }
@@ -349,6 +361,7 @@ mod tests {
             trust_domain: TrustDomain::new("plant").unwrap(),
             boxes_are_scoped: true,
             cloud_is_elsewhere: false,
+            own_node: None,
             grant_fault: |filter| filter.contains("##").then(|| "two hashes".to_owned()),
         }
     }

@@ -28,13 +28,10 @@ pub(crate) async fn run(config: AgentConfig) -> anyhow::Result<()> {
 }
 
 async fn serve(config: AgentConfig, token: CancellationToken) -> anyhow::Result<()> {
-    let agent_id = match &config.agent_id {
-        Some(id) => SpiffeId::new(id).context("agent-id").code(exit::CONFIG)?,
-        None => match token.run_until_cancelled(box_id(&config.edge_socket)).await {
-            Some(id) => id?,
-            None => return Ok(()),
-        },
-    };
+    let wanted = config.agent_id.as_ref().map(|id| SpiffeId::new(id).context("agent-id").code(exit::CONFIG));
+    let wanted = wanted.transpose()?;
+    let Some(own) = token.run_until_cancelled(box_id(&config.edge_socket)).await else { return Ok(()) };
+    let agent_id = agent_of(own?, wanted)?;
     let remote = RemoteConfig { socket: config.edge_socket.clone(), agent_id: agent_id.clone() };
     let Some(upstream) = RemoteUpstream::connect(remote, &token).await else { return Ok(()) };
     let agent = Agent::bind(
@@ -95,6 +92,18 @@ fn box_of(socket: &Path, trust_domain: &str, node: &str) -> anyhow::Result<Spiff
     Ok(node_id(&TrustDomain::new(trust_domain)?, node)?)
 }
 
+/// The agent is the box itself unless it is told to be one below it: the entries of another box are not here.
+fn agent_of(own: SpiffeId, wanted: Option<SpiffeId>) -> anyhow::Result<SpiffeId> {
+    let Some(wanted) = wanted else { return Ok(own) };
+    if wanted == own || wanted.to_string().starts_with(&format!("{own}/")) {
+        return Ok(wanted);
+    }
+    let text = format!(
+        "agent-id = \"{wanted}\" is not of this box: write {own}, or an ID below it such as {own}/agent/<name>"
+    );
+    Err(failure(exit::CONFIG, text))
+}
+
 fn agent_error(error: AgentError) -> anyhow::Error {
     let code = match error {
         AgentError::SocketInUse { .. } | AgentError::UpstreamEnded => exit::UNAVAILABLE,
@@ -113,6 +122,12 @@ mod tests {
         let socket = Path::new("/run/midge/admin.sock");
         let id = box_of(socket, "plant.example", "box-1").unwrap();
         assert_eq!(id.to_string(), "spiffe://plant.example/edge/box-1");
+        let below = SpiffeId::new("spiffe://plant.example/edge/box-1/agent/annex").unwrap();
+        assert_eq!(agent_of(id.clone(), Some(below.clone())).unwrap(), below);
+        for other in ["spiffe://plant.example/edge/box-10/agent/x", "spiffe://other/edge/box-1/agent/x"] {
+            let error = agent_of(id.clone(), Some(SpiffeId::new(other).unwrap())).unwrap_err().to_string();
+            assert!(error.contains(other) && error.contains("edge/box-1/agent/<name>"), "{error}");
+        }
         let error = box_of(socket, "plant.example", "").unwrap_err().to_string();
         assert!(error.contains("edge-socket") && error.contains("admin socket of an edge"), "{error}");
     }
