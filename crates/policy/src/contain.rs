@@ -27,18 +27,23 @@ impl Trie {
         Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run(filter)
     }
 
-    /// Returns the first of the accepted patterns that cover the filter, which is canonical, alone.
-    pub(crate) fn cover_alone(&self, filter: &TopicFilter, accept: impl Fn(Mark) -> bool) -> Option<Mark> {
-        Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run_alone(filter)
-    }
-
     /// Returns a pattern with the effect and a topic that both it and the filter match, if any; no
     /// topic when it would be too long for one.
     pub(crate) fn overlap(&self, filter: &TopicFilter, effect: Effect) -> Option<(Mark, Option<TopicName>)> {
         let levels: Vec<&str> = filter.levels().collect();
-        let mut overlap = Overlap { path: Path::default(), effect };
+        let mut overlap = Overlap { path: Path::default(), effect, left: usize::MAX };
         let mark = overlap.find(self.root(), &levels)?;
         Some((mark, overlap.path.topic()))
+    }
+
+    /// Tells whether a pattern with the effect shares a topic with the filter; also when that would take more than
+    /// `left` steps to be seen, of which it takes away its own.
+    pub(crate) fn may_overlap(&self, filter: &TopicFilter, effect: Effect, left: &mut usize) -> bool {
+        let levels: Vec<&str> = filter.levels().collect();
+        let mut overlap = Overlap { path: Path::default(), effect, left: *left };
+        let found = overlap.find(self.root(), &levels).is_some();
+        *left = overlap.left;
+        found || *left == 0
     }
 }
 
@@ -78,11 +83,6 @@ impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
             None if open => self.run_rest(),
             None => Err(self.path.topic()),
         }
-    }
-
-    fn run_alone(mut self, filter: &'f TopicFilter) -> Option<Mark> {
-        self.run_to_end(filter);
-        self.first
     }
 
     /// Follows the filter to its end and keeps the first pattern that covers it alone; tells whether a
@@ -162,7 +162,9 @@ fn fresh(front: &[&Node]) -> Cow<'static, str> {
     if !spelled("x") {
         return Cow::Borrowed("x");
     }
-    let mut numbered = (1_u64..).map(|n| format!("x{n}"));
+    // Doubling, so that not all are tried where they are numbered: 64 are seldom all spelled.
+    let doubled = (0..u64::BITS).map(|n| 1_u64 << n);
+    let mut numbered = doubled.chain(1..).map(|n| format!("x{n}"));
     Cow::Owned(numbered.find(|level| !spelled(level)).unwrap_or_default())
 }
 
@@ -170,13 +172,16 @@ fn fresh(front: &[&Node]) -> Cow<'static, str> {
 struct Overlap<'p> {
     path: Path<'p>,
     effect: Effect,
+    /// Nodes that may still be looked at.
+    left: usize,
 }
 
 impl<'p> Overlap<'p> {
     fn find(&mut self, node: &'p Node, filter: &[&'p str]) -> Option<Mark> {
-        if !node.has(self.effect) {
+        if !node.has(self.effect) || self.left == 0 {
             return None;
         }
+        self.left -= 1;
         let system = self.path.0.is_empty() && filter.first().is_some_and(|level| level.starts_with('$'));
         if !system
             && let Some(mark) = self.pick(&node.hash)

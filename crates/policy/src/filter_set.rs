@@ -55,8 +55,9 @@ impl FilterSet {
     /// Returns what the filter shares with the filters of the set, as filters.
     pub fn intersections(&self, filter: &TopicFilter) -> BTreeSet<TopicFilter> {
         let mut shared = BTreeSet::new();
-        let all = self.0.meet(&canonical(filter), &mut |_, part| {
-            shared.insert(short(part));
+        let filter = canonical(filter);
+        let all = self.0.meet(&filter, Effect::Subscribe, &mut |levels, _| {
+            shared.extend(TopicFilter::new(levels.join("/")).map(short));
             ControlFlow::<()>::Continue(())
         });
         debug_assert!(all.is_continue());

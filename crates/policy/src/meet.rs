@@ -1,76 +1,215 @@
 //! What patterns and a filter have in common, as filters: two filters share nothing or exactly what
 //! one other filter matches.
 
+use crate::Effect;
 use crate::trie::{Mark, Node, Trie};
 use mqtt_proto::TopicFilter;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 impl Trie {
-    /// Visits the intersection of the filter, which is canonical, with every pattern that shares a topic
-    /// with it; so are the intersections.
-    pub(crate) fn meet<B>(
-        &self,
-        filter: &TopicFilter,
-        visitor: &mut impl FnMut(Mark, TopicFilter) -> ControlFlow<B>,
+    /// Visits what the filter, which is canonical, shares with patterns of the effect: each part once, by its
+    /// levels, with the marks of all patterns that share it. A part comes after those that contain it, and is
+    /// canonical too.
+    pub(crate) fn meet<'p, B>(
+        &'p self,
+        filter: &'p TopicFilter,
+        effect: Effect,
+        visitor: &mut impl FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         let levels: Vec<&str> = filter.levels().collect();
-        Meet { path: Vec::new(), visitor, broken: std::marker::PhantomData }.walk(self.root(), &levels)
+        let mut meet = Meet { path: Vec::new(), open: Vec::new(), marks: Vec::new(), effect, visitor };
+        meet.walk(&[self.root()], 0, &levels)
     }
 }
 
-struct Meet<'p, 'v, V, B> {
-    path: Vec<&'p str>,
-    visitor: &'v mut V,
-    broken: std::marker::PhantomData<B>,
+/// Tells whether one filter matches everything that another does. Both are canonical.
+pub(crate) fn covers(outer: &[&str], inner: &[&str]) -> bool {
+    let is_system = inner.first().is_some_and(|level| level.starts_with('$'));
+    // [MQTT-4.7.2-1]: no leading wildcard matches a topic that starts with $.
+    if is_system && matches!(outer.first(), Some(&("+" | "#"))) {
+        return false;
+    }
+    let mut inner = inner.iter();
+    for level in outer {
+        match (*level, inner.next()) {
+            ("#", _) => return true,
+            ("+", Some(&within)) if within != "#" => {}
+            (level, Some(&within)) if level == within => {}
+            _ => return false,
+        }
+    }
+    inner.next().is_none()
 }
 
-impl<'p, V: FnMut(Mark, TopicFilter) -> ControlFlow<B>, B> Meet<'p, '_, V, B> {
-    fn walk(&mut self, node: &'p Node, filter: &[&'p str]) -> ControlFlow<B> {
+/// A walk through the parts from wide to narrow: at each level `#` before `+` before what is spelled.
+struct Meet<'p, 'v, V> {
+    path: Vec<&'p str>,
+    /// Of patterns that match everything beneath a level of the path.
+    open: Vec<&'p [Mark]>,
+    marks: Vec<Mark>,
+    effect: Effect,
+    visitor: &'v mut V,
+}
+
+impl<'p, V: FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>, B> Meet<'p, '_, V> {
+    /// Goes on from the nodes that patterns reach along the path. Those that are open from `from` on share with the
+    /// filter whatever is left of it.
+    fn walk(&mut self, front: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+        let known = self.open.len();
+        let flow = if front.is_empty() { self.tell(from, front, rest) } else { self.step(front, from, rest) };
+        self.open.truncate(known);
+        flow
+    }
+
+    fn step(&mut self, front: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
         // [MQTT-4.7.2-1]: no leading wildcard matches a topic that starts with $.
-        let leading = self.path.is_empty();
-        let system = leading && filter.first().is_some_and(|level| level.starts_with('$'));
+        let system = self.path.is_empty() && rest.first().is_some_and(|level| level.starts_with('$'));
         if !system {
-            self.tell(&node.hash, filter)?;
+            self.open.extend(front.iter().map(|node| &*node.hash).filter(|marks| !marks.is_empty()));
         }
-        let Some((level, rest)) = filter.split_first() else {
-            return self.tell(&node.exact, &[]);
-        };
+        let Some((level, below)) = rest.split_first() else { return self.tell(from, front, &[]) };
         match *level {
             "#" => {
-                self.tell(&node.exact, &[])?;
-                self.beneath(node, leading, filter)
+                self.tell(from, &[], rest)?;
+                // What is open has all that is beneath.
+                let here = self.open.len();
+                self.tell(here, front, &[])?;
+                self.beneath(front, here, rest)
             }
-            "+" => self.beneath(node, leading, rest),
+            "+" => self.beneath(front, from, below),
             text => {
-                let plus = node.plus.as_deref().filter(|_| !system);
-                let next = node.literal(text).into_iter().chain(plus);
-                next.into_iter().try_for_each(|next| self.enter(text, next, rest))
+                let spelled = front.iter().filter_map(|node| node.literal(text));
+                let plus = front.iter().filter(|_| !system).filter_map(|node| node.plus.as_deref());
+                let next: Vec<&Node> = spelled.chain(plus).filter(|node| node.has(self.effect)).collect();
+                self.enter(text, &next, from, below)
             }
         }
     }
 
-    fn beneath(&mut self, node: &'p Node, leading: bool, rest: &[&'p str]) -> ControlFlow<B> {
-        let mut literal = node.literal.iter().filter(|(text, _)| !(leading && text.starts_with('$')));
-        literal.try_for_each(|(text, next)| self.enter(text, next, rest))?;
-        node.plus.as_deref().map_or(ControlFlow::Continue(()), |next| self.enter("+", next, rest))
+    /// Goes on under a wildcard of the filter.
+    fn beneath(&mut self, front: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+        let (leading, effect) = (self.path.is_empty(), self.effect);
+        let plus = front.iter().filter_map(|node| node.plus.as_deref());
+        let plus: Vec<&Node> = plus.filter(|node| node.has(effect)).collect();
+        self.enter("+", &plus, from, rest)?;
+        let spelled = front.iter().flat_map(|node| node.literal.iter());
+        let mut spelled =
+            spelled.filter(|(text, node)| node.has(effect) && !(leading && text.starts_with('$')));
+        let from = self.open.len();
+        if front.len() == 1 {
+            return spelled.try_for_each(|(text, next)| self.enter(text, &[next], from, rest));
+        }
+        let mut merged: BTreeMap<&str, Vec<&Node>> = BTreeMap::new();
+        spelled.for_each(|(text, next)| merged.entry(text).or_default().push(next));
+        merged.iter().try_for_each(|(text, next)| self.enter(text, next, from, rest))
     }
 
-    fn enter(&mut self, level: &'p str, next: &'p Node, rest: &[&'p str]) -> ControlFlow<B> {
+    fn enter(&mut self, level: &'p str, next: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+        if next.is_empty() && self.open.len() == from {
+            return ControlFlow::Continue(());
+        }
         self.path.push(level);
-        let flow = self.walk(next, rest);
+        let flow = self.walk(next, from, rest);
         self.path.pop();
         flow
     }
 
-    fn tell(&mut self, marks: &[Mark], rest: &[&'p str]) -> ControlFlow<B> {
+    /// Tells of the path with the rest: whatever is open has it, and so do the patterns that end at these nodes.
+    fn tell(&mut self, from: usize, ends: &[&'p Node], rest: &[&'p str]) -> ControlFlow<B> {
+        let Self { path, open, marks, effect, visitor } = self;
+        let open = open.iter().skip(from).copied().flatten();
+        let all = open.chain(ends.iter().flat_map(|node| &node.exact));
+        marks.clear();
+        marks.extend(all.filter(|mark| mark.effect == *effect));
         if marks.is_empty() {
             return ControlFlow::Continue(());
         }
-        let levels: Vec<&str> = self.path.iter().chain(rest).copied().collect();
+        let known = path.len();
+        path.extend(rest);
         // Without levels, or with one empty level alone, there is no topic to share.
-        let Ok(shared) = TopicFilter::new(levels.join("/")) else {
-            return ControlFlow::Continue(());
-        };
-        marks.iter().try_for_each(|mark| (self.visitor)(*mark, shared.clone()))
+        let is_none = matches!(&**path, [] | [""]);
+        let flow = if is_none { ControlFlow::Continue(()) } else { visitor(path, marks) };
+        path.truncate(known);
+        flow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trie::{Pattern, canonical};
+    use crate::{contains, intersection};
+    use std::collections::BTreeSet;
+
+    /// Every filter of up to three levels and a `#`, and some more.
+    fn filters() -> Vec<TopicFilter> {
+        let mut texts: Vec<String> =
+            ["#", "", "/#", "$x", "$x/+", "$x/#", "+/a/$x"].map(str::to_owned).into();
+        let mut heads = vec![String::new()];
+        for _ in 0..3 {
+            heads = heads
+                .iter()
+                .flat_map(|head| ["a", "b", "+", ""].map(|level| format!("{head}{level}/")))
+                .collect();
+            texts.extend(
+                heads.iter().flat_map(|head| [head.trim_end_matches('/').into(), format!("{head}#")]),
+            );
+        }
+        let all: BTreeSet<String> = texts.into_iter().collect();
+        all.into_iter().filter_map(|text| Some(canonical(&TopicFilter::new(text).ok()?))).collect()
+    }
+
+    fn levels(filter: &TopicFilter) -> Vec<&str> {
+        filter.levels().collect()
+    }
+
+    #[test]
+    fn one_covers_another_as_a_set_of_one_does() {
+        let filters = filters();
+        for outer in &filters {
+            for inner in &filters {
+                assert_eq!(covers(&levels(outer), &levels(inner)), contains(outer, inner), "{outer} {inner}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_what_each_pattern_shares_once_and_wide_before_narrow() {
+        let filters = filters();
+        for start in 0..filters.len() {
+            let some: Vec<&TopicFilter> =
+                filters.iter().cycle().skip(start * 7).step_by(5).take(12).collect();
+            let pattern = |(rule, filter): (usize, &&'_ TopicFilter)| {
+                let mark = Mark { effect: Effect::Subscribe, rule, class: rule };
+                (rule, filter.levels().map(str::to_owned).collect::<Vec<_>>(), mark)
+            };
+            let made: Vec<_> = some.iter().enumerate().map(pattern).collect();
+            let patterns = made.iter().map(|(_, levels, mark)| Pattern {
+                levels: levels.iter().map(String::as_str).collect(),
+                mark: *mark,
+            });
+            let trie = Trie::of(patterns.collect());
+            for filter in filters.iter().skip(start % 3).step_by(3) {
+                let (mut told, mut found) = (Vec::new(), BTreeSet::new());
+                let flow = trie.meet(filter, Effect::Subscribe, &mut |levels, marks| {
+                    found.extend(marks.iter().map(|mark| (levels.join("/"), mark.rule)));
+                    told.push(levels.iter().map(|level| (*level).to_owned()).collect::<Vec<_>>());
+                    ControlFlow::<()>::Continue(())
+                });
+                assert!(flow.is_continue());
+                let expected = some.iter().enumerate().filter_map(|(rule, one)| {
+                    Some((canonical(&intersection(one, filter)?).as_str().to_owned(), rule))
+                });
+                assert_eq!(found, expected.collect(), "{filter} of {some:?}");
+                for (at, later) in told.iter().enumerate() {
+                    let later: Vec<&str> = later.iter().map(String::as_str).collect();
+                    for earlier in told.iter().take(at) {
+                        let earlier: Vec<&str> = earlier.iter().map(String::as_str).collect();
+                        assert!(!covers(&later, &earlier), "{later:?} comes after {earlier:?}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::rights::{Applying, Context, Standing};
 use crate::shards::ShardMap;
 use crate::{CheckedRule, PolicyError, Principal, Problem, Rights, Rule, RuleName, RuleSource, Touched};
 use midge_identity::SpiffeId;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// An immutable set of rules with an epoch. Without rules it denies everything.
@@ -17,6 +17,13 @@ pub struct Policy {
     literal: ShardMap<SpiffeId, Arc<[CheckedRule]>>,
     patterns: Arc<RuleIndex>,
     names: ShardMap<RuleKey, CheckedRule>,
+}
+
+/// What changes about the rules of one identity, made at once: one by one, each would cost all of them.
+#[derive(Default)]
+struct Edit {
+    gone: HashSet<RuleKey>,
+    come: Vec<CheckedRule>,
 }
 
 /// What names a rule, wherever in its file it stands: no two rules of one source have the same name.
@@ -76,10 +83,12 @@ impl Policy {
     ) -> Result<Self, Vec<PolicyError>> {
         let mut next = Self { epoch, ..self.clone() };
         let (mut errors, mut has_gone, mut new) = (Vec::new(), false, Vec::new());
+        let mut edits: HashMap<SpiffeId, Edit> = HashMap::new();
         for rule in removed {
-            let Some(known) = next.names.remove(&RuleKey::of(rule.name())) else { continue };
+            let key = RuleKey::of(rule.name());
+            let Some(known) = next.names.remove(&key) else { continue };
             match &known.0.only {
-                Some(id) => next.edit_literal(id, |rules| rules.retain(|rule| *rule != known)),
+                Some(id) => drop(edits.entry(id.clone()).or_default().gone.insert(key)),
                 None => has_gone = true,
             }
         }
@@ -92,12 +101,15 @@ impl Policy {
                 continue;
             }
             match &rule.0.only {
-                Some(id) => next.edit_literal(id, |rules| rules.push(rule.clone())),
+                Some(id) => edits.entry(id.clone()).or_default().come.push(rule.clone()),
                 None => new.push(rule),
             }
         }
         if !errors.is_empty() {
             return Err(errors);
+        }
+        for (id, edit) in edits {
+            next.edit_literal(id, edit);
         }
         if has_gone || !new.is_empty() {
             let added: HashSet<RuleKey> = new.iter().map(|rule| RuleKey::of(rule.name())).collect();
@@ -113,14 +125,15 @@ impl Policy {
         Ok(next)
     }
 
-    fn edit_literal(&mut self, id: &SpiffeId, edit: impl FnOnce(&mut Vec<CheckedRule>)) {
-        let mut rules = self.literal.get(id).map(|rules| rules.to_vec()).unwrap_or_default();
-        edit(&mut rules);
+    fn edit_literal(&mut self, id: SpiffeId, Edit { gone, come }: Edit) {
+        let known = self.literal.get(&id).map(|rules| &**rules).unwrap_or_default();
+        let stays = |rule: &&CheckedRule| !gone.contains(&RuleKey::of(rule.name()));
+        let mut rules: Vec<CheckedRule> = known.iter().filter(stays).cloned().chain(come).collect();
         if rules.is_empty() {
-            self.literal.remove(id);
+            self.literal.remove(&id);
         } else {
             rules.sort_by(|a, b| a.name().cmp_precedence(b.name()));
-            self.literal.insert(id.clone(), rules.into());
+            self.literal.insert(id, rules.into());
         }
     }
 

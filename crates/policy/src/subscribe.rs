@@ -1,18 +1,24 @@
 //! SUBSCRIBE: whether a filter is allowed as a whole, and what to make of one that is so in part.
 
+use crate::meet::covers;
 use crate::permit::{Extent, SubscribePart};
 use crate::template::LEVELS_MAX;
-use crate::trie::{Mark, Pattern, Trie, canonical, short};
+use crate::trie::{Mark, canonical, short};
 use crate::{Action, Denial, DenyReason, Effect, Rights, Subject, SubscribeMode, SubscribePermit};
 use mqtt_proto::{QoS, SharedFilter, TopicFilter};
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Most filters that one requested filter is narrowed to.
 pub const NARROW_MAX: usize = 64;
 
-/// Most patterns that are looked at for it, so that no client can ask for much work.
+/// Most parts that are looked at for it, so that no client can ask for much work.
 const SHARED_MAX: usize = 4096;
+
+/// Most steps that are taken to see which of these filters include denied topics. One of which it is not seen is
+/// delivered by as if it did.
+const FILTERED_STEPS_MAX: usize = 16_384;
+
+const DENIES: [Effect; 2] = [Effect::DenySubscribe, Effect::DenyReceive];
 
 /// A mark and why it denies.
 type Refusal = (Option<Mark>, DenyReason);
@@ -53,14 +59,21 @@ impl Rights {
     }
 
     fn denies_all(&self, filter: &TopicFilter) -> bool {
-        self.held.reads.cover(filter, |mark| mark.effect.is_deny()).is_ok()
+        let reads = &self.held.reads;
+        DENIES.into_iter().any(|effect| reads.root().has(effect))
+            && reads.cover(filter, |mark| mark.effect.is_deny()).is_ok()
     }
 
-    fn denies_some(&self, filter: &TopicFilter) -> bool {
+    /// Returns the filter of these levels, unless it is denied altogether.
+    fn permitted(&self, levels: &[&str]) -> Option<TopicFilter> {
+        let filter = TopicFilter::new(levels.join("/")).ok()?;
+        (!self.denies_all(&filter)).then_some(filter)
+    }
+
+    /// Tells whether a topic under the filter is denied; also when that takes too many steps to be seen.
+    fn may_deny_some(&self, filter: &TopicFilter, left: &mut usize) -> bool {
         let reads = &self.held.reads;
-        [Effect::DenySubscribe, Effect::DenyReceive]
-            .into_iter()
-            .any(|effect| reads.overlap(filter, effect).is_some())
+        DENIES.into_iter().any(|effect| reads.may_overlap(filter, effect, left))
     }
 }
 
@@ -154,33 +167,44 @@ impl Asked<'_> {
         Ok(SubscribePermit { epoch, rule, extent, parts: parts.into() })
     }
 
-    /// Visits what the filter shares with each right to subscribe.
-    fn shared(
-        &self,
-        mut visitor: impl FnMut(Mark, QoS, TopicFilter) -> ControlFlow<DenyReason>,
+    /// Visits what the filter shares with rights to subscribe, wider parts first: its levels, the first rule that
+    /// allows it, and the highest quality of service.
+    fn shared<'s>(
+        &'s self,
+        mut visitor: impl FnMut(&[&'s str], Mark, QoS) -> ControlFlow<DenyReason>,
     ) -> ControlFlow<DenyReason> {
         // Its parts have as many levels.
         if self.filter.levels().count() > LEVELS_MAX {
             return ControlFlow::Break(DenyReason::TooManyParts { max: NARROW_MAX });
         }
-        self.rights.held.reads.meet(&self.filter, &mut |mark, shared| {
-            if !self.accepts(mark, Effect::Subscribe, QoS::AtMostOnce) {
+        let held = &self.rights.held;
+        let qos_max = |mark: &Mark| held.rule(*mark).map(|held| held.limits.qos_max).unwrap_or_default();
+        held.reads.meet(&self.filter, Effect::Subscribe, &mut |levels, marks| {
+            let accepted = |mark: &&Mark| self.accepts(**mark, Effect::Subscribe, QoS::AtMostOnce);
+            let accepted = || marks.iter().filter(accepted);
+            let (Some(first), Some(qos)) =
+                (accepted().min_by_key(|mark| mark.rule), accepted().map(qos_max).max())
+            else {
                 return ControlFlow::Continue(());
-            }
-            let max = self.rights.held.rule(mark).map(|held| held.limits.qos_max).unwrap_or_default();
-            visitor(mark, max.min(self.qos), shared)
+            };
+            visitor(levels, *first, qos.min(self.qos))
         })
     }
 
     fn narrowed(&self, refusal: Refusal) -> Result<SubscribePermit, Refusal> {
-        let too_many = DenyReason::TooManyParts { max: NARROW_MAX };
-        let mut parts: BTreeMap<Box<str>, (TopicFilter, QoS, Mark)> = BTreeMap::new();
-        let flow = self.shared(|mark, qos, shared| {
-            let known = parts.entry(shared.as_str().into()).or_insert((shared, qos, mark));
-            known.1 = known.1.max(qos);
-            known.2 = if mark.rule < known.2.rule { mark } else { known.2 };
-            if parts.len() > SHARED_MAX {
-                ControlFlow::Break(too_many.clone())
+        if self.rights.denies_all(&self.filter) {
+            return Err(refusal);
+        }
+        let (mut kept, mut looked): (Vec<Kept<'_>>, usize) = (Vec::new(), 0);
+        let flow = self.shared(|levels, mark, qos| {
+            looked += 1;
+            // Left out are parts that another one contains, and those that are denied altogether.
+            let is_needless =
+                kept.iter().any(|wider: &Kept<'_>| wider.qos >= qos && covers(&wider.levels, levels));
+            let filter = if is_needless { None } else { self.rights.permitted(levels) };
+            kept.extend(filter.map(|filter| Kept { levels: levels.to_vec(), filter, qos, mark }));
+            if looked > SHARED_MAX || kept.len() > NARROW_MAX {
+                ControlFlow::Break(DenyReason::TooManyParts { max: NARROW_MAX })
             } else {
                 ControlFlow::Continue(())
             }
@@ -188,56 +212,29 @@ impl Asked<'_> {
         if let ControlFlow::Break(reason) = flow {
             return Err((None, reason));
         }
-        let parts: Vec<_> = parts.into_values().collect();
-        let kept = self.kept(&parts);
-        let Some(mark) = kept.iter().map(|(_, mark)| *mark).min_by_key(|mark| mark.rule) else {
+        let Some(mark) = kept.iter().map(|kept| kept.mark).min_by_key(|mark| mark.rule) else {
             return Err(refusal);
         };
-        if kept.len() > NARROW_MAX {
-            return Err((None, too_many));
-        }
-        self.permit(mark, Extent::Narrowed, kept.into_iter().map(|(part, _)| part).collect())
-    }
-
-    /// Leaves out parts that another one contains, and those that are denied altogether.
-    fn kept(&self, parts: &[(TopicFilter, QoS, Mark)]) -> Vec<(SubscribePart, Mark)> {
-        let pattern = |(index, (filter, _, _)): (usize, &'_ (TopicFilter, QoS, Mark))| {
-            let levels = filter.levels().map(str::to_owned).collect::<Vec<_>>();
-            (levels, Mark { effect: Effect::Subscribe, rule: index, class: index })
-        };
-        let patterns: Vec<_> = parts.iter().enumerate().map(pattern).collect();
-        let trie = Trie::of(
-            patterns
-                .iter()
-                .map(|(levels, mark)| Pattern {
-                    levels: levels.iter().map(String::as_str).collect(),
-                    mark: *mark,
-                })
-                .collect(),
-        );
-        let is_needless = |index: usize, filter: &TopicFilter, qos: QoS| {
-            let is_wider = |mark: Mark| {
-                mark.rule != index && parts.get(mark.rule).is_some_and(|(_, other, _)| *other >= qos)
-            };
-            trie.cover_alone(filter, is_wider).is_some()
-        };
-        let mut kept = Vec::new();
-        for (index, (filter, qos, mark)) in parts.iter().enumerate() {
-            if !is_needless(index, filter, *qos) && !self.rights.denies_all(filter) {
-                let filtered = self.rights.denies_some(filter);
-                kept.push((SubscribePart { filter: short(filter.clone()), qos: *qos, filtered }, *mark));
-            }
-        }
-        kept
+        // In the order of their filters.
+        kept.sort_unstable_by(|a, b| a.filter.as_str().cmp(b.filter.as_str()));
+        let mut left = FILTERED_STEPS_MAX;
+        let parts = kept.into_iter().map(|Kept { filter, qos, .. }| {
+            let filtered = self.rights.may_deny_some(&filter, &mut left);
+            SubscribePart { filter: short(filter), qos, filtered }
+        });
+        self.permit(mark, Extent::Narrowed, parts.collect())
     }
 
     fn filtered(&self, refusal: Refusal) -> Result<SubscribePermit, Refusal> {
+        if self.rights.denies_all(&self.filter) {
+            return Err(refusal);
+        }
         let mut best: Option<(Mark, QoS)> = None;
         let mut looked = 0;
-        let flow = self.shared(|mark, qos, shared| {
+        let flow = self.shared(|levels, mark, qos| {
             looked += 1;
             let improves = best.is_none_or(|(known, best)| qos > best || mark.rule < known.rule);
-            if improves && !self.rights.denies_all(&shared) {
+            if improves && self.rights.permitted(levels).is_some() {
                 let (known, before) = best.unwrap_or((mark, qos));
                 best = Some((if mark.rule < known.rule { mark } else { known }, qos.max(before)));
             }
@@ -253,4 +250,12 @@ impl Asked<'_> {
             None => Err(refusal),
         }
     }
+}
+
+/// A part that a filter is narrowed to, in canonical form.
+struct Kept<'a> {
+    levels: Vec<&'a str>,
+    filter: TopicFilter,
+    qos: QoS,
+    mark: Mark,
 }

@@ -2,6 +2,7 @@
 
 use crate::Effect;
 use mqtt_proto::{TopicFilter, TopicName};
+use std::collections::HashSet;
 
 /// A pattern's end in the trie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,13 +130,9 @@ pub(crate) fn short(filter: TopicFilter) -> TopicFilter {
 }
 
 fn distinct(patterns: &[Pattern<'_>]) -> Vec<Mark> {
-    let mut marks: Vec<Mark> = Vec::new();
-    for mark in patterns.iter().map(|pattern| pattern.mark) {
-        if !marks.iter().any(|known| (known.effect, known.class) == (mark.effect, mark.class)) {
-            marks.push(mark);
-        }
-    }
-    marks
+    let mut known = HashSet::new();
+    let marks = patterns.iter().map(|pattern| pattern.mark);
+    marks.filter(|mark| patterns.len() == 1 || known.insert((mark.effect, mark.class))).collect()
 }
 
 fn bit(effect: Effect) -> u8 {

@@ -179,3 +179,30 @@ fn filters_are_compared_exactly() {
     assert_eq!(set.overlap(&filter("+/+")).unwrap().1, Some(TopicName::new("a/x").unwrap()));
     assert!(FilterSet::new(&[filter(&"a/".repeat(200))]).is_err());
 }
+
+#[test]
+fn narrowing_is_exact_however_many_rights_there_are() {
+    let many = |more: &str| {
+        let each: Vec<String> = (0..500).map(|n| format!("\"{n}/state\"")).collect();
+        rights(&format!("subscribe = [{}]\n{more}", each.join(", ")))
+    };
+    let narrow = |rights: &Rights, filter: &str| granted(rights, filter, SubscribeMode::Narrow);
+    assert_eq!(narrow(&many(""), "#"), Err(DenyReason::TooManyParts { max: NARROW_MAX }));
+    assert_eq!(narrow(&many(""), "+/state"), Err(DenyReason::TooManyParts { max: NARROW_MAX }));
+    assert_eq!(narrow(&many(""), "7/+"), Ok((Extent::Narrowed, owned(&["7/state:1"]))));
+    // Those of another rule come later, and are wider.
+    let wide = many("[[rule]]\nname = \"wide\"\nid = \"spiffe://td/app\"\nsubscribe = [\"+/state\"]");
+    assert_eq!(narrow(&wide, "#"), Ok((Extent::Narrowed, owned(&["+/state:1"]))));
+    // All of them are denied, by one or each by itself.
+    assert_eq!(
+        narrow(&many("deny-receive = [\"+/state\"]"), "+/+"),
+        Err(DenyReason::NotCovered { witness: TopicName::new("x/x").unwrap() })
+    );
+    // As many as a filter may have, with a deny in one of them.
+    let some: Vec<String> = (0..NARROW_MAX).map(|n| format!("\"{n}/+/x\"")).collect();
+    let some = rights(&format!("subscribe = [{}]\ndeny-receive = [\"+/7/y\", \"9/7/x\"]", some.join(", ")));
+    let (extent, parts) = narrow(&some, "#").unwrap();
+    assert_eq!((extent, parts.len()), (Extent::Narrowed, NARROW_MAX));
+    let filtered: Vec<&String> = parts.iter().filter(|part| part.ends_with('*')).collect();
+    assert_eq!(filtered, ["9/+/x:1*"]);
+}
