@@ -10,6 +10,9 @@ use std::time::Duration;
 /// Bytes that one kept message costs besides its own.
 const OVERHEAD: usize = 128;
 
+/// What a user property takes in memory beside its bytes: two strings of their own.
+const USER_PROPERTY_OVERHEAD: usize = 96;
+
 /// Count of changes of what nobody has decided in this run: before the first.
 pub(crate) const UNDECIDED: u64 = 0;
 
@@ -115,7 +118,10 @@ impl Message {
 
     /// What a publication will cost when it is kept.
     pub(crate) fn cost(publication: &Publication) -> usize {
-        OVERHEAD + publish_len(&plain(publication), Version::V5)
+        let user_properties =
+            publication.properties.as_deref().map_or(0, |properties| properties.user_properties.len());
+        let on_the_wire = publish_len(&plain(publication), Version::V5);
+        OVERHEAD + on_the_wire + user_properties.saturating_mul(USER_PROPERTY_OVERHEAD)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use broker_core::ConnId;
-use mqtt_proto::{Connect, Packet, Publish, QoS};
+use mqtt_proto::{Connect, Packet, Publish, PublishProperties, QoS};
 use std::num::NonZeroU16;
 
 fn kept_after(change: impl FnOnce(&mut broker_core::Config)) -> (Vec<String>, u64) {
@@ -461,4 +461,21 @@ fn wills_are_bounded_for_one_identity_and_for_all() {
     world.pass_secs(101);
     assert_eq!(world.broker.metrics().waiting_bytes, 0);
     assert!(!refused(&mut world, "drill", mortal("1")));
+}
+
+// Five bytes on the wire are two strings in memory.
+#[test]
+fn user_properties_count_for_what_they_take() {
+    let message = |count: usize| {
+        let user_properties = vec![("".into(), "".into()); count];
+        let properties = PublishProperties { user_properties, ..PublishProperties::default() };
+        let plain = publish("a", "x", Q1);
+        Packet::Publish(Box::new(Publish { retain: true, properties: Some(properties.into()), ..plain }))
+    };
+    for (count, code) in [(0, "PUBACK 1 10"), (64, "PUBACK 1 97")] {
+        let mut world = World::limited(|config| config.retained_bytes_max = 4_096);
+        let press = world.client("press");
+        world.send(press, message(count));
+        world.expect(press, [code]);
+    }
 }
