@@ -62,6 +62,9 @@ pub struct LimitsConfig {
     pub client_id_bytes_max: u16,
     /// Longest session expiry in seconds; longer wishes are lowered.
     pub session_expiry_max_secs: u32,
+    /// Session expiry in seconds of MQTT 3.1.1 clients without clean session, who cannot ask for one. No longer than
+    /// `session_expiry_max_secs` in any case.
+    pub session_expiry_v311_secs: u32,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: u32,
     /// Bytes of the filters of one session's subscriptions.
@@ -122,7 +125,8 @@ impl Default for LimitsConfig {
             sessions_max: of(core.sessions_max),
             sessions_per_identity_max: of(core.sessions_per_identity_max),
             client_id_bytes_max: u16::try_from(core.client_id_bytes_max).unwrap_or(u16::MAX),
-            session_expiry_max_secs: u32::try_from(core.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+            session_expiry_max_secs: secs(core.session_expiry_max),
+            session_expiry_v311_secs: secs(core.session_expiry_v311),
             subscriptions_per_session_max: of(core.subscriptions_per_session_max),
             subscription_bytes_max: of(core.subscription_bytes_max),
             topic_levels_max: of(core.topic_levels_max),
@@ -156,7 +160,25 @@ impl MqttConfig {
     /// Returns the limits and choices of the core. `seed` makes assigned client ids hard to guess.
     pub(crate) fn core(&self, seed: [u8; 16]) -> Config {
         let limits = &self.limits;
+        // What operators have no key for. Every other field is named below: one that is forgotten does not compile.
+        let Config {
+            auth_methods,
+            auth_timeout,
+            rate_debt_max,
+            store_wait_max,
+            topic_alias_max,
+            topic_alias_out_max,
+            topic_alias_bytes_max,
+            ..
+        } = Config::default();
         Config {
+            auth_methods,
+            auth_timeout,
+            rate_debt_max,
+            store_wait_max,
+            topic_alias_max,
+            topic_alias_out_max,
+            topic_alias_bytes_max,
             seed,
             durability: self.durability,
             connections_max: to(self.connections_max),
@@ -164,6 +186,7 @@ impl MqttConfig {
             sessions_per_identity_max: to(limits.sessions_per_identity_max),
             client_id_bytes_max: usize::from(limits.client_id_bytes_max),
             session_expiry_max: Duration::from_secs(limits.session_expiry_max_secs.into()),
+            session_expiry_v311: Duration::from_secs(limits.session_expiry_v311_secs.into()),
             subscriptions_per_session_max: to(limits.subscriptions_per_session_max),
             subscription_bytes_max: to(limits.subscription_bytes_max),
             topic_levels_max: to(limits.topic_levels_max),
@@ -190,7 +213,6 @@ impl MqttConfig {
             denied_publish_v311: self.denied_publish_v311,
             purge_lost: self.retained_without_right == LostRetained::Purge,
             response_prefix: TopicName::new(&self.response_prefix).ok(),
-            ..Config::default()
         }
     }
 
@@ -280,6 +302,10 @@ impl MqttConfig {
     }
 }
 
+fn secs(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
 fn to(value: impl TryInto<usize>) -> usize {
     value.try_into().unwrap_or(usize::MAX)
 }
@@ -314,6 +340,19 @@ mod tests {
         // The twin: nothing is lost and nobody is cut unless it is written.
         let unwritten = core(json!({}));
         assert!(!unwritten.purge_lost && unwritten.denied_publish_v311 == DeniedPublish::Drop);
+    }
+
+    #[test]
+    fn sessions_of_both_versions_are_kept_as_written() {
+        let core = |limits: serde_json::Value| {
+            let config = serde_json::from_value::<MqttConfig>(json!({ "limits": limits })).unwrap();
+            let core = config.core([0; 16]);
+            [core.session_expiry_max, core.session_expiry_v311].map(|expiry| expiry.as_secs())
+        };
+        let written = json!({ "session-expiry-max-secs": 1_000, "session-expiry-v311-secs": 10 });
+        assert_eq!(core(written), [1_000, 10]);
+        // As long as the other, of which the core takes the lesser.
+        assert_eq!(core(json!({ "session-expiry-max-secs": 1_000 })), [1_000, u64::from(u32::MAX)]);
     }
 
     #[test]

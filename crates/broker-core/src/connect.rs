@@ -383,7 +383,7 @@ impl Broker {
     fn expiry_of(&self, connect: &Connect) -> Option<Duration> {
         match connect.version {
             Version::V311 if connect.clean_start => Some(Duration::ZERO),
-            Version::V311 => Some(self.config.session_expiry_v311),
+            Version::V311 => Some(self.config.session_expiry_v311.min(self.config.session_expiry_max)),
             Version::V5 => self.expiry_granted(connect.session_expiry_secs.unwrap_or(0)),
         }
     }

@@ -137,7 +137,8 @@ pub struct Config {
     pub auth_methods: Vec<Arc<str>>,
     /// Time from CONNECT to the end of its authentication exchange.
     pub auth_timeout: Duration,
-    /// Session expiry of 3.1.1 clients without clean session.
+    /// Session expiry of 3.1.1 clients without clean session, who cannot ask for one; no more than `session_expiry_max`
+    /// in any case.
     pub session_expiry_v311: Duration,
     /// Longest keep alive in seconds (5.0: Server Keep Alive); `None` leaves it to the client.
     pub keep_alive_max_secs: Option<NonZeroU16>,
@@ -192,7 +193,7 @@ impl Default for Config {
             retained_messages_per_identity_max: 50_000,
             retained_bytes_per_identity_max: 32 * 1024 * 1024,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
-            session_expiry_v311: Duration::from_secs(24 * 3600),
+            session_expiry_v311: Duration::from_secs(u32::MAX as u64),
             auth_methods: Vec::new(),
             auth_timeout: Duration::from_secs(10),
             keep_alive_max_secs: None,

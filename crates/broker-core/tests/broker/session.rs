@@ -181,6 +181,24 @@ fn a_311_session_ends_after_the_configured_time() {
     assert_eq!(world.session("ops", "c"), None);
 }
 
+#[test]
+fn a_311_session_is_kept_as_long_as_any_unless_configured_otherwise_and_never_longer() {
+    let kept = |world: &mut World| {
+        let ops = world.open("ops", Connect { clean_start: false, ..v311("c") });
+        world.lose(ops);
+        match world.session("ops", "c").unwrap().state {
+            SessionState::Parked { since, ends: Some(ends) } => ends.since(since).as_secs(),
+            state => panic!("{state:?}"),
+        }
+    };
+    assert_eq!(kept(&mut World::new()), 7 * 24 * 3600);
+    let mut capped = World::limited(|config| {
+        config.session_expiry_max = Duration::from_secs(100);
+        config.session_expiry_v311 = Duration::from_secs(200);
+    });
+    assert_eq!(kept(&mut capped), 100);
+}
+
 // [MQTT-3.1.2-6]
 #[test]
 fn a_clean_start_forgets_subscriptions_queue_and_held_messages() {
