@@ -231,6 +231,7 @@ fn close_reason(reason: &CloseReason) -> String {
         CloseReason::NotAuthenticated => "re-authentication failed".into(),
         CloseReason::SvidExpired => "SVID expired".into(),
         CloseReason::Revoked(why) => format!("identity revoked: {why}"),
+        CloseReason::ProofEnded(why) => format!("proof of the identity ended: {why}"),
         CloseReason::Administrative => "ended by an operator".into(),
         CloseReason::Drain => "broker stops".into(),
     }

@@ -162,6 +162,8 @@ pub enum CloseReason {
     SvidExpired,
     /// The identity was revoked.
     Revoked(Arc<str>),
+    /// What proved the identity proves nothing any more; the identity stands.
+    ProofEnded(Arc<str>),
     /// An operator ended the session.
     Administrative,
     /// The broker stops.

@@ -29,6 +29,9 @@ impl CloseReason {
             Self::SvidExpired => (ReasonCode::NotAuthorized, Some("SVID expired")),
             // Why is for the audit log: to the client it would tell how the box is administered.
             Self::Revoked(_) => (ReasonCode::NotAuthorized, Some("identity is no longer valid")),
+            Self::ProofEnded(_) => {
+                (ReasonCode::NotAuthorized, Some("proof of the identity is no longer valid"))
+            }
             Self::Administrative => (ReasonCode::AdministrativeAction, None),
             Self::Drain => (ReasonCode::ServerShuttingDown, None),
         })
@@ -44,6 +47,7 @@ impl CloseReason {
             | Self::NotAuthenticated
             | Self::SvidExpired
             | Self::Revoked(_)
+            | Self::ProofEnded(_)
             | Self::Drain => false,
             Self::Lost(_)
             | Self::TakenOver
@@ -56,7 +60,7 @@ impl CloseReason {
 
     /// Whether the client may have nothing more of what it was sent.
     fn withdraws(&self) -> bool {
-        matches!(self, Self::SvidExpired | Self::Revoked(_))
+        matches!(self, Self::SvidExpired | Self::Revoked(_) | Self::ProofEnded(_))
     }
 }
 

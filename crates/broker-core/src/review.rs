@@ -206,11 +206,11 @@ impl Broker {
         }
     }
 
-    /// Ends connections whose proof no longer stands while their identity does; no will fires, and the
-    /// sessions wait for a better proof.
+    /// Ends a connection whose proof no longer stands while its identity does; its will does not fire, and its session
+    /// waits for a better proof.
     pub fn handle_proof_ended(&mut self, conn: ConnId, reason: &Arc<str>, now: Now) {
         match self.conns.get(&conn) {
-            Some(&key) => self.cut(key, CloseReason::Revoked(Arc::clone(reason)), now),
+            Some(&key) => self.cut(key, CloseReason::ProofEnded(Arc::clone(reason)), now),
             None => self.end_candidate(conn, ReasonCode::NotAuthorized, now),
         }
     }

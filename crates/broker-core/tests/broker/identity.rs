@@ -147,7 +147,7 @@ fn a_proof_that_ends_takes_its_connection_and_leaves_the_session() {
     let (first, second) = (world.open("press", durable("a")), world.open("press", durable("b")));
     world.broker.handle_proof_ended(first, &"process is gone".into(), world.now);
     world.drain();
-    world.expect(first, ["DISCONNECT 87", "CLOSE Revoked(\"process is gone\")"]);
+    world.expect(first, ["DISCONNECT 87", "CLOSE ProofEnded(\"process is gone\")"]);
     world.send(second, Packet::PingReq);
     world.expect(second, ["PINGRESP"]);
     let first = world.connect("press", durable("a"));

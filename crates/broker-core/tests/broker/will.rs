@@ -109,7 +109,7 @@ fn no_will_fires_for_a_session_that_ended_for_want_of_a_right() {
     let conn = world.open("press", mortal(0));
     world.broker.handle_proof_ended(conn, &"process is gone".into(), world.now);
     world.drain();
-    world.expect(conn, ["DISCONNECT 87", "CLOSE Revoked(\"process is gone\")"]);
+    world.expect(conn, ["DISCONNECT 87", "CLOSE ProofEnded(\"process is gone\")"]);
     world.pass_secs(10_000);
     world.quiet(ops);
     // The twin: any other end publishes it.
