@@ -495,6 +495,8 @@ impl Hub {
                 () = rearmed => {}
                 () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => {
                     self.enter(Broker::handle_timeout);
+                    // There may be more that is due, and others to be served before it.
+                    tokio::task::yield_now().await;
                 }
             }
         }

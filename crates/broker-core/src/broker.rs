@@ -39,7 +39,7 @@ pub struct Broker {
     /// Whose packet came last: many come from one connection at once.
     pub(crate) latest: Option<(ConnId, Key)>,
     /// Client ids live in a namespace per identity: nobody can reach another's session by its id.
-    pub(crate) by_identity: HashMap<Arc<SpiffeId>, BTreeMap<Arc<str>, Key>>,
+    pub(crate) by_identity: HashMap<Arc<SpiffeId>, Own>,
     /// Identities that have been here and were not revoked since: what they left behind is theirs still.
     pub(crate) known: HashSet<Arc<SpiffeId>>,
     pub(crate) subscriptions: Subscriptions,
@@ -58,6 +58,15 @@ pub struct Broker {
     pub(crate) out: Output,
     pub(crate) assigned: u64,
     pub(crate) draining: bool,
+}
+
+/// What one identity has here.
+#[derive(Debug, Default)]
+pub(crate) struct Own {
+    /// By client id.
+    pub(crate) sessions: BTreeMap<Arc<str>, Key>,
+    /// Of these.
+    pub(crate) wills: Total,
 }
 
 impl Broker {
@@ -221,7 +230,7 @@ impl Broker {
         self.out.effects.pop_front().or_else(|| self.out.ledger.take())
     }
 
-    /// Returns the monotonic time at which [`Self::handle_timeout`] is due.
+    /// Returns the monotonic time at which [`Self::handle_timeout`] is due; one that has come where there is more to do.
     pub fn poll_timeout(&self) -> Option<Duration> {
         [self.timers.first(), self.retained.next_expiry(), self.out.withheld.due()]
             .into_iter()

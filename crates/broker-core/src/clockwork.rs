@@ -2,19 +2,27 @@
 
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
+use crate::session::Link;
 use crate::slab::Key;
 use crate::timers::Due;
 use mqtt_proto::ReasonCode;
 use std::time::Duration;
 
+/// Timers that are taken at once, and retained messages that have expired: very many may be due at the same moment,
+/// as after a restart, and each will may reach very many.
+const DUE_AT_ONCE: usize = 32;
+const EXPIRED_AT_ONCE: u64 = 256;
+
 /// A timer that comes later than this says nothing about who was to be heard of by then.
 const LATE: Duration = Duration::from_millis(500);
 
 impl Broker {
-    /// Does what is due.
+    /// Does what is due, or a part of it where that is much: then [`Self::poll_timeout`] says a time that has come, and
+    /// others get in between if the shell lets them.
     pub fn handle_timeout(&mut self, now: Now) {
         self.out.ledger.note_time(now);
-        while let Some(due) = self.timers.pop(now.mono) {
+        for _ in 0..DUE_AT_ONCE {
+            let Some(due) = self.timers.pop(now.mono) else { break };
             match due {
                 Due::KeepAlive(key) => self.keep_alive_due(key, now),
                 Due::SvidExpiry(key) => self.svid_expiry_due(key, now),
@@ -26,8 +34,28 @@ impl Broker {
                 }
             }
         }
-        self.out.metrics.dropped.expired += self.retained.expire(now.mono, &mut self.out);
+        self.out.metrics.dropped.expired += self.retained.expire(now.mono, EXPIRED_AT_ONCE, &mut self.out);
         self.out.tell_withheld(Some(now.mono));
+    }
+
+    /// Does what is due of a session before its client goes on with it, should its turn not have come.
+    pub(crate) fn do_due(&mut self, key: Key, now: Now) {
+        let parked = |broker: &Self| match &broker.sessions.get(key)?.link {
+            Link::Parked(parked) => {
+                Some((parked.will.as_ref().map(|late| late.at), parked.ends.map(|(at, _)| at)))
+            }
+            Link::Live(_) => None,
+        };
+        let Some((will, ends)) = parked(self) else { return };
+        let is_due = |at: &Duration| *at <= now.mono;
+        if let Some(at) = will.filter(is_due) {
+            self.timers.clear(Some(at), Due::Will(key));
+            self.will_due(key, now);
+        }
+        if ends.is_some_and(|at| is_due(&at)) {
+            self.out.metrics.sessions_expired += 1;
+            self.end_session(key, true, now);
+        }
     }
 
     fn keep_alive_due(&mut self, key: Key, now: Now) {

@@ -152,7 +152,7 @@ impl Broker {
     ) -> Result<(), Refusal> {
         let own = self.by_identity.get(identity);
         let existing =
-            own.and_then(|own| own.get(&connect.client_id)).and_then(|key| self.sessions.get(*key));
+            own.and_then(|own| own.sessions.get(&connect.client_id)).and_then(|key| self.sessions.get(*key));
         let takes_connection = existing.is_none_or(|session| session.connection().is_none());
         let connections = self.conns.len() + self.candidates.len();
         if takes_connection && connections >= self.config.connections_max {
@@ -161,7 +161,7 @@ impl Broker {
         if existing.is_some() {
             return Ok(());
         }
-        let own_count = own.map_or(0, |own| own.len());
+        let own_count = own.map_or(0, |own| own.sessions.len());
         let context = Context { client_id: Some(&connect.client_id), listener: Some(&listener.name) };
         let rights = self.authority.rights(identity, context);
         let full = Refusal::new(ReasonCode::QuotaExceeded, "too many sessions");
@@ -235,7 +235,8 @@ impl Broker {
         let earlier = self.take_over(&identity, &connect, now);
         ack.session_present = earlier.is_some();
         let proof = peer.proof().clone();
-        let connection = self.new_connection(conn, peer, &mut connect, now);
+        let will = connect.will.take().map(|will| self.keep_will(&identity, will));
+        let connection = self.new_connection(conn, peer, &mut connect, will, now);
         let key = match earlier {
             Some(key) => key,
             None => self.create(identity, listener, &connect, now),
@@ -258,6 +259,7 @@ impl Broker {
         if self.end_condemned(key, now) {
             return None;
         }
+        self.do_due(key, now);
         if connect.clean_start {
             // The will goes out even if it was to be delayed: with the session ends the reason to wait.
             self.cut(key, CloseReason::TakenOver, now);
@@ -269,7 +271,7 @@ impl Broker {
     }
 
     pub(crate) fn lookup(&self, identity: &SpiffeId, client_id: &str) -> Option<Key> {
-        self.by_identity.get(identity)?.get(client_id).copied()
+        self.by_identity.get(identity)?.sessions.get(client_id).copied()
     }
 
     fn create(
@@ -284,7 +286,8 @@ impl Broker {
         session.count_among(&self.queued, &self.exchanged);
         let key = self.sessions.insert(session);
         self.known.insert(Arc::clone(&identity));
-        self.by_identity.entry(identity).or_default().insert(Arc::clone(&connect.client_id), key);
+        let own = self.by_identity.entry(identity).or_default();
+        own.sessions.insert(Arc::clone(&connect.client_id), key);
         key
     }
 
@@ -293,6 +296,7 @@ impl Broker {
         conn: ConnId,
         peer: VerifiedPeer,
         connect: &mut Connect,
+        will: Option<KeptWill>,
         now: Now,
     ) -> Connection {
         let keep_alive_secs = self.keep_alive_of(connect);
@@ -308,7 +312,7 @@ impl Broker {
             peer,
             since: now.wall,
             version: connect.version,
-            will: connect.will.take().map(|will| KeptWill::new(will, &self.wills)),
+            will,
             problem_info: connect.request_problem_info,
             packet_size_max: packet_size_max(connect),
             keep_alive: (keep_alive_secs > 0).then_some(keep_alive),

@@ -183,8 +183,8 @@ impl Broker {
         self.audit(key, AuditKind::SessionEnded, now);
         let Some(mut session) = self.sessions.remove(key) else { return };
         if let Some(own) = self.by_identity.get_mut(&session.identity) {
-            own.remove(&session.client_id);
-            if own.is_empty() {
+            own.sessions.remove(&session.client_id);
+            if own.sessions.is_empty() {
                 self.by_identity.remove(&session.identity);
             }
         }

@@ -20,7 +20,6 @@ use crate::shared::GroupId;
 use crate::slab::Key;
 use crate::subscription::{Subscribed, spelled};
 use crate::timers::Due;
-use crate::will::KeptWill;
 use crate::{AuditKind, Origin};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{PacketId, QoS, RetainHandling, Subscription, Version};
@@ -67,7 +66,7 @@ struct Restoration<'a> {
 
 impl Broker {
     /// Takes the records of an earlier run, in the order of their keys, before anything else. What
-    /// is due by now is done at the first [`Self::handle_timeout`].
+    /// is due by now is done at the first calls of [`Self::handle_timeout`].
     pub fn restore(&mut self, records: impl IntoIterator<Item = (RecordKey, Record)>, now: Now) -> Restored {
         let mut by_kind: BTreeMap<RecordKind, Vec<(RecordKey, Record)>> = BTreeMap::new();
         for (key, record) in records {
@@ -166,7 +165,7 @@ impl Restoration<'_> {
         self.broker.known.insert(Arc::clone(&identity));
         let client_id = Arc::clone(&session.client_id);
         let key = self.broker.sessions.insert(session);
-        self.broker.by_identity.entry(identity).or_default().insert(client_id, key);
+        self.broker.by_identity.entry(identity).or_default().sessions.insert(client_id, key);
         if let Some((at, _)) = ends {
             self.broker.timers.set(at, Due::SessionEnd(key));
         }
@@ -335,15 +334,20 @@ impl Restoration<'_> {
         let at = self.now.mono.saturating_add(left);
         let key = match self.broker.lookup(&identity, &client_id) {
             Some(key) => key,
-            None => self.insert((identity, client_id, listener), version, Some(Duration::ZERO), None),
+            None => {
+                let names = (Arc::clone(&identity), client_id, listener);
+                self.insert(names, version, Some(Duration::ZERO), None)
+            }
         };
-        let Link::Parked(parked) = &mut self.broker.sessions.get_mut(key)?.link else { return None };
-        if parked.will.is_some() {
+        let Link::Parked(Parked { will: None, .. }) = &self.broker.sessions.get(key)?.link else {
             return None;
-        }
+        };
         // Its client was connected when the broker ended: from now on its delay runs, over the next end too.
         let starts = due.is_none().then(|| will.clone());
-        parked.will = Some(LateWill { at, will: KeptWill::new(will, &self.broker.wills), number });
+        let will = self.broker.keep_will(&identity, will);
+        if let Link::Parked(parked) = &mut self.broker.sessions.get_mut(key)?.link {
+            parked.will = Some(LateWill { at, will, number });
+        }
         self.broker.timers.set(at, Due::Will(key));
         if let Some(will) = starts {
             self.broker.record_will(key, &will, number, self.now);

@@ -230,10 +230,11 @@ impl Retained {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// Removes what expired and returns how many.
-    pub(crate) fn expire(&mut self, mono: Duration, out: &mut Output) -> u64 {
+    /// Removes what expired, so many at most, and returns how many.
+    pub(crate) fn expire(&mut self, mono: Duration, at_most: u64, out: &mut Output) -> u64 {
         let mut count = 0;
-        while self.next_expiry().is_some_and(|at| at <= mono)
+        while count < at_most
+            && self.next_expiry().is_some_and(|at| at <= mono)
             && let Some((_, topic)) = self.expiring.pop_first()
         {
             self.remove(&topic, out);

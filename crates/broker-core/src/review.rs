@@ -100,7 +100,7 @@ impl Broker {
             self.backlog.reviews = self.sessions.keys().into();
         } else {
             let own = touched.ids().filter_map(|id| self.by_identity.get(id));
-            self.backlog.reviews.extend(own.flat_map(|own| own.values().copied()));
+            self.backlog.reviews.extend(own.flat_map(|own| own.sessions.values().copied()));
         }
         if self.config.purge_lost {
             self.start_purge();
@@ -189,8 +189,8 @@ impl Broker {
         let is_revoked = |peer: &VerifiedPeer| revocation.identities.contains(peer.id());
         self.end_candidates(ReasonCode::NotAuthorized, is_revoked, now);
         for identity in &revocation.identities {
-            let keys: Vec<Key> =
-                self.by_identity.get(identity).into_iter().flat_map(|own| own.values().copied()).collect();
+            let own = self.by_identity.get(identity);
+            let keys: Vec<Key> = own.into_iter().flat_map(|own| own.sessions.values().copied()).collect();
             for key in keys {
                 let Some(session) = self.sessions.get_mut(key) else { continue };
                 session.condemned = Some(Arc::clone(&revocation.reason));

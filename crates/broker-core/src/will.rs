@@ -18,22 +18,23 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A will that somebody has left, counted among all.
+/// A will that somebody has left, counted among all and among those of its identity.
 #[derive(Debug)]
 pub(crate) struct KeptWill {
     will: Will,
     bytes: usize,
-    all: Total,
+    /// Of all, and of its owner's identity.
+    among: [Total; 2],
 }
 
 impl KeptWill {
-    pub(crate) fn new(will: Will, all: &Total) -> Self {
-        let (bytes, all) = (Message::cost(&will.message), all.clone());
-        all.grow(bytes);
-        Self { will, bytes, all }
+    fn new(will: Will, among: [Total; 2]) -> Self {
+        let bytes = Message::cost(&will.message);
+        among.iter().for_each(|total| total.grow(bytes));
+        Self { will, bytes, among }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.bytes
     }
 }
@@ -48,11 +49,17 @@ impl Deref for KeptWill {
 
 impl Drop for KeptWill {
     fn drop(&mut self) {
-        self.all.shrink(self.bytes);
+        self.among.iter().for_each(|total| total.shrink(self.bytes));
     }
 }
 
 impl Broker {
+    /// Counts a will that a client of this identity leaves.
+    pub(crate) fn keep_will(&mut self, identity: &Arc<SpiffeId>, will: Will) -> KeptWill {
+        let own = self.by_identity.entry(Arc::clone(identity)).or_default();
+        KeptWill::new(will, [self.wills.clone(), own.wills.clone()])
+    }
+
     /// Tells whether there is room for a will, in place of the one that the same client has left.
     pub(crate) fn has_room_for_will(&self, identity: &Arc<SpiffeId>, client_id: &str, will: &Will) -> bool {
         let bytes = Message::cost(&will.message);
@@ -61,8 +68,8 @@ impl Broker {
             Link::Parked(parked) => parked.will.as_ref().map(|late| late.will.bytes()),
         };
         let own = self.by_identity.get(identity);
-        let replaced = own.and_then(|own| left(own.get(client_id)?)).unwrap_or(0);
-        let own: usize = own.into_iter().flat_map(|own| own.values()).filter_map(left).sum();
+        let replaced = own.and_then(|own| left(own.sessions.get(client_id)?)).unwrap_or(0);
+        let own = own.map_or(0, |own| own.wills.get());
         let after = |sum: usize| sum.saturating_sub(replaced).saturating_add(bytes);
         after(own) <= self.config.wills_bytes_per_identity_max
             && after(self.wills.get()) <= self.config.wills_bytes_max

@@ -14,6 +14,8 @@ mod auth;
 #[cfg(test)]
 mod broker_time;
 #[cfg(test)]
+mod clockwork;
+#[cfg(test)]
 mod connect;
 #[cfg(test)]
 mod disconnect;
