@@ -21,7 +21,8 @@
 //! - **Held QoS 2 messages** (between PUBLISH and PUBREL): more than `receive_max` of a 5.0 client
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**, of all and of one identity, so that none fills the room of all: a new one beyond a limit is
-//!   refused as a whole: 0x97 (5.0, QoS 1 and 2), else dropped and counted. One that was released from QoS 2 is delivered but not retained.
+//!   refused as a whole with 0x97 (5.0, QoS 1 and 2). Where that cannot be told (QoS 0, 3.1.1, released from QoS 2) it
+//!   is delivered, and not retained.
 //! - **Disk** (see [`crate::StoreTrouble`]): while it fails, a message that would have to be stored is refused with 0x97
 //!   (5.0), or its acknowledgement waits (3.1.1); what was acknowledged stays. While it only has much to catch up with,
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.

@@ -65,10 +65,11 @@ impl Broker {
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {
         let Some(decision) = self.decide(key, &publication, Some(now)) else { return };
         match decision {
-            Ok(decided) if self.has_room(key, &publication, &decided, now) => {
+            Ok(decided) => {
+                // What there is no room to retain is for those who are there.
+                self.has_room(key, &publication, &decided, now);
                 self.distribute(publication, &decided.source, &decided.route, now.mono, now);
             }
-            Ok(_) => {}
             Err(denial) => self.deny(key, &publication, denial, now),
         }
     }
@@ -147,7 +148,9 @@ impl Broker {
                 None
             }
             Some(text) => Some(Verdict::Refused(ReasonCode::QuotaExceeded, text)),
-            None if !self.has_room(key, publication, &decided, now) => {
+            // One of 3.1.1 could not be told: its message goes to those who are there.
+            None if !self.has_room(key, publication, &decided, now) && !self.is_v311(key) => {
+                self.out.metrics.dropped.retained_full += 1;
                 Some(Verdict::Refused(ReasonCode::QuotaExceeded, "no room for another retained message"))
             }
             None => Some(Verdict::Accepted(decided)),
@@ -264,8 +267,7 @@ impl Broker {
         Some(Ok(decided))
     }
 
-    /// Tells whether a retained message fits; one that does not is counted as dropped, and recorded as denied
-    /// where a rule says so.
+    /// Tells whether a retained message fits; one that does not is recorded as denied where a rule says so.
     fn has_room(&mut self, key: Key, publication: &Publication, decided: &Decided, now: Now) -> bool {
         if !publication.retain || publication.payload.is_empty() {
             return true;
@@ -275,7 +277,6 @@ impl Broker {
         let rights = self.rights_of(Some(key));
         let limits = (rights.as_deref(), &self.config);
         let Err(full) = self.retained.check_room(topic, bytes, origin, limits) else { return true };
-        self.out.metrics.dropped.retained_full += 1;
         if let (Full::Quota(of), Some(rights)) = (full, rights) {
             let denial = rights.over_quota(of, Action::Publish, Subject::Topic(topic.clone()));
             self.count_denied(key, &denial);

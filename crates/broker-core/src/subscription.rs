@@ -27,6 +27,8 @@ pub(crate) struct Subscribed {
 /// What the tree keeps of one part of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
+    /// Of its subscription.
+    pub(crate) ordinal: u32,
     pub(crate) granted: QoS,
     /// Whether it covers topics that its owner must not receive, so that each has to be asked for.
     pub(crate) filtered: bool,
@@ -92,6 +94,7 @@ impl Subscribed {
 
     pub(crate) fn leaf(&self, part: &SubscribePart) -> Leaf {
         Leaf {
+            ordinal: self.ordinal,
             granted: part.qos(),
             filtered: part.is_filtered(),
             no_local: self.no_local,
@@ -115,19 +118,22 @@ impl Subscribed {
     }
 }
 
-/// Merges overlapping subscriptions: one copy with the highest QoS ([MQTT-3.3.4-2]) and every
-/// subscription identifier ([MQTT-3.3.4-4]).
+/// Merges overlapping subscriptions: one copy with the highest QoS ([MQTT-3.3.4-2]) and the identifier of each
+/// ([MQTT-3.3.4-4]), also where several have the same (MQTT 5.0 §3.3.4).
 pub(crate) fn merge<'a>(subscriptions: impl Iterator<Item = &'a Leaf>) -> Option<Grant> {
-    let mut merged: Option<(QoS, bool, Vec<u32>)> = None;
+    let mut merged: Option<(QoS, bool)> = None;
+    let mut ids: Vec<(u32, u32)> = Vec::new();
     for subscribed in subscriptions {
-        let (qos, retain, ids) = merged.get_or_insert_with(|| (QoS::AtMostOnce, false, Vec::new()));
+        let (qos, retain) = merged.get_or_insert((QoS::AtMostOnce, false));
         *qos = (*qos).max(subscribed.granted);
         *retain |= subscribed.retain_as_published;
-        ids.extend(subscribed.id);
+        ids.extend(subscribed.id.map(|id| (id, subscribed.ordinal)));
     }
-    let (qos, retain_as_published, mut ids) = merged?;
+    let (qos, retain_as_published) = merged?;
     ids.sort_unstable();
+    // Several parts of one subscription count once.
     ids.dedup();
+    let ids: Vec<u32> = ids.into_iter().map(|(id, _)| id).collect();
     Some(Grant { qos, retain_as_published, ids: (!ids.is_empty()).then(|| ids.into()) })
 }
 

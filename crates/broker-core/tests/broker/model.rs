@@ -425,9 +425,10 @@ impl Model {
             let Some(granted) = wanted.iter().map(|subscribed| subscribed.qos).max() else { continue };
             let qos = granted.min(message.qos);
             let retain = message.retain && wanted.iter().any(|subscribed| subscribed.retain_as_published);
-            let ids: BTreeSet<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
+            let mut ids: Vec<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
+            ids.sort_unstable();
             if qos != Q0 || session.conn.is_some() {
-                let (message, ids) = (message.clone(), ids.into_iter().collect());
+                let message = message.clone();
                 session.owed.push(Owed { message, qos, retain, ids, may_be_again: false, sent: None });
             }
         }

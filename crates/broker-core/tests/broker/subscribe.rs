@@ -304,3 +304,16 @@ fn empty_levels_count() {
     }
     world.expect(ops, ["PUBLISH // \"\" q0", "PUBLISH /a/ \"\" q0"]);
 }
+
+// MQTT 5.0 §3.3.4: "multiple identical Subscription Identifiers"
+#[test]
+fn each_of_two_subscriptions_with_the_same_identifier_is_named() {
+    let mut world = World::new();
+    let (press, ops) = (world.client("press"), world.client("ops"));
+    for filter in ["x/#", "x/+"] {
+        world.send(ops, subscribe_with_id(Some(5), [sub(filter, Q0)]));
+    }
+    world.take(ops);
+    world.send(press, Packet::Publish(Box::new(publish("x/1", "m", Q0))));
+    world.expect(ops, ["PUBLISH x/1 \"m\" q0 ids=[5, 5]"]);
+}
