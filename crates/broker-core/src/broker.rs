@@ -3,7 +3,7 @@
 use crate::auth::Candidate;
 use crate::authority::Authority;
 use crate::connection::Connection;
-use crate::decided::Source;
+use crate::decided::{Refuses, Source};
 use crate::effect::CloseReason;
 use crate::output::Output;
 use crate::rates::Rates;
@@ -214,7 +214,7 @@ impl Broker {
             publisher: None,
             origin: Arc::new(Origin::Broker),
             durability: None,
-            refuses_overflow: false,
+            refuses: Refuses::No,
         };
         self.distribute(publication, &source, &route, now.mono, now);
     }

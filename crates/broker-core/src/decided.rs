@@ -57,8 +57,19 @@ pub(crate) struct Source {
     pub(crate) origin: Arc<Origin>,
     /// What it has to survive, where the rule says so.
     pub(crate) durability: Option<Durability>,
-    /// Whether it is refused where a receiver's queue has no room for it.
-    pub(crate) refuses_overflow: bool,
+    /// Whose queue has it refused where it has no room for it.
+    pub(crate) refuses: Refuses,
+}
+
+/// For whose full queue a message is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refuses {
+    /// For nobody's: it is lost there.
+    No,
+    /// For those receivers' whose rule says so.
+    ForSome,
+    /// For any receiver's.
+    ForAll,
 }
 
 impl Decided {
@@ -191,7 +202,7 @@ mod tests {
             publisher: None,
             origin: Arc::new(Origin::Broker),
             durability: None,
-            refuses_overflow: false,
+            refuses: Refuses::No,
         };
         let permit = rights.publish(&topic, FACTS).unwrap();
         Arc::new(Decided::new(

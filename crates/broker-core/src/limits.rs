@@ -3,9 +3,10 @@
 //! Overflow rules:
 //! - **Queue of a session** (`queue_messages_max`, `queue_bytes_max`): as the rule of its subscription says, else
 //!   `queue_overflow`: the newest message is dropped, or the oldest ones are; they are counted, and what waits keeps
-//!   its order. Where the rule of the publisher says `refuse`, the message reaches nobody: 0x97 (5.0), or the
-//!   connection ends without an acknowledgement (3.1.1). What was taken at QoS 2 cannot be refused any more when
-//!   PUBREL comes: then the newest is dropped. QoS 0 is never refused.
+//!   its order. Where the rule of the publisher says `refuse` and not all copies fit, or that of the subscription
+//!   `refuse-publishers`, the message reaches nobody: 0x97 (5.0), or the connection ends without an acknowledgement
+//!   (3.1.1). What was taken at QoS 2 cannot be refused any more when PUBREL comes: then the newest is dropped. QoS 0 is
+//!   never refused.
 //! - **All queues together** (`queues_bytes_max`): as a full queue, for each session whose queue would grow; where the
 //!   oldest are dropped, they are the session's own. What an earlier run has acknowledged is kept all the same.
 //! - **Unsent bytes of a connection**: above `unsent_bytes_soft` QoS 0 messages are dropped and

@@ -2,27 +2,30 @@
 
 use crate::authority::facts;
 use crate::broker::Broker;
-use crate::decided::{Decided, Source};
+use crate::decided::{Decided, Refuses, Source};
 use crate::effect::{CloseReason, Now};
 use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
 use crate::queue::Waiting;
 use crate::record::Durability;
+use crate::release::Release;
 use crate::retained::Full;
 use crate::route::{Refused, Route};
+use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
 use crate::{AuditKind, Message, Origin, Stage};
-use midge_policy::{Action, Denial, Question, QueueOverflow, Rights, Subject};
+use midge_policy::{Action, Denial, PublishPermit, Question, QueueOverflow, Rights, Subject};
 use mqtt_proto::{Ack, Packet, PacketId, Publication, Publish, QoS, ReasonCode, Version};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a client is told whose message the store could not take.
 const STORE_REFUSES: &str = "the broker cannot store messages at present";
 
-/// What a client is told whose rule wants its messages refused rather than dropped.
+/// What a client is told where a rule wants messages refused rather than dropped.
 const QUEUE_REFUSES: &str = "a receiver has no room for another message";
 
 /// Whether a publication is allowed, and what follows from it.
@@ -33,6 +36,29 @@ enum Verdict {
     Accepted(Arc<Decided>),
     /// What the client is told; one of 3.1.1 is told that it is done.
     Refused(ReasonCode, &'static str),
+}
+
+/// The copies that there would be of a message.
+struct Copies {
+    bytes: usize,
+    /// How many each session would have, and how many of them would wait.
+    by_session: HashMap<Key, (usize, usize)>,
+    waiting: usize,
+}
+
+impl Copies {
+    /// Adds one for a session, if it can take it or let it wait.
+    fn add(&mut self, key: Key, session: &mut Session, qos: QoS, release: &mut Release<'_>) -> bool {
+        let (count, waiting) = self.by_session.entry(key).or_default();
+        let is_sent = *count == 0 && session.is_ready(qos, release.config);
+        if !is_sent && !session.make_room_beside(self.bytes, (*waiting, self.waiting), release) {
+            return false;
+        }
+        *count += 1;
+        *waiting += usize::from(!is_sent);
+        self.waiting += usize::from(!is_sent);
+        true
+    }
 }
 
 impl Broker {
@@ -251,20 +277,30 @@ impl Broker {
             rule: Arc::clone(permit.rule()),
             will: false,
         };
-        let refuses_overflow =
-            self.config.queue_overflow == QueueOverflow::Refuse || permit.refuses_overflow();
+        let route = self.route(topic);
+        let refuses = self.refuses(&permit, &route);
         let source = Source {
             publisher: Some(key),
             origin: Arc::new(origin),
             durability: permit.durability(),
-            refuses_overflow,
+            refuses,
         };
-        let decided = Arc::new(Decided::new((topic, &facts), at, permit, source, self.route(topic)));
+        let decided = Arc::new(Decided::new((topic, &facts), at, permit, source, route));
         let bytes_max = self.config.routes_bytes_max;
         if let Some(connection) = self.connection_mut(key) {
             connection.cache.remember(&decided, bytes_max);
         }
         Some(Ok(decided))
+    }
+
+    /// Whose full queue has such a message refused: as the rules of its publisher and of its receivers say.
+    fn refuses(&self, permit: &PublishPermit, route: &Route) -> Refuses {
+        let of_all = [QueueOverflow::Refuse, QueueOverflow::RefusePublishers];
+        if permit.refuses_overflow() || of_all.contains(&self.config.queue_overflow) {
+            return Refuses::ForAll;
+        }
+        let asks = |key| self.sessions.get(key).is_some_and(Session::refuses_publishers);
+        if route.targets.iter().any(|target| asks(target.session)) { Refuses::ForSome } else { Refuses::No }
     }
 
     /// Tells whether a retained message fits; one that does not is recorded as denied where a rule says so.
@@ -307,27 +343,30 @@ impl Broker {
         }
     }
 
-    /// Tells whether a message is refused because a receiver could neither take it now nor keep it.
+    /// Tells whether a message is refused because a receiver could neither take it now nor keep it, all copies of it
+    /// together.
     fn queues_refuse(&mut self, key: Key, publication: &Publication, decided: &Decided, now: Now) -> bool {
         let Decided { source, route, .. } = decided;
-        if !source.refuses_overflow {
+        if source.refuses == Refuses::No {
             return false;
         }
-        let bytes = Message::cost(publication);
+        let is_for_all = source.refuses == Refuses::ForAll;
         let (sessions, mut release) = self.release(now);
-        let mut is_full = |session: Key, granted: QoS| {
+        let mut copies = Copies { bytes: Message::cost(publication), by_session: HashMap::new(), waiting: 0 };
+        let mut fits = |session: Key, granted: QoS| {
             let qos = publication.qos.min(granted);
-            qos != QoS::AtMostOnce
-                && sessions.get_mut(session).is_some_and(|session| {
-                    !session.is_ready(qos, release.config) && !session.make_room(bytes, &mut release)
-                })
+            let receiver = sessions
+                .get_mut(session)
+                .filter(|receiver| qos != QoS::AtMostOnce && (is_for_all || receiver.refuses_publishers()));
+            receiver.is_none_or(|receiver| copies.add(session, receiver, qos, &mut release))
         };
-        let full_target = route.targets.iter().any(|target| {
-            target.grant_for(Some(key)).is_some_and(|grant| is_full(target.session, grant.qos))
-        });
-        full_target
+        let is_full = route
+            .targets
+            .iter()
+            .any(|target| target.grant_for(Some(key)).is_some_and(|grant| !fits(target.session, grant.qos)));
+        is_full
             || route.groups.iter().any(|(_, members)| {
-                !members.is_empty() && members.iter().all(|member| is_full(member.session, member.grant.qos))
+                !members.is_empty() && !members.iter().any(|member| fits(member.session, member.grant.qos))
             })
     }
 

@@ -95,13 +95,16 @@ impl Queue {
     }
 
     pub(crate) fn has_room(&self, message: &Message, config: &Config) -> bool {
-        self.has_room_for(message.bytes(), config)
+        self.has_room_beside(message.bytes(), (0, 0), config)
     }
 
-    pub(crate) fn has_room_for(&self, bytes: usize, config: &Config) -> bool {
-        self.waiting.len() < self.messages_max(config)
-            && self.bytes.saturating_add(bytes) <= self.bytes_max(config)
-            && self.all.get().saturating_add(bytes) <= config.queues_bytes_max
+    /// Tells whether a message of this size could wait if it did as often already, here and in all queues.
+    pub(crate) fn has_room_beside(&self, bytes: usize, (here, all): (usize, usize), config: &Config) -> bool {
+        let with =
+            |sum: usize, count: usize| sum.saturating_add(bytes.saturating_mul(count.saturating_add(1)));
+        self.waiting.len().saturating_add(here) < self.messages_max(config)
+            && with(self.bytes, here) <= self.bytes_max(config)
+            && with(self.all.get(), all) <= config.queues_bytes_max
     }
 
     fn may_have_expired(&self, now: Now) -> bool {

@@ -45,14 +45,24 @@ impl Session {
 
     /// Tells whether a message of this size can wait, once what has expired is taken out.
     pub(crate) fn make_room(&mut self, bytes: usize, release: &mut Release<'_>) -> bool {
-        if self.queue.has_room_for(bytes, release.config) {
+        self.make_room_beside(bytes, (0, 0), release)
+    }
+
+    /// The same where it waits as often already, here and everywhere.
+    pub(crate) fn make_room_beside(
+        &mut self,
+        bytes: usize,
+        copies: (usize, usize),
+        release: &mut Release<'_>,
+    ) -> bool {
+        if self.queue.has_room_beside(bytes, copies, release.config) {
             return true;
         }
         for expired in self.queue.take_expired(release.now) {
             release.out.metrics.dropped.expired += 1;
             release.out.ledger.dequeue(self.number, &expired);
         }
-        self.queue.has_room_for(bytes, release.config)
+        self.queue.has_room_beside(bytes, copies, release.config)
     }
 
     /// Lets a message wait, or drops it or older ones as the rule says.

@@ -15,7 +15,7 @@ use crate::subscription::Subscribed;
 use crate::total::Total;
 use crate::will::KeptWill;
 use midge_identity::{SpiffeId, UnixMillis};
-use midge_policy::{Context, Rights, SubscribeMode};
+use midge_policy::{Context, QueueOverflow, Rights, SubscribeMode};
 use mqtt_proto::{Connect, QoS, SharedFilter, Version};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,6 +95,11 @@ pub(crate) fn mode_of(listener: Option<&Listener>, filter: &SharedFilter) -> Sub
 }
 
 impl Session {
+    /// Whether a rule has publications refused where this session's queue has no room for them.
+    pub(crate) fn refuses_publishers(&self) -> bool {
+        self.queue.overflow == Some(QueueOverflow::RefusePublishers)
+    }
+
     /// Returns a session that has no connection yet.
     pub(crate) fn new(
         identity: Arc<SpiffeId>,

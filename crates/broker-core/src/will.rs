@@ -2,7 +2,7 @@
 
 use crate::authority::facts;
 use crate::broker::Broker;
-use crate::decided::Source;
+use crate::decided::{Refuses, Source};
 use crate::effect::Now;
 use crate::message::Message;
 use crate::rates::limited;
@@ -123,7 +123,7 @@ impl Broker {
                     publisher: Some(key),
                     origin,
                     durability: permit.durability(),
-                    refuses_overflow: false,
+                    refuses: Refuses::No,
                 };
                 self.distribute(publication, &source, &route, now.mono, now);
             }

@@ -82,6 +82,10 @@ pub enum QueueOverflow {
     /// The publication is refused, so that its publisher knows. Said by a rule for publishers: it
     /// is their message that is at stake, and no slow subscriber can have others refused.
     Refuse,
+    /// Every publication that finds the queue of this subscriber full is refused, whatever the publisher's rule says.
+    /// Said by a rule for subscribers that publishers depend on and that whoever writes the rules trusts not to hold
+    /// others up, such as the event bus.
+    RefusePublishers,
 }
 
 /// Names of the listeners that a broker has: whatever a rule says of another would never hold, and be a deny

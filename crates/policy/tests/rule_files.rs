@@ -179,10 +179,10 @@ fn conditions_name_value_and_remedy() {
         publish("durability = \"disk\""),
         "unknown variant `disk`, expected one of `none`, `process-crash`, `power-loss`"
     );
-    assert_eq!(
-        publish("queue-overflow = \"drop-oldest\""),
-        "rule `r`: queue-overflow limits subscribe alone, and the rule has none; add subscribe or remove queue-overflow"
-    );
+    let idle = "queue-overflow limits subscribe alone, and the rule has none; add subscribe or remove queue-overflow";
+    for overflow in ["drop-oldest", "refuse-publishers"] {
+        assert_eq!(publish(&format!("queue-overflow = \"{overflow}\"")), format!("rule `r`: {idle}"));
+    }
     assert_eq!(
         subscribe("queue-overflow = \"refuse\""),
         "rule `r`: queue-overflow limits publish alone, and the rule has none; add publish or remove queue-overflow"

@@ -260,3 +260,69 @@ fn a_queue_gives_way_as_the_rules_say_by_now_also_after_a_restart() {
         assert_eq!(kept(&mut world), ["4", "5"]);
     }
 }
+
+/// A world that refuses what does not fit, with sessions of these identities that are away and subscribed to these.
+fn refusing(change: impl FnOnce(&mut broker_core::Config), away: &[(&str, &[&str])]) -> World {
+    let mut config =
+        broker_core::Config { queue_overflow: QueueOverflow::Refuse, ..broker_core::Config::default() };
+    change(&mut config);
+    let mut world = World::with(config, open_house());
+    for (id, filters) in away {
+        let conn = world.open(id, durable("c"));
+        for filter in *filters {
+            world.subscribe(conn, filter, Q1);
+        }
+        world.lose(conn);
+    }
+    world
+}
+
+#[test]
+fn a_message_that_fits_for_some_of_its_receivers_reaches_nobody() {
+    let size = 5_000;
+    // Room for as many copies, of which each takes somewhat more than its payload.
+    for (room, code) in [(3, "00"), (2, "97")] {
+        let away: [(&str, &[&str]); 3] = [("one", &["a"]), ("two", &["a"]), ("three", &["a"])];
+        let mut world = refusing(|config| config.queues_bytes_max = room * size * 3 / 2, &away);
+        let press = world.client("press");
+        world.publish(press, "a", &"x".repeat(size), Q1);
+        world.expect(press, [&*format!("PUBACK 1 {code}")]);
+        let queued = away.map(|(id, _)| world.session(id, "c").unwrap().queued);
+        assert_eq!(queued, [usize::from(code == "00"); 3]);
+    }
+}
+
+#[test]
+fn both_copies_of_one_session_have_to_fit() {
+    for (room, code) in [(2, "00"), (1, "97")] {
+        let mut world = refusing(|config| config.queue_messages_max = room, &[("ops", &["a", "$share/g/a"])]);
+        let press = world.client("press");
+        world.publish(press, "a", "x", Q1);
+        world.expect(press, [&*format!("PUBACK 1 {code}")]);
+        assert_eq!(world.session("ops", "c").unwrap().queued, if code == "00" { 2 } else { 0 });
+    }
+}
+
+#[test]
+fn where_the_receivers_rule_says_so_whoever_publishes_to_it_is_told() {
+    let receiver = says(QueueOverflow::RefusePublishers, allow("ops", &[], &["a"]));
+    let rules = vec![receiver, allow("press", &["a", "b"], &[]), allow("other", &[], &["b"])];
+    let mut world = absent(rules);
+    let press = world.client("press");
+    let seen = publish_numbers(&mut world, press, 3);
+    assert_eq!(seen, ["PUBACK 1 00", "PUBACK 1 00", "PUBACK 1 97"]);
+    let old = world.open("press", v311("old"));
+    world.publish(old, "a", "3", Q1);
+    world.expect(old, ["CLOSE Protocol(QuotaExceeded)"]);
+    // A receiver whose rule does not say so loses what it has no room for, and nobody else is concerned.
+    let other = world.open("other", durable("c"));
+    world.subscribe(other, "b", Q1);
+    world.lose(other);
+    for n in 1..=3 {
+        world.publish(press, "b", &n.to_string(), Q1);
+    }
+    assert_eq!(world.take(press), ["PUBACK 1 00"; 3]);
+    assert_eq!(world.broker.metrics().dropped.queue_full, 1);
+    assert_eq!(kept(&mut world), ["1", "2"]);
+    assert_eq!(publish_numbers(&mut world, press, 1), ["PUBACK 1 00"]);
+}
