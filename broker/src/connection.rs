@@ -99,16 +99,7 @@ where
     let connect = match arrival.within(arrived.connect()).await? {
         Ok(connect) => connect,
         Err(NoConnect { answer, refusal }) => {
-            match answer {
-                Some(reason) => {
-                    let version = arrived.decoder.version().unwrap_or(Version::V311);
-                    answer_connect(&mut arrived.read, version, reason).await;
-                }
-                // Who takes its time to hear of the end may have to give its place to others meanwhile.
-                None => {
-                    drop(tokio::time::timeout(LINGER, arrival.within(arrived.read.shutdown())).await);
-                }
-            }
+            arrived.turn_away(answer, &arrival).await;
             return Err(refusal.into());
         }
     };
@@ -137,15 +128,15 @@ where
         hub.admit_again(connected.0, &identity, &proof, admission);
         connected
     };
-    let (ends_at, may_be_withdrawn) = (None, true);
+    let (write, ends_at) = (&mut write, None);
     let outlet = Outlet {
         hub,
         outbox: &outbox,
-        write: &mut write,
+        write,
         unread_timeout,
         flushed_bytes,
         ends_at,
-        may_be_withdrawn,
+        may_be_withdrawn: true,
     };
     converse(conn, &mut reader, outlet).await;
     Ok(())
@@ -222,6 +213,17 @@ impl<S: Wire> Reader<S> {
         let Self { read, decoder, buffer, taken, patience } = self;
         let (read, write) = tokio::io::split(read);
         (Reader { read, decoder, buffer, taken, patience }, write)
+    }
+
+    /// Ends a connection whose CONNECT did not come, with the answer that it is owed, if any.
+    async fn turn_away(&mut self, answer: Option<ReasonCode>, arrival: &Arrival) {
+        if let Some(reason) = answer {
+            let version = self.decoder.version().unwrap_or(Version::V311);
+            answer_connect(&mut self.read, version, reason).await;
+        } else {
+            // Who takes its time to hear of the end may have to give its place to others meanwhile.
+            drop(tokio::time::timeout(LINGER, arrival.within(self.read.shutdown())).await);
+        }
     }
 }
 

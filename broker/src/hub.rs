@@ -4,30 +4,31 @@
 use crate::audit::{names_remote, record_event, record_refusal};
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Outgoing, Woken};
-use crate::pending::Pending;
 use crate::traffic::Traffic;
-use crate::{Admission, Authenticator, Refusal};
+use crate::{Authenticator, Refusal};
 use broker_core::{
-    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Durability, Effect, Listener, Metrics, Now,
-    PolicyChange, Record, RecordKey, Restored, Revocation, SessionSnapshot, SessionState, StoreTrouble,
-    Witness, WordHasher,
+    AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Effect, Listener, Metrics, Now,
+    SessionSnapshot, SessionState, Witness, WordHasher,
 };
 use midge_audit::AuditLog;
-use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
 use mqtt_proto::{Connect, Packet, Publication, ReasonCode};
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Sessions dealt with at once when a change concerns many: a tenth of a millisecond.
-const PORTION: usize = 8;
-/// Connections whose proofs are read at once.
-const PROOFS: usize = 128;
+mod standing;
+mod storing;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::storing::IDLE_WAIT;
+use self::storing::Storing;
 
 struct Inner {
     broker: Broker,
@@ -49,47 +50,25 @@ impl Inner {
         let closed = || self.closed.as_ref().filter(|(closed, _)| *closed == conn).map(|(_, remote)| remote);
         self.outboxes.get(&conn).map(|outbox| outbox.remote()).or_else(closed).cloned()
     }
+
+    /// Says who is to be called once the lock is released. Connections that have something to write are added to
+    /// `woken`.
+    fn leave(&mut self, woken: &mut Woken) -> Calls {
+        woken.add(&mut self.to_wake);
+        let timer = match (self.broker.poll_timeout(), self.armed) {
+            (Some(wanted), Some(armed)) => wanted < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        Calls { persister: std::mem::take(&mut self.to_persist), backlog: self.broker.has_backlog(), timer }
+    }
 }
 
-/// How long changes that nobody waits for may stay unwritten, and how many bytes of them.
-pub(crate) const IDLE_WAIT: Duration = Duration::from_millis(50);
-const IDLE_BYTES_MAX: usize = 1024 * 1024;
-
-/// What of the core's changes is not stored yet.
-struct Storing {
-    limits: PendingLimits,
-    pending: Pending,
-    /// Bytes of what is being written.
-    writing: usize,
-    /// Why the last attempt to write failed.
-    failing: Option<Arc<str>>,
-    /// Whether nothing follows any more.
-    is_ending: bool,
-}
-
-impl Storing {
-    fn new(limits: PendingLimits) -> Self {
-        Self { limits, pending: Pending::default(), writing: 0, failing: None, is_ending: false }
-    }
-
-    /// Whether something has to be written now.
-    fn is_due(&self) -> bool {
-        let pending = &self.pending;
-        let is_awaited = pending.level() != Durability::None;
-        !pending.is_idle() && (is_awaited || self.is_ending || pending.bytes > IDLE_BYTES_MAX)
-    }
-
-    fn trouble(&self) -> StoreTrouble {
-        let bytes = self.pending.bytes.saturating_add(self.writing);
-        let is_much = bytes > self.limits.soft;
-        match &self.failing {
-            Some(_) if is_much => StoreTrouble::Full,
-            Some(_) => StoreTrouble::Failing,
-            None if bytes > self.limits.hard => StoreTrouble::Full,
-            None if is_much => StoreTrouble::Busy,
-            None => StoreTrouble::None,
-        }
-    }
+/// The tasks that have something to do after the core was entered.
+struct Calls {
+    persister: bool,
+    backlog: bool,
+    timer: bool,
 }
 
 /// Shared access to the broker's core. Cheap to clone.
@@ -197,111 +176,14 @@ impl Hub {
         });
     }
 
-    /// Replaces the policy.
-    pub fn set_policy(&self, policy: Arc<Policy>) {
-        let before = Arc::clone(self.0.inner.lock().broker.policy());
-        let change = PolicyChange::between(before, policy);
-        // What it replaces may be large: it is given back to the memory after the lock.
-        drop(self.enter(|broker, now| broker.handle_policy(change, now)));
-    }
-
     /// Puts a witness of decisions in place of the one before. It is called under the lock of the core.
     pub fn set_witness(&self, witness: Option<Box<dyn Witness>>) {
         self.enter(|broker, _| broker.set_witness(witness));
     }
 
-    /// Tells a witness of what sessions were granted before it came; others get their turn in between.
-    pub fn tell_standing(&self, witness: &mut dyn Witness) {
-        let mut told = None;
-        loop {
-            let mut inner = self.0.inner.lock();
-            told = inner.broker.tell_standing(witness, told, PORTION);
-            MutexGuard::unlock_fair(inner);
-            if told.is_none() {
-                return;
-            }
-        }
-    }
-
     /// Ends every connection for a planned stop.
     pub fn drain(&self) {
         self.enter(Broker::handle_drain);
-    }
-
-    /// Ends what no longer stands: the sessions of identities, and connections by their proof; those by SVID only
-    /// where `roots_changed`. Nobody is asked about under the lock, and what there is to end is ended in portions.
-    pub fn re_admit(&self, admission: &dyn Admission, roots_changed: bool) {
-        let identities = self.0.inner.lock().broker.identities();
-        let mut revoked: BTreeMap<String, Vec<SpiffeId>> = BTreeMap::new();
-        for identity in &identities {
-            if let Err(refusal) = admission.admits(identity, None) {
-                revoked.entry(refusal.0).or_default().push((**identity).clone());
-            }
-        }
-        for (reason, identities) in revoked {
-            self.revoke(identities, &reason);
-        }
-        let connections = {
-            let broker = &self.0.inner.lock().broker;
-            if roots_changed { broker.connections() } else { broker.attested() }
-        };
-        for some in connections.chunks(PROOFS) {
-            let proofs: Vec<_> = {
-                let inner = self.0.inner.lock();
-                some.iter().filter_map(|conn| Some((*conn, inner.broker.proof(*conn)?))).collect()
-            };
-            for (conn, (identity, proof)) in proofs {
-                self.hold_to_proof(conn, &identity, &proof, admission);
-            }
-        }
-    }
-
-    /// Ends a connection that was let in by what has ended since: whoever ends it looks at connections that
-    /// are there, and this one may not have been.
-    pub(crate) fn admit_again(
-        &self,
-        conn: ConnId,
-        identity: &SpiffeId,
-        proof: &Proof,
-        admission: &dyn Admission,
-    ) {
-        match admission.admits(identity, None) {
-            Ok(()) => self.hold_to_proof(conn, identity, proof, admission),
-            Err(refusal) => self.revoke(vec![identity.clone()], &refusal.0),
-        }
-    }
-
-    fn hold_to_proof(&self, conn: ConnId, identity: &SpiffeId, proof: &Proof, admission: &dyn Admission) {
-        if let Err(refusal) = admission.admits(identity, Some(proof)) {
-            self.enter(|broker, now| broker.handle_proof_ended(conn, &refusal.0.as_str().into(), now));
-        }
-    }
-
-    fn revoke(&self, identities: Vec<SpiffeId>, reason: &str) {
-        let revocation = Revocation { identities, reason: reason.into() };
-        self.enter(|broker, now| broker.handle_revoked(&revocation, now));
-    }
-
-    /// Does what changes left to be done, in portions, for ever. Everybody else comes first.
-    pub(crate) async fn clear_backlog(&self) {
-        loop {
-            self.0.backlog.notified().await;
-            while self.portion() {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    fn portion(&self) -> bool {
-        let now = self.now();
-        let mut inner = self.0.inner.lock();
-        let has_more = inner.broker.handle_backlog(PORTION, now);
-        self.carry_out(&mut inner);
-        let mut to_wake = std::mem::take(&mut inner.to_wake);
-        // Whoever waits for the lock gets it now, and not only when the whole backlog is done.
-        MutexGuard::unlock_fair(inner);
-        to_wake.drain(..).for_each(|outbox| outbox.wake());
-        has_more
     }
 
     pub(crate) fn connect(
@@ -380,102 +262,6 @@ impl Hub {
         self.0.inner.lock().outboxes.remove(&conn);
     }
 
-    /// Gives the core the records of an earlier run.
-    pub(crate) fn restore(&self, records: Vec<(RecordKey, Record)>) -> Restored {
-        self.enter(|broker, now| broker.restore(records, now))
-    }
-
-    /// Why changes cannot be stored at present.
-    pub fn store_failure(&self) -> Option<Arc<str>> {
-        self.0.inner.lock().storing.failing.clone()
-    }
-
-    /// Waits for changes to be stored; false once everything is stored after the end.
-    ///
-    /// Changes that nobody waits for go with the next that somebody does, or after a while: what a receiver
-    /// acknowledges is best not written at all.
-    pub(crate) async fn wait_for_pending(&self) -> bool {
-        loop {
-            let unstored = self.0.unstored.notified();
-            let is_idle = {
-                let storing = &self.0.inner.lock().storing;
-                if storing.is_due() {
-                    return true;
-                }
-                if storing.is_ending {
-                    return false;
-                }
-                storing.pending.is_idle()
-            };
-            if is_idle {
-                unstored.await;
-            } else if tokio::time::timeout(IDLE_WAIT, unstored).await.is_err() {
-                return true;
-            }
-        }
-    }
-
-    /// Takes what is to be stored now: everything, or nothing if all that anybody waits for was undone meanwhile,
-    /// which counts as stored. `is_late` says that the rest has waited long enough.
-    pub(crate) fn take_pending(&self, is_late: bool) -> Option<Pending> {
-        let ticket = {
-            let storing = &mut self.0.inner.lock().storing;
-            // While writes fail the next attempt says whether they still do.
-            if storing.pending.is_empty() && storing.failing.is_none() {
-                std::mem::take(&mut storing.pending).ticket
-            } else if is_late || storing.is_due() {
-                storing.writing = storing.pending.bytes;
-                return Some(std::mem::take(&mut storing.pending));
-            } else {
-                storing.pending.ticket
-            }
-        };
-        self.enter_storing(|broker, trouble, now| {
-            broker.handle_store_trouble(trouble);
-            broker.handle_stored(ticket, now);
-        });
-        None
-    }
-
-    /// Takes back changes that could not be stored.
-    pub(crate) fn not_stored(&self, pending: Pending, why: String) {
-        let mut inner = self.0.inner.lock();
-        let storing = &mut inner.storing;
-        storing.pending.add_older(pending);
-        storing.writing = 0;
-        if storing.failing.as_deref() != Some(&why) {
-            tracing::warn!(%why, "MQTT state cannot be stored; it is tried again");
-        }
-        storing.failing = Some(why.into());
-        let trouble = storing.trouble();
-        inner.broker.handle_store_trouble(trouble);
-    }
-
-    /// Lets go what waited for these changes to be stored.
-    pub(crate) fn stored(&self, pending: &Pending) {
-        {
-            let storing = &mut self.0.inner.lock().storing;
-            storing.writing = 0;
-            if storing.failing.take().is_some() {
-                tracing::info!("MQTT state is stored again");
-            }
-        }
-        self.enter_storing(|broker, trouble, now| {
-            broker.handle_store_trouble(trouble);
-            broker.handle_stored(pending.ticket, now);
-        });
-    }
-
-    /// Says that no changes follow.
-    pub(crate) fn end_storing(&self) {
-        self.0.inner.lock().storing.is_ending = true;
-        self.0.unstored.notify_one();
-    }
-
-    pub(crate) fn is_ending(&self) -> bool {
-        self.0.inner.lock().storing.is_ending
-    }
-
     /// Records that a peer was turned away before the core heard of it.
     pub(crate) fn refused(&self, listener: &str, remote: &str, client_id: Option<&str>, refusal: &Refusal) {
         record_refusal(&self.0.audit, self.0.clock.now(), (listener, remote), client_id, refusal);
@@ -503,14 +289,7 @@ impl Hub {
     }
 
     fn enter<R>(&self, act: impl FnOnce(&mut Broker, Now) -> R) -> R {
-        self.enter_storing(|broker, _, now| act(broker, now))
-    }
-
-    fn enter_storing<R>(&self, act: impl FnOnce(&mut Broker, StoreTrouble, Now) -> R) -> R {
-        self.enter_inner(|inner, now| {
-            let trouble = inner.storing.trouble();
-            act(&mut inner.broker, trouble, now)
-        })
+        self.enter_inner(|inner, now| act(&mut inner.broker, now))
     }
 
     fn enter_inner<R>(&self, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
@@ -525,25 +304,22 @@ impl Hub {
         let mut inner = self.0.inner.lock();
         let result = act(&mut inner, now);
         self.carry_out(&mut inner);
-        let earlier = match (inner.broker.poll_timeout(), inner.armed) {
-            (Some(wanted), Some(armed)) => wanted < armed,
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        let has_backlog = inner.broker.has_backlog();
-        let to_persist = std::mem::take(&mut inner.to_persist);
-        woken.add(&mut inner.to_wake);
+        let calls = inner.leave(woken);
         drop(inner);
-        if to_persist {
+        self.call(calls);
+        result
+    }
+
+    fn call(&self, calls: Calls) {
+        if calls.persister {
             self.0.unstored.notify_one();
         }
-        if has_backlog {
+        if calls.backlog {
             self.0.backlog.notify_one();
         }
-        if earlier {
+        if calls.timer {
             self.0.rearm.notify_one();
         }
-        result
     }
 
     fn now(&self) -> Now {
@@ -582,15 +358,7 @@ impl Hub {
                 let remote = conn.and_then(|conn| inner.remote_of(conn));
                 record_event(&self.0.audit, event, remote);
             }
-            Effect::Store(batch) => {
-                let before = (inner.storing.pending.is_idle(), inner.storing.pending.level());
-                inner.storing.pending.add(*batch);
-                inner.broker.handle_store_trouble(inner.storing.trouble());
-                let pending = &inner.storing.pending;
-                if before != (pending.is_idle(), pending.level()) || pending.bytes > IDLE_BYTES_MAX {
-                    inner.to_persist = true;
-                }
-            }
+            Effect::Store(batch) => inner.gather(*batch),
         }
     }
 
@@ -614,6 +382,3 @@ fn push(inner: &mut Inner, conn: ConnId, item: &Outgoing, bytes: usize) {
         inner.to_wake.push(Arc::clone(outbox));
     }
 }
-
-#[cfg(test)]
-mod tests;

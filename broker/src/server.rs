@@ -115,7 +115,7 @@ impl Server {
         let this = Arc::new(self);
         let persister = this.parts.store.clone().map(|store| tokio::spawn(persister::run(this.hub(), store)));
         // Entries may have ended while nobody served.
-        this.hub.re_admit(&*this.parts.admission, true);
+        this.hub.re_admit_all(&*this.parts.admission);
         let keeping = this.keep();
         let served = tokio::select! {
             // First: when the process stops, the feeds below may end before this is seen.
@@ -169,8 +169,11 @@ impl Server {
         loop {
             changes.changed().await.context("admission source ended")?;
             let standing = *changes.borrow_and_update();
-            let roots_changed = roots.replace(standing.roots) != Some(standing.roots);
-            self.hub.re_admit(&*self.parts.admission, roots_changed);
+            if roots.replace(standing.roots) == Some(standing.roots) {
+                self.hub.re_admit_attested(&*self.parts.admission);
+            } else {
+                self.hub.re_admit_all(&*self.parts.admission);
+            }
         }
     }
 }

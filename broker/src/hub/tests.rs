@@ -1,4 +1,4 @@
-//! A disk that is slow, and one that fails, as the connections see it.
+//! A disk that is slow, one that fails, and what a change leaves for it, as the connections see it.
 
 use super::Hub;
 use crate::limits::PendingLimits;
@@ -190,4 +190,18 @@ fn what_was_undone_before_it_was_written_lets_publishers_go_on() {
         }
     }
     assert_eq!(stage.give(press, publish("b", 200)), None);
+}
+
+// Else a subscription that was revoked would come back after a crash, until somebody else has something to store.
+#[tokio::test(start_paused = true)]
+async fn what_a_change_left_to_be_done_is_written_without_waiting_for_others() {
+    let stage = Stage::new();
+    stage.hub.set_policy(Arc::new(Policy::compile(Vec::new(), 2).unwrap()));
+    let hub = stage.hub.clone();
+    let waiting = tokio::spawn(async move { hub.wait_for_pending().await });
+    tokio::task::yield_now().await;
+    assert_eq!(stage.hub.metrics().subscriptions, 1, "it is looked at in portions");
+    while stage.hub.portion() {}
+    assert_eq!(stage.hub.metrics().subscriptions, 0);
+    assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap());
 }
