@@ -287,10 +287,18 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut began = Instant::now();
         loop {
             let decoded = self.decode_some(&mut packets);
-            while !packets.is_empty() {
-                // Back-pressure: what is not read here fills the client's own buffers.
-                if let Some(wait) = hub.packets(conn, &mut packets, &mut woken) {
-                    woken.wake();
+            let mut has_more = !packets.is_empty();
+            while has_more {
+                let wait = hub.packets(conn, &mut packets, &mut woken);
+                has_more = wait.is_some() || !packets.is_empty();
+                let Some(wait) = wait else { continue };
+                woken.wake();
+                if wait.is_zero() {
+                    // It was a turn's work.
+                    tokio::task::yield_now().await;
+                    began = Instant::now();
+                } else {
+                    // Back-pressure: what is not read here fills the client's own buffers.
                     tokio::time::sleep(wait).await;
                 }
             }

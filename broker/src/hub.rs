@@ -204,8 +204,9 @@ impl Hub {
         (conn, outbox)
     }
 
-    /// Hands packets over, up to one that comes too fast or has to wait for the disk. Returns how long the others have
-    /// to wait then, and whatever the client sends after them.
+    /// Hands packets over, up to one that comes too fast, has to wait for the disk, or takes so long that others have
+    /// their turn before it is done with. Returns how long the others have to wait then, and whatever the client sends
+    /// after them; it is called again after that, also where no others are left.
     /// Whoever has something to send for it is added to `woken`, to be woken after the last packet of a read.
     pub(crate) fn packets(
         &self,
@@ -214,7 +215,7 @@ impl Hub {
         woken: &mut Woken,
     ) -> Option<Duration> {
         let until = self.enter_waking(woken, |inner, now| {
-            let mut until = None;
+            let mut until = inner.broker.handle_rest(conn, now);
             while until.is_none()
                 && let Some(packet) = packets.front()
             {

@@ -337,3 +337,20 @@ async fn a_slow_reader_has_so_long_for_all_that_waits_and_not_for_each_piece_of_
     assert_eq!(written.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     assert!(took < Duration::from_millis(100), "{took:?}");
 }
+
+#[tokio::test]
+async fn a_packet_that_takes_turns_is_answered_before_what_follows_or_the_end() {
+    let mut sent = CONNECT_5.to_vec();
+    // UNSUBSCRIBE of 300 filters: more than a turn's work.
+    sent.extend([0xA2, 0x87, 0x07, 0, 9, 0]);
+    sent.extend([0, 1, b'a'].repeat(300));
+    let connack = Stage::new().answer(&[CONNECT_5, b"\xE0\0"].concat()).await;
+    let alone = Stage::new().talk("press", &[&sent], connack.len() + 306).await.answer;
+    sent.extend([0xC0, 0, 0xE0, 0]);
+    let answer = Stage::new().answer(&sent).await;
+    let mut expected = vec![0xB0, 0xAF, 0x02, 0, 9, 0];
+    expected.extend([0x11; 300]);
+    assert!(alone.ends_with(&expected), "{alone:02X?}");
+    expected.extend([0xD0, 0]);
+    assert!(answer.ends_with(&expected), "{answer:02X?}");
+}

@@ -99,7 +99,8 @@ impl Broker {
     }
 
     /// Takes one packet of a connected client; anything for an unknown connection is ignored.
-    /// Returns until when (monotonic) the shell must leave what follows on this connection unread.
+    /// Returns until when (monotonic) the shell must leave what follows on this connection unread; it asks
+    /// [`Self::handle_rest`] then, before anything else: of a packet with many filters a rest may be left.
     pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) -> Option<Duration> {
         self.out.metrics.packets_in += 1;
         self.out.ledger.begin();
@@ -116,17 +117,26 @@ impl Broker {
         if connection.has_said_goodbye() {
             return None;
         }
+        if connection.rest.is_some() {
+            self.finish_rest(conn, now);
+            self.out.ledger.begin();
+        }
+        let connection = self.connection_mut(key)?;
         connection.last_seen = now.mono;
         if connection.peer.expires().is_some_and(|at| at <= now.wall) {
             self.cut(key, CloseReason::SvidExpired, now);
             return None;
         }
         self.dispatch(key, packet, now);
+        self.cut_slow(key, now);
+        self.paused_until.take()
+    }
+
+    pub(crate) fn cut_slow(&mut self, key: Key, now: Now) {
         let hard = self.config.unsent_bytes_hard;
         if self.connection_mut(key).is_some_and(|connection| connection.unsent > hard) {
             self.cut(key, CloseReason::Slow, now);
         }
-        self.paused_until.take()
     }
 
     fn dispatch(&mut self, key: Key, packet: Packet, now: Now) {
@@ -174,7 +184,7 @@ impl Broker {
         }
     }
 
-    /// Says that so many bytes ([`Effect::bytes`]) were written; `usize::MAX` when nothing is left to write.
+    /// Says that so many bytes ([`Effect::bytes`]) were written; more than there were mean that nothing is left to write.
     pub fn handle_flushed(&mut self, conn: ConnId, bytes: usize, now: Now) {
         let Some(&key) = self.conns.get(&conn) else { return };
         let soft = self.config.unsent_bytes_soft;
@@ -189,6 +199,7 @@ impl Broker {
     /// Says that nothing more comes from a client: its connection ends once it has been sent every answer it is owed,
     /// which wait for the store. Until when that may take is for the shell to say, with [`Self::handle_closed`].
     pub fn handle_input_ended(&mut self, conn: ConnId, cause: CloseCause, now: Now) {
+        self.finish_rest(conn, now);
         let Some(&key) = self.conns.get(&conn) else { return self.leave_candidate(conn, cause) };
         let Some(connection) = self.connection_mut(key) else { return };
         let reason = CloseReason::Lost(cause);

@@ -329,6 +329,7 @@ impl Broker {
             resend: std::collections::VecDeque::new(),
             cache: PublishCache::new(&self.remembered),
             gate: Gate::default(),
+            rest: None,
             ends_after: None,
             will_number: 0,
             exchange: connect.auth_method.take().map(Exchange::new),

@@ -7,6 +7,7 @@ use crate::effect::{CloseReason, ConnId, Delivery, Effect, Now};
 use crate::gate::Gate;
 use crate::message::plain;
 use crate::output::Output;
+use crate::portions::Rest;
 use crate::queue::Waiting;
 use crate::tally::RuleTally;
 use crate::will::KeptWill;
@@ -46,6 +47,8 @@ pub(crate) struct Connection {
     pub(crate) resend: VecDeque<PacketId>,
     pub(crate) cache: PublishCache,
     pub(crate) gate: Gate,
+    /// What is left of its last packet.
+    pub(crate) rest: Option<Box<Rest>>,
     /// Set when nothing more comes from the client: the ticket of the last answer it is owed, and why it ends then.
     pub(crate) ends_after: Option<(u64, CloseReason)>,
     /// Number under which its will is stored; 0 when it is not.

@@ -26,6 +26,7 @@ mod limits;
 mod message;
 mod metrics;
 mod output;
+mod portions;
 mod publish;
 mod put_off;
 mod queue;

@@ -29,6 +29,9 @@
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.
 //! - **Retained messages for new subscriptions**: what is looked at for one session at once is limited (256 topics);
 //!   the rest follows when others have had their turn.
+//! - **Filters of one SUBSCRIBE or UNSUBSCRIBE**, and subscriptions to be looked at again after a change of rules: what is
+//!   decided at once is limited to about a millisecond, by the number of filters and of the patterns for the identity
+//!   (`portions.rs`); the rest follows when others have had their turn. The client is left unread until it has its answer.
 //! - **Wills** of all sessions and of one identity's (`wills_bytes_max`, `wills_bytes_per_identity_max`): the CONNECT is
 //!   refused with 0x97 (3.1.1: 3). Those of an earlier run are kept.
 //! - **Remembered routes** (`routes_bytes_max`): who receives a topic is worked out for each message instead of once,

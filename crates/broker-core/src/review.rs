@@ -7,15 +7,17 @@
 use crate::authority::{Authority, Listener, PolicyChange};
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now, Revocation};
+use crate::portions::Portion;
 use crate::record::OutgoingState;
 use crate::release::tell_purged;
 use crate::session::{Session, mode_of};
 use crate::slab::Key;
 use crate::{AuditKind, ConnId, Message};
 use midge_identity::{SpiffeId, VerifiedPeer};
-use midge_policy::{Policy, Rights};
+use midge_policy::{Policy, QueueOverflow, Rights};
 use mqtt_proto::{QoS, ReasonCode, TopicName};
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Sessions that a revocation ends at once; more are ended in portions.
@@ -23,6 +25,20 @@ const AT_ONCE_MAX: usize = 16;
 
 /// Retained messages that cost as much to look at as one session.
 const RETAINED_PER_SESSION: usize = 8;
+
+/// Stands for the count of no policy.
+const NEVER: u64 = u64::MAX;
+
+/// How far the subscriptions of one session were held against its rights.
+#[derive(Clone, Debug)]
+pub(crate) struct Review {
+    /// Count of the policy.
+    generation: u64,
+    /// The filter looked at last.
+    after: Option<Arc<str>>,
+    /// What those say that stand of a full queue.
+    pub(crate) overflow: Option<QueueOverflow>,
+}
 
 /// What is left to be done.
 #[derive(Debug, Default)]
@@ -114,15 +130,19 @@ impl Broker {
         !ends.is_empty() || !reviews.is_empty() || !replays.is_empty() || purge.is_some()
     }
 
-    /// Does what changes of policy and identities left to be done, for so many sessions at most. Tells
-    /// whether there is more.
+    /// Does what changes of policy and identities left to be done, for so many sessions at most, and for fewer where they
+    /// have many subscriptions or many rules speak of them. Tells whether there is more.
     pub fn handle_backlog(&mut self, sessions_max: usize, now: Now) -> bool {
         self.out.ledger.begin();
+        let mut portion = Portion::new();
         for _ in 0..sessions_max {
+            if portion.is_used_up() {
+                break;
+            }
             if let Some(key) = self.backlog.ends.pop_front() {
                 self.end_condemned(key, now);
             } else if let Some(key) = self.backlog.reviews.pop_front() {
-                self.review(key, now);
+                self.review(key, &mut portion, now);
             } else if let Some(key) = self.backlog.replays.pop_front() {
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.is_replaying = false;
@@ -141,30 +161,59 @@ impl Broker {
         if session.enter_by(listener, &mut self.authority) {
             session.queue.distrust();
             session.inflight.distrust();
-            session.reviewed = self.authority.generation();
-            self.review_subscriptions(key, now);
+            (session.reviewed, session.review) = (NEVER, None);
+            // What was routed by the rights on the other listener is routed anew.
+            self.subscriptions.touch();
+            self.review(key, &mut Portion::new(), now);
         }
     }
 
-    fn review(&mut self, key: Key, now: Now) {
+    /// Holds subscriptions of a session against its rights, as many as the portion has room for; the rest follows.
+    fn review(&mut self, key: Key, portion: &mut Portion, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.rights(&mut self.authority);
         let generation = self.authority.generation();
-        if session.reviewed != generation {
-            session.reviewed = generation;
-            self.review_subscriptions(key, now);
+        if session.reviewed == generation {
+            session.review = None;
+            return;
         }
+        let mut review = session.review.take().filter(|review| review.generation == generation);
+        let review = review.get_or_insert(Review { generation, after: None, overflow: None });
+        let is_over = self.review_subscriptions(key, review, portion, now);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if !is_over {
+            session.review = Some(review.clone());
+            return self.backlog.reviews.push_front(key);
+        }
+        session.reviewed = generation;
+        session.queue.overflow = review.overflow;
+        // What was routed while this session had not been looked at is routed anew.
+        self.subscriptions.touch();
     }
 
-    fn review_subscriptions(&mut self, key: Key, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let (mut lost, mut overflow) = (Vec::new(), None);
-        for (spelled, subscribed) in &mut session.subscriptions {
+    /// Tells whether those were all.
+    fn review_subscriptions(
+        &mut self,
+        key: Key,
+        review: &mut Review,
+        portion: &mut Portion,
+        now: Now,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        let (mut lost, mut is_over) = (Vec::new(), true);
+        let from = review.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        for (spelled, subscribed) in session.subscriptions.range_mut((from, Bound::Unbounded)) {
+            if portion.is_used_up() {
+                is_over = false;
+                break;
+            }
+            portion.take_decision(&session.rights, &subscribed.filter);
+            review.after = Some(Arc::clone(spelled));
             let mode = mode_of(session.listener.as_deref(), &subscribed.filter);
             match session.rights.subscribe(&subscribed.filter, subscribed.requested, mode) {
                 Err(denial) => lost.push((Arc::clone(spelled), denial)),
                 Ok(permit) => {
-                    overflow = permit.queue_overflow().or(overflow);
+                    review.overflow = permit.queue_overflow().or(review.overflow);
                     if let Some(reviewed) = subscribed.reviewed(&permit) {
                         self.subscriptions.add(key, &reviewed, Some(subscribed));
                         *subscribed = reviewed;
@@ -172,15 +221,13 @@ impl Broker {
                 }
             }
         }
-        session.queue.overflow = overflow;
-        // What was routed while this session had not been looked at is routed anew.
-        self.subscriptions.touch();
         for (filter, denial) in lost {
-            let Some(session) = self.sessions.get_mut(key) else { return };
+            let Some(session) = self.sessions.get_mut(key) else { return true };
             let Some(subscribed) = session.remove_subscription(&filter) else { continue };
             self.audit(key, AuditKind::SubscriptionRevoked { filter, denial }, now);
             self.forget_subscription(key, &subscribed, now);
         }
+        is_over
     }
 
     /// Ends every session of these identities, and of no other. Nothing is released to or from them any

@@ -10,6 +10,7 @@ use crate::output::Subject;
 use crate::queue::{Queue, Waiting};
 use crate::record::Durability;
 use crate::replay::Replays;
+use crate::review::Review;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use crate::total::Total;
@@ -31,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) rights_of: u64,
     /// Count of the policy that its subscriptions were last held against.
     pub(crate) reviewed: u64,
+    /// How far they are, while that is done.
+    pub(crate) review: Option<Review>,
     /// Of its newest connection.
     pub(crate) listener: Option<Arc<Listener>>,
     /// Numbers given to its subscriptions.
@@ -132,6 +135,7 @@ impl Session {
             rights,
             rights_of: generation,
             reviewed: generation,
+            review: None,
             listener,
             ordinals: 0,
             condemned: None,

@@ -4,6 +4,7 @@ use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::limits::Config;
+use crate::portions::{Filters, Portion, Rest};
 use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Found;
 use crate::session::{Session, mode_of};
@@ -15,6 +16,7 @@ use mqtt_proto::{
     Version, encoded_len,
 };
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 impl Session {
     /// Tells whether it may have one more subscription; the denial names the rule whose quota is used up.
@@ -45,22 +47,35 @@ impl Broker {
         if !self.can_take_answer(key, subscriptions.len()) {
             return self.cut(key, CloseReason::Protocol(ReasonCode::PacketTooLarge), now);
         }
-        let is_v311 = self.is_v311(key);
-        let (mut reasons, mut looks) = (Vec::with_capacity(subscriptions.len()), LOOKS_AT_ONCE);
-        // Every filter is decided by itself and answered in its place ([MQTT-3.8.4-5], [MQTT-3.9.3-1]).
-        for subscription in &subscriptions {
+        let reasons = Vec::with_capacity(subscriptions.len());
+        let filters = Filters::Subscribe(subscription_id, subscriptions.into_iter());
+        self.take_portion(key, Box::new(Rest { packet_id, filters, reasons }), now);
+    }
+
+    /// Decides filters as long as the portion lasts. Every one is decided by itself and answered in its place
+    /// ([MQTT-3.8.4-5], [MQTT-3.9.3-1]).
+    pub(crate) fn subscribe_some(
+        &mut self,
+        key: Key,
+        (id, left): (Option<u32>, &mut IntoIter<Subscription>),
+        reasons: &mut Vec<ReasonCode>,
+        portion: &mut Portion,
+        now: Now,
+    ) {
+        let (is_v311, mut looks) = (self.is_v311(key), LOOKS_AT_ONCE);
+        while !portion.is_used_up()
+            && let Some(subscription) = left.next()
+        {
+            if let Some(session) = self.sessions.get_mut(key) {
+                portion.take_decision(session.rights(&mut self.authority), &subscription.filter);
+            }
             let spelled = spelled(&subscription.filter);
-            match self.subscribe(key, (subscription, &spelled), subscription_id, &mut looks, now) {
+            match self.subscribe(key, (&subscription, &spelled), id, &mut looks, now) {
                 Ok(qos) => reasons.push(granted(qos)),
                 Err(_) if is_v311 => reasons.push(ReasonCode::UnspecifiedError),
                 Err(reason) => reasons.push(reason),
             }
         }
-        self.answer(key, Packet::SubAck(Box::new(SubAck { packet_id, info: Info::default(), reasons })));
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.let_replays_follow();
-        }
-        self.pump(key, now);
     }
 
     /// Adds or replaces one subscription. Returns the granted QoS.
@@ -102,7 +117,11 @@ impl Broker {
         }
         let mut subscribed = Subscribed::new(subscription, &permit, id);
         subscribed.ordinal = replaced.map_or(session.ordinals, |replaced| replaced.ordinal);
-        session.queue.overflow = permit.queue_overflow().or(session.queue.overflow);
+        let overflow = permit.queue_overflow();
+        session.queue.overflow = overflow.or(session.queue.overflow);
+        if let Some(review) = &mut session.review {
+            review.overflow = overflow.or(review.overflow);
+        }
         if self.out.ledger.trouble.refuses()
             && session.is_stored()
             && !replaced.is_some_and(|replaced| replaced.asks_the_same(&subscribed))
@@ -130,11 +149,9 @@ impl Broker {
         if !self.can_take_answer(key, unsubscribe.filters.len()) {
             return self.cut(key, CloseReason::Protocol(ReasonCode::PacketTooLarge), now);
         }
-        let reason = |removed| if removed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted };
-        let filters = unsubscribe.filters.iter();
-        let reasons = filters.map(|filter| reason(self.unsubscribe(key, filter, now))).collect();
-        let ack = SubAck { packet_id: unsubscribe.packet_id, info: Info::default(), reasons };
-        self.answer(key, Packet::UnsubAck(Box::new(ack)));
+        let reasons = Vec::with_capacity(unsubscribe.filters.len());
+        let filters = Filters::Unsubscribe(unsubscribe.filters.into_iter());
+        self.take_portion(key, Box::new(Rest { packet_id: unsubscribe.packet_id, filters, reasons }), now);
     }
 
     /// Tells whether a client takes the answer to so many filters. It cannot be left out, nor made shorter
@@ -146,13 +163,15 @@ impl Broker {
         self.connection_mut(key).is_some_and(|connection| bytes <= connection.packet_size_max)
     }
 
-    fn unsubscribe(&mut self, key: Key, filter: &SharedFilter, now: Now) -> bool {
+    pub(crate) fn unsubscribe(&mut self, key: Key, filter: &SharedFilter, now: Now) -> ReasonCode {
         let spelled = spelled(filter);
-        let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Some(subscribed) = session.remove_subscription(&spelled) else { return false };
+        let session = self.sessions.get_mut(key);
+        let Some(subscribed) = session.and_then(|session| session.remove_subscription(&spelled)) else {
+            return ReasonCode::NoSubscriptionExisted;
+        };
         self.audit(key, AuditKind::Unsubscribed { filter: spelled }, now);
         self.forget_subscription(key, &subscribed, now);
-        true
+        ReasonCode::Success
     }
 
     /// Takes a subscription out of the tree. Messages of its share group that were not sent yet go to the

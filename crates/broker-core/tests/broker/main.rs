@@ -56,6 +56,8 @@ mod passage;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod portions;
+#[cfg(test)]
 mod publish;
 mod put_off;
 #[cfg(test)]

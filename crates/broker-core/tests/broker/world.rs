@@ -164,12 +164,16 @@ impl World {
         self.owners.insert(conn, owner);
         self.revoked.remove(peer.id());
         self.broker.handle_connect(conn, &self.listener, peer, connect, self.now);
-        self.drain();
+        self.settle();
         conn
     }
 
     pub(crate) fn send(&mut self, conn: ConnId, packet: Packet) {
         self.paused_until = self.broker.handle_packet(conn, packet, self.now).or(self.paused_until);
+        self.drain();
+        while self.broker.handle_rest(conn, self.now).is_some() {
+            self.drain();
+        }
         self.drain();
     }
 
