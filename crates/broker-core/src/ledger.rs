@@ -289,6 +289,12 @@ impl Ledger {
         }
     }
 
+    /// Stores that a message of an earlier run, which is no more, is not sent again; its identifier stays taken.
+    pub(crate) fn withdraw(&mut self, session: u64, id: PacketId, order: u64) {
+        let record = OutgoingRecord { order, state: OutgoingState::Withdrawn };
+        self.exchange(session, id, record, self.level);
+    }
+
     /// Stores that the client has received a message that was withdrawn.
     pub(crate) fn release_withdrawn(&mut self, session: u64, id: PacketId) {
         let record = OutgoingRecord { order: self.next_number(), state: OutgoingState::Released };

@@ -158,8 +158,8 @@ pub struct Config {
     /// First levels of the Response Information: `<prefix>/<path of the SPIFFE ID>` is told to clients that
     /// ask for it and may subscribe to all below it; `None` tells nobody.
     pub response_prefix: Option<TopicName>,
-    /// Whether a retained message whose publisher lost the right to it is removed when a subscription comes
-    /// upon it. Otherwise it is withheld while the right is gone.
+    /// Whether retained messages whose publisher lost the right to them are removed: by a pass over all after each change
+    /// of policy, or when a subscription comes upon one before. Otherwise they are withheld while the right is gone.
     pub purge_lost: bool,
 }
 

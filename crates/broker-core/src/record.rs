@@ -66,6 +66,9 @@ pub enum Record {
     Will(Box<WillRecord>),
     /// By how many milliseconds the wall clock is ahead of the time by which things age.
     Time(i64),
+    /// That an identity was revoked, while something of it is left: whatever of it has a lower number is dead, even if
+    /// the identity is registered anew.
+    Revoked(Arc<SpiffeId>),
 }
 
 /// A session. Its client id is unique within its identity only.
@@ -203,6 +206,7 @@ impl Record {
                 HeldRecord::Denied => 0,
             },
             Self::Will(record) => Message::cost(&record.will.message),
+            Self::Revoked(identity) => identity.path().len(),
             Self::Queued(_) | Self::Outgoing(_) | Self::Retained | Self::Time(_) => 0,
         };
         SMALL + extra

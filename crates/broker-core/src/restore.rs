@@ -61,6 +61,13 @@ struct Restoration<'a> {
     exchanges: BTreeMap<Key, Vec<(u64, PacketId, Exchange)>>,
     /// The highest number of what was sent for certain to each session that was sent anything.
     sent: BTreeMap<Key, u64>,
+    /// Identities that were revoked, with the number below which what is of them is dead. In the order of the numbers,
+    /// so that the last one of an identity counts.
+    revoked: HashMap<Arc<SpiffeId>, u64>,
+    /// Messages of these.
+    dead: HashSet<u64>,
+    /// Sessions of these.
+    condemned: Vec<Key>,
     found: Restored,
 }
 
@@ -80,6 +87,7 @@ impl Broker {
             self.out.ledger.restore_time(ahead_ms, now);
         }
         let time = self.out.ledger.time(now);
+        let revoked = by_kind.remove(&RecordKind::Revoked).unwrap_or_default();
         let mut restoration = Restoration {
             broker: self,
             now,
@@ -89,6 +97,9 @@ impl Broker {
             messages: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             sent: BTreeMap::new(),
+            revoked: revoked.iter().filter_map(|(key, record)| revoked_before(*key, record)).collect(),
+            dead: HashSet::new(),
+            condemned: Vec::new(),
             found: Restored::default(),
         };
         // In the order of `RecordKind`: each kind refers only to kinds before it.
@@ -97,11 +108,18 @@ impl Broker {
                 restoration.orphan(key);
             }
         }
-        restoration.finish()
+        let (found, condemned) = restoration.finish();
+        self.resume_revocations(condemned, revoked.into_iter().map(|(key, _)| key).collect());
+        found
     }
 }
 
 impl Restoration<'_> {
+    /// Whether something of an identity is of before its revocation.
+    fn is_dead(&self, identity: &SpiffeId, number: u64) -> bool {
+        self.revoked.get(identity).is_some_and(|before| number < *before)
+    }
+
     fn orphan(&mut self, key: RecordKey) {
         self.found.orphans += 1;
         self.broker.out.ledger.forget(key);
@@ -119,7 +137,7 @@ impl Restoration<'_> {
             Record::Retained => self.retained(key.number),
             Record::Will(record) => self.will(key.number, *record),
             // Taken before all others.
-            Record::Time(_) => None,
+            Record::Time(_) | Record::Revoked(_) => None,
         }
     }
 
@@ -128,6 +146,7 @@ impl Restoration<'_> {
             return None;
         }
         let SessionRecord { identity, client_id, listener, version, expiry, parked, sent } = record;
+        let is_dead = self.is_dead(&identity, number);
         let key = self.insert((identity, client_id, listener), version, expiry, parked);
         let session = self.broker.sessions.get_mut(key)?;
         session.number = number;
@@ -139,6 +158,9 @@ impl Restoration<'_> {
         // Connected when the broker ended: from now on its time runs.
         if parked.is_none() {
             self.broker.record_parked(key);
+        }
+        if is_dead {
+            self.condemned.push(key);
         }
         self.found.sessions += 1;
         Some(())
@@ -237,6 +259,10 @@ impl Restoration<'_> {
         message.received = self.now.mono;
         // What its publisher left is asked about even where that has no session.
         if let Origin::Client { identity, .. } = message.origin() {
+            if self.is_dead(identity, number) {
+                self.dead.insert(number);
+                return None;
+            }
             self.broker.known.insert(Arc::clone(identity));
         }
         self.messages.insert(number, Arc::new(message));
@@ -287,6 +313,11 @@ impl Restoration<'_> {
         let exchange = match &record.state {
             OutgoingState::Released => Exchange::Released,
             OutgoingState::Withdrawn => Exchange::Withdrawn(QoS::ExactlyOnce),
+            // The client may have received it and not forget it.
+            OutgoingState::Published(queued) if self.dead.contains(&queued.message) => {
+                self.broker.out.ledger.withdraw(key.owner, id, record.order);
+                Exchange::Withdrawn(QoS::ExactlyOnce)
+            }
             OutgoingState::Published(queued) => {
                 let waiting =
                     self.waiting(queued, record.order, true).filter(|w| w.qos == QoS::ExactlyOnce)?;
@@ -329,6 +360,9 @@ impl Restoration<'_> {
     /// ([MQTT-3.1.2-8]).
     fn will(&mut self, number: u64, record: WillRecord) -> Option<()> {
         let WillRecord { identity, client_id, listener, version, will, due } = record;
+        if self.is_dead(&identity, number) {
+            return None;
+        }
         let delay = Duration::from_secs(will.delay_secs.into());
         let left = due.map_or(delay, |due| due.since(self.time).min(delay));
         let at = self.now.mono.saturating_add(left);
@@ -375,7 +409,8 @@ impl Restoration<'_> {
         }
     }
 
-    fn finish(mut self) -> Restored {
+    /// Returns what was found, and the sessions that must end.
+    fn finish(mut self) -> (Restored, Vec<Key>) {
         self.resume();
         for (key, mut exchanges) in std::mem::take(&mut self.exchanges) {
             exchanges.sort_by_key(|(order, id, _)| (*order, *id));
@@ -391,8 +426,14 @@ impl Restoration<'_> {
                 self.orphan(RecordKey::new(RecordKind::Message, number));
             }
         }
-        self.found
+        (self.found, self.condemned)
     }
+}
+
+/// Returns the identity of a revocation, and the number below which what is of it is dead.
+fn revoked_before(key: RecordKey, record: &Record) -> Option<(Arc<SpiffeId>, u64)> {
+    let Record::Revoked(identity) = record else { return None };
+    Some((Arc::clone(identity), key.number))
 }
 
 /// The number that a record knows something by, 0 if none. What it was given to may be gone, but nothing else may have

@@ -8,7 +8,7 @@ use crate::authority::{Authority, Listener, PolicyChange};
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now, Revocation};
 use crate::portions::Portion;
-use crate::record::OutgoingState;
+use crate::record::{OutgoingState, Record, RecordKey, RecordKind};
 use crate::release::tell_purged;
 use crate::session::{Session, mode_of};
 use crate::slab::Key;
@@ -48,6 +48,8 @@ pub(crate) struct Backlog {
     /// Sessions for which not all retained messages were looked at that there are.
     pub(crate) replays: VecDeque<Key>,
     purge: Option<Purge>,
+    /// Revocations whose records are to be removed once everything of before them is gone, with their revisions.
+    revocations: Vec<(u64, RecordKey)>,
 }
 
 /// One pass over everything that is kept, for messages of revoked publishers.
@@ -126,7 +128,7 @@ impl Broker {
 
     /// Tells whether there is work left for [`Self::handle_backlog`].
     pub fn has_backlog(&self) -> bool {
-        let Backlog { ends, reviews, replays, purge } = &self.backlog;
+        let Backlog { ends, reviews, replays, purge, revocations: _ } = &self.backlog;
         !ends.is_empty() || !reviews.is_empty() || !replays.is_empty() || purge.is_some()
     }
 
@@ -243,8 +245,11 @@ impl Broker {
                 session.condemned = Some(Arc::clone(&revocation.reason));
                 self.backlog.ends.push_back(key);
             }
-            self.known.remove(identity);
+            let was_here = self.known.remove(identity);
             self.revoke_messages(identity);
+            if was_here && self.out.ledger.is_on() {
+                self.record_revoked(identity);
+            }
         }
         if self.backlog.ends.len() <= AT_ONCE_MAX {
             while let Some(key) = self.backlog.ends.pop_front() {
@@ -274,6 +279,30 @@ impl Broker {
     fn revoke_messages(&mut self, identity: &SpiffeId) {
         self.authority.revoke(Arc::new(identity.clone()));
         if self.backlog.purge.is_none() {
+            self.start_purge();
+        }
+    }
+
+    /// Stores that an identity was revoked, until nothing of before is left: it may be registered anew, and what is done
+    /// in portions may be cut short by the end of the broker.
+    fn record_revoked(&mut self, identity: &SpiffeId) {
+        let key = RecordKey::new(RecordKind::Revoked, self.out.ledger.next_number());
+        self.out.ledger.create(key, Record::Revoked(Arc::new(identity.clone())));
+        self.backlog.revocations.push((self.authority.revision(), key));
+    }
+
+    /// Goes on with revocations of an earlier run: these sessions end, and what else is left of before them is gone
+    /// already.
+    pub(crate) fn resume_revocations(&mut self, sessions: Vec<Key>, keys: Vec<RecordKey>) {
+        for key in sessions {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.condemned = Some("identity was revoked".into());
+                self.backlog.ends.push_back(key);
+            }
+        }
+        if !keys.is_empty() {
+            let revision = self.authority.revision();
+            self.backlog.revocations.extend(keys.into_iter().map(|key| (revision, key)));
             self.start_purge();
         }
     }
@@ -318,7 +347,11 @@ impl Broker {
             dead.iter().for_each(|message| tell_purged(message, &mut self.out, now));
             return true;
         }
-        self.authority.forget_revoked(purge.revision);
+        let done = purge.revision;
+        self.authority.forget_revoked(done);
+        for (_, key) in self.backlog.revocations.extract_if(.., |(revision, _)| *revision <= done) {
+            self.out.ledger.forget(key);
+        }
         self.backlog.purge = None;
         // Who was revoked meanwhile may have left something where this pass had been already.
         if self.authority.has_revoked() {

@@ -91,6 +91,7 @@ impl Record {
                 put_publication(&record.will.message, out)?;
             }
             Self::Time(ahead_ms) => out.put_i64_le(*ahead_ms),
+            Self::Revoked(identity) => put_text(&identity.to_string(), out),
         }
         Ok(())
     }
@@ -115,6 +116,7 @@ impl Record {
             RecordKind::Retained => Self::Retained,
             RecordKind::Will => Self::Will(Box::new(reader.will()?)),
             RecordKind::Time => Self::Time(reader.u64()?.cast_signed()),
+            RecordKind::Revoked => Self::Revoked(reader.identity()?),
         };
         if reader.0.is_empty() { Ok(record) } else { Err(RecordError::Damaged) }
     }

@@ -23,9 +23,11 @@ pub enum RecordKind {
     Will,
     /// `t`: how the wall clock stands to the times in other records.
     Time,
+    /// `x`: that an identity was revoked.
+    Revoked,
 }
 
-const LETTERS: [(RecordKind, char); 9] = [
+const LETTERS: [(RecordKind, char); 10] = [
     (RecordKind::Session, 's'),
     (RecordKind::Subscription, 'u'),
     (RecordKind::Message, 'm'),
@@ -35,6 +37,7 @@ const LETTERS: [(RecordKind, char); 9] = [
     (RecordKind::Retained, 'r'),
     (RecordKind::Will, 'w'),
     (RecordKind::Time, 't'),
+    (RecordKind::Revoked, 'x'),
 ];
 
 impl RecordKind {
@@ -129,7 +132,7 @@ mod tests {
         assert!(RecordKey::parse(good).is_ok());
         let shouted = good.to_uppercase();
         for bad in
-            ["", "q", "q/1/1", "x/0000000000000001", "q/0000000000000001", &shouted, &format!("{good}/")]
+            ["", "q", "q/1/1", "z/0000000000000001", "q/0000000000000001", &shouted, &format!("{good}/")]
         {
             assert_eq!(RecordKey::parse(bad), Err(RecordError::Key), "{bad:?}");
         }

@@ -396,6 +396,7 @@ impl Play {
                 }
                 Record::Will(record) => assert_eq!(*record.identity, spiffe(ATTACKER)),
                 Record::Time(_) => {}
+                Record::Revoked(_) => panic!("{key} stays: {record:?}"),
                 Record::Session(_) | Record::Subscription(_) | Record::Message(_) | Record::Retained => {}
             }
         }

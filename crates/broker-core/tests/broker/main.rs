@@ -76,6 +76,8 @@ mod retained;
 #[cfg(test)]
 mod review;
 #[cfg(test)]
+mod revoked;
+#[cfg(test)]
 mod rights;
 #[cfg(test)]
 mod seen;
