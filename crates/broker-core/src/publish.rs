@@ -406,9 +406,14 @@ impl Broker {
         let message = Arc::new(message);
         if message.is_expired(now) {
             self.out.metrics.dropped.expired += 1;
+            // Late as it is, it stands for what was retained before ([MQTT-3.3.1-5], [MQTT-3.3.1-6]).
+            if message.publication().retain {
+                self.retained.remove(&message.publication().topic, &mut self.out);
+            }
             return;
         }
         if message.publication().retain {
+            self.catch_up(route, publisher.as_ref().copied(), &message, now);
             let rights = self.rights_of(*publisher);
             let limits = (rights.as_deref(), &self.config);
             if !self.retained.set(&message, limits, &mut self.out, now) {
@@ -439,6 +444,20 @@ impl Broker {
         for (group, members) in &route.groups {
             if self.share(*group, members, &message, now).is_none() {
                 self.out.metrics.dropped.no_member += 1;
+            }
+        }
+    }
+
+    /// Sends receivers what a message is about to replace, where that is owed to them.
+    fn catch_up(&mut self, route: &Route, publisher: Option<Key>, message: &Arc<Message>, now: Now) {
+        if self.retained.get(&message.publication().topic).is_none() {
+            return;
+        }
+        for target in &route.targets {
+            let Some(grant) = target.grant_for(publisher) else { continue };
+            let (sessions, mut release) = self.release(now);
+            if let Some(session) = sessions.get_mut(target.session) {
+                session.catch_up(message, message.qos().min(grant.qos), &mut release);
             }
         }
     }

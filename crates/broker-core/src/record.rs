@@ -115,6 +115,8 @@ pub struct OwedRecord {
     pub after: Option<TopicName>,
     /// The highest number of a message that may have been sent in an earlier run without its being stored.
     pub sent: u64,
+    /// Topics after that which need not be looked at either.
+    pub overtaken: Vec<TopicName>,
 }
 
 /// A message and when it was received. Its origin travels with it and is asked for again before it is released.

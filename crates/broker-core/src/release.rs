@@ -31,15 +31,20 @@ impl Session {
     /// Takes a message whose publisher and receiver were authorized just now: sends it if nothing stands
     /// before it, else lets it wait.
     pub(crate) fn accept(&mut self, waiting: Waiting, release: &mut Release<'_>) {
+        self.catch_up(&waiting.message, waiting.qos, release);
         let is_qos0 = waiting.qos == QoS::AtMostOnce;
         if self.is_ready(waiting.qos, release.config) {
             self.send(waiting, release);
         } else if is_qos0 {
             if self.connection().is_some() {
                 release.out.metrics.dropped.slow_reader += 1;
+                self.replays.owe_again(&waiting.message.publication().topic);
             }
         } else {
-            self.keep(waiting, release);
+            let message = Arc::clone(&waiting.message);
+            if !self.keep(waiting, release) {
+                self.replays.owe_again(&message.publication().topic);
+            }
         }
     }
 
@@ -65,19 +70,21 @@ impl Session {
         self.queue.has_room_beside(bytes, copies, release.config)
     }
 
-    /// Lets a message wait, or drops it or older ones as the rule says.
-    fn keep(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+    /// Lets a message wait, or drops it or older ones as the rule says. Tells whether it waits.
+    pub(crate) fn keep(&mut self, mut waiting: Waiting, release: &mut Release<'_>) -> bool {
         self.make_room(waiting.message.bytes(), release);
         while let Some(oldest) = self.queue.yield_to(&waiting.message, release.config) {
             release.out.metrics.dropped.queue_full += 1;
             release.out.ledger.dequeue(self.number, &oldest);
         }
-        if self.queue.has_room(&waiting.message, release.config) {
+        let has_room = self.queue.has_room(&waiting.message, release.config);
+        if has_room {
             self.enqueue(&mut waiting, release);
             self.queue.push(waiting, release.config);
         } else {
             release.out.metrics.dropped.queue_full += 1;
         }
+        has_room
     }
 
     fn enqueue(&mut self, waiting: &mut Waiting, release: &mut Release<'_>) {

@@ -12,14 +12,22 @@ use crate::record::{OwedRecord, RecordKey, RecordKind};
 use crate::release::{Release, tell_purged, withhold};
 use crate::retained::Found;
 use crate::session::Session;
+use crate::subscription::Subscribed;
 use midge_policy::Question;
 use mqtt_proto::{QoS, TopicFilter, TopicName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Retained messages looked at for one session at once. Then it is others' turn, and the rest follows in portions.
 pub(crate) const LOOKS_AT_ONCE: usize = 256;
+
+/// Replays of one session that are looked at when a message comes. Beyond, what is retained of a topic may come after
+/// something newer.
+const LOOKS_FOR_ONE: usize = 1024;
+
+/// Topics kept of a subscription of which a message came before their turn; likewise.
+const OVERTAKEN_MAX: usize = 128;
 
 /// Stands for the ticket of a SUBACK that has not been given yet.
 const UNANSWERED: u64 = u64::MAX;
@@ -36,17 +44,20 @@ pub(crate) struct Replay {
     after: u64,
     /// As in [`OwedRecord`].
     sent: u64,
+    overtaken: BTreeSet<TopicName>,
 }
 
 impl Replay {
     fn start(spelled: &Arc<str>, ordinal: u32, filter: &TopicFilter) -> Self {
         let (spelled, filter) = (Arc::clone(spelled), filter.clone());
-        Self { spelled, ordinal, filter, cursor: None, after: UNANSWERED, sent: 0 }
+        let overtaken = BTreeSet::new();
+        Self { spelled, ordinal, filter, cursor: None, after: UNANSWERED, sent: 0, overtaken }
     }
 
     /// Returns one of an earlier run.
     pub(crate) fn restored(spelled: Arc<str>, ordinal: u32, filter: TopicFilter, owed: OwedRecord) -> Self {
-        Self { spelled, ordinal, filter, cursor: owed.after, after: 0, sent: owed.sent }
+        let OwedRecord { after: cursor, sent, overtaken } = owed;
+        Self { spelled, ordinal, filter, cursor, after: 0, sent, overtaken: overtaken.into_iter().collect() }
     }
 
     /// Whether it is of the SUBSCRIBE at hand.
@@ -55,7 +66,21 @@ impl Replay {
     }
 
     pub(crate) fn owed(&self) -> OwedRecord {
-        OwedRecord { after: self.cursor.clone(), sent: self.sent }
+        let overtaken = self.overtaken.iter().cloned().collect();
+        OwedRecord { after: self.cursor.clone(), sent: self.sent, overtaken }
+    }
+
+    /// Whether it still owes what is retained of a topic.
+    fn owes(&self, topic: &TopicName) -> bool {
+        self.cursor.as_ref().is_none_or(|cursor| cursor < topic)
+            && self.filter.matches(topic)
+            && !self.overtaken.contains(topic)
+    }
+
+    /// Goes on after a topic.
+    fn pass(&mut self, topic: TopicName) {
+        self.overtaken.remove(&topic);
+        self.cursor = Some(topic);
     }
 
     fn may_have_been_sent(&self, message: &Message) -> bool {
@@ -121,6 +146,17 @@ impl Replays {
         let (turn, replay) = self.by_turn.pop_first()?;
         self.turns.remove(&replay.ordinal);
         Some((turn, replay))
+    }
+
+    /// Returns the turns of those that still owe what is retained of a topic.
+    fn owing(&self, topic: &TopicName) -> Vec<u64> {
+        let replays = self.by_turn.iter().take(LOOKS_FOR_ONE);
+        replays.filter(|(_, replay)| replay.owes(topic)).map(|(turn, _)| *turn).collect()
+    }
+
+    /// Owes again what is retained of a topic, since what came of it was dropped.
+    pub(crate) fn owe_again(&mut self, topic: &TopicName) {
+        self.by_turn.values_mut().for_each(|replay| drop(replay.overtaken.take(topic)));
     }
 
     fn put_back(&mut self, turn: u64, replay: Replay) {
@@ -189,35 +225,89 @@ impl Session {
             }
             Found::Nothing => return ControlFlow::Break(true),
         };
-        let topic = &message.publication().topic;
-        let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);
-        // Not every topic under a narrowed filter is one of the subscription's.
-        let Some(granted) = subscribed.granted_for(topic).filter(|_| !is_own) else {
-            replay.cursor = Some(topic.clone());
+        let topic = message.publication().topic.clone();
+        let is_overtaken = replay.overtaken.contains(&topic);
+        let waiting = self.retained_for(subscribed, replay, message, release.authority.revision());
+        let Some(mut waiting) = waiting.filter(|_| !is_overtaken) else {
+            replay.pass(topic);
             return ControlFlow::Continue(());
         };
-        let qos = message.qos().min(granted);
-        let has_room = qos == QoS::AtMostOnce || self.inflight.has_room(release.config);
-        if !(has_room && self.connection().is_some_and(|connection| connection.has_room_for(qos))) {
+        let has_room = waiting.qos == QoS::AtMostOnce || self.inflight.has_room(release.config);
+        if !(has_room && self.connection().is_some_and(|connection| connection.has_room_for(waiting.qos))) {
             return ControlFlow::Break(false);
         }
-        replay.cursor = Some(topic.clone());
-        let mut waiting = Waiting {
-            qos,
-            retain: true,
-            subscription_ids: subscribed.grant().ids,
-            group: None,
-            revision: release.authority.revision(),
-            number: 0,
-            resent: replay.may_have_been_sent(&message),
-            packet_id: None,
-            message,
-        };
+        replay.pass(topic);
         if let Some(qos) = self.may_replay(&waiting, release) {
             waiting.qos = waiting.qos.min(qos);
             self.send(waiting, release);
         }
         ControlFlow::Continue(())
+    }
+
+    /// Returns a retained message as a subscription is to be sent it, if it is.
+    fn retained_for(
+        &self,
+        subscribed: &Subscribed,
+        replay: &Replay,
+        message: Arc<Message>,
+        revision: u64,
+    ) -> Option<Waiting> {
+        let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);
+        // Not every topic under a narrowed filter is one of the subscription's.
+        let granted = subscribed.granted_for(&message.publication().topic).filter(|_| !is_own)?;
+        Some(Waiting {
+            qos: message.qos().min(granted),
+            retain: true,
+            subscription_ids: subscribed.grant().ids,
+            group: None,
+            revision,
+            number: 0,
+            resent: replay.may_have_been_sent(&message),
+            packet_id: None,
+            message,
+        })
+    }
+
+    /// Sends what is owed of the topic of a message that is about to come, or lets it wait: it was published before
+    /// ([MQTT-4.6.0-5]), and what is retained by then comes once.
+    pub(crate) fn catch_up(&mut self, coming: &Message, qos: QoS, release: &mut Release<'_>) {
+        if self.replays.is_empty() || (qos == QoS::AtMostOnce && !self.is_ready(qos, release.config)) {
+            return;
+        }
+        let topic = &coming.publication().topic;
+        for turn in self.replays.owing(topic) {
+            let Some(message) = release.retained.get(topic).cloned() else { return };
+            let Some(mut replay) = self.replays.by_turn.remove(&turn) else { return };
+            let is_coming = std::ptr::eq(&raw const *message, coming);
+            let has_room = replay.overtaken.len() < OVERTAKEN_MAX;
+            if has_room && (is_coming || self.catch_up_with(&replay, message, qos, release)) {
+                replay.overtaken.insert(topic.clone());
+                self.record_replay(&replay, false, release);
+            }
+            self.replays.by_turn.insert(turn, replay);
+        }
+    }
+
+    /// Tells whether it is done with, and not left for its turn: nothing asks for an order of messages of different QoS.
+    fn catch_up_with(
+        &mut self,
+        replay: &Replay,
+        message: Arc<Message>,
+        coming: QoS,
+        release: &mut Release<'_>,
+    ) -> bool {
+        let subscribed = self.subscriptions.get(&replay.spelled);
+        let subscribed = subscribed.filter(|subscribed| subscribed.ordinal == replay.ordinal);
+        let revision = release.authority.revision();
+        let waiting = subscribed.and_then(|of| self.retained_for(of, replay, message, revision));
+        let Some(mut waiting) = waiting else { return true };
+        let Some(qos) = self.may_replay(&waiting, release) else { return true };
+        waiting.qos = waiting.qos.min(qos);
+        if self.is_ready(waiting.qos, release.config) {
+            self.send(waiting, release);
+            return true;
+        }
+        waiting.qos != QoS::AtMostOnce && waiting.qos == coming && self.keep(waiting, release)
     }
 
     /// Returns the highest QoS at which a retained message may be delivered, if it may.

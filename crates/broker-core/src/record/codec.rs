@@ -172,9 +172,10 @@ fn put_subscription(record: &SubscriptionRecord, out: &mut BytesMut) {
     out.put_u8(u8::from(record.no_local));
     out.put_u8(u8::from(record.retain_as_published));
     put_option(record.id.map(u64::from), out);
-    if let Some(OwedRecord { after, sent }) = &record.owed {
+    if let Some(OwedRecord { after, sent, overtaken }) = &record.owed {
         out.put_u64_le(*sent);
         put_text(after.as_ref().map_or("", TopicName::as_str), out);
+        overtaken.iter().for_each(|topic| put_text(topic.as_str(), out));
     }
 }
 
@@ -338,7 +339,11 @@ impl Reader {
         let (sent, topic) = (self.u64()?, self.text()?);
         let after = if topic.is_empty() { None } else { Some(TopicName::new(&topic)) };
         let after = after.transpose().map_err(|_| RecordError::Damaged)?;
-        Ok(OwedRecord { after, sent })
+        let mut overtaken = Vec::new();
+        while !self.0.is_empty() {
+            overtaken.push(TopicName::new(&self.text()?).map_err(|_| RecordError::Damaged)?);
+        }
+        Ok(OwedRecord { after, sent, overtaken })
     }
 
     fn message(&mut self, number: u64) -> Read<StoredMessage> {

@@ -187,7 +187,9 @@ impl Play {
             (false, false) => KEPT,
         };
         let delay = |delay: u32| if is_v5 { delay } else { 0 };
-        let will = will.map(|(said, secs)| (self.message(who, said, is_v5), delay(secs)));
+        // Nobody sees when one goes out that expires at once, and so what is retained after it.
+        let seen = |said: Said| Said { retain: said.retain && said.lasts != Some(0), ..said };
+        let will = will.map(|(said, secs)| (self.message(who, seen(said), is_v5), delay(secs)));
         let connect = Connect {
             version: if is_v5 { V5 } else { V311 },
             clean_start: clean,

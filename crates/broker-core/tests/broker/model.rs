@@ -1,7 +1,7 @@
 //! What a broker owes its clients, written to be read: lists and rules, no queue, no window, no index.
 //!
 //! It does not say in which order a broker serves different clients, how it numbers packets, which member of a
-//! group it chooses, when retained messages come among others, or what comes first of what is due for several
+//! group it chooses, when retained messages come among those of others, or what comes first of what is due for several
 //! clients at once. It is told what a broker sent and says whether that was owed, and at the end of a step whether
 //! something is still owed that could have been sent.
 
@@ -113,6 +113,10 @@ struct Replay {
     sent: BTreeSet<&'static str>,
     /// Payloads that a broker that was restarted may have sent before.
     may_be_again: BTreeSet<String>,
+    /// What was replaced before its turn: it may be sent before what has taken its place.
+    replaced: Vec<Message>,
+    /// What was sent meanwhile of each publisher's messages of a topic and QoS on one connection: the newest.
+    newest: BTreeMap<(Who, &'static str, QoS), usize>,
 }
 
 impl Session {
@@ -169,6 +173,8 @@ pub(crate) struct Model {
     pub(crate) sessions: BTreeMap<Who, Session>,
     pub(crate) tally: Tally,
     retained: BTreeMap<&'static str, Message>,
+    /// Payloads in the order in which they were sent to everyone they are for.
+    distributed: Vec<String>,
     shared: Vec<Shared>,
     publishes: u32,
     pubrels: u32,
@@ -194,6 +200,7 @@ impl Model {
         let present = self.sessions.contains_key(&who);
         let session = self.sessions.entry(who).or_default();
         (session.conn, session.expiry, session.ends, session.will) = (Some(conn), expiry, None, None);
+        session.replays.values_mut().for_each(|replay| replay.newest.clear());
         session.life.takeovers += u32::from(present && is_takeover);
         session.life.resumptions += u32::from(present && !is_takeover);
         for flight in &mut session.flight {
@@ -398,11 +405,17 @@ impl Model {
 
     /// Sends a message on to all who subscribe to it.
     pub(crate) fn distribute(&mut self, message: Message) {
+        self.distributed.push(message.payload.clone());
+        if message.retain {
+            let replaced = self.retained.remove(message.topic);
+            for replay in self.sessions.values_mut().flat_map(|session| session.replays.values_mut()) {
+                replay.replaced.extend(replaced.clone().filter(|old| replay.owed.contains(old.topic)));
+            }
+        }
         if self.is_expired(&message) {
             return;
         }
         if message.retain {
-            self.retained.remove(message.topic);
             if !message.payload.is_empty() {
                 self.retained.insert(message.topic, message.clone());
             }
@@ -427,6 +440,13 @@ impl Model {
             let retain = message.retain && wanted.iter().any(|subscribed| subscribed.retain_as_published);
             let mut ids: Vec<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
             ids.sort_unstable();
+            if message.retain {
+                // It may take the place of what is owed.
+                let replays = session.replays.iter_mut().filter(|(filter, _)| matches(filter, message.topic));
+                for (_, replay) in replays {
+                    replay.owed.remove(message.topic);
+                }
+            }
             if qos != Q0 || session.conn.is_some() {
                 let message = message.clone();
                 session.owed.push(Owed { message, qos, retain, ids, may_be_again: false, sent: None });

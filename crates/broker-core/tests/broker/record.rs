@@ -93,12 +93,18 @@ fn a_subscription_record_that_does_not_say_what_is_owed_is_read() {
     let earlier = b"\x01\x03\0\0\0a/#\x01\x01\0\x01\x09\0\0\0\0\0\0\0";
     assert_eq!(Record::decode(key, earlier), Ok(Record::Subscription(Box::new(plain.clone()))));
     assert_eq!(&Record::Subscription(Box::new(plain.clone())).encode().unwrap(), earlier);
-    for after in [None, Some(topic_name("a/b"))] {
-        let owed = Some(OwedRecord { after, sent: 7 });
+    for (after, overtaken) in [
+        (None, vec![]),
+        (Some(topic_name("a/b")), vec![]),
+        (Some(topic_name("a/b")), vec![topic_name("a/c")]),
+    ] {
+        let is_whole = overtaken.is_empty();
+        let owed = Some(OwedRecord { after, sent: 7, overtaken });
         let record = Record::Subscription(Box::new(SubscriptionRecord { owed, ..plain.clone() }));
         let bytes = record.encode().unwrap();
         assert_eq!(Record::decode(key, &bytes), Ok(record));
-        for end in earlier.len() + 1..bytes.len() {
+        let begins = if is_whole { earlier.len() + 1 } else { bytes.len() - 6 };
+        for end in begins..bytes.len() {
             assert_eq!(Record::decode(key, &bytes[..end]), Err(RecordError::Damaged));
         }
     }

@@ -1,9 +1,13 @@
 //! Retained messages.
 
 use crate::world::*;
-use broker_core::Config;
+use broker_core::{Config, ConnId};
 use midge_policy::Rule;
-use mqtt_proto::{Packet, Publish, ReasonCode, RetainHandling, Subscription};
+use mqtt_proto::{
+    Connect, Packet, Publish, PublishProperties, QoS, ReasonCode, RetainHandling, Subscription,
+};
+use std::num::NonZeroU16;
+use std::time::Duration;
 
 // [MQTT-3.3.1-5], [MQTT-3.3.1-8]
 #[test]
@@ -241,7 +245,7 @@ fn retained_messages_follow_as_the_client_takes_them() {
         let message = Publish { retain: true, ..publish(&format!("a/{n}"), "x", Q1) };
         world.send(press, Packet::Publish(Box::new(message)));
     }
-    let connect = mqtt_proto::Connect { receive_max: std::num::NonZeroU16::new(2), ..v5("slow") };
+    let connect = Connect { receive_max: NonZeroU16::new(2), ..v5("slow") };
     let ops = world.open("ops", connect);
     world.subscribe(ops, "a/+", Q1);
     world.expect(ops, ["PUBLISH a/0 \"x\" q1 #1 retain", "PUBLISH a/1 \"x\" q1 #2 retain"]);
@@ -408,4 +412,89 @@ fn what_is_retained_beyond_a_limit_can_be_replaced_by_what_is_no_larger() {
         ops,
         ["PUBLISH a \"34\" q0 retain", "PUBLISH b \"5\" q0 retain", "PUBLISH c \"12\" q0 retain"],
     );
+}
+
+/// CONNECT that takes one message before it acknowledges it.
+fn narrow(client_id: &str) -> Connect {
+    Connect { receive_max: NonZeroU16::new(1), ..durable(client_id) }
+}
+
+/// Takes what a client was sent and acknowledges all of it.
+fn take_and_acknowledge(world: &mut World, conn: ConnId) -> Vec<String> {
+    let seen = world.take(conn);
+    for text in &seen {
+        let Some((_, id)) = text.split_once('#') else { continue };
+        let id = ack(id.split(' ').next().unwrap().parse().unwrap());
+        if text.contains(" q1 ") {
+            world.send(conn, Packet::PubAck(id));
+        } else {
+            world.send(conn, Packet::PubRec(id.clone()));
+            world.send(conn, Packet::PubComp(id));
+        }
+    }
+    seen
+}
+
+fn at(topic: &str, payload: &str, qos: QoS, retain: bool) -> Packet {
+    Packet::Publish(Box::new(Publish { retain, ..publish(topic, payload, qos) }))
+}
+
+// [MQTT-4.6.0-5], [MQTT-4.6.0-6]
+#[test]
+fn what_is_retained_of_a_topic_comes_before_what_is_newer() {
+    let mut world = World::new();
+    let press = world.client("press");
+    for topic in ["a/1", "a/2", "a/3"] {
+        world.send(press, at(topic, "old", Q1, true));
+    }
+    let ops = world.open("ops", narrow("ops"));
+    world.subscribe(ops, "a/#", Q1);
+    world.send(press, at("a/3", "live", Q1, false));
+    world.send(press, at("a/2", "new", Q1, true));
+    world.send(press, at("a/4", "first", Q1, true));
+    let all = ["a/1 \"old\"", "a/3 \"old\"", "a/3 \"live\"", "a/2 \"old\"", "a/2 \"new\"", "a/4 \"first\""];
+    for text in all {
+        let seen = take_and_acknowledge(&mut world, ops);
+        assert!(seen.len() == 1 && seen[0].starts_with(&format!("PUBLISH {text} q1")), "{text}: {seen:?}");
+    }
+    world.quiet(ops);
+}
+
+#[test]
+fn a_message_that_replaces_what_is_owed_comes_once() {
+    for qos in [Q0, Q1, Q2] {
+        let mut world = World::new();
+        let press = world.client("press");
+        for topic in ["z/1", "z/2"] {
+            world.send(press, at(topic, "old", Q2, true));
+            world.send(press, Packet::PubRel(ack(1)));
+        }
+        let ops = world.open("ops", narrow("ops"));
+        world.subscribe(ops, "z/#", Q2);
+        world.send(press, at("z/2", "new", qos, true));
+        world.send(press, Packet::PubRel(ack(1)));
+        let seen: Vec<_> = (0..5).flat_map(|_| take_and_acknowledge(&mut world, ops)).collect();
+        let new = seen.iter().filter(|text| text.contains("\"new\"")).count();
+        let old = seen.iter().filter(|text| text.contains("z/2 \"old\"")).count();
+        assert_eq!((new, old), if qos == Q2 { (1, 1) } else { (1, 0) }, "{qos:?}: {seen:?}");
+    }
+}
+
+// [MQTT-3.3.1-5], [MQTT-3.3.1-6]
+#[test]
+fn a_message_that_has_expired_on_its_way_replaces_what_was_retained() {
+    for (payload, waits) in [("", 0), ("late", 0), ("", 1), ("late", 1)] {
+        let mut world = World::new();
+        let (press, ops) = (world.client("press"), world.client("ops"));
+        world.send(press, retained("a", "old"));
+        let properties =
+            PublishProperties { message_expiry_secs: Some(waits), ..PublishProperties::default() };
+        let late = Publish { retain: true, properties: Some(properties.into()), ..publish("a", payload, Q2) };
+        world.send(press, Packet::Publish(Box::new(late)));
+        world.pass(Duration::from_secs(waits.into()));
+        world.send(press, Packet::PubRel(ack(1)));
+        world.take(ops);
+        world.subscribe(ops, "a", Q1);
+        world.quiet(ops);
+    }
 }

@@ -67,7 +67,15 @@ impl Model {
             .iter()
             .find(|earlier| key(earlier) == key(&owed[at]) && !self.is_expired(&earlier.message));
         assert_eq!(earlier, None, "{seen:?} to {who} comes before");
-        Some(self.sessions.get_mut(&who).unwrap().owed.remove(at))
+        let owed = self.sessions.get_mut(&who).unwrap().owed.remove(at);
+        let at = self.place(&owed.message);
+        for (filter, replay) in &mut self.sessions.get_mut(&who).unwrap().replays {
+            if let Some(at) = at.filter(|_| matches(filter, owed.message.topic)) {
+                let newest = replay.newest.entry((owed.message.from, owed.message.topic, owed.qos));
+                newest.and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
+            }
+        }
+        Some(owed)
     }
 
     fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<&'static str>)> {
@@ -96,8 +104,23 @@ impl Model {
         Some((owed, Some(group)))
     }
 
+    /// Its place in the order of all, if it can be told from others.
+    fn place(&self, message: &Message) -> Option<usize> {
+        let mut all = self.distributed.iter();
+        all.position(|payload| *payload == message.payload).filter(|_| !message.payload.is_empty())
+    }
+
     fn take_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
-        let message = self.retained.values().find(|message| message.topic == seen.topic)?.clone();
+        let replays = self.sessions[&who].replays.values();
+        let mut candidates: Vec<Message> = replays.flat_map(|replay| replay.replaced.clone()).collect();
+        candidates.extend(self.retained.get(&*seen.topic).cloned());
+        candidates.into_iter().find_map(|message| self.take_retained_as(who, seen, message))
+    }
+
+    fn take_retained_as(&mut self, who: Who, seen: &Seen, message: Message) -> Option<Owed> {
+        if message.topic != seen.topic {
+            return None;
+        }
         let session = &self.sessions[&who];
         let by = |(filter, replay): (&&'static str, &Replay)| {
             let may_be_again = replay.may_be_again.contains(&message.payload);
@@ -117,6 +140,9 @@ impl Model {
         let replay = self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap();
         replay.owed.remove(message.topic);
         replay.sent.insert(message.topic);
+        let newest = replay.newest.get(&(owed.message.from, owed.message.topic, owed.qos)).copied();
+        // [MQTT-4.6.0-5]
+        assert!(newest <= self.place(&owed.message), "{seen:?} to {who} comes after what is newer");
         Some(owed)
     }
 
