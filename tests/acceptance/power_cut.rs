@@ -188,7 +188,11 @@ fn left(dir: &Path) -> Left {
             }
             Record::Held(_) => drop(left.kept.insert(Promise::Held(key.number.try_into().unwrap()))),
             Record::Will(record) => drop(left.kept.insert(Promise::Will(record.client_id.to_string()))),
-            Record::Session(_) | Record::Outgoing(_) | Record::Time(_) | Record::Revoked(_) => {}
+            Record::Session(_)
+            | Record::Outgoing(_)
+            | Record::Time(_)
+            | Record::Lent(_)
+            | Record::Revoked(_) => {}
         }
     }
     left

@@ -413,6 +413,9 @@ impl Broker {
         }
         session.version = connect.version;
         let is_same = std::mem::replace(&mut session.expiry, expiry) == expiry;
+        if !is_same && !session.subscriptions.is_empty() {
+            self.subscriptions.groups.doubt();
+        }
         connection.gate.barrier = session.barrier;
         connection.resend = session.inflight.in_order().into();
         self.conns.insert(connection.id, key);

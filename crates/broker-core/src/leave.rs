@@ -4,6 +4,7 @@ use crate::AuditKind;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Effect, Now};
 use crate::message::Message;
+use crate::publish::KEPT_FOR_THIS_RUN;
 use crate::queue::Waiting;
 use crate::session::{Link, Parked};
 use crate::shared::{GroupId, Member};
@@ -85,6 +86,7 @@ impl Broker {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
             }
             session.expiry = expiry;
+            self.subscriptions.groups.doubt();
         }
         let reason = CloseReason::ClientDisconnected(disconnect.reason);
         let Some(connection) = self.connection_mut(key) else { return };
@@ -261,6 +263,9 @@ impl Broker {
             }
             let Some(readiness) = self.readiness(&member, message, now) else { continue };
             has_room = true;
+            if is_member && readiness == KEPT_FOR_THIS_RUN {
+                continue;
+            }
             if best.as_ref().is_some_and(|(least, _)| *least <= readiness) {
                 continue;
             }

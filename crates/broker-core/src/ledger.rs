@@ -7,7 +7,7 @@
 use crate::broker_time::BrokerTime;
 use crate::effect::ConnId;
 use crate::message::Message;
-use crate::queue::Waiting;
+use crate::queue::{Lent, Waiting};
 use crate::record::{
     Change, Durability, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind,
     StoreBatch, StoredMessage,
@@ -238,14 +238,32 @@ impl Ledger {
         self.note(Change::Create(key, Record::Queued(queued(waiting, group))), waiting.message.level);
     }
 
+    /// Stores that a share group is owed a message, which a member has whose session is not stored.
+    pub(crate) fn lend(&mut self, waiting: &mut Waiting, group: Option<SharedFilter>, now: Now) {
+        let number = self.next_number();
+        waiting.lent = Lent::As(number);
+        self.link(&waiting.message, now);
+        let record = Record::Lent(queued(waiting, group));
+        self.note(Change::Create(RecordKey::new(RecordKind::Lent, number), record), waiting.message.level);
+    }
+
+    /// Removes what [`Self::lend`] stored.
+    pub(crate) fn take_back(&mut self, number: u64, message: &Message) {
+        self.forget(RecordKey::new(RecordKind::Lent, number));
+        self.unlink(message);
+    }
+
     /// Stores that a message goes out under another packet identifier than what [`Self::enqueue`] stored says.
     pub(crate) fn rename(&mut self, session: u64, waiting: &Waiting, group: Option<SharedFilter>) {
         let key = RecordKey::owned(RecordKind::Queued, session, waiting.number);
         self.note(Change::Replace(key, Record::Queued(queued(waiting, group))), waiting.message.level);
     }
 
-    /// Removes what [`Self::enqueue`] stored.
+    /// Removes what [`Self::enqueue`] or [`Self::lend`] stored.
     pub(crate) fn dequeue(&mut self, session: u64, waiting: &Waiting) {
+        if let Lent::As(number) = waiting.lent {
+            self.take_back(number, &waiting.message);
+        }
         if waiting.number != 0 {
             self.forget(RecordKey::owned(RecordKind::Queued, session, waiting.number));
             self.unlink(&waiting.message);

@@ -22,6 +22,7 @@ mod held;
 mod inflight;
 mod leave;
 mod ledger;
+mod lent;
 mod limits;
 mod message;
 mod metrics;

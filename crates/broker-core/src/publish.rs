@@ -7,7 +7,7 @@ use crate::effect::{CloseReason, Now};
 use crate::held::HeldMessage;
 use crate::ledger::StoreTrouble;
 use crate::limits::DeniedPublish;
-use crate::queue::Waiting;
+use crate::queue::{Lent, Waiting};
 use crate::record::Durability;
 use crate::release::Release;
 use crate::retained::Full;
@@ -27,6 +27,9 @@ const STORE_REFUSES: &str = "the broker cannot store messages at present";
 
 /// What a client is told where a rule wants messages refused rather than dropped.
 const QUEUE_REFUSES: &str = "a receiver has no room for another message";
+
+/// How soon a member takes a message that it can keep only as long as the broker runs.
+pub(crate) const KEPT_FOR_THIS_RUN: u8 = 3;
 
 /// Whether a publication is allowed, and what follows from it.
 type Decision = Result<Arc<Decided>, Denial>;
@@ -437,6 +440,7 @@ impl Broker {
                 number: 0,
                 resent: false,
                 packet_id: None,
+                lent: Lent::No,
                 message: Arc::clone(&message),
             };
             self.hand_to(target.session, waiting, now);
@@ -498,8 +502,10 @@ impl Broker {
 
     /// Gives a message to the member of a share group that was chosen for it.
     pub(crate) fn give_share(&mut self, group: GroupId, member: &Member, message: &Arc<Message>, now: Now) {
+        let qos = message.qos().min(member.grant.qos);
         let waiting = Waiting {
-            qos: message.qos().min(member.grant.qos),
+            qos,
+            lent: if self.lends(group, member, qos, message) { Lent::Due } else { Lent::No },
             retain: member.grant.retain_as_published && message.publication().retain,
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
@@ -521,6 +527,12 @@ impl Broker {
             return Some(0);
         }
         let can_keep = qos != QoS::AtMostOnce && session.make_room(message.bytes(), &mut release);
-        can_keep.then(|| if session.connection().is_some() { 1 } else { 2 })
+        // One of QoS 2 may go to nobody else once it was sent: better whoever is there after a crash has it.
+        let is_lost = qos == QoS::ExactlyOnce && message.level != Durability::None && !session.is_stored();
+        can_keep.then(|| match session.connection() {
+            Some(_) if is_lost => KEPT_FOR_THIS_RUN,
+            Some(_) => 1,
+            None => 2,
+        })
     }
 }

@@ -11,6 +11,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Whether a share group is owed a message beyond the end of the broker, though the member that has it is not there then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lent {
+    /// It is not, or its receiver is stored itself.
+    No,
+    /// From when it begins to wait or is sent.
+    Due,
+    /// The number under which that is stored.
+    As(u64),
+}
+
 /// A message for one receiver.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
@@ -28,6 +39,7 @@ pub(crate) struct Waiting {
     pub(crate) resent: bool,
     /// The packet identifier that its record names, at QoS 1.
     pub(crate) packet_id: Option<PacketId>,
+    pub(crate) lent: Lent,
 }
 
 impl Waiting {

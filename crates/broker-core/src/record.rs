@@ -62,6 +62,9 @@ pub enum Record {
     Held(Box<HeldRecord>),
     /// The mark that a message is its topic's retained one.
     Retained,
+    /// A message of a share group that a member has whose session is not stored, while another's is: whoever of the
+    /// group is there after a crash gets it.
+    Lent(QueuedRecord),
     /// The will of a session.
     Will(Box<WillRecord>),
     /// By how many milliseconds the wall clock is ahead of the time by which things age.
@@ -209,7 +212,7 @@ impl Record {
             },
             Self::Will(record) => Message::cost(&record.will.message),
             Self::Revoked(identity) => identity.path().len(),
-            Self::Queued(_) | Self::Outgoing(_) | Self::Retained | Self::Time(_) => 0,
+            Self::Queued(_) | Self::Outgoing(_) | Self::Retained | Self::Lent(_) | Self::Time(_) => 0,
         };
         SMALL + extra
     }

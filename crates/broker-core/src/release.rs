@@ -7,7 +7,7 @@ use crate::effect::{Delivery, Now};
 use crate::inflight::Exchange;
 use crate::limits::Config;
 use crate::output::{Output, Subject};
-use crate::queue::Waiting;
+use crate::queue::{Lent, Waiting};
 use crate::record::OutgoingState;
 use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Retained;
@@ -94,7 +94,17 @@ impl Session {
             }
             let group = waiting.group.and_then(|group| release.groups.filter(group));
             release.out.ledger.enqueue(self.number, waiting, group, release.now);
+        } else if waiting.lent == Lent::Due {
+            let group = waiting.group.and_then(|group| release.groups.filter(group));
+            release.out.ledger.lend(waiting, group, release.now);
         }
+    }
+
+    /// Takes a message that another member of its share group had at the end of an earlier run: its acceptance has been
+    /// acknowledged, and there is no refusing it.
+    pub(crate) fn take_over(&mut self, mut waiting: Waiting, release: &mut Release<'_>) {
+        self.enqueue(&mut waiting, release);
+        self.queue.restore(waiting);
     }
 
     /// Sends what may be sent now. Tells whether more may follow when others have had their turn.
@@ -127,7 +137,7 @@ impl Session {
             };
             if qos_max == QoS::AtMostOnce {
                 release.out.ledger.dequeue(self.number, &waiting);
-                waiting.number = 0;
+                (waiting.number, waiting.lent) = (0, Lent::No);
             }
             waiting.qos = waiting.qos.min(qos_max);
             self.send(waiting, release);

@@ -7,7 +7,7 @@
 
 use crate::authority::Obstacle;
 use crate::message::Message;
-use crate::queue::Waiting;
+use crate::queue::{Lent, Waiting};
 use crate::record::{OwedRecord, RecordKey, RecordKind};
 use crate::release::{Release, tell_purged, withhold};
 use crate::retained::Found;
@@ -264,6 +264,7 @@ impl Session {
             number: 0,
             resent: replay.may_have_been_sent(&message),
             packet_id: None,
+            lent: Lent::No,
             message,
         })
     }

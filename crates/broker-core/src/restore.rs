@@ -9,7 +9,7 @@ use crate::effect::Now;
 use crate::held::HeldMessage;
 use crate::inflight::{Exchange, is_of_sending};
 use crate::message::{Message, UNDECIDED};
-use crate::queue::Waiting;
+use crate::queue::{Lent, Waiting};
 use crate::record::{
     HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind, SessionRecord,
     StoredMessage, SubscriptionRecord, WillRecord,
@@ -61,6 +61,8 @@ struct Restoration<'a> {
     exchanges: BTreeMap<Key, Vec<(u64, PacketId, Exchange)>>,
     /// The highest number of what was sent for certain to each session that was sent anything.
     sent: BTreeMap<Key, u64>,
+    /// What share groups are to get again.
+    lent: Vec<(RecordKey, GroupId, Arc<Message>)>,
     /// Identities that were revoked, with the number below which what is of them is dead. In the order of the numbers,
     /// so that the last one of an identity counts.
     revoked: HashMap<Arc<SpiffeId>, u64>,
@@ -97,6 +99,7 @@ impl Broker {
             messages: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             sent: BTreeMap::new(),
+            lent: Vec::new(),
             revoked: revoked.iter().filter_map(|(key, record)| revoked_before(*key, record)).collect(),
             dead: HashSet::new(),
             condemned: Vec::new(),
@@ -120,6 +123,26 @@ impl Restoration<'_> {
         self.revoked.get(identity).is_some_and(|before| number < *before)
     }
 
+    fn lent(&mut self, key: RecordKey, record: &QueuedRecord) -> Option<()> {
+        let message = Arc::clone(self.messages.get(&record.message)?);
+        let group = self.broker.subscriptions.groups.find(record.group.as_ref()?)?;
+        self.broker.out.ledger.relink(&message);
+        self.lent.push((key, group, message));
+        Some(())
+    }
+
+    /// Gives share groups what was lent, after all that their members have themselves.
+    fn give_back(&mut self) {
+        for (key, group, message) in std::mem::take(&mut self.lent) {
+            if self.broker.give_back(group, &message, self.now) {
+                self.found.queued += 1;
+            } else {
+                self.found.orphans += 1;
+            }
+            self.broker.out.ledger.take_back(key.number, &message);
+        }
+    }
+
     fn orphan(&mut self, key: RecordKey) {
         self.found.orphans += 1;
         self.broker.out.ledger.forget(key);
@@ -136,6 +159,7 @@ impl Restoration<'_> {
             Record::Held(record) => self.held(key, *record),
             Record::Retained => self.retained(key.number),
             Record::Will(record) => self.will(key.number, *record),
+            Record::Lent(record) => self.lent(key, &record),
             // Taken before all others.
             Record::Time(_) | Record::Revoked(_) => None,
         }
@@ -282,6 +306,7 @@ impl Restoration<'_> {
             number,
             resent,
             packet_id: record.packet_id,
+            lent: Lent::No,
         })
     }
 
@@ -419,6 +444,7 @@ impl Restoration<'_> {
                 session.inflight.restore(in_order);
             }
         }
+        self.give_back();
         for (number, message) in std::mem::take(&mut self.messages) {
             if self.broker.out.ledger.is_linked(&message) {
                 self.found.messages += 1;

@@ -46,6 +46,8 @@ struct Group {
     name: (Arc<str>, TopicFilter),
     members: Vec<Member>,
     turn: usize,
+    /// Whether a member is there after a crash too, and as of which count of changes.
+    kept: Option<(u64, bool)>,
 }
 
 /// All share groups.
@@ -54,6 +56,8 @@ pub(crate) struct Groups {
     groups: HashMap<GroupId, Group>,
     by_name: HashMap<(Arc<str>, TopicFilter), GroupId>,
     last: u64,
+    /// Counts changes of whether sessions that are members are stored.
+    doubts: u64,
 }
 
 impl Groups {
@@ -61,7 +65,8 @@ impl Groups {
     pub(crate) fn join(&mut self, filter: &SharedFilter, member: Member) -> Option<Joined> {
         let name = (filter.group.clone()?, filter.filter.clone());
         if let Some(&id) = self.by_name.get(&name) {
-            let members = &mut self.groups.get_mut(&id)?.members;
+            let Group { members, kept, .. } = self.groups.get_mut(&id)?;
+            *kept = None;
             match members.iter_mut().find(|other| other.session == member.session) {
                 Some(existing) => {
                     *existing = member;
@@ -74,7 +79,7 @@ impl Groups {
         self.last += 1;
         let id = GroupId(self.last);
         self.by_name.insert(name.clone(), id);
-        self.groups.insert(id, Group { name, members: vec![member], turn: 0 });
+        self.groups.insert(id, Group { name, members: vec![member], turn: 0, kept: None });
         Some(Joined::New(id))
     }
 
@@ -84,6 +89,7 @@ impl Groups {
         let id = *self.by_name.get(&name)?;
         let group = self.groups.get_mut(&id)?;
         group.members.retain(|member| member.session != session);
+        group.kept = None;
         let is_gone = group.members.is_empty();
         if is_gone {
             self.by_name.remove(&group.name);
@@ -105,6 +111,25 @@ impl Groups {
 
     pub(crate) fn members(&self, id: GroupId) -> &[Member] {
         self.groups.get(&id).map_or(&[], |group| &group.members)
+    }
+
+    /// Tells whether any member is there after a crash too, which is asked of each only after a change.
+    pub(crate) fn is_kept(&mut self, id: GroupId, is_stored: impl Fn(&Member) -> bool) -> bool {
+        let doubts = self.doubts;
+        let Some(group) = self.groups.get_mut(&id) else { return false };
+        match group.kept {
+            Some((of, kept)) if of == doubts => kept,
+            Some(_) | None => {
+                let kept = group.members.iter().any(is_stored);
+                group.kept = Some((doubts, kept));
+                kept
+            }
+        }
+    }
+
+    /// Says that a session that may be a member is stored from now on, or not any more.
+    pub(crate) fn doubt(&mut self) {
+        self.doubts += 1;
     }
 
     /// Returns the name its members share it by.

@@ -48,6 +48,9 @@ impl Broker {
         session.since_ticket = self.out.ledger.ticket();
         self.out.ledger.create(session.key(), session.record());
         let mut subscriptions = std::mem::take(&mut session.subscriptions);
+        if !subscriptions.is_empty() {
+            self.subscriptions.groups.doubt();
+        }
         for (spelled, subscribed) in &mut subscriptions {
             self.out.ledger.subscribe(session, spelled, subscribed);
         }

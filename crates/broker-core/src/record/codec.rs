@@ -70,7 +70,7 @@ impl Record {
                 put_origin(stored.message.origin(), out);
                 put_publication(stored.message.publication(), out)?;
             }
-            Self::Queued(record) => put_queued(record, out),
+            Self::Queued(record) | Self::Lent(record) => put_queued(record, out),
             Self::Outgoing(record) => put_outgoing(record, out),
             Self::Held(held) => match &**held {
                 HeldRecord::Denied => out.put_u8(0),
@@ -115,6 +115,7 @@ impl Record {
             RecordKind::Held => Self::Held(Box::new(reader.held()?)),
             RecordKind::Retained => Self::Retained,
             RecordKind::Will => Self::Will(Box::new(reader.will()?)),
+            RecordKind::Lent => Self::Lent(reader.queued()?),
             RecordKind::Time => Self::Time(reader.u64()?.cast_signed()),
             RecordKind::Revoked => Self::Revoked(reader.identity()?),
         };

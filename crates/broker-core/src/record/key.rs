@@ -19,6 +19,8 @@ pub enum RecordKind {
     Held,
     /// `r`: that a message is retained.
     Retained,
+    /// `l`: a message of a share group.
+    Lent,
     /// `w`: a will.
     Will,
     /// `t`: how the wall clock stands to the times in other records.
@@ -27,7 +29,7 @@ pub enum RecordKind {
     Revoked,
 }
 
-const LETTERS: [(RecordKind, char); 10] = [
+const LETTERS: [(RecordKind, char); 11] = [
     (RecordKind::Session, 's'),
     (RecordKind::Subscription, 'u'),
     (RecordKind::Message, 'm'),
@@ -35,6 +37,7 @@ const LETTERS: [(RecordKind, char); 10] = [
     (RecordKind::Outgoing, 'o'),
     (RecordKind::Held, 'h'),
     (RecordKind::Retained, 'r'),
+    (RecordKind::Lent, 'l'),
     (RecordKind::Will, 'w'),
     (RecordKind::Time, 't'),
     (RecordKind::Revoked, 'x'),

@@ -66,7 +66,7 @@ impl Disk {
             match record {
                 Record::Message(_) => drop(messages.insert(key.number)),
                 Record::Retained => drop(linked.insert(key.number)),
-                Record::Queued(queued) => drop(linked.insert(queued.message)),
+                Record::Queued(queued) | Record::Lent(queued) => drop(linked.insert(queued.message)),
                 Record::Outgoing(outgoing) => {
                     if let OutgoingState::Published(queued) = outgoing.state {
                         linked.insert(queued.message);

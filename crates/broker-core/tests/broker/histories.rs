@@ -386,7 +386,9 @@ impl Play {
         let (mut held, mut retained) = (0, BTreeSet::new());
         for (key, record) in theirs {
             match record {
-                Record::Queued(_) | Record::Outgoing(_) => panic!("{key} stays: {record:?}"),
+                Record::Queued(_) | Record::Lent(_) | Record::Outgoing(_) => {
+                    panic!("{key} stays: {record:?}")
+                }
                 Record::Held(_) => held += 1,
                 // Another one waits for the attacker: each is there for somebody (`Disk::check`).
                 Record::Message(stored) if is_retained(key.number) => {

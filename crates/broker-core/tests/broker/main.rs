@@ -38,6 +38,8 @@ mod in_flight;
 #[cfg(test)]
 mod information;
 #[cfg(test)]
+mod lent;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod model;

@@ -71,6 +71,8 @@ pub(crate) struct Flight {
     group: Option<&'static str>,
     /// That had no member since: nobody has to take over what was its.
     group_ended: bool,
+    /// As of what its group shared.
+    kept: bool,
     /// PUBREL was due once, the nth of all: PUBCOMP ends it.
     pub(crate) released: Option<u32>,
     /// The session when PUBLISH or PUBREL was sent first.
@@ -120,6 +122,11 @@ struct Replay {
 }
 
 impl Session {
+    /// The groups that it would get something of.
+    fn groups(&self) -> impl Iterator<Item = &'static str> {
+        self.subscriptions.iter().filter(|(_, subscribed)| subscribed.qos != Q0).map(|(filter, _)| *filter)
+    }
+
     fn has_room(&self) -> bool {
         let sent = self.flight.iter().filter(|flight| flight.counted).count();
         self.conn.as_ref().is_some_and(|conn| sent < conn.window)
@@ -150,6 +157,8 @@ struct Shared {
     due: bool,
     /// Everybody who could keep it may have gone.
     may_be_lost: bool,
+    /// Somebody was in the group at all times who is there after a crash too, and would get it.
+    kept: bool,
 }
 
 impl Shared {
@@ -206,6 +215,7 @@ impl Model {
         for flight in &mut session.flight {
             (flight.here, flight.counted) = (false, false);
         }
+        self.end_groups();
         present
     }
 
@@ -277,8 +287,10 @@ impl Model {
     /// connection are as they were, what was under way at QoS 1 may come again, and the wills of all who were
     /// connected wait from now.
     pub(crate) fn restart(&mut self, down_secs: u64, turns: &[Turn]) {
+        self.end_groups();
         self.now += down_secs;
         let now = self.now;
+        let mut left = Vec::new();
         for who in self.sessions.keys().copied().collect::<Vec<_>>() {
             let session = self.sessions.get_mut(&who).unwrap();
             let conn = session.conn.take();
@@ -294,12 +306,22 @@ impl Model {
             if is_back {
                 self.forget_what_was_sent(who, was_connected);
             } else {
-                self.sessions.remove(&who);
+                let flight = self.sessions.remove(&who).unwrap().flight.into_iter();
+                left.extend(flight.filter(|flight| flight.owed.qos == Q1 && flight.group.is_some()));
             }
             for shared in self.shared.iter_mut().filter(|shared| is_gone && shared.is_held_by(who)) {
-                shared.may_be_lost = true;
+                // One of QoS 2 may have been on its way, and goes to nobody else then ([MQTT-4.8.2-5]).
+                let mut own = shared.grants.iter().filter(|(holder, _)| *holder == who);
+                shared.may_be_lost |= !shared.kept || own.any(|(_, owed)| owed.qos == Q2);
                 shared.grants.retain(|(holder, _)| is_back || *holder != who);
             }
+        }
+        // What was on its way to who is gone goes to who is there.
+        for Flight { owed: Owed { message, .. }, group, group_ended, kept, .. } in left {
+            let group = group.unwrap();
+            let grants = self.members(group, &message);
+            let may_be_lost = !kept || group_ended;
+            self.shared.push(Shared { group, message, grants, due: false, may_be_lost, kept });
         }
         self.end_groups();
         for (_, owed) in self.shared.iter_mut().flat_map(|shared| &mut shared.grants) {
@@ -322,12 +344,12 @@ impl Model {
             again.into_iter().partition(|flight| flight.group.is_none());
         session.owed.splice(0..0, direct.into_iter().map(|flight| flight.owed));
         session.owed.iter_mut().for_each(|owed| owed.may_be_again = true);
-        for Flight { owed, group, group_ended, .. } in shared {
+        for Flight { owed, group, group_ended, kept, .. } in shared {
             let (group, message) = (group.unwrap(), owed.message.clone());
             let mut grants = self.members(group, &message);
             grants.retain(|(member, _)| *member != who);
             grants.push((who, owed));
-            self.shared.push(Shared { group, message, grants, due: false, may_be_lost: group_ended });
+            self.shared.push(Shared { group, message, grants, due: false, may_be_lost: group_ended, kept });
         }
     }
 
@@ -342,6 +364,14 @@ impl Model {
         }
         for shared in &mut self.shared {
             shared.may_be_lost |= has_ended(shared.group);
+        }
+        let is_kept = |session: &&Session| session.expiry > 0;
+        let kept: BTreeSet<_> = self.sessions.values().filter(is_kept).flat_map(Session::groups).collect();
+        for flight in self.sessions.values_mut().flat_map(|session| &mut session.flight) {
+            flight.kept &= flight.group.is_some_and(|group| kept.contains(group));
+        }
+        for shared in &mut self.shared {
+            shared.kept &= kept.contains(shared.group);
         }
     }
 
@@ -493,7 +523,10 @@ impl Model {
         let due = grants.iter().any(|(who, owed)| takes(who, owed.qos));
         let kept = grants.iter().any(|(_, owed)| owed.qos != Q0);
         if due || kept {
-            self.shared.push(Shared { group, message, grants, due: due && !again, may_be_lost: false });
+            let mut members = grants.iter().filter(|(_, owed)| owed.qos != Q0);
+            let kept = members.any(|(who, _)| self.sessions[who].expiry > 0);
+            let due = due && !again;
+            self.shared.push(Shared { group, message, grants, due, may_be_lost: false, kept });
         }
     }
 

@@ -34,6 +34,9 @@ fn all_kinds() -> Vec<(RecordKey, Record)> {
     let slow = Connect { receive_max: std::num::NonZeroU16::new(1), ..durable("slow") };
     let slow = world.open("slow", slow);
     world.send(slow, subscribe([sub("a/+", Q1)]));
+    let brief = world.client("brief");
+    world.subscribe(brief, "$share/g/a/+", Q1);
+    world.publish(press, "a/d", "lent", Q1);
     world.client("gone");
     world.settling = false;
     world.revoke("gone");
@@ -47,7 +50,7 @@ fn a_record_reads_back_as_it_was_written() {
     let records = all_kinds();
     let mut kinds: Vec<_> = records.iter().map(|(key, _)| key.kind).collect();
     kinds.dedup();
-    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
     for (key, record) in records {
         assert_eq!(RecordKey::parse(&key.to_string()), Ok(key));
         assert_eq!(Record::decode(key, &record.encode().unwrap()), Ok(record));

@@ -28,8 +28,9 @@ impl Model {
             pid,
             first,
             owed,
-            group,
+            group: group.map(|(group, _)| group),
             group_ended: false,
+            kept: group.is_some_and(|(_, kept)| kept),
             released: None,
             begun: session.life,
             here: true,
@@ -78,7 +79,7 @@ impl Model {
         Some(owed)
     }
 
-    fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<&'static str>)> {
+    fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<(&'static str, bool)>)> {
         let owed_to = |shared: &Shared| {
             let mut grants = shared.grants.iter().filter(|(holder, _)| *holder == who);
             let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen));
@@ -90,18 +91,20 @@ impl Model {
         let at = candidates.iter().copied();
         let at = at.min_by_key(|at| (!self.shared[*at].due, self.shared[*at].may_be_lost))?;
         let owed = owed_to(&self.shared[at])?;
-        let Shared { group, grants, may_be_lost, .. } = &self.shared[at];
-        let (group, grants, may_be_lost) = (*group, grants.clone(), *may_be_lost);
+        let Shared { group, grants, may_be_lost, kept, .. } = &self.shared[at];
+        let (group, grants, may_be_lost, mut kept) = (*group, grants.clone(), *may_be_lost, *kept);
         // Nobody can tell which of them it was: whoever had either may have what is left.
         for other in candidates.into_iter().filter(|other| *other != at) {
             let other = &mut self.shared[other];
             if other.group == group {
                 other.grants.extend(grants.iter().cloned());
                 other.may_be_lost |= may_be_lost;
+                kept &= other.kept;
+                other.kept = kept;
             }
         }
         self.shared.remove(at);
-        Some((owed, Some(group)))
+        Some((owed, Some((group, kept))))
     }
 
     /// Its place in the order of all, if it can be told from others.
