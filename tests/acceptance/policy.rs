@@ -82,7 +82,8 @@ fn a_change_is_told_as_access_gained_and_lost() {
     assert_eq!(diff.stdout, told);
     assert_eq!(run_midge(&["policy", "diff", &old, &limited, "--exit-code"]).code, Some(1));
     let own = json(&["policy", "diff", &old, &limited, "--spiffeID", LEFT]);
-    let quota = serde_json::json!({ "id": LEFT, "quota": "sessions", "old": null, "new": 2 });
+    let quota =
+        serde_json::json!({ "id": LEFT, "rule": "press", "quota": "sessions", "old": null, "new": 2 });
     assert_eq!((&own["quotas"][0], own["kinds"].as_array().map(Vec::len)), (&quota, Some(0)));
     let own = json(&["policy", "diff", &new, &old, "--spiffeID", LEFT]);
     assert_eq!(own["kinds"][0]["changes"][0]["gained"], false);

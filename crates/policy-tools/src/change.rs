@@ -4,6 +4,7 @@ use crate::compared::Compared;
 use crate::diff::{Change, Diff, Kind};
 use crate::explore::{Bounds, TooMuch};
 use crate::model::Held;
+use crate::quotas::QuotaChange;
 use midge_identity::SpiffeId;
 use midge_policy::{CheckedRule, Policy, Rule};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -27,6 +28,8 @@ pub struct PolicyChange {
     pub changed: Vec<String>,
     /// What identities gain and lose, kind by kind.
     pub kinds: Vec<Kind>,
+    /// Quotas that are not as they were.
+    pub quotas: Vec<QuotaChange>,
     /// Why not all of it is told.
     pub untold: Option<Untold>,
 }
@@ -67,6 +70,11 @@ impl PolicyChange {
         let (gone, come) = after.differing(before);
         let (mut gone, mut come) = without_same(gone, come);
         let mut told = Self::names(&gone, &come);
+        // Others may give the same quota to the same identities.
+        if gone.iter().chain(&come).any(|rule| rule.rule().quota.is_some()) {
+            let (old, new) = (before.all_rules().into_iter(), after.all_rules().into_iter());
+            told.quotas = QuotaChange::between_rules(old.map(CheckedRule::rule), new.map(CheckedRule::rule));
+        }
         let kept = match single(gone.iter().chain(&come).copied()) {
             Some(ids) => {
                 told.untold = ids.len().checked_sub(IDS_MAX).filter(|more| *more > 0).map(Untold::Identities);
@@ -106,6 +114,13 @@ impl PolicyChange {
         changes
             .filter(move |(_, change)| change.gained == gained)
             .map(|(kind, change)| Line(kind, change).to_string())
+            .chain(self.quota_lines(gained))
+    }
+
+    /// A higher quota is a gain.
+    fn quota_lines(&self, gained: bool) -> impl Iterator<Item = String> {
+        let quotas = self.quotas.iter().filter(move |change| change.raises() == gained);
+        quotas.map(|change| format!("{}, rule `{}`", change.whole(), change.rule))
     }
 }
 
@@ -148,7 +163,7 @@ fn compared(gone: &Rules<'_>, come: &Rules<'_>, mut kept: Rules<'_>) -> Compared
 #[cfg(test)]
 mod tests {
     use super::*;
-    use midge_policy::Rule;
+    use midge_policy::{Quota, Rule};
 
     fn rule(name: &str, id: &str, publish: &[&str]) -> Rule {
         let publish = publish.iter().map(|topic| (*topic).to_owned()).collect();
@@ -213,6 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_a_quota_is_told_with_its_rule() {
+        let limited = |name: &str, max: u32| Rule {
+            quota: Some(Quota { sessions: Some(max), ..Quota::default() }),
+            ..rule(name, "spiffe://td/app/*", &["t"])
+        };
+        let told = |old: &[Rule], new: &[Rule]| told(&PolicyChange::between(&policy(old), &policy(new)));
+        let raised = vec!["spiffe://td/app/*: quota sessions = 3 (was 2), rule `a`".to_owned()];
+        assert_eq!(told(&[limited("a", 2)], &[limited("a", 3)]), (raised, vec![]));
+        let lowered = vec!["spiffe://td/app/*: quota sessions = 1 (was 2), rule `b`".to_owned()];
+        assert_eq!(told(&[limited("a", 2)], &[limited("a", 2), limited("b", 1)]), (vec![], lowered));
+        // Another rule gives the same.
+        assert_eq!(told(&[limited("a", 2), limited("b", 2)], &[limited("b", 2)]), (vec![], vec![]));
+    }
+
+    #[test]
     fn what_is_too_much_to_compare_is_said() {
         let rules: Vec<Rule> =
             (0..IDS_MAX + 3).map(|n| rule(&format!("r{n}"), &format!("spiffe://td/{n}"), &["a"])).collect();
@@ -233,9 +263,9 @@ mod tests {
             let rules = boxes.chain(whole).enumerate();
             policy(&rules.map(|(n, (id, topic))| rule(&format!("r{n}"), &id, &[&topic])).collect::<Vec<_>>())
         };
-        let untold = Some(Untold::TooMuch(TooMuch::Steps(Bounds::BESIDE.steps)));
+        let untold = Some(Untold::TooMuch(TooMuch::Changes(50_000)));
         let change = PolicyChange::between(&half("up"), &half("down"));
-        assert_eq!((change.changed.len(), change.untold), (800, untold), "known before it is compared");
+        assert_eq!((change.changed.len(), change.untold), (800, untold), "400 changes for each of 400 kinds");
         let all = |(n, topic): (usize, String)| rule(&format!("r{n}"), "spiffe://td/**", &[&topic]);
         let before = policy(&(0..320).map(|n| all((n, format!("t{n}/+")))).collect::<Vec<_>>());
         let after = policy(&(0..320).map(|n| all((n, format!("+/t{n}")))).collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use crate::explore::{Bounds, Left, Stop, TooMuch, explore};
 use crate::model::{Held, Pattern, Ruleset};
 use crate::near::Filters;
 use crate::overlap::{Overlaps, levels};
-use crate::quotas::Quotas;
+use crate::quotas::{QuotaChange, Quotas};
 use crate::topics::Topics;
 use crate::tree::Leaf;
 use midge_identity::SpiffeId;
@@ -129,6 +129,29 @@ pub fn check_against(rules: &Ruleset, reference: &Ruleset) -> Result<Vec<Finding
                 remedy: "narrow the rule, or widen the reference if this is wanted".into(),
             });
         }
+    }
+    findings.extend(raised(rules, reference)?);
+    Ok(findings)
+}
+
+/// Finds quotas that let identities keep more than a reference does.
+fn raised(rules: &Ruleset, reference: &Ruleset) -> Result<Vec<Finding>, TooMuch> {
+    let (quotas, mut left) = (Quotas::of(rules), Left::of(Bounds::AT_HAND));
+    let mut findings = Vec::new();
+    for change in QuotaChange::between(reference, rules).into_iter().filter(QuotaChange::raises) {
+        if quotas.still_hold(&change, &mut left)? {
+            continue;
+        }
+        let mut said = rules.rules().chain(reference.rules());
+        let place = said.find(|rule| rule.name == change.rule).map(|rule| rule.source.to_string());
+        findings.push(Finding {
+            severity: Severity::Warning,
+            code: "quota-above-reference",
+            place: place.unwrap_or_default(),
+            message: change.whole(),
+            remedy: "lower the quota, or raise the reference if this is wanted".into(),
+            rule: change.rule,
+        });
     }
     Ok(findings)
 }

@@ -5,7 +5,7 @@ use crate::model::{Held, Ruleset};
 use crate::overlap::{Overlaps, levels};
 use midge_identity::SpiffeId;
 use midge_policy::{Effect, Rule};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A rule with the policies that it is in.
@@ -47,7 +47,7 @@ impl Compared {
         old: impl Iterator<Item = &'a Arc<Held>>,
         new: impl Iterator<Item = &'a Arc<Held>>,
     ) -> Self {
-        let mut by_name: HashMap<&str, Vec<&Arc<Held>>> = HashMap::new();
+        let mut by_name: BTreeMap<&str, Vec<&Arc<Held>>> = BTreeMap::new();
         old.for_each(|held| by_name.entry(&held.rule.name).or_default().push(held));
         let (mut come, mut kept) = (Vec::new(), Vec::new());
         for held in new {
@@ -76,6 +76,11 @@ impl Compared {
         let kept = related(&changed, kept, rule, |_| true);
         rules.extend(kept.into_iter().map(hold).map(|held| Sided { held, in_old: true, in_new: true }));
         Self(rules)
+    }
+
+    /// Returns the rules that differ, with the topics that only one of the policies has.
+    pub(crate) fn differing(&self) -> impl Iterator<Item = &Arc<Held>> {
+        self.0.iter().filter(|sided| sided.differs()).map(|sided| &sided.held)
     }
 
     /// Returns the rules that speak of more than one identity.

@@ -76,6 +76,20 @@ impl Diff {
         Self::of(&Compared::of(old, new), Bounds::AT_HAND)
     }
 
+    /// Says which rules make a comparison dear: of those that differ and speak of more than one identity, the most that
+    /// have one `id`. None where no such rule differs.
+    pub fn dearest(old: &Ruleset, new: &Ruleset) -> Option<String> {
+        let compared = Compared::of(old, new);
+        let mut by_id: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
+        for held in compared.differing().filter(|held| held.only().is_none()) {
+            let (topics, rule) = by_id.entry(&held.rule.id).or_insert((0, &held.rule.name));
+            *topics += held.patterns.len();
+            *rule = (&*held.rule.name).min(rule);
+        }
+        let (id, (topics, rule)) = by_id.into_iter().max_by_key(|(_, (topics, _))| *topics)?;
+        Some(format!("most that differs is {topics} topics of rules with id `{id}`, such as rule `{rule}`"))
+    }
+
     pub(crate) fn of(compared: &Compared, bounds: Bounds) -> Result<Self, TooMuch> {
         let parts = Access::ALL.into_iter().map(|access| Part::of(compared, access, &mut Left::of(bounds)));
         Ok(Self { parts: parts.collect::<Result<_, _>>()?, names: Names::of(compared.patterns()) })

@@ -46,6 +46,12 @@ pub enum TooMuch {
          compare fewer rules at a time"
     )]
     Steps(usize),
+    /// What is gained and lost.
+    #[error(
+        "more than {0} sets of topics are gained or lost, counted for each kind of identities: too many to tell; \
+         compare fewer rules at a time"
+    )]
+    Changes(usize),
     /// Conditions.
     #[error(
         "the conditions of rules for the same identities tell more than {0} settings apart, too many to look at \
@@ -60,11 +66,36 @@ pub(crate) struct Left {
     bounds: Bounds,
     kinds: usize,
     steps: usize,
+    changes: usize,
+    changes_max: usize,
 }
+
+/// Most sets of topics that are told of, unless so many topics differ: nobody reads more, and each takes time and memory.
+const CHANGES_MAX: usize = 50_000;
+
+/// As many are told of for each topic that differs, however many do.
+const CHANGES_PER_TOPIC: usize = 8;
 
 impl Left {
     pub(crate) fn of(bounds: Bounds) -> Self {
-        Self { bounds, kinds: bounds.kinds, steps: bounds.steps }
+        Self {
+            bounds,
+            kinds: bounds.kinds,
+            steps: bounds.steps,
+            changes: CHANGES_MAX,
+            changes_max: CHANGES_MAX,
+        }
+    }
+
+    /// Begins to count what is gained and lost, where so many topics differ.
+    pub(crate) fn begin_changes(&mut self, topics: usize) {
+        self.changes_max = CHANGES_MAX.max(topics.saturating_mul(CHANGES_PER_TOPIC));
+        self.changes = self.changes_max;
+    }
+
+    pub(crate) fn take_changes(&mut self, count: usize) -> Result<(), TooMuch> {
+        self.changes = self.changes.checked_sub(count).ok_or(TooMuch::Changes(self.changes_max))?;
+        Ok(())
     }
 
     /// Begins another search, which may tell as many kinds apart again.

@@ -55,7 +55,7 @@ pub struct Report {
     pub seen_pairs: usize,
     /// Some pairs that are allowed though they were not seen.
     pub beyond: Vec<String>,
-    /// What else is wider than seen: kinds of identities, levels of any value.
+    /// What else is wider than seen: kinds of identities, levels of any value, what was seen at other topics of the rule.
     pub wider: Vec<String>,
     /// Subscriptions of which not all was granted, and of which no delivery was seen: the rules let subscribe, and
     /// deliver nothing.
@@ -230,8 +230,10 @@ impl Right {
 struct Seen {
     templates: BTreeMap<Right, BTreeSet<String>>,
     qos: Option<u8>,
-    retain: bool,
-    will: bool,
+    /// Topics with publications or wills that were retained, or may have been.
+    retained: BTreeSet<String>,
+    /// Topics with the Response Topics that were named there.
+    naming: BTreeSet<(String, String)>,
     payload: Option<u32>,
     unknown_payload: bool,
     /// Share groups that were joined.
@@ -248,11 +250,52 @@ impl Seen {
         self.qos = self.qos.max(Some(seen.qos.unwrap_or(2)));
         self.groups.extend(shared(seen).map(|(group, _)| group.to_owned()).or_else(|| seen.group.clone()));
         if matches!(seen.action, Verb::Publish | Verb::Will) {
-            self.retain |= seen.retain != Some(false);
-            self.will |= seen.action == Verb::Will;
+            let topic = template(filter_of(seen));
+            let named = seen.response_topics.iter().map(|name| (topic.clone(), template(name)));
+            self.naming.extend(named);
+            if seen.retain != Some(false) {
+                self.retained.insert(topic);
+            }
             self.payload = self.payload.max(seen.payload);
             self.unknown_payload |= seen.payload.is_none();
         }
+    }
+}
+
+impl Seen {
+    fn of(&self, right: Right) -> impl Iterator<Item = &String> {
+        self.templates.get(&right).into_iter().flatten()
+    }
+
+    /// Tells what a rule allows at some of its topics because it was seen at others: its conditions hold for all.
+    fn beyond_topics(&self) -> Vec<String> {
+        let published: BTreeSet<&String> = self.of(Right::Publish).collect();
+        let wills: BTreeSet<&String> = self.of(Right::Will).collect();
+        let topics: BTreeSet<&String> = published.union(&wills).copied().collect();
+        let retained: BTreeSet<&String> = self.retained.iter().collect();
+        let kinds = [
+            ("publications", &published, true),
+            ("wills", &wills, !wills.is_empty()),
+            ("retained messages", &retained, !retained.is_empty()),
+        ];
+        let mut beyond = Vec::new();
+        for (kind, seen, is_allowed) in kinds {
+            let mut unseen = topics.difference(seen);
+            if let Some(example) = unseen.next().filter(|_| is_allowed) {
+                let count = 1 + unseen.count();
+                beyond.push(format!("{kind} at {count} topics where none was seen, such as {example}"));
+            }
+        }
+        let names = || self.of(Right::Name);
+        let mut pairs =
+            topics.iter().flat_map(|topic| names().map(move |name| ((*topic).clone(), name.clone())));
+        let count = (topics.len() * names().count()).saturating_sub(self.naming.len());
+        if let Some((topic, name)) = pairs.find(|pair| !self.naming.contains(pair)) {
+            beyond.push(format!(
+                "Response Topics at {count} topics where they were not seen, such as {name} at {topic}"
+            ));
+        }
+        beyond
     }
 }
 
@@ -318,6 +361,8 @@ fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Repor
             seen.identities.len()
         ));
     }
+    let beyond = seen.beyond_topics();
+    report.wider.extend(beyond.into_iter().map(|what| format!("{}: {what}", scheme.pattern)));
     Some(Rule {
         name: scheme.name.clone(),
         id: scheme.pattern.clone(),
@@ -327,8 +372,8 @@ fn rule(scheme: &Scheme, seen: &Seen, generality: Generality, report: &mut Repor
         receive,
         response_topics,
         qos_max: seen.qos.filter(|qos| *qos < 2),
-        retain: (publishes && !seen.retain).then_some(false),
-        will: (publishes && !seen.will).then_some(false),
+        retain: (publishes && seen.retained.is_empty()).then_some(false),
+        will: (publishes && !seen.templates.contains_key(&Right::Will)).then_some(false),
         payload_max: seen
             .payload
             .filter(|_| publishes && !seen.unknown_payload)

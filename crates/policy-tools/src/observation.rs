@@ -121,8 +121,11 @@ impl Observed {
         if let Some(wrong) = seen.qos.filter(|qos| *qos > 2) {
             return Err(format!("qos {wrong}: 0 to 2"));
         }
-        if seen.texts().any(|text| text.contains(['{', '}'])) {
-            // There is no way to write it in a rule: it would be a capture. Any client can publish there.
+        let is_any_group = seen.group.as_deref() == Some("*")
+            || (seen.action == Verb::Subscribe && seen.topic.starts_with("$share/*/"));
+        if is_any_group || seen.texts().any(|text| text.contains(['{', '}'])) {
+            // There is no way to write it in a rule: it would be a capture, or any share group. Any client can publish there,
+            // and call its group so.
             self.left_out += seen.count;
         } else {
             self.seen.push(seen);

@@ -29,6 +29,8 @@ impl Part {
         let is_pattern = |sided: &&Sided| sided.held.only().is_none();
         let differing = rules.iter().take(changed).filter(is_pattern).count();
         let patterns: Vec<&Sided> = rules.iter().filter(is_pattern).collect();
+        let topics = rules.iter().take(changed).map(|sided| sided.held.patterns.len()).sum();
+        left.begin_changes(topics);
         let tree = if differing == 0 {
             nothing.tree
         } else {
@@ -42,12 +44,17 @@ impl Part {
             tree
         };
         let mut part = Self { tree, ..nothing };
-        part.look_at_points(access, &rules, left)?;
+        part.look_at_points(access, (&rules, topics), left)?;
         Ok(part)
     }
 
     /// Looks at the identities that have rules of their own, or that an `unless` names in full.
-    fn look_at_points(&mut self, access: Access, rules: &[Sided], left: &mut Left) -> Result<(), TooMuch> {
+    fn look_at_points(
+        &mut self,
+        access: Access,
+        (rules, topics): (&[Sided], usize),
+        left: &mut Left,
+    ) -> Result<(), TooMuch> {
         let mut own: BTreeMap<SpiffeId, Vec<&Sided>> = BTreeMap::new();
         let mut patterns = Overlaps::default();
         for (at, sided) in rules.iter().enumerate() {
@@ -60,6 +67,8 @@ impl Part {
             }
         }
         for (id, mut found) in own {
+            // Most are what the patterns say, and not told of again.
+            left.begin_changes(topics);
             let cell = Cell::of(&id);
             let (matching, steps) = patterns.of(&levels(&id.to_string()));
             left.take_steps(steps)?;
@@ -224,6 +233,7 @@ impl Changes {
                 }
             }
         }
+        left.take_changes(found.len())?;
         for ((gained, topics), settings) in found {
             let told = space.describe(&settings).into_iter();
             changes.extend(told.map(|when| RawChange { access, gained, topics: topics.clone(), when }));

@@ -30,6 +30,8 @@ pub struct QuotaChange {
     pub old: Option<usize>,
     /// What the new policy gives; no quota when absent.
     pub new: Option<usize>,
+    /// Name of the rule that gives the new quota, or that gave the old one where there is none any more.
+    pub rule: String,
 }
 
 impl fmt::Display for QuotaChange {
@@ -46,43 +48,68 @@ impl fmt::Display for QuotaChange {
 /// Whom a quota is for, where, and of what.
 type Key = (String, Vec<String>, Vec<String>, Quantity);
 
+/// What holds, and the rule that says so.
+type Max = (usize, String);
+
 impl QuotaChange {
     /// Returns the quotas that two policies do not give alike, by the patterns of identities.
     pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Self> {
+        Self::between_rules(old.rules(), new.rules())
+    }
+
+    pub(crate) fn between_rules<'a>(
+        old: impl Iterator<Item = &'a Rule>,
+        new: impl Iterator<Item = &'a Rule>,
+    ) -> Vec<Self> {
         Self::of(&said(old), &said(new))
+    }
+
+    /// Returns it with the identities that it is for, in one line.
+    pub(crate) fn whole(&self) -> String {
+        let except = if self.except.is_empty() { "" } else { " except " };
+        format!("{}{except}{}: {self}", self.id, self.except.join(", "))
+    }
+
+    /// Tells whether it lets identities keep more than before.
+    pub fn raises(&self) -> bool {
+        self.old.is_some_and(|old| self.new.is_none_or(|new| new > old))
     }
 
     /// Returns the quotas that hold for one identity under one policy and not under the other. Those of some
     /// listeners only are among them.
     pub fn for_identity(old: &Ruleset, new: &Ruleset, id: &SpiffeId) -> Vec<Self> {
-        let holding = |rules: &Ruleset| -> BTreeMap<Key, usize> {
+        let holding = |rules: &Ruleset| -> BTreeMap<Key, Max> {
             let rights = rules.policy().rights(id);
             let key = |of| (id.to_string(), Vec::new(), Vec::new(), of);
-            rights.quotas().map(|(of, max, _)| (key(of), max)).collect()
+            rights.quotas().map(|(of, max, rule)| (key(of), (max, rule.text().to_string()))).collect()
         };
         Self::of(&holding(old), &holding(new))
     }
 
-    fn of(old: &BTreeMap<Key, usize>, new: &BTreeMap<Key, usize>) -> Vec<Self> {
+    fn of(old: &BTreeMap<Key, Max>, new: &BTreeMap<Key, Max>) -> Vec<Self> {
         let mut keys: Vec<&Key> = old.keys().chain(new.keys()).collect();
         keys.sort();
         keys.dedup();
         let change = |key: &Key| {
             let (id, except, listeners, of) = key.clone();
-            let (old, new) = (old.get(key).copied(), new.get(key).copied());
-            Self { id, except, listeners, quota: of.key(), old, new }
+            let (old, new) = (old.get(key), new.get(key));
+            let rule = new.or(old).map(|(_, rule)| rule.clone()).unwrap_or_default();
+            let max = |known: Option<&Max>| known.map(|(max, _)| *max);
+            Self { id, except, listeners, quota: of.key(), old: max(old), new: max(new), rule }
         };
         keys.into_iter().map(change).filter(|change| change.old != change.new).collect()
     }
 }
 
-fn said(rules: &Ruleset) -> BTreeMap<Key, usize> {
-    let mut said = BTreeMap::new();
-    for (rule, quota) in rules.rules().filter_map(|rule| Some((rule, rule.quota?))) {
+fn said<'a>(rules: impl Iterator<Item = &'a Rule>) -> BTreeMap<Key, Max> {
+    let mut said: BTreeMap<Key, Max> = BTreeMap::new();
+    for (rule, quota) in rules.filter_map(|rule| Some((rule, rule.quota?))) {
         let (id, except, listeners) = whom(rule);
         for (of, max) in limits(&quota) {
-            let known = said.entry((id.clone(), except.clone(), listeners.clone(), of)).or_insert(max);
-            *known = max.min(*known);
+            let key = (id.clone(), except.clone(), listeners.clone(), of);
+            if said.get(&key).is_none_or(|(known, _)| max < *known) {
+                said.insert(key, (max, rule.name.clone()));
+            }
         }
     }
     said
@@ -123,6 +150,20 @@ impl<'a> Quotas<'a> {
             }
         }
         Self { rules: rules.held(), by_id }
+    }
+
+    /// Tells whether everyone of whom a changed quota speaks has one that is no greater than the old one.
+    pub(crate) fn still_hold(&self, change: &QuotaChange, left: &mut Left) -> Result<bool, TooMuch> {
+        let (places, steps) = self.by_id.of(&levels(&change.id));
+        left.take_steps(steps)?;
+        let own: Vec<Level<'_>> = uncut(&change.id).collect();
+        Ok(places.into_iter().filter_map(|at| self.rules.get(at)).any(|held| {
+            let Rule { id, listener, quota, .. } = &held.rule;
+            let mut limits = quota.iter().flat_map(limits);
+            (listener.is_empty() || *listener == change.listeners)
+                && covers(&uncut(id).collect::<Vec<_>>(), &own)
+                && limits.any(|(of, max)| of.key() == change.quota && Some(max) <= change.old)
+        }))
     }
 
     /// Finds the quotas of a rule that a smaller one hides, or one as small before it.
@@ -226,6 +267,33 @@ mod tests {
             ["quota sessions = 1 (was 2)", "quota subscriptions = 9 (was none)"]
         );
         assert_eq!(changes("spiffe://td/other"), [""; 0]);
+    }
+
+    #[test]
+    fn a_quota_above_the_reference_is_found_with_its_rule() {
+        let found = |reference: &str, rules: &str| {
+            let found = crate::check_against(&ruleset(rules), &ruleset(reference)).unwrap();
+            found.into_iter().map(|found| (found.code, found.rule, found.message)).collect::<Vec<_>>()
+        };
+        let quota =
+            |name: &str, id: &str, max: usize| rule(name, id, &format!("quota = {{ sessions = {max} }}"));
+        let told = |rule: &str, message: &str| vec![("quota-above-reference", rule.into(), message.into())];
+        let two = quota("a", "td/*", 2);
+        assert_eq!(
+            found(&two, &quota("b", "td/*", 3)),
+            told("b", "spiffe://td/*: quota sessions = 3 (was 2)")
+        );
+        let other = rule("b", "td/*", "publish = [\"t\"]") + &two;
+        let none = rule("b", "td/*", "publish = [\"t\"]");
+        assert_eq!(found(&other, &none), told("a", "spiffe://td/*: quota sessions = none (was 2)"));
+        // Less, the same by another rule, one for more identities, and one that was not there.
+        for rules in [quota("b", "td/*", 1), quota("b", "td/*", 2), quota("b", "*/**", 2)] {
+            assert_eq!(found(&two, &rules), []);
+        }
+        assert_eq!(found(&none, &other), []);
+        // One for fewer is not enough.
+        let fewer = quota("b", "td/x", 1);
+        assert_eq!(found(&two, &fewer), told("a", "spiffe://td/*: quota sessions = none (was 2)"));
     }
 
     #[test]

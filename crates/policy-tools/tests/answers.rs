@@ -435,3 +435,61 @@ fn a_rule_with_very_many_topics_is_too_much_to_be_checked_beside_a_broker() {
     assert!(check_beside(&rule(4_000)).is_err());
     assert_eq!(check_beside(&rule(400)), Ok(Vec::new()));
 }
+
+#[test]
+fn what_a_rule_allows_at_topics_where_it_was_not_seen_is_told() {
+    let plain = |topic: &str| Observation {
+        retain: Some(false),
+        payload: Some(4),
+        ..seen("spiffe://td/edge/box/app/a", Verb::Publish, topic)
+    };
+    let log = [
+        plain("g/{app}/x".replace("{app}", "a").as_str()),
+        plain("h/a/x"),
+        Observation { retain: Some(true), ..plain("g/a/ret") },
+        Observation { action: Verb::Will, ..plain("g/a/will") },
+        Observation { response_topics: vec!["zz/a/answer".into()], ..plain("g/a/req") },
+    ];
+    let proposal = learn(&log, Generality::default()).unwrap();
+    let rules = Ruleset::new(proposal.rules).unwrap();
+    let app = id("spiffe://td/edge/box/app/a");
+    let answer = mqtt_proto::TopicName::new("zz/a/answer").ok();
+    for (request, says) in [
+        (
+            Request { retain: true, ..Request::new(Verb::Publish, "g/a/x").unwrap() },
+            "retained messages at 4 topics where none was seen, such as g/{app}/req",
+        ),
+        (
+            Request::new(Verb::Will, "h/a/x").unwrap(),
+            "wills at 4 topics where none was seen, such as g/{app}/re",
+        ),
+        (
+            Request::new(Verb::Publish, "g/a/will").unwrap(),
+            "publications at 1 topics where none was seen, such as g/{app}/will",
+        ),
+        (
+            Request { response_topic: answer, ..Request::new(Verb::Publish, "h/a/x").unwrap() },
+            "Response Topics at 4 topics where they were not seen, such as zz/{app}/answer at g/{app}/ret",
+        ),
+    ] {
+        assert!(request.decide(&rules, &app).allowed, "{request:?}");
+        let told = &proposal.report.wider;
+        assert!(told.iter().any(|line| line.contains(says)), "{says}: {told:?}");
+    }
+    // Of what was all done everywhere nothing is told.
+    let report = learn(&[plain("g/a/x"), plain("h/a/x")], Generality::default()).unwrap().report;
+    assert!(!report.wider.iter().any(|line| line.contains("was seen")), "{:?}", report.wider);
+}
+
+#[test]
+fn a_share_group_whose_name_means_any_group_in_a_rule_is_left_out() {
+    let line = |topic: &str| {
+        format!(
+            "{{\"identity\":\"spiffe://td/x\",\"action\":\"subscribe\",\"topic\":\"{topic}\",\"count\":2}}\n"
+        )
+    };
+    let read = Observation::read(&(line("$share/*/a/c") + &line("$share/workers/a/c")), false).unwrap();
+    assert_eq!((read.seen.len(), read.left_out), (1, 2));
+    let proposal = learn(&read.seen, Generality::default()).unwrap();
+    assert_eq!(proposal.rules[0].share_groups.as_deref(), Some(&["workers".to_owned()][..]));
+}

@@ -444,3 +444,26 @@ fn thousands_of_rules_that_spell_another_segment_each_are_compared() {
     let (old, new) = (boxes(2_100, "up"), boxes(2_100, "down"));
     assert_eq!(told(&old, &new).len(), 4_200, "each has lost one topic and gained another");
 }
+
+#[test]
+fn the_rules_that_make_a_comparison_dear_are_named() {
+    let half = |publish: &str, count: usize| {
+        let one = |n: usize, id: String, topic: String| Rule {
+            name: format!("r{n}"),
+            id,
+            publish: vec![topic],
+            ..Rule::default()
+        };
+        let boxes =
+            (0..count).map(|n| one(n, format!("spiffe://*/edge/box-{n}/app/*"), format!("b/{n}/{publish}")));
+        let all = (0..count)
+            .map(|n| one(count + n, "spiffe://*/edge/*/app/*".to_owned(), format!("t/{n}/{publish}")));
+        Ruleset::new(boxes.chain(all).collect::<Vec<_>>()).unwrap()
+    };
+    let (old, new) = (half("up", 12), half("down", 12));
+    assert_eq!(
+        Diff::dearest(&old, &new).unwrap(),
+        "most that differs is 24 topics of rules with id `spiffe://*/edge/*/app/*`, such as rule `r12`"
+    );
+    assert_eq!(Diff::dearest(&old, &old), None);
+}

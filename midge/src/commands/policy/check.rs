@@ -2,10 +2,10 @@
 
 use super::source;
 use crate::commands::admin::Admin;
-use crate::exit::{self, WithCode as _};
+use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use midge_policy::{DEFAULT_POLICY_NAME, PolicyError};
-use midge_policy_tools::{Finding, Severity, check, check_against};
+use midge_policy_tools::{Diff, Finding, Severity, check, check_against};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -23,7 +23,11 @@ pub(super) async fn run(
     let mut findings = check(&rules).code(exit::INTERNAL)?;
     if let Some(against) = against {
         let reference = source::ruleset(admin, &[against.to_owned()]).await?;
-        findings.extend(check_against(&rules, &reference).code(exit::INTERNAL)?);
+        let found = check_against(&rules, &reference).map_err(|error| {
+            let dearest = Diff::dearest(&reference, &rules).map(|dearest| format!("; {dearest}"));
+            failure(exit::INTERNAL, format!("{error}{}", dearest.unwrap_or_default()))
+        })?;
+        findings.extend(found);
     }
     // Nobody who checks rules of their own can change those, and each box has deny rules that guard what is not there.
     let is_builtin = |finding: &Finding| finding.place.starts_with(&format!("{DEFAULT_POLICY_NAME}:"));

@@ -19,7 +19,9 @@ pub(super) fn run(
     let (kinds, quotas) = match id {
         None => {
             let diff = Diff::between(old, new).map_err(|error| {
-                failure(exit::INTERNAL, format!("{error}, or ask for one identity: --spiffeID ID"))
+                let dearest =
+                    Diff::dearest(old, new).map(|dearest| format!("; {dearest}")).unwrap_or_default();
+                failure(exit::INTERNAL, format!("{error}, or ask for one identity: --spiffeID ID{dearest}"))
             })?;
             (diff.kinds(), QuotaChange::between(old, new))
         }
