@@ -335,6 +335,8 @@ impl<'a> Session<'a> {
                     Err((_, error @ WriteError::NoSuchSvid(_))) if self.established || self.options.wait => {
                         tracing::warn!(%error, "waiting for the wanted identity");
                     }
+                    // What was written stays, and nothing is tried again.
+                    Err(_) if self.token.is_cancelled() => break,
                     Err((due, error)) if self.established || !is_final(&error) => {
                         let delay = self.backoff.next_delay();
                         tracing::warn!(%error, retry_ms = delay.as_millis(), "cannot finish a renewal, trying again");

@@ -5,6 +5,7 @@ mod audit;
 mod bundle;
 mod check;
 mod device;
+mod duration;
 mod entry;
 mod localauthority;
 mod mqtt;

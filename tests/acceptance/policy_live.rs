@@ -321,10 +321,21 @@ fn rules_are_learned_from_a_running_edge() {
     }
     let again = run_midge(&["policy", "learn", "--from", &seen]).ok();
     assert_eq!(again.stdout, learning.printed().join("\n"));
+    server.run(&["policy", "learn"]).refused(64, &["--from <FILE>", "--for <DURATION>"]);
     server.run(&["policy", "learn", "--for", "0s"]).refused(64, &["\"0s\"", "10m"]);
-    server.run(&["policy", "learn"]).refused(64, &["--from"]);
     let nothing = server.run(&["policy", "learn", "--for", "1s"]);
     assert!(nothing.code == Some(0), "standing rights are seen: {}", nothing.stderr);
+
+    let early = place.text("early.jsonl");
+    let learn = ["policy", "learn", "--for", "1d", "--save", &early, "--socketPath", &server.socket];
+    let mut learning = Program::start(Command::new(midge()).args(learn));
+    // It hears signals before it makes the file.
+    let there =
+        || if std::path::Path::new(&early).exists() { Ok(()) } else { Err(learning.log().join("\n")) };
+    eventually("it watches", there);
+    learning.terminate();
+    assert!(learning.ended().success(), "{:?}", learning.log());
+    assert!(learning.printed().join("\n").contains("line/{app}/#"), "{:?}", learning.printed());
 }
 
 #[test]

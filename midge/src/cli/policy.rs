@@ -1,7 +1,7 @@
 //! `midge policy …`
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 
 /// Where rules are taken from.
@@ -112,9 +112,10 @@ pub(crate) enum PolicyCommand {
     },
     /// Proposes least-privilege rules for what was seen, as a policy file; exit code 1 when they would
     /// have refused some of it.
+    #[command(group = ArgGroup::new("seen").args(["from", "duration"]).required(true).multiple(true))]
     Learn {
         /// Observations: lines of JSON, or the audit log; may be given several times.
-        #[arg(long = "from", value_name = "FILE", required_unless_present = "duration")]
+        #[arg(long = "from", value_name = "FILE")]
         from: Vec<PathBuf>,
         /// Watches the running edge behind --socketPath for so long: 90s, 10m, 2h, 1d.
         #[arg(long = "for", value_name = "DURATION")]

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 /// How long a reload waits to hear what the rules do not do; they are in force by then.
 const LINT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,8 +127,12 @@ pub(crate) fn shadow(policy: &PolicyHandle) -> ShadowPolicy {
 
 pub(crate) type Observations = Pin<Box<dyn Stream<Item = Result<ObservedPage, Status>> + Send>>;
 
-/// Watches for a while; what was seen comes at the end of it, or when the box stops.
-pub(crate) fn observe(policy: PolicyHandle, request: ObserveAccessRequest) -> Result<Observations, Status> {
+/// Watches for a while; what was seen comes at the end of it, when another request comes, or when the box stops.
+pub(crate) fn observe(
+    policy: PolicyHandle,
+    request: ObserveAccessRequest,
+    mut requests: Streaming<ObserveAccessRequest>,
+) -> Result<Observations, Status> {
     let ObserveAccessRequest { secs, denied } = request;
     if secs == 0 || secs > OBSERVE_MAX_SECS {
         return Err(Status::invalid_argument(format!("secs must be 1 to {OBSERVE_MAX_SECS}, not {secs}")));
@@ -142,6 +146,8 @@ pub(crate) fn observe(policy: PolicyHandle, request: ObserveAccessRequest) -> Re
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(secs)) => {}
             () = policy.ended() => {}
+            // Another request says that it is enough; that none follows says nothing.
+            Ok(Some(_)) = requests.message() => {}
             // Nobody is left to be told.
             () = sender.closed() => return,
         }

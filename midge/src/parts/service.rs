@@ -34,7 +34,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Devices, rules and nodes: where they are kept differs between edge and cloud.
 #[async_trait]
@@ -368,10 +368,12 @@ impl Midge for Service {
 
     async fn observe_access(
         &self,
-        request: Request<ObserveAccessRequest>,
+        request: Request<Streaming<ObserveAccessRequest>>,
     ) -> Result<Response<Self::ObserveAccessStream>, Status> {
         let policy = self.desk.policy()?.clone();
-        policy_service::observe(policy, request.into_inner()).map(Response::new)
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("no request came"))?;
+        policy_service::observe(policy, first, requests).map(Response::new)
     }
 
     async fn list_nodes(

@@ -1,6 +1,7 @@
 //! Which records are wanted.
 
 use crate::cli::AuditFilter;
+use crate::commands::duration;
 use crate::exit::{self, failure};
 use midge_audit::{Line, event};
 use midge_identity::UnixMillis;
@@ -99,20 +100,10 @@ pub(super) fn point_in_time(text: &str) -> anyhow::Result<UnixMillis> {
     if let Ok(millis) = text.parse() {
         return Ok(UnixMillis(millis));
     }
-    let unit = |unit: char| match unit {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3_600),
-        'd' => Some(86_400),
-        _ => None,
-    };
-    let mut rest = text.chars();
-    if let Some(unit) = rest.next_back().and_then(unit)
-        && let Ok(count) = rest.as_str().parse::<u64>()
-    {
+    if let Some(secs) = duration::secs(text) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = UnixMillis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-        return Ok(now.before(Duration::from_secs(count.saturating_mul(unit))));
+        return Ok(now.before(Duration::from_secs(secs)));
     }
     let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| wrong())?;
     let millis = time.unix_timestamp_nanos() / 1_000_000;

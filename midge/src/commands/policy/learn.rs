@@ -1,6 +1,8 @@
 //! `midge policy learn`: rules from what identities were seen to do.
 
 use crate::commands::admin::Admin;
+use crate::commands::duration;
+use crate::commands::signals::stop_on_signal;
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use anyhow::Context as _;
@@ -10,6 +12,8 @@ use serde_json::json;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Lines of each kind that are shown in the head of the proposal.
 const SHOWN: usize = 10;
@@ -54,12 +58,28 @@ pub(super) async fn watch(
     observed: &mut Observed,
 ) -> anyhow::Result<()> {
     let secs = secs(duration)?;
+    // A signal ends the watching, and what was seen until then counts.
+    let stop = stop_on_signal()?;
     let mut saved = save.map(create).transpose()?;
     let request = ObserveAccessRequest { secs, denied };
-    let response = admin.midge().await?.observe_access(request).await;
+    let (enough, requests) = mpsc::channel(2);
+    enough.send(request).await.code(exit::INTERNAL)?;
+    let mut client = admin.midge().await?;
+    let response = client.observe_access(ReceiverStream::new(requests)).await;
     let mut pages = response.map_err(|status| admin.error(&status))?.into_inner();
-    let mut left_out = 0;
-    while let Some(page) = pages.message().await.map_err(|status| admin.error(&status))? {
+    let (mut left_out, mut is_over) = (0, false);
+    loop {
+        let page = tokio::select! {
+            page = pages.message() => page.map_err(|status| admin.error(&status))?,
+            () = stop.cancelled(), if !is_over => {
+                is_over = true;
+                if enough.send(request).await.is_err() {
+                    tracing::debug!("the edge has ended the watching already");
+                }
+                continue;
+            }
+        };
+        let Some(page) = page else { break };
         let text = page.lines.join("\n");
         if let Some(file) = saved.as_mut().filter(|_| !text.is_empty()) {
             writeln!(file, "{text}").context("cannot write the observations").code(exit::IO)?;
@@ -84,18 +104,8 @@ fn create(path: &Path) -> anyhow::Result<std::fs::File> {
 
 /// Reads `90s`, `10m`, `2h` or `1d`.
 fn secs(text: &str) -> anyhow::Result<u64> {
-    let unit = |unit: char| match unit {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3_600),
-        'd' => Some(86_400),
-        _ => None,
-    };
-    let mut rest = text.chars();
-    let unit = rest.next_back().and_then(unit);
-    let secs = unit.and_then(|unit| rest.as_str().parse::<u64>().ok()?.checked_mul(unit));
     let wrong = || failure(exit::USAGE, format!("\"{text}\" is no duration: write 90s, 10m, 2h or 1d"));
-    secs.filter(|secs| *secs > 0).ok_or_else(wrong)
+    duration::secs(text).filter(|secs| *secs > 0).ok_or_else(wrong)
 }
 
 /// Prints a policy file; what there is to say about it is in its comments.
