@@ -4,11 +4,13 @@
 use crate::error::AuditError;
 use crate::files::{Names, append};
 use crate::read::LINE_BYTES_MAX;
-use audit_core::{Finding, Head, Intake, Line, event};
+use crate::upload::{PORTION_BYTES, PORTION_LINES};
+use audit_core::{Finding, FindingKind, Head, Intake, Judged, Line, event};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use midge_identity::UnixMillis;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -34,6 +36,8 @@ pub struct CopyState {
     pub branch: u32,
     /// The last line that was taken.
     pub head: Option<Head>,
+    /// The last line of each branch before it, by its number.
+    pub ended: BTreeMap<u32, Head>,
     /// Number of the last line that is vouched for by a checkpoint.
     pub signed: u64,
     /// Fingerprint of the first key that signed: others are findings.
@@ -48,6 +52,8 @@ pub struct CopyState {
     pub deleted_files: u64,
     /// Public key of the branch, in Base64.
     public_key: Option<String>,
+    /// The last line that a checkpoint covers, or that is before what has arrived.
+    covered: u64,
     /// The file that is written, and how much of it this state speaks of.
     file: Option<String>,
     bytes: u64,
@@ -80,6 +86,11 @@ impl CopyState {
         let newest = self.findings.last()?;
         let count = self.found().checked_sub(self.accepted).filter(|count| *count > 0)?;
         Some((count, &newest.text))
+    }
+
+    /// Returns the last line of a branch, if it is known.
+    pub fn end_of(&self, branch: u32) -> Option<&Head> {
+        if branch == self.branch { self.head.as_ref() } else { self.ended.get(&branch) }
     }
 
     fn found(&self) -> u64 {
@@ -146,6 +157,7 @@ impl Copy {
             self.branch().map_err(AuditError::io(&self.dir))?;
         }
         self.note(&judged.findings, now);
+        self.note(unsigned_end(lines, &judged).as_slice(), now);
         if judged.branches || told != self.state.found() {
             // Before the lines: what is wrong with them must not be forgotten by a crash.
             self.store(true)?;
@@ -172,6 +184,7 @@ impl Copy {
         self.state.head.clone_from(&self.intake.head);
         self.state.public_key = self.intake.key.as_ref().map(|key| STANDARD.encode(key));
         self.state.signed = signed.unwrap_or(self.state.signed);
+        self.state.covered = self.intake.signed;
         if self.state.key.is_none() {
             self.state.key = self.intake.key_name();
         }
@@ -194,12 +207,16 @@ impl Copy {
     }
 
     fn branch(&mut self) -> io::Result<()> {
+        if let Some(head) = self.state.head.take() {
+            self.state.ended.insert(self.state.branch, head);
+        }
         let number = self.state.branch.saturating_add(1);
         DirBuilder::new().recursive(true).mode(0o700).create(branch_dir(&self.dir, number))?;
         File::open(&self.dir)?.sync_all()?;
         self.state.branch = number;
         (self.state.file, self.state.bytes) = (None, 0);
         (self.state.head, self.state.signed, self.state.public_key) = (None, 0, None);
+        self.state.covered = 0;
         Ok(())
     }
 
@@ -271,7 +288,7 @@ impl Copy {
         let mut offset = 0;
         if place.is_some() && self.state.head.is_some() {
             let key = self.state.public_key.as_ref().and_then(|text| STANDARD.decode(text).ok());
-            self.intake = Intake { head: self.state.head.clone(), key };
+            self.intake = Intake { head: self.state.head.clone(), key, signed: self.state.covered };
             offset = self.state.bytes;
         }
         let from = place.unwrap_or(branch.files.len().saturating_sub(1));
@@ -338,6 +355,25 @@ impl Copy {
     fn names(&self) -> Names {
         Names::of(&branch_dir(&self.dir, self.state.branch).join("audit.jsonl"))
     }
+}
+
+/// Finds a portion that ends with lines which no checkpoint covers: of what is sent only the last line of a stretch between
+/// two checkpoints that is longer than a portion need not be one.
+fn unsigned_end(lines: &[&[u8]], judged: &Judged) -> Option<Finding> {
+    let last = judged.intake.head.as_ref()?.seq;
+    let is_full =
+        lines.len() >= PORTION_LINES || lines.iter().map(|line| line.len()).sum::<usize>() >= PORTION_BYTES;
+    let is_ordinary = judged.intake.signed >= last || (judged.signed.is_none() && is_full);
+    (!is_ordinary).then(|| Finding {
+        file: String::new(),
+        line: 0,
+        seq: Some(last),
+        kind: FindingKind::Unsigned,
+        text: format!(
+            "lines {} to {last} arrived and no checkpoint that holds covers them",
+            judged.intake.signed + 1
+        ),
+    })
 }
 
 fn branch_dir(dir: &Path, number: u32) -> PathBuf {

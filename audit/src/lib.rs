@@ -12,12 +12,13 @@ mod head;
 mod log;
 mod read;
 mod recover;
+mod signed;
 mod upload;
 mod writer;
 
 pub use audit_core::{
-    Alike, Expected, Finding, FindingKind, Hash, Head, Line, Note, Peer, Record, Report, Signed, Sort, event,
-    fingerprint, topic_class,
+    Alike, Expected, Finding, FindingKind, Hash, Head, Line, Note, Peer, Record, Report, Signed, Sort,
+    UNSIGNED_LINES_MAX, event, fingerprint, topic_class,
 };
 pub use config::{AuditConfig, Bounds};
 pub use copy::{Arrived, Branch, Copy, CopyState, branches, copy_state};

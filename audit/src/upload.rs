@@ -4,14 +4,16 @@
 use crate::error::AuditError;
 use crate::files::files;
 use crate::read::LINE_BYTES_MAX;
-use audit_core::{Hash, Head};
+use crate::signed::claims;
+use audit_core::{Hash, Head, event};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 
 /// Bytes of one portion, and how many lines: what a slow link carries within a second or two.
-const PORTION_BYTES: usize = 64 * 1024;
-const PORTION_LINES: usize = 512;
+pub(crate) const PORTION_BYTES: usize = 64 * 1024;
+pub(crate) const PORTION_LINES: usize = 512;
 
 /// Reads a log from any of its lines on. Keeps its place, so that a portion costs what it is long.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Source {
 #[derive(Debug)]
 struct Place {
     last: Head,
+    /// Lines that were read for a portion and kept for the next one.
+    ahead: VecDeque<Numbered>,
     reader: BufReader<File>,
 }
 
@@ -61,32 +65,44 @@ impl Source {
             (None, Some(after)) if after.log == signed.log && after.seq <= signed.seq => self.find(after)?,
             (None, _) => None,
         };
-        let (mut reader, mut last) = match place {
-            Some(Place { reader, last }) => (reader, last),
+        let (mut reader, mut last, mut ahead) = match place {
+            Some(Place { reader, last, ahead }) => (reader, last, ahead),
             None => match self.open_after(0)? {
-                Some(reader) => (reader, Head { log: signed.log.clone(), ..Head::default() }),
+                Some(reader) => {
+                    (reader, Head { log: signed.log.clone(), ..Head::default() }, VecDeque::new())
+                }
                 None => return Ok(Vec::new()),
             },
         };
-        let (mut lines, mut bytes, mut reached) = (Vec::new(), 0, last.seq);
+        let (mut lines, mut bytes, mut reached) = (Vec::<Numbered>::new(), 0, last.seq);
         while reached < signed.seq && bytes < PORTION_BYTES && lines.len() < PORTION_LINES {
-            let Some(line) = next_line(&mut reader, last.seq)? else {
+            let next = match ahead.pop_front() {
+                Some(line) => Some(line),
+                None => next_line(&mut reader, lines.last().map_or(last.seq, |line| line.seq))?,
+            };
+            let Some(line) = next else {
                 // The rest is in the next file, or that is missing.
                 let Some(next) = self.open_after(reached)? else { break };
                 reader = next;
                 continue;
             };
             if line.seq > signed.seq {
-                return Ok(lines);
+                return Ok(lines.into_iter().map(|line| line.bytes).collect());
             }
             // Numbers that go back, where somebody has changed the file, must not lead back to it.
             reached = reached.max(line.seq);
-            last = Head { log: last.log, seq: line.seq, hash: Hash::of(&line.bytes) };
             bytes += line.bytes.len();
-            lines.push(line.bytes);
+            lines.push(line);
         }
-        self.place = Some(Place { last, reader });
-        Ok(lines)
+        // A portion ends with a checkpoint if it has one: who takes it need not wait for the next to know what is signed.
+        let end = lines.iter().rposition(|line| claims(&line.bytes, event::CHECKPOINT));
+        let rest = lines.split_off(end.map_or(lines.len(), |end| end + 1));
+        rest.into_iter().rev().for_each(|line| ahead.push_front(line));
+        if let Some(line) = lines.last() {
+            last = Head { log: last.log, seq: line.seq, hash: Hash::of(&line.bytes) };
+        }
+        self.place = Some(Place { last, ahead, reader });
+        Ok(lines.into_iter().map(|line| line.bytes).collect())
     }
 
     /// Returns the place behind a line, if the log has it as it is.
@@ -96,7 +112,7 @@ impl Source {
         while let Some(line) = next_line(&mut reader, before)? {
             if line.seq >= wanted.seq {
                 let is_it = line.seq == wanted.seq && Hash::of(&line.bytes) == wanted.hash;
-                return Ok(is_it.then(|| Place { last: wanted.clone(), reader }));
+                return Ok(is_it.then(|| Place { last: wanted.clone(), ahead: VecDeque::new(), reader }));
             }
             before = line.seq;
         }

@@ -6,7 +6,8 @@ use crate::files::{Names, Rotated, append};
 use crate::head::{SignedHead, load, path_of, store};
 use crate::log::{Job, Make, Shared};
 use crate::recover::{Found, find, first_line};
-use audit_core::{Chain, Head, Payer, Record, event, fingerprint};
+use crate::signed::{SignedTo, signed_to};
+use audit_core::{Chain, Head, Payer, Record, UNSIGNED_LINES_MAX, event, fingerprint};
 use midge_pki::{FileError, KeyFileError, PrivateKey};
 use midge_runtime::Clock;
 use serde_json::Value;
@@ -23,6 +24,10 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 1_024;
 /// Peers whose counts are asked for in one go: whoever has an event waits meanwhile.
 const PEERS: usize = 256;
+/// Lines after which a checkpoint follows whatever the time, and most that are written in one go: together fewer than a
+/// verifier takes.
+const UNSIGNED_LINES: u64 = UNSIGNED_LINES_MAX / 2;
+const LINES_AT_ONCE: usize = BATCH * 2;
 /// How often a waiting writer looks after what is due.
 const TICK: Duration = Duration::from_secs(1);
 /// Smallest file, whatever is configured: its first line must leave room for others.
@@ -56,6 +61,8 @@ pub(crate) struct Writer {
     chain: Chain,
     /// When the oldest line that is not signed was written.
     unsigned_since: Option<Instant>,
+    /// Lines that are not signed.
+    unsigned: u64,
     /// The last checkpoint is not noted beside the key yet.
     is_unnoted: bool,
     /// Why the next file could not be begun, or old ones not be deleted, while that is so.
@@ -125,6 +132,7 @@ impl Writer {
             opened: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             chain: Chain::resume(Head { log, ..head }),
             unsigned_since: None,
+            unsigned: 0,
             is_unnoted: false,
             trouble: None,
             told_lost: 0,
@@ -159,20 +167,27 @@ impl Writer {
             let repaired = Record::new(now, event::REPAIRED).with("removed-bytes", *removed);
             records.push(repaired.with("set-aside", set_aside.as_deref()));
         }
-        let signed = known.map_or(0, |known| known.head.seq);
-        records.extend(self.missing(on_disk, known, is_first));
         let before = known.map(|known| known.key.clone());
         let other_key = match (active, before) {
             (_, Some(before)) => before != self.key_name,
             (Some(active), None) => active.key != self.key_text,
             (None, None) => false,
         };
+        // The log's own word, and not the note's: what nobody has signed is not to be taken for signed.
+        let log = &self.chain.head().log;
+        let signed = signed_to(self.names.active(), log, &self.key.public_key_der(), known)?;
+        records.extend(self.wrong(on_disk, known, is_first, &signed));
+        // A first start that was cut short has made a key that signed nothing.
+        if other_key && (on_disk > 0 || known.is_some_and(|known| known.head.seq > 0)) {
+            self.tell_other_key(on_disk);
+        }
         if other_key && active.is_some() {
             records.push(Record::new(now, event::KEY_CHANGED).with("public-key", self.key_text.as_str()));
         }
         if on_disk > 0 {
-            let resumed = Record::new(now, event::RESUMED).with("signed", signed.min(on_disk));
-            records.push(resumed.with("is-clean", signed == on_disk));
+            let resumed = Record::new(now, event::RESUMED).with("signed", signed.seq).with("found", on_disk);
+            let resumed = resumed.with("is-clean", signed.seq == on_disk);
+            records.push(resumed.with("checkpoint-secs", self.bounds.checkpoint_secs));
         }
         self.write(records.into_iter().map(Item::from).collect())?;
         self.checkpoint()?;
@@ -182,16 +197,29 @@ impl Writer {
         Ok(())
     }
 
-    /// Tells that lines are missing which were signed, or that nobody knows whether any are.
-    fn missing(&self, on_disk: u64, known: Option<&SignedHead>, is_first: bool) -> Option<Record> {
+    /// Tells that lines are missing which were signed, that nobody knows whether any are, or that what is noted as
+    /// signed is not.
+    fn wrong(
+        &self,
+        on_disk: u64,
+        known: Option<&SignedHead>,
+        is_first: bool,
+        signed: &SignedTo,
+    ) -> Option<Record> {
         let now = self.clock.now();
+        let path = self.head_path.display();
         let (record, found) = match known.map(|known| known.head.seq) {
-            Some(signed) if signed > on_disk => {
-                let found = format!("lines {} to {signed} of the audit log are missing", on_disk + 1);
-                (Record::new(now, event::TAIL_MISSING).with("signed", signed), found)
+            Some(noted) if noted > on_disk => {
+                let found = format!("lines {} to {noted} of the audit log are missing", on_disk + 1);
+                (Record::new(now, event::TAIL_MISSING).with("signed", noted), found)
+            }
+            Some(noted) if !signed.is_noted => {
+                let found = format!(
+                    "{path} names line {noted} as the last checkpoint, which is none that the key has signed: lines up to {on_disk} may be anybody's"
+                );
+                (Record::new(now, event::HEAD_INVALID).with("signed", noted), found)
             }
             None if !is_first => {
-                let path = self.head_path.display();
                 let found = format!(
                     "{path} is missing or cannot be read: lines after {on_disk} may have been cut off"
                 );
@@ -199,9 +227,24 @@ impl Writer {
             }
             _ => return None,
         };
-        tracing::error!(found, "the audit log is not whole");
-        self.shared.status.lock().found = Some(found);
+        self.tell_found(found);
         Some(record.with("found", on_disk))
+    }
+
+    fn tell_other_key(&self, on_disk: u64) {
+        let (name, last) = (&self.key_name, on_disk);
+        self.tell_found(format!(
+            "another key signs the audit log after line {last}, {name}: the one before was removed or replaced"
+        ));
+    }
+
+    fn tell_found(&self, found: String) {
+        tracing::error!(found, "the audit log is not as it was left");
+        let mut status = self.shared.status.lock();
+        status.found = Some(match status.found.take() {
+            Some(before) => format!("{before}; {found}"),
+            None => found,
+        });
     }
 
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
@@ -296,6 +339,9 @@ impl Writer {
     /// Takes records out as they are written.
     fn write_all(&mut self, items: &mut VecDeque<Item>) -> Result<(), AuditError> {
         while self.bytes == 0 || !items.is_empty() {
+            if self.unsigned >= UNSIGNED_LINES {
+                self.checkpoint()?;
+            }
             if self.is_full() {
                 self.next_file()?;
             }
@@ -345,7 +391,7 @@ impl Writer {
         }
         let headers = ends.len();
         for Item { record, .. } in &*items {
-            if self.bytes + size(lines.len()) >= self.bytes_max {
+            if self.bytes + size(lines.len()) >= self.bytes_max || ends.len() >= LINES_AT_ONCE {
                 break;
             }
             chain.append(record, &mut lines);
@@ -373,6 +419,7 @@ impl Writer {
             return Err(AuditError::io(self.names.active())(error));
         }
         self.bytes += size(lines.len());
+        self.unsigned += chain.head().seq.saturating_sub(self.chain.head().seq);
         self.chain = chain;
         self.unsigned_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -409,7 +456,7 @@ impl Writer {
         self.put(&line, chain)?;
         self.file.sync_data().map_err(AuditError::io(self.names.active()))?;
         self.stream(&line, &[(event::CHECKPOINT, bytes)]);
-        (self.unsigned_since, self.is_unnoted) = (None, true);
+        (self.unsigned_since, self.unsigned, self.is_unnoted) = (None, 0, true);
         let mut status = self.shared.status.lock();
         (status.key, status.signed) = (self.key_name.clone(), self.chain.head().clone());
         Ok(())
@@ -508,6 +555,7 @@ impl Writer {
             .with("format", 1)
             .with("log", self.chain.head().log.as_str())
             .with("public-key", self.key_text.as_str())
+            .with("checkpoint-secs", self.bounds.checkpoint_secs)
     }
 
     /// Shows a failure while it lasts, and logs its first.

@@ -77,7 +77,8 @@ fn upload(from: &Box, signed: &Head, to: &Path, reopened_every: usize) -> Copy {
 fn intact(dir: &Path, branch: usize) -> bool {
     let state = copy_state(dir).unwrap().unwrap();
     let files = &branches(dir).unwrap()[branch].files;
-    let expected = Expected { keys: state.key.into_iter().collect(), head: state.head, is_whole: true };
+    let keys = state.key.into_iter().collect();
+    let expected = Expected { keys, head: state.head, is_whole: true, may_grow: false };
     verify(files, expected).unwrap().is_intact()
 }
 
@@ -196,4 +197,57 @@ fn a_copy_stays_within_its_bound_and_branches_are_limited() {
         copy.append(after.as_ref(), &format!("log-{n}"), &[b"{}".as_slice()], NOW).err()
     });
     assert!(refused.unwrap().to_string().contains("32 branches"));
+}
+
+#[test]
+fn portions_end_with_a_checkpoint_and_lines_that_none_covers_are_a_finding() {
+    let (mut from, to) = (Box::new(), tempfile::tempdir().unwrap());
+    from.bounds.file_bytes_max = 1 << 20;
+    let signed = from.runs(1_000);
+    let mut source = Source::new(from.path());
+    let mut copy = Copy::open(to.path(), ROOM, NOW).unwrap();
+    let (mut after, mut ends) = (None, Vec::new());
+    loop {
+        let lines = source.after(after.as_ref(), &signed).unwrap();
+        let lines: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+        let Some(last) = lines.last() else { break };
+        ends.push((lines.len(), String::from_utf8_lossy(last).contains("\"event\":\"checkpoint\"")));
+        copy.append(after.as_ref(), &signed.log, &lines, NOW).unwrap();
+        after = copy.head().cloned();
+    }
+    // The first ends with the start's; what is longer than a portion without one is not.
+    assert_eq!((ends[0], ends.last().unwrap().1, copy.head()), ((2, true), true, Some(&signed)));
+    assert!(ends.iter().any(|end| !end.1) && copied(to.path(), 0) == from.text());
+    assert_eq!(copy.state().findings, []);
+
+    // A box, or somebody who has its identity, that sends a line which nobody has signed.
+    let line = format!(
+        "{{\"seq\":{},\"prev\":\"{}\",\"at\":7,\"event\":\"connected\"}}",
+        signed.seq + 1,
+        signed.hash
+    );
+    copy.append(Some(&signed), &signed.log, &[line.as_bytes()], NOW).unwrap();
+    let [finding] = &copy.state().findings[..] else { panic!("{:?}", copy.state()) };
+    assert!(finding.text.contains("no checkpoint that holds covers them"), "{finding:?}");
+}
+
+#[test]
+fn the_end_of_a_branch_is_known_when_another_has_begun() {
+    let (from, other, to) = (Box::new(), Box::new(), tempfile::tempdir().unwrap());
+    let (first, second) = (from.runs(9), other.runs(9));
+    upload(&from, &first, to.path(), 9);
+    upload(&other, &second, to.path(), 9);
+    let state = copy_state(to.path()).unwrap().unwrap();
+    assert_eq!((state.end_of(1), state.end_of(2), state.end_of(3)), (Some(&first), Some(&second), None));
+    let files = branches(to.path()).unwrap()[0].files.clone();
+    let report = |head| {
+        let keys = vec![state.key.clone().unwrap()];
+        verify(&files, Expected { keys, head, ..Expected::default() }).unwrap()
+    };
+    assert!(report(state.end_of(1).cloned()).is_intact());
+    // Cut to its first checkpoint.
+    let cut: Vec<u8> =
+        copied(to.path(), 0).split_inclusive(|byte| *byte == b'\n').take(2).flatten().copied().collect();
+    std::fs::write(&files[0], cut).unwrap();
+    assert!(!report(state.end_of(1).cloned()).is_intact());
 }

@@ -2,6 +2,7 @@
 
 use crate::client::{Client, Who};
 use crate::support::{BOX, Ended, Place, Program, Server, eventually, midge, own_uid, run_midge, run_with};
+use midge_audit::{Hash, Line};
 use mqtt_proto::ReasonCode;
 use serde_json::Value;
 use std::fs;
@@ -137,6 +138,7 @@ fn the_log_of_the_process_that_was_named_is_read_and_no_other() {
     let mut server = started(&place);
     let log = place.text("data/audit.jsonl");
     let socket = server.socket.clone();
+    let key = server.status()["audit"]["key"].as_str().unwrap().to_owned();
     assert_eq!(server.run(&["audit", "verify"]).ok().json()["read"][0], log);
     server.stop();
     for command in ["verify", "show"] {
@@ -148,7 +150,10 @@ fn the_log_of_the_process_that_was_named_is_read_and_no_other() {
     }
     assert_eq!(audit(&place, &["verify"]).ok().json()["read"][0], log);
     // The files need no process.
-    run_midge(&["audit", "verify", &log, "--socketPath", &socket]).ok();
+    run_midge(&["audit", "verify", &log, "--key", &key, "--socketPath", &socket]).ok();
+    // Without a key it is the file's own word, which proves nothing.
+    proves_nothing(&["audit", "verify", &log], "NOT proven: only the log itself names the key");
+    run_midge(&["audit", "verify", &place.text("data")]).refused(64, &["is a directory", "--dir"]);
 }
 
 #[test]
@@ -171,11 +176,73 @@ fn a_killed_edge_goes_on_with_its_log_and_a_part_can_be_verified_elsewhere() {
     assert!(notes.contains("a torn last line of 7 bytes"), "{verified}");
 
     let part = place.text("part.jsonl");
-    audit(&place, &["export", "--since", "1h", "--to", &part]).ok();
+    let told = audit(&place, &["export", "--since", "1h", "--to", &part]).ok().json();
+    assert_eq!((&told["file"], &told["first"]), (&part.as_str().into(), &1.into()));
+    // It ends with the checkpoint that it tells of.
+    assert!(told["last"].is_u64() && told["checkpoint"]["seq"] == told["last"], "{told}");
     let elsewhere = run_midge(&["audit", "verify", &part, "--key", &key, "--output", "json"]).ok().json();
     assert_eq!(elsewhere["intact"], true);
     audit(&place, &["export", "--to", &part]).refused(74, &["is not replaced"]);
     assert_eq!(files(&place).len(), 1);
+}
+
+fn proves_nothing(arguments: &[&str], says: &str) {
+    let ended = run_midge(arguments);
+    assert!(
+        ended.code == Some(1) && ended.stdout.contains(says),
+        "{arguments:?}: {}{}",
+        ended.stdout,
+        ended.stderr
+    );
+}
+
+/// The lines that `keep` lets pass, chained anew by somebody who knows the form and has no key.
+fn forged(text: &str, keep: impl Fn(&Line) -> bool) -> (String, Hash) {
+    let (mut out, mut prev, mut seq) = (String::new(), Hash::default(), 0);
+    for line in text.lines().filter(|line| keep(&Line::parse(line.as_bytes()).unwrap())) {
+        seq += 1;
+        let rest = line.split_once("\",\"at\":").unwrap().1.replace("/app/app", "/app/innocent");
+        let line = format!("{{\"seq\":{seq},\"prev\":\"{prev}\",\"at\":{rest}");
+        prev = Hash::of(line.as_bytes());
+        out.push_str(&line);
+        out.push('\n');
+    }
+    (out, prev)
+}
+
+#[test]
+fn a_log_that_nobody_has_signed_is_proven_neither_elsewhere_nor_by_the_next_start() {
+    let place = Place::new();
+    let mut server = started(&place);
+    use_it(&server);
+    let key = server.status()["audit"]["key"].as_str().unwrap().to_owned();
+    server.stop();
+    let path = place.path("data/audit.jsonl");
+    let true_log = fs::read_to_string(&path).unwrap();
+    let honest = place.path("honest.jsonl").display().to_string();
+    fs::write(&honest, &true_log).unwrap();
+    run_midge(&["audit", "verify", &honest, "--key", &key]).ok();
+    // Denials gone, identities renamed, and no checkpoint, which takes the key.
+    let (forgery, hash) =
+        forged(&true_log, |line| line.event != "checkpoint" && !line.event.ends_with("denied"));
+    let part = place.text("forged.jsonl");
+    fs::write(&part, &forgery).unwrap();
+    proves_nothing(&["audit", "verify", &part, "--key", &key], "not one checkpoint holds");
+    proves_nothing(&["audit", "verify", "/dev/null", "--key", &key], "there is no line");
+
+    fs::write(&path, &forgery).unwrap();
+    let head = place.path("data/keys/audit.head");
+    let mut noted: Value = serde_json::from_slice(&fs::read(&head).unwrap()).unwrap();
+    (noted["seq"], noted["hash"]) = (forgery.lines().count().into(), hash.to_string().into());
+    fs::write(&head, noted.to_string()).unwrap();
+    assert_eq!(audit(&place, &["verify"]).code, Some(1));
+    let mut server = started(&place);
+    let told = server.run(&["status"]).stdout;
+    assert!(told.contains("none that the key has signed"), "{told}");
+    server.stop();
+    let verified = audit(&place, &["verify"]);
+    assert_eq!(verified.code, Some(1));
+    assert!(verified.json()["findings"].to_string().contains("head-invalid"));
 }
 
 #[test]

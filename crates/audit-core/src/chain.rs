@@ -1,5 +1,6 @@
 //! The chain: each line carries its number and the hash of the line before it.
 
+use crate::line::Line;
 use crate::record::{Record, event};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -128,12 +129,32 @@ pub fn fingerprint(spki: &[u8]) -> String {
     hex::encode(Sha256::digest(spki))
 }
 
+/// Tells whether a line is a checkpoint of this log that this key, a SubjectPublicKeyInfo, has signed. `bytes` are those of
+/// the line; `check` verifies a signature as for [`Verifier::new`](crate::Verifier::new).
+pub fn checkpoint_holds(
+    bytes: &[u8],
+    line: &Line,
+    log: &str,
+    spki: &[u8],
+    check: impl Fn(&[u8], &[u8], &[u8]) -> bool,
+) -> bool {
+    if line.event != event::CHECKPOINT || line.text("log") != Some(log) {
+        return false;
+    }
+    let signature = line.text("signature").and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
+    let mut canonical = Vec::with_capacity(bytes.len());
+    let record = checkpoint_record(log, line.at, &fingerprint(spki), &signature);
+    render(line.seq, line.prev, &record, &mut canonical);
+    // What is not signed must not be there: nobody would notice if it was changed in the last line.
+    canonical == bytes && check(spki, &signed_message(log, line.seq, line.prev, line.at), &signature)
+}
+
 /// What the signature of a checkpoint is over. The purpose stands first, so that it is never valid for anything else.
-pub(crate) fn signed_message(log: &str, seq: u64, prev: Hash, at: UnixMillis) -> Vec<u8> {
+fn signed_message(log: &str, seq: u64, prev: Hash, at: UnixMillis) -> Vec<u8> {
     format!("midge audit checkpoint 1\n{log}\n{seq}\n{prev}\n{}\n", at.0).into_bytes()
 }
 
-pub(crate) fn checkpoint_record(log: &str, at: UnixMillis, key: &str, signature: &[u8]) -> Record {
+fn checkpoint_record(log: &str, at: UnixMillis, key: &str, signature: &[u8]) -> Record {
     Record::new(at, event::CHECKPOINT)
         .with("log", log)
         .with("key", key)
@@ -141,7 +162,7 @@ pub(crate) fn checkpoint_record(log: &str, at: UnixMillis, key: &str, signature:
 }
 
 /// Writes a line without its newline. Writing to a vector and JSON of a JSON value cannot fail.
-pub(crate) fn render(seq: u64, prev: Hash, record: &Record, out: &mut Vec<u8>) {
+fn render(seq: u64, prev: Hash, record: &Record, out: &mut Vec<u8>) {
     let mut line = Vec::with_capacity(512);
     let Record { at, event, .. } = record;
     let begun = write!(line, "{{\"seq\":{seq},\"prev\":\"{prev}\",\"at\":{},\"event\":\"{event}\"", at.0);

@@ -13,6 +13,8 @@ pub struct Intake {
     pub head: Option<Head>,
     /// SubjectPublicKeyInfo of the key that signs.
     pub key: Option<Vec<u8>>,
+    /// Number of the last line that a checkpoint covers which holds.
+    pub signed: u64,
 }
 
 /// What has become of lines that arrived.
@@ -66,7 +68,7 @@ impl Intake {
         verifier.file("");
         lines.iter().for_each(|line| verifier.line(line));
         let key = verifier.key().map(<[u8]>::to_vec);
-        let report = verifier.finish();
+        let report = verifier.finish_portion();
         findings.extend(report.findings);
         let head = match (lines.last(), report.last) {
             (Some(line), Some(last)) => {
@@ -75,7 +77,10 @@ impl Intake {
             _ => self.head.clone(),
         };
         let signed = report.signed.map(|signed| signed.seq);
-        Judged { intake: Self { head, key }, branches, findings, signed }
+        let last = head.as_ref().map_or(0, |head| head.seq);
+        // Lines whose beginning is missing count from where they begin.
+        let covered = last.saturating_sub(report.unsigned);
+        Judged { intake: Self { head, key, signed: covered }, branches, findings, signed }
     }
 
     /// Returns the fingerprint of the key.

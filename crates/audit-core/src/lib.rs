@@ -6,6 +6,7 @@
 //! there is to record to the shells. The format is described in `docs/audit.md`.
 
 mod chain;
+mod cover;
 mod intake;
 mod limit;
 mod line;
@@ -13,7 +14,8 @@ mod record;
 mod report;
 mod verify;
 
-pub use chain::{Chain, Hash, HashError, Head, fingerprint};
+pub use chain::{Chain, Hash, HashError, Head, checkpoint_holds, fingerprint};
+pub use cover::UNSIGNED_LINES_MAX;
 pub use intake::{Intake, Judged};
 pub use limit::{Alike, Limiter, Payer, Peer, Sort, Summary, topic_class};
 pub use line::{Line, LineError};

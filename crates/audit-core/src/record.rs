@@ -26,6 +26,8 @@ pub mod event {
     pub const TAIL_MISSING: &str = "tail-missing";
     /// The note of the last checkpoint was missing when the log was opened.
     pub const HEAD_MISSING: &str = "head-missing";
+    /// The note of the last checkpoint named no line that the key has signed when the log was opened.
+    pub const HEAD_INVALID: &str = "head-invalid";
     /// The oldest files were deleted to stay within the bound.
     pub const TRIMMED: &str = "log-trimmed";
     /// Events were lost before they were written.

@@ -28,6 +28,9 @@ pub struct Report {
     pub signed: Option<Signed>,
     /// Lines after it: chained, and not signed yet.
     pub unsigned: u64,
+    /// Lines that no checkpoint proves: those, and others that a start found unsigned, which is told in a note. Whoever
+    /// could write the files then may have written them.
+    pub unproven: u64,
     /// What is wrong, in the order of the log.
     pub findings: Vec<Finding>,
     /// Findings beyond the limit of the list.
@@ -37,7 +40,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Tells whether nothing is wrong.
+    /// Tells whether nothing is wrong. It says nothing of lines that are unproven, nor of a key that nobody else names.
     pub fn is_intact(&self) -> bool {
         self.findings.is_empty()
     }
@@ -94,6 +97,10 @@ pub enum FindingKind {
     Truncated,
     /// The note of the last checkpoint is missing: nobody can tell whether the end is.
     HeadMissing,
+    /// The note of the last checkpoint names no line that the key has signed.
+    HeadInvalid,
+    /// No checkpoint covers what one should cover: anybody may have written it.
+    Unsigned,
 }
 
 /// Something worth knowing.

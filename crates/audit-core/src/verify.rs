@@ -1,6 +1,7 @@
 //! Verification, a line at a time: nothing but the last hash is kept of what was read.
 
-use crate::chain::{Hash, Head, checkpoint_record, fingerprint, render, signed_message};
+use crate::chain::{Hash, Head, checkpoint_holds, fingerprint};
+use crate::cover::{Cover, Stretch};
 use crate::intake::Intake;
 use crate::line::Line;
 use crate::record::event;
@@ -19,8 +20,10 @@ pub struct Expected {
     /// The last line known to be signed: the log must contain it.
     pub head: Option<Head>,
     /// Whether all there is of the log is there. Then what is missing before the first line must have been deleted
-    /// for the bound, and `head` must be known: it is noted before the first line is written.
+    /// for the bound, and `head` must be known and a checkpoint: it is noted before the first line is written.
     pub is_whole: bool,
+    /// Whether a process may be writing it, or was when it ended: then the last lines need no checkpoint yet.
+    pub may_grow: bool,
 }
 
 /// Verifies a log. `check` verifies a signature: public key (SPKI), message, signature.
@@ -39,8 +42,9 @@ pub struct Verifier<C> {
     before_first: Hash,
     /// Lines up to this one were deleted for the bound, so say signed records.
     trims: Vec<(u64, Trim)>,
-    /// Hash of the line at the expected head.
-    at_head: Option<Hash>,
+    /// Hash of the line at the expected head, and whether it is a checkpoint that holds.
+    at_head: Option<(Hash, bool)>,
+    cover: Cover,
 }
 
 #[derive(Debug)]
@@ -72,6 +76,7 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
             before_first: Hash::default(),
             trims: Vec::new(),
             at_head: None,
+            cover: Cover::default(),
         }
     }
 
@@ -82,6 +87,7 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
         if let Some(head) = &after.head {
             verifier.report.log.clone_from(&head.log);
             verifier.keep(head.seq, Some(head.hash));
+            verifier.cover.begin(after.signed);
         }
         verifier
     }
@@ -131,13 +137,28 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
         (self.file, self.line) = (String::new(), 0);
         let signed = self.report.signed.as_ref().map_or(0, |signed| signed.seq);
         let last = self.last.as_ref().map_or(0, |last| last.seq);
-        self.report.unsigned = last.saturating_sub(signed);
         self.check_start(signed);
         self.check_end(last);
+        self.check_cover(last);
+        self.finish_portion()
+    }
+
+    /// Returns what was found in lines that need not be all, and of which more may come.
+    pub(crate) fn finish_portion(mut self) -> Report {
+        (self.file, self.line) = (String::new(), 0);
+        let last = self.last.as_ref().map_or(0, |last| last.seq);
+        let tail = self.cover.stretch(last);
+        self.report.unsigned = tail.map_or(0, |tail| tail.lines());
+        self.report.unproven = self.report.unproven.saturating_add(self.report.unsigned);
         if self.report.lines > 0 && self.spki.is_none() {
             let text =
                 "no line names the public key, so no checkpoint is verified; add the file before".to_owned();
             self.find(FindingKind::Foreign, None, text);
+        }
+        if let Some((tail, why)) = tail.and_then(|tail| Some((tail, tail.excess()?))) {
+            // Without the number of the last line: of a log that arrives in portions it is told once.
+            let text = format!("no checkpoint that holds covers the lines from {} on: {why}", tail.first);
+            self.find(FindingKind::Unsigned, None, text);
         }
         if let Some(last) = self.last {
             let head =
@@ -152,6 +173,8 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
         let Some(last) = &self.last else {
             self.report.first = line.seq;
             self.before_first = line.prev;
+            // What is before it was covered in its own file.
+            self.cover.begin(line.seq - 1);
             if line.seq == 1 && line.prev != Hash::default() {
                 self.find(FindingKind::Changed, Some(1), "the first line names a line before it".into());
             }
@@ -166,6 +189,7 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
             } else {
                 format!("lines {next} to {through} of the log are missing before this one ({missing} lines)")
             };
+            self.cover.begin(through);
             self.find(FindingKind::Missing, Some(line.seq), text);
         } else if line.seq < next {
             let text = format!("line {} stands after line {}: moved, or repeated", line.seq, last.seq);
@@ -180,8 +204,9 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
     /// Takes what lines about the log itself say.
     fn read(&mut self, line: &Line, hash: Hash, bytes: &[u8]) {
         if self.expected.head.as_ref().is_some_and(|head| head.seq == line.seq) {
-            self.at_head = Some(hash);
+            self.at_head = Some((hash, false));
         }
+        self.cover.line(line);
         match line.event.as_str() {
             event::CREATED | event::OPENED => self.header(line),
             event::KEY_CHANGED => self.key_changed(line),
@@ -204,6 +229,14 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
                 );
                 self.find(FindingKind::HeadMissing, Some(line.seq), text);
             }
+            event::HEAD_INVALID => {
+                let signed = line.number("signed").unwrap_or_default();
+                let found = line.number("found").unwrap_or_default();
+                let text = format!(
+                    "the note of the last checkpoint named line {signed} when the log was opened, which is none that the key has signed: lines up to {found} may be anybody's"
+                );
+                self.find(FindingKind::HeadInvalid, Some(line.seq), text);
+            }
             event::REPAIRED => {
                 let removed = line.number("removed-bytes").unwrap_or_default();
                 if removed > 0 {
@@ -225,6 +258,14 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
     }
 
     fn header(&mut self, line: &Line) {
+        // The writer closes a file with a checkpoint before it begins the next.
+        if let Some(stretch) = self.cover.stretch(line.seq - 1) {
+            let text = format!(
+                "a file begins here and lines {} to {} before it are covered by no checkpoint that holds",
+                stretch.first, stretch.last
+            );
+            self.find(FindingKind::Unsigned, Some(line.seq), text);
+        }
         let log = line.text("log").unwrap_or_default();
         if self.report.log.is_empty() {
             log.clone_into(&mut self.report.log);
@@ -279,19 +320,20 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
 
     fn checkpoint(&mut self, line: &Line, hash: Hash, bytes: &[u8]) {
         let Some(spki) = &self.spki else { return };
-        let key = fingerprint(spki);
-        let log = line.text("log").unwrap_or_default();
-        let signature =
-            line.text("signature").and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default();
-        let mut canonical = Vec::with_capacity(bytes.len());
-        render(line.seq, line.prev, &checkpoint_record(log, line.at, &key, &signature), &mut canonical);
-        // What is not signed must not be there: nobody would notice if it was changed in the last line.
-        let holds = canonical == bytes
-            && log == self.report.log
-            && (self.check)(spki, &signed_message(log, line.seq, line.prev, line.at), &signature);
+        let holds = checkpoint_holds(bytes, line, &self.report.log, spki, &self.check);
         if holds {
             self.report.checkpoints += 1;
             self.report.signed = Some(Signed { seq: line.seq, hash, at: line.at });
+            if let Some((_, at_head)) = self
+                .at_head
+                .as_mut()
+                .filter(|_| self.expected.head.as_ref().is_some_and(|head| head.seq == line.seq))
+            {
+                *at_head = true;
+            }
+            if let Some(found) = self.cover.checkpoint(line.seq) {
+                self.unproven(line.seq, found);
+            }
         } else {
             let text = "the signature of the checkpoint does not hold".to_owned();
             self.find(FindingKind::Signature, Some(line.seq), text);
@@ -307,14 +349,49 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
     }
 
     fn resumed(&mut self, line: &Line) {
-        let signed = line.number("signed").unwrap_or_default();
+        let covered = self.cover.through();
         // What stood unsigned on disk at a start may have been put there: it cannot excuse a deletion.
-        self.trims.retain(|(seq, _)| *seq <= signed);
-        let unsigned = line.seq.saturating_sub(1).saturating_sub(signed);
-        if unsigned > 0 {
+        self.trims.retain(|(seq, _)| *seq <= covered);
+        let signed = line.number("signed").unwrap_or_default();
+        if signed > covered {
+            let text = format!(
+                "the start that wrote this line took lines up to {signed} for signed, and no checkpoint that holds covers those after {covered}"
+            );
+            self.find(FindingKind::Unsigned, Some(line.seq), text);
+        }
+        let before = line.seq.saturating_sub(1);
+        self.cover.resumed(line.number("found").map_or(before, |found| found.min(before)));
+    }
+
+    /// Tells of lines that a start of the log's own found unsigned.
+    fn unproven(&mut self, seq: u64, found: Stretch) {
+        let Stretch { first, last, .. } = found;
+        self.report.unproven = self.report.unproven.saturating_add(found.lines());
+        let text = format!(
+            "lines {first} to {last} were not signed yet when the process that wrote them ended: it is not proven that they are as it wrote them, nor that they are all"
+        );
+        self.note(seq, text);
+        if let Some(why) = found.excess() {
+            let text = format!("lines {first} to {last} were unsigned when the log was opened: {why}");
+            self.find(FindingKind::Unsigned, Some(seq), text);
+        }
+    }
+
+    /// Finds what no checkpoint covers though one should.
+    fn check_cover(&mut self, last: u64) {
+        if self.report.lines == 0 {
+            let text = "there is no line: nothing is proven".to_owned();
+            self.find(FindingKind::Unsigned, None, text);
+        } else if self.report.signed.is_none() {
             let text =
-                format!("{unsigned} lines before this one were not signed when the last process ended");
-            self.note(line.seq, text);
+                "not one checkpoint holds: nothing is proven, anybody may have written this".to_owned();
+            self.find(FindingKind::Unsigned, None, text);
+        } else if let Some(tail) = self.cover.stretch(last).filter(|_| !self.expected.may_grow) {
+            let text = format!(
+                "lines {} to {last} stand after the last checkpoint that holds: anybody may have written them",
+                tail.first
+            );
+            self.find(FindingKind::Unsigned, None, text);
         }
     }
 
@@ -356,9 +433,15 @@ impl<C: Fn(&[u8], &[u8], &[u8]) -> bool> Verifier<C> {
                 head.seq
             );
             self.find(FindingKind::Truncated, None, text);
-        } else if self.at_head.is_some_and(|hash| hash != head.hash) {
+        } else if self.at_head.is_some_and(|(hash, _)| hash != head.hash) {
             let text = format!("line {} is not the one that was signed", head.seq);
             self.find(FindingKind::Changed, Some(head.seq), text);
+        } else if self.expected.is_whole && head.seq > 0 && !self.at_head.is_some_and(|(_, holds)| holds) {
+            let text = format!(
+                "line {} is noted as the last checkpoint, and is none that the key has signed",
+                head.seq
+            );
+            self.find(FindingKind::Unsigned, Some(head.seq), text);
         }
     }
 

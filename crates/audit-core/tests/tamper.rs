@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use audit_core::{
-    Chain, Expected, FindingKind, Hash, Head, Line, Record, Report, Verifier, event, fingerprint,
+    Chain, Expected, FindingKind, Hash, Head, Line, Record, Report, UNSIGNED_LINES_MAX, Verifier, event,
+    fingerprint,
 };
 use midge_identity::UnixMillis;
 use proptest::prelude::*;
@@ -107,7 +108,7 @@ fn verify_with(log: &Log, expected: Expected) -> Report {
 }
 
 fn expected(log: &Log) -> Expected {
-    Expected { keys: vec![fingerprint(KEY)], head: Some(log.head.clone()), is_whole: true }
+    Expected { keys: vec![fingerprint(KEY)], head: Some(log.head.clone()), is_whole: true, may_grow: true }
 }
 
 fn verify(log: &Log) -> Report {
@@ -193,15 +194,19 @@ fn a_missing_file_is_found_wherever_it_was() {
 fn a_whole_log_without_its_last_checkpoint_is_not_taken_for_intact() {
     let mut log = written(20);
     let unknown = || Expected { head: None, ..expected(&written(20)) };
-    let kinds = |report: Report| report.findings.iter().map(|found| found.kind).collect::<Vec<_>>();
+    let kinds = |report: Report| kinds(&report);
     assert_eq!(kinds(verify_with(&log, unknown())), [FindingKind::HeadMissing]);
     log.files.truncate(1);
-    log.files[0].truncate(2);
+    log.files[0].truncate(6);
     assert_eq!(kinds(verify_with(&log, unknown())), [FindingKind::HeadMissing]);
-    // Of a part nobody knows where it ends, and where there is nothing, nothing is missing.
-    let part = Expected { is_whole: false, ..unknown() };
-    assert_eq!(kinds(verify_with(&log, part)), []);
-    assert_eq!(kinds(verify_with(&Log { files: Vec::new(), head: log.head }, unknown())), []);
+    // Of a part nobody knows where it ends, and where there is nothing, nothing is proven.
+    log.files[0].truncate(1);
+    let first = Log { files: written(5).files, head: Head::default() };
+    let part = Expected { is_whole: false, may_grow: false, ..unknown() };
+    assert_eq!(kinds(verify_with(&first, part.clone())), []);
+    assert_eq!(kinds(verify_with(&log, part)), [FindingKind::Unsigned]);
+    let none = Log { files: Vec::new(), head: log.head };
+    assert_eq!(kinds(verify_with(&none, unknown())), [FindingKind::Unsigned]);
 
     let mut writer = Writer::new();
     writer.append(&Record::new(UnixMillis(1), event::HEAD_MISSING).with("found", 1));
@@ -228,7 +233,8 @@ fn a_rewritten_chain_fails_at_its_first_checkpoint() {
         }
     }
     let report = verify(&forged);
-    assert!(report.findings.iter().all(|f| matches!(f.kind, FindingKind::Signature | FindingKind::Changed)));
+    let expected = [FindingKind::Signature, FindingKind::Changed, FindingKind::Unsigned];
+    assert!(report.findings.iter().all(|found| expected.contains(&found.kind)), "{report:?}");
     assert_eq!(report.findings[0].kind, FindingKind::Signature);
     // The start of the file stands; nothing after the forged line is vouched for.
     assert!(report.signed.is_none(), "{report:?}");
@@ -340,4 +346,122 @@ proptest! {
         let forged = Log { files: vec![picked], head: log.head.clone() };
         prop_assert!(!verify(&forged).is_intact());
     }
+}
+
+/// What somebody writes who knows the format and not the key: the lines that `keep` lets pass, chained anew.
+fn forged(lines: &[Vec<u8>], keep: impl Fn(&Line) -> bool) -> Vec<Vec<u8>> {
+    let (mut forged, mut seq, mut prev) = (Vec::new(), 0, Hash::default());
+    for bytes in lines {
+        let line = Line::parse(bytes).unwrap();
+        if !keep(&line) {
+            continue;
+        }
+        seq += 1;
+        let rest = String::from_utf8(bytes.clone()).unwrap();
+        let rest =
+            rest.split_once("\",\"at\":").unwrap().1.replace("spiffe://td/3\"", "spiffe://td/innocent\"");
+        let line = format!("{{\"seq\":{seq},\"prev\":\"{prev}\",\"at\":{rest}").into_bytes();
+        prev = Hash::of(&line);
+        forged.push(line);
+    }
+    forged
+}
+
+fn kinds(report: &Report) -> Vec<FindingKind> {
+    report.findings.iter().map(|found| found.kind).collect()
+}
+
+#[test]
+fn what_no_checkpoint_covers_is_not_taken_for_intact() {
+    let keys = || vec![fingerprint(KEY)];
+    let log = written(40);
+    let all = log.files.concat();
+    let without = forged(&all, |line| line.event != event::CHECKPOINT && line.seq != 4);
+    let head =
+        Head { log: "log-1".into(), seq: without.len() as u64, hash: Hash::of(without.last().unwrap()) };
+    let forged_log = Log { files: vec![without.clone()], head: head.clone() };
+    // As an export, and in a data directory whose note was set to its last line, or to none.
+    let part = Expected { keys: keys(), ..Expected::default() };
+    let report = verify_with(&forged_log, part.clone());
+    assert!(kinds(&report).contains(&FindingKind::Unsigned) && report.signed.is_none(), "{report:?}");
+    assert!(!verify(&forged_log).is_intact());
+    let at_none = Head { log: "log-1".into(), ..Head::default() };
+    assert!(!verify(&Log { head: at_none, ..forged_log }).is_intact());
+    // Nothing at all.
+    assert_eq!(
+        kinds(&verify_with(&Log { files: vec![vec![]], head }, part.clone())),
+        [FindingKind::Unsigned]
+    );
+
+    // A true beginning, up to a checkpoint, and a tail that nobody has signed.
+    let at = all.iter().position(|line| Line::parse(line).unwrap().event == event::CHECKPOINT).unwrap();
+    let beginning = Log { files: vec![all[..=at].to_vec()], head: Head::default() };
+    assert_eq!(kinds(&verify_with(&beginning, part.clone())), []);
+    let mut chain = Chain::resume(Head { log: "log-1".into(), seq: at as u64 + 1, hash: Hash::of(&all[at]) });
+    let mut tail = Vec::new();
+    chain.append(&Record::new(UnixMillis(9), "connected"), &mut tail);
+    let mut longer = beginning.clone();
+    longer.files[0].push(trimmed(tail));
+    let report = verify_with(&longer, part);
+    assert_eq!((kinds(&report), report.unsigned), (vec![FindingKind::Unsigned], 1), "{report:?}");
+}
+
+#[test]
+fn the_note_of_the_last_checkpoint_must_name_one_that_holds() {
+    let mut writer = Writer::new();
+    writer.append(&Record::new(UnixMillis(1), "connected"));
+    writer.checkpoint();
+    let signed = writer.signed.clone();
+    writer.append(&Record::new(UnixMillis(2), "connected"));
+    let last = writer.chain.head().clone();
+    let log = writer.log();
+    let growing =
+        |head: &Head| Expected { may_grow: true, ..expected(&Log { head: head.clone(), ..log.clone() }) };
+    assert_eq!(kinds(&verify_with(&log, growing(&signed))), []);
+    assert_eq!(kinds(&verify_with(&log, growing(&last))), [FindingKind::Unsigned]);
+}
+
+/// A log whose process ended with `count` lines after its last checkpoint, one every `apart` ms, and went on.
+fn resumed(count: u64, apart: u64, says_signed: impl Fn(u64) -> u64) -> Report {
+    let mut writer = Writer::new();
+    writer.append(&Record::new(UnixMillis(1), event::RESUMED).with("found", 0).with("checkpoint-secs", 10));
+    writer.checkpoint();
+    let signed = writer.signed.seq;
+    for n in 0..count {
+        writer.append(&Record::new(UnixMillis(1_000 + n * apart), "connected"));
+    }
+    let found = writer.chain.head().seq;
+    let resumed = Record::new(UnixMillis(9_000), event::RESUMED).with("signed", says_signed(signed));
+    writer.append(&resumed.with("found", found).with("is-clean", false));
+    writer.checkpoint();
+    verify(&writer.log())
+}
+
+#[test]
+fn lines_that_a_start_found_unsigned_stay_unproven_and_are_bounded() {
+    let report = resumed(5, 1_000, |signed| signed);
+    assert_eq!((kinds(&report), report.unproven, report.unsigned), (vec![], 5, 0), "{report:?}");
+    assert!(report.notes.iter().any(|note| note.text.contains("lines 4 to 8")), "{report:?}");
+    // More, or over a longer time, than there can be between two checkpoints.
+    let report = resumed(200, 10_000, |signed| signed);
+    assert_eq!(kinds(&report), [FindingKind::Unsigned], "{:?}", report.findings);
+    let report = resumed(UNSIGNED_LINES_MAX + 1, 0, |signed| signed);
+    assert_eq!(kinds(&report), [FindingKind::Unsigned], "{:?}", report.findings);
+    // A clock that was set in between is nothing.
+    let report = resumed(2, 1 << 40, |signed| signed);
+    assert_eq!(kinds(&report), [], "{:?}", report.findings);
+    // A start that took the word of a note for it.
+    let report = resumed(5, 1_000, |signed| signed + 5);
+    assert_eq!(kinds(&report), [FindingKind::Unsigned], "{:?}", report.findings);
+}
+
+#[test]
+fn a_file_that_does_not_end_with_a_checkpoint_is_a_finding() {
+    let mut writer = Writer::new();
+    writer.checkpoint();
+    writer.append(&Record::new(UnixMillis(1), "connected"));
+    writer.files.push(Vec::new());
+    writer.append(&header(event::OPENED));
+    writer.checkpoint();
+    assert_eq!(kinds(&verify(&writer.log())), [FindingKind::Unsigned]);
 }

@@ -55,7 +55,7 @@ pub(crate) async fn run(admin: &Admin, command: AuditCommand, output: Output) ->
         }
         AuditCommand::Export { place, since, until, to } => {
             let place = Place::find(admin, place).await?;
-            export::run(&place, since.as_deref(), until.as_deref(), to.as_deref())?;
+            export::run(&place, since.as_deref(), until.as_deref(), to.as_deref(), output)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,5 @@
-//! `midge audit verify`: exit code 0 when nothing is wrong, 1 when something is, with its place.
+//! `midge audit verify`: exit code 0 when nothing is wrong, 1 when something is, with its place, or when nobody but the log
+//! itself names the key that has signed it.
 
 use super::{Place, unreadable};
 use crate::exit::{self, failure};
@@ -25,7 +26,14 @@ pub(super) fn run(place: &Place, mut keys: Vec<String>, output: Output) -> anyho
 /// Verifies a part of a log: what was before and after it is not asked for.
 pub(super) fn of_files(keys: Vec<String>, files: &[PathBuf], output: Output) -> anyhow::Result<ExitCode> {
     are_fingerprints(&keys)?;
-    let report = verify(files, Expected { keys, head: None, is_whole: false });
+    if let Some(dir) = files.iter().find(|path| path.is_dir()) {
+        let text = format!(
+            "{0} is a directory: name its files, or --dir {0} for the log of a data directory",
+            dir.display()
+        );
+        return Err(failure(exit::USAGE, text));
+    }
+    let report = verify(files, Expected { keys, ..Expected::default() });
     tell(&report.map_err(|error| unreadable(&error))?, files, output)
 }
 
@@ -44,13 +52,41 @@ fn tell(report: &Report, read: &[PathBuf], output: Output) -> anyhow::Result<Exi
         Output::Json => output::json(&value_of(report, read)?)?,
         Output::Pretty => print(report, read),
     }
-    Ok(if report.is_intact() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+    Ok(if is_proven(report) { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+/// Tells whether nothing is wrong and somebody else than the log names its key: anybody can sign with a key of their own.
+fn is_proven(report: &Report) -> bool {
+    report.is_intact() && !report.key_is_own_word
+}
+
+/// What it comes to, in one line: what is not proven must not read as if it was.
+fn verdict(report: &Report) -> String {
+    if !report.is_intact() {
+        return "NOT intact".into();
+    }
+    if report.key_is_own_word {
+        return "NOT proven: only the log itself names the key; name it with --key, as `midge status` of the edge shows it"
+            .into();
+    }
+    match (report.unproven, report.unsigned) {
+        (0, _) => "intact".into(),
+        (lines, 0) => format!("intact, but for {lines} lines that are not proven, see above"),
+        (lines, tail) if lines == tail => {
+            format!("intact to the last checkpoint; the {tail} lines after it are not proven")
+        }
+        (lines, tail) => format!(
+            "intact to the last checkpoint, but for {} lines before it and the {tail} after it that are not proven",
+            lines.saturating_sub(tail)
+        ),
+    }
 }
 
 fn value_of(report: &Report, read: &[PathBuf]) -> anyhow::Result<Value> {
     let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {
         object.insert("intact".into(), report.is_intact().into());
+        object.insert("proven".into(), (is_proven(report) && report.unproven == 0).into());
         object.insert("read".into(), json!(read));
     }
     Ok(value)
@@ -65,12 +101,18 @@ fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result
     }
     let mut reports = Vec::new();
     for branch in branches {
-        let head = state.head.clone().filter(|_| branch.number == state.branch);
-        let expected = Expected { keys: keys.clone(), head, is_whole: false };
+        // The oldest files go first when there are more than there may be, with them whole branches.
+        if branch.files.is_empty() && branch.number < state.branch && state.deleted_files > 0 {
+            continue;
+        }
+        let head = state.end_of(branch.number).cloned();
+        // Of a branch that is written, the rest may be on its way.
+        let may_grow = branch.number == state.branch;
+        let expected = Expected { keys: keys.clone(), head, is_whole: false, may_grow };
         let report = verify(&branch.files, expected).map_err(|error| unreadable(&error))?;
         reports.push((branch, report));
     }
-    let is_intact = state.findings.is_empty() && reports.iter().all(|(_, report)| report.is_intact());
+    let is_intact = state.findings.is_empty() && reports.iter().all(|(_, report)| is_proven(report));
     match output {
         Output::Json => {
             let branches = reports.iter().map(|(branch, report)| value_of(report, &branch.files));
@@ -102,11 +144,7 @@ fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result
 }
 
 fn print(report: &Report, read: &[PathBuf]) {
-    let own_word = if report.key_is_own_word {
-        " (the log's own word: compare it with `midge status` of the edge, or name it with --key)"
-    } else {
-        ""
-    };
+    let own_word = if report.key_is_own_word { " (the log's own word)" } else { "" };
     let last = report.last.as_ref().map_or(0, |last| last.seq);
     let signed = report.signed.as_ref().map_or_else(
         || "none is valid".to_owned(),
@@ -120,7 +158,7 @@ fn print(report: &Report, read: &[PathBuf]) {
         ("Files", report.files.to_string()),
         ("Lines", format!("{} ({} to {last})", report.lines, report.first)),
         ("Checkpoints", signed),
-        ("Unsigned", format!("{} lines after the last checkpoint", report.unsigned)),
+        ("Unsigned", format!("{} lines after the last checkpoint, which are not proven", report.unsigned)),
     ]);
     for note in &report.notes {
         output::line(format_args!("line {}: {}", note.seq, note.text));
@@ -136,5 +174,5 @@ fn print(report: &Report, read: &[PathBuf]) {
     if report.more_findings > 0 {
         output::line(format_args!("WRONG and {} more", report.more_findings));
     }
-    output::line(if report.is_intact() { "intact" } else { "NOT intact" });
+    output::line(verdict(report));
 }
