@@ -6,7 +6,9 @@ mod world;
 use bridge_core::UpwardItem;
 use cloud_bridge::cloudhub::Desired;
 use cloud_bridge::edgehub::{EnrolError, EnrolmentToken, enrol};
-use issuer_core::Origin;
+use issuer_core::{DeleteMode, FederatedBundle, Origin};
+use midge_identity::TrustDomain;
+use midge_pki::TrustSource as _;
 use serde_json::json;
 use std::collections::BTreeMap;
 use world::{Cloud, Edge, entry, eventually};
@@ -87,7 +89,7 @@ async fn enrolment_with_the_wrong_cloud_says_so() {
     assert!(error.to_string().contains("do not trust this server"), "{error}");
 
     let mut config = right.clone();
-    config.trust_domain = midge_identity::TrustDomain::new("elsewhere").unwrap();
+    config.trust_domain = TrustDomain::new("elsewhere").unwrap();
     assert!(matches!(enrol(&config, &cloud.clock).await, Err(EnrolError::TrustDomain { .. })));
 
     let mut config = right.clone();
@@ -290,4 +292,41 @@ async fn the_audit_log_goes_up_in_order_over_restarts_of_both_ends() {
     cloud.start_hub().await;
     eventually("taken again", || come() == written).await;
     assert_eq!(edge.status().audit_error, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bundles_of_other_trust_domains_go_down_and_leave_with_the_cloud() {
+    let cloud = Cloud::start().await;
+    let name = |text: &str| TrustDomain::new(text).unwrap();
+    let others = [name("other.org"), name("third.org")];
+    let of = async |trust_domain: &TrustDomain| {
+        let wanted = trust_domain.clone();
+        let foreign = Cloud::start_with(|config| config.trust_domain = wanted).await;
+        let roots = foreign.issuer.roots().into_iter().map(|root| (root, false));
+        FederatedBundle::new(trust_domain.clone(), roots).unwrap().with_hints(5, 300)
+    };
+    let (other, third) = (of(&others[0]).await, of(&others[1]).await);
+    cloud.issuer.set_federated_bundle(other.clone()).await.unwrap();
+    let mut edge = Edge::join(&cloud, "box-1").await;
+    let arrived =
+        |edge: &Edge| edge.issuer.federated_bundles().iter().map(|b| (**b).clone()).collect::<Vec<_>>();
+    eventually("the bundle comes with the snapshot", || arrived(&edge) == [other.clone()]).await;
+    cloud.issuer.set_federated_bundle(third.clone()).await.unwrap();
+    eventually("another one follows", || arrived(&edge) == [other.clone(), third.clone()]).await;
+    cloud.issuer.delete_federated_bundle(others[1].clone(), DeleteMode::Restrict).await.unwrap();
+    eventually("it goes", || arrived(&edge) == [other.clone()]).await;
+
+    cloud.stop_hub().await;
+    eventually("the edge sees it", || !edge.status().connected).await;
+    let newer = of(&others[0]).await;
+    cloud.issuer.set_federated_bundle(newer.clone()).await.unwrap();
+    cloud.issuer.set_federated_bundle(third.clone()).await.unwrap();
+    edge.restart().await;
+    assert_eq!(arrived(&edge), [other]);
+    cloud.start_hub().await;
+    eventually("what changed meanwhile comes", || arrived(&edge) == [newer.clone(), third.clone()]).await;
+    // What the box proves itself to, and by, is its own trust domain's.
+    let trusted: Vec<_> = edge.identity.trust().bundles().trust_domains().cloned().collect();
+    assert_eq!(trusted, [name("plant")]);
+    assert_eq!(edge.issuer.bundles().trust_domains().cloned().collect::<Vec<_>>(), [name("plant")]);
 }

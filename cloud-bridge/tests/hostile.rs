@@ -5,7 +5,7 @@ mod world;
 
 use bridge_core::{Message, MessageIds, Now, Route};
 use futures_util::{SinkExt as _, StreamExt as _};
-use issuer_core::NodeProof;
+use issuer_core::{FederatedBundle, NodeProof};
 use midge_identity::{BundleSet, SpiffeId, TrustDomain, verify_x509_svid};
 use midge_pki::{
     CsrSubject, CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, ServerExpectation,
@@ -31,7 +31,7 @@ type Lie = fn(String) -> Vec<Frame>;
 type ServerSocket = WebSocketStream<server::TlsStream<TcpStream>>;
 
 fn minted(cloud: &Cloud, path: &str) -> Arc<dyn IdentitySource> {
-    let id = SpiffeId::new(format!("spiffe://plant{path}")).unwrap();
+    let id = SpiffeId::new(format!("spiffe://{}{path}", cloud.issuer.trust_domain())).unwrap();
     let key = PrivateKey::generate().unwrap();
     let csr = key.csr_der(Some(&id), CsrSubject::default()).unwrap();
     let svid = cloud.issuer.mint_svid(&csr, None).unwrap();
@@ -137,6 +137,24 @@ async fn a_certificate_of_another_root_does_not_get_in() {
     enrolled(&cloud, "box-1").await;
     let (status, text) = refusal(&cloud, foreign, &[("node_id", "box-1"), MSG]).await;
     assert_eq!(status, 0, "the handshake fails: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_domain_that_the_cloud_federates_with_opens_nothing_at_it() {
+    let other_org = || TrustDomain::new("other.org").unwrap();
+    let cloud = Cloud::start().await;
+    let other = Cloud::start_with(|config| config.trust_domain = other_org()).await;
+    let roots = other.issuer.roots().into_iter().map(|root| (root, false));
+    cloud.issuer.set_federated_bundle(FederatedBundle::new(other_org(), roots).unwrap()).await.unwrap();
+    let (_directory, own) = enrolled(&cloud, "box-1").await;
+    let headers = [("node_id", "box-1"), MSG];
+    for path in ["/edge/box-1", "/cloud/hub"] {
+        let (status, text) = refusal(&cloud, minted(&other, path), &headers).await;
+        assert_eq!(status, 0, "the handshake fails: {text}");
+        assert_eq!(renewal_over_https(&cloud, minted(&other, path), "box-1").await, "");
+    }
+    assert!(renewal_over_https(&cloud, Arc::clone(&own), "box-1").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(refusal(&cloud, own, &headers).await.0, 101);
 }
 
 #[tokio::test(flavor = "multi_thread")]

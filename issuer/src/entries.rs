@@ -1,8 +1,8 @@
 //! Registration entries: create, update, delete, find, and what comes from the cloud.
 
 use crate::{error::IssueError, issuer::Issuer, mutation::Mutation};
-use issuer_core::{EntryChange, EntryError, EntryFilter, Origin, RegistrationEntry};
-use midge_identity::SpiffeId;
+use issuer_core::{EntryChange, EntryError, EntryFilter, FederatedBundle, Origin, RegistrationEntry};
+use midge_identity::{SpiffeId, TrustDomain};
 use midge_store::Batch;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -31,6 +31,12 @@ pub enum CloudChange {
         /// Those that are tainted.
         tainted: Vec<Vec<u8>>,
     },
+    /// The bundle of another trust domain is to be as it is here.
+    Federated(Box<FederatedBundle>),
+    /// The bundle of another trust domain is gone.
+    Unfederated(TrustDomain),
+    /// Bundles of other trust domains than these are gone: the start of a snapshot.
+    RetainFederated(Vec<TrustDomain>),
 }
 
 impl Issuer {
@@ -138,7 +144,7 @@ impl Issuer {
     /// reason: it must not hold up the others. What it was before holds on.
     ///
     /// # Errors
-    /// The roots are refused, or the store fails: nothing was taken.
+    /// The roots, or a bundle, are refused, or the store fails: nothing was taken.
     pub async fn apply_cloud(
         &self,
         changes: Vec<CloudChange>,

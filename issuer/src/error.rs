@@ -1,7 +1,8 @@
 //! Why the identity server refused or failed.
 
 use issuer_core::{
-    AuthorityError, BundleError, EntryError, IdFault, JoinError, LeaseReason, WrongStep, template::CaExpired,
+    AuthorityError, BundleError, EntryError, FederationError, IdFault, JoinError, LeaseReason, WrongStep,
+    template::CaExpired,
 };
 use midge_identity::SpiffeId;
 use midge_pki::{CsrError, IdentityError, KeyFileError, SignError};
@@ -70,6 +71,9 @@ pub enum IssueError {
     /// What came as a trust bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// What came as the bundle of another trust domain, or is asked of it.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
     /// What an operator wants of an authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

@@ -324,9 +324,10 @@ impl Issuer {
     }
 }
 
+/// Of the own trust domain alone: whoever means to take peers of others says of which ([`Issuer::trust_with`]).
 impl TrustSource for Issuer {
     fn bundles(&self) -> Arc<BundleSet> {
-        Arc::clone(&self.shared.state.read().bundles)
+        Arc::clone(&self.shared.state.read().own_bundles)
     }
 
     fn now(&self) -> UnixMillis {

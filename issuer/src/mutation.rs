@@ -1,8 +1,8 @@
 //! Changes of the server's state and their form on disk.
 
 use crate::error::IssueError;
-use issuer_core::{Bundle, CaJournal, Enrolment, EntryChange, JoinToken, Node};
-use midge_identity::SpiffeId;
+use issuer_core::{Bundle, CaJournal, Enrolment, EntryChange, FederationChange, JoinToken, Node};
+use midge_identity::{SpiffeId, TrustDomain};
 use midge_store::Batch;
 use std::{collections::BTreeMap, mem, sync::Arc};
 
@@ -11,6 +11,7 @@ pub(crate) const TOKEN_PREFIX: &str = "token/";
 pub(crate) const NODE_PREFIX: &str = "node/";
 pub(crate) const JOURNAL_KEY: &str = "ca/journal";
 pub(crate) const BUNDLE_KEY: &str = "bundle/own";
+pub(crate) const FEDERATED_PREFIX: &str = "bundle/federated/";
 pub(crate) const REFUSED_KEY: &str = "cloud/refused";
 pub(crate) const FLOOR_KEY: &str = "clock/floor";
 
@@ -30,6 +31,8 @@ pub enum Mutation {
     NodeGone(SpiffeId),
     /// The roots of the own trust domain changed.
     Bundle(Bundle),
+    /// The bundle of another trust domain was set or deleted.
+    Federated(FederationChange),
     /// A CA was prepared or activated, or requested from the cloud.
     Journal(Box<CaJournal>),
     /// Entries of the cloud that are refused, by ID, with the reason.
@@ -62,6 +65,11 @@ pub(crate) fn record(mutation: &Mutation, batch: &mut Batch) -> Result<(), Issue
         Mutation::Node(node) => taken.put(node_key(&node.id), serde_json::to_vec(node)?),
         Mutation::NodeGone(id) => taken.delete(node_key(id)),
         Mutation::Bundle(bundle) => taken.put(BUNDLE_KEY, serde_json::to_vec(bundle)?),
+        Mutation::Federated(change) => match (&change.after, change.trust_domain()) {
+            (Some(bundle), Some(name)) => taken.put(federated_key(name), serde_json::to_vec(&**bundle)?),
+            (None, Some(name)) => taken.delete(federated_key(name)),
+            (_, None) => taken,
+        },
         Mutation::Journal(journal) => taken.put(JOURNAL_KEY, serde_json::to_vec(journal)?),
         Mutation::Refused(refused) if refused.is_empty() => taken.delete(REFUSED_KEY),
         Mutation::Refused(refused) => taken.put(REFUSED_KEY, serde_json::to_vec(&**refused)?),
@@ -75,12 +83,21 @@ pub(crate) fn apply_enrolment(enrolment: &mut Enrolment, mutation: &Mutation) {
         Mutation::TokenGone(token_sha256) => enrolment.delete_token(token_sha256),
         Mutation::Node(node) => enrolment.put_node(Arc::clone(node)),
         Mutation::NodeGone(id) => enrolment.delete_node(id),
-        Mutation::Entry(_) | Mutation::Bundle(_) | Mutation::Journal(_) | Mutation::Refused(_) => {}
+        Mutation::Entry(_)
+        | Mutation::Bundle(_)
+        | Mutation::Federated(_)
+        | Mutation::Journal(_)
+        | Mutation::Refused(_) => {}
     }
 }
 
 fn entry_key(id: &str) -> String {
     format!("{ENTRY_PREFIX}{id}")
+}
+
+// A name of a trust domain has no slash. SPIFFE-ID §2.1
+fn federated_key(trust_domain: &TrustDomain) -> String {
+    format!("{FEDERATED_PREFIX}{trust_domain}")
 }
 
 fn node_key(id: &SpiffeId) -> String {

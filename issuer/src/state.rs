@@ -4,12 +4,13 @@ use crate::{
     config::IssuerConfig,
     error::IssueError,
     mutation::{
-        BUNDLE_KEY, ENTRY_PREFIX, FLOOR_KEY, JOURNAL_KEY, Mutation, NODE_PREFIX, REFUSED_KEY, TOKEN_PREFIX,
-        apply_enrolment,
+        BUNDLE_KEY, ENTRY_PREFIX, FEDERATED_PREFIX, FLOOR_KEY, JOURNAL_KEY, Mutation, NODE_PREFIX,
+        REFUSED_KEY, TOKEN_PREFIX, apply_enrolment,
     },
 };
 use issuer_core::{
-    AuthorityKind, Bundle, CaJournal, ClockFloor, Enrolment, EntryTable, RegistrationEntry, good_authorities,
+    AuthorityKind, Bundle, CaJournal, ClockFloor, Enrolment, EntryTable, Federation, RegistrationEntry,
+    good_authorities,
 };
 use midge_identity::{BundleSet, SpiffeId, TrustDomain, UnixMillis};
 use midge_store::Store;
@@ -37,8 +38,11 @@ pub(crate) struct State {
     pub(crate) enrolment: Enrolment,
     pub(crate) journal: CaJournal,
     pub(crate) bundle: Bundle,
+    pub(crate) federation: Federation,
     pub(crate) floor: ClockFloor,
-    /// The entries and roots as views show them, kept so that a view of one shares the other.
+    /// The own trust domain's roots: what the server itself verifies by.
+    pub(crate) own_bundles: Arc<BundleSet>,
+    /// The entries and the roots of all trust domains as views show them, kept so that a view of one shares the other.
     pub(crate) listed: Arc<Vec<Arc<RegistrationEntry>>>,
     pub(crate) bundles: Arc<BundleSet>,
     /// Authorities whose SVIDs may be kept, likewise.
@@ -64,13 +68,32 @@ impl State {
         }
         let journal = read(store, JOURNAL_KEY).await?.unwrap_or_default();
         let bundle: Bundle = read(store, BUNDLE_KEY).await?.unwrap_or_default();
+        let mut federation = Federation::new(config.trust_domain.clone(), entries.rules().cloud_is_elsewhere);
+        for (key, value) in store.scan(FEDERATED_PREFIX).await? {
+            federation.restore(decode(&key, &value)?);
+        }
+        entries.set_federated(federation.names());
         let floor = ClockFloor::new(read::<UnixMillis>(store, FLOOR_KEY).await?);
         let listed = Arc::new(entries.iter().cloned().collect());
-        let bundles = Arc::new(bundle_set(&config.trust_domain, &bundle));
+        let own_bundles = Arc::new(bundle_set(&config.trust_domain, &bundle));
+        let bundles = with_federated(&own_bundles, &federation);
         let good = Arc::new(good_authorities(config.authority.kind(), &journal, &bundle));
         let banned = Arc::new(banned(&enrolment));
         let refused = Arc::new(read(store, REFUSED_KEY).await?.unwrap_or_default());
-        Ok(Self { entries, enrolment, journal, bundle, floor, listed, bundles, good, banned, refused })
+        Ok(Self {
+            entries,
+            enrolment,
+            journal,
+            bundle,
+            federation,
+            floor,
+            own_bundles,
+            listed,
+            bundles,
+            good,
+            banned,
+            refused,
+        })
     }
 
     /// Tells whether an identity has an entry that no ban takes away: its own, or that of the node which
@@ -96,6 +119,7 @@ impl State {
 
     pub(crate) fn apply(&mut self, mutations: &[Mutation], kind: AuthorityKind) {
         let (mut entries_changed, mut bundle_changed, mut journal_changed) = (false, false, false);
+        let mut federation_changed = false;
         for mutation in mutations {
             match mutation {
                 Mutation::Entry(change) => {
@@ -105,6 +129,10 @@ impl State {
                 Mutation::Bundle(bundle) => {
                     self.bundle = bundle.clone();
                     bundle_changed = true;
+                }
+                Mutation::Federated(change) => {
+                    self.federation.apply(change);
+                    federation_changed = true;
                 }
                 Mutation::Journal(journal) => {
                     self.journal = CaJournal::clone(journal);
@@ -127,7 +155,13 @@ impl State {
             self.listed = Arc::new(self.entries.iter().cloned().collect());
         }
         if bundle_changed {
-            self.bundles = Arc::new(bundle_set(&self.entries.rules().trust_domain, &self.bundle));
+            self.own_bundles = Arc::new(bundle_set(&self.entries.rules().trust_domain, &self.bundle));
+        }
+        if federation_changed {
+            self.entries.set_federated(self.federation.names());
+        }
+        if bundle_changed || federation_changed {
+            self.bundles = with_federated(&self.own_bundles, &self.federation);
         }
         if bundle_changed || journal_changed {
             let good = good_authorities(kind, &self.journal, &self.bundle);
@@ -152,6 +186,17 @@ fn bundle_set(trust_domain: &TrustDomain, bundle: &Bundle) -> BundleSet {
     }
     set.set_revision(bundle.sequence());
     set
+}
+
+/// The number of the set stays that of the own bundle.
+fn with_federated(own: &Arc<BundleSet>, federation: &Federation) -> Arc<BundleSet> {
+    if federation.iter().next().is_none() {
+        return Arc::clone(own);
+    }
+    let mut set = BundleSet::clone(own);
+    federation.iter().for_each(|bundle| bundle.insert_into(&mut set));
+    set.set_revision(own.revision());
+    Arc::new(set)
 }
 
 async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>, IssueError> {

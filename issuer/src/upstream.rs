@@ -10,10 +10,11 @@ use crate::{
     witness::Cause,
 };
 use issuer_core::{
-    BundleError, CaRecord, EntryError, EntryTable, Origin, Root, Slot, fingerprint,
+    BundleError, CaRecord, EntryError, EntryTable, Federation, FederationChange, FederationError, Origin,
+    Root, Slot, fingerprint,
     template::{BACKDATE, Subject},
 };
-use midge_identity::{BundleSet, CertificateFacts, UnixMillis, verify_x509_svid};
+use midge_identity::{BundleSet, CertificateFacts, TrustDomain, UnixMillis, verify_x509_svid};
 use midge_pki::{CaSigner, CsrSubject, PrivateKey, provider};
 use midge_store::Batch;
 use std::{
@@ -150,6 +151,7 @@ pub(crate) fn plan_cloud(
     changes: Vec<CloudChange>,
 ) -> Result<(Vec<Mutation>, Refused), IssueError> {
     let mut staged = Staged::new(&state.entries);
+    let mut federation = StagedFederation::new(&state.federation);
     let mut mutations = Vec::new();
     let mut refused = Vec::new();
     let mut listed = BTreeMap::clone(&state.refused);
@@ -183,6 +185,13 @@ pub(crate) fn plan_cloud(
                 mutations.extend(staged.retain(&keep));
             }
             CloudChange::Roots { roots, tainted } => mutations.extend(plan_roots(state, &roots, &tainted)?),
+            CloudChange::Federated(bundle) => {
+                mutations.extend(federation.take(|now| now.plan_cloud_set(*bundle))?);
+            }
+            CloudChange::Unfederated(name) => {
+                mutations.extend(federation.take(|now| Ok(now.plan_cloud_delete(&name)))?);
+            }
+            CloudChange::RetainFederated(names) => mutations.extend(federation.retain(&names)?),
         }
     }
     if listed != *state.refused {
@@ -233,6 +242,33 @@ impl<'a> Staged<'a> {
             .map(|entry| entry.id.clone())
             .collect();
         gone.iter().filter_map(|id| self.delete(id)).collect()
+    }
+}
+
+/// Likewise for the bundles of other trust domains, which are few.
+struct StagedFederation(Federation);
+
+impl StagedFederation {
+    fn new(federation: &Federation) -> Self {
+        Self(federation.clone())
+    }
+
+    fn take(
+        &mut self,
+        plan: impl FnOnce(&Federation) -> Result<Option<FederationChange>, FederationError>,
+    ) -> Result<Option<Mutation>, IssueError> {
+        let change = plan(&self.0)?;
+        if let Some(change) = &change {
+            self.0.apply(change);
+        }
+        Ok(change.map(Mutation::Federated))
+    }
+
+    fn retain(&mut self, keep: &[TrustDomain]) -> Result<Vec<Mutation>, IssueError> {
+        let names = self.0.iter().map(|bundle| bundle.trust_domain().clone());
+        let gone: Vec<TrustDomain> = names.filter(|name| !keep.contains(name)).collect();
+        let taken = gone.iter().map(|name| self.take(|now| Ok(now.plan_cloud_delete(name))));
+        Ok(taken.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 }
 

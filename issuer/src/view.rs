@@ -23,7 +23,7 @@ pub struct IssuerView {
     pub trust_domain: TrustDomain,
     /// All entries in the order of their IDs.
     pub entries: Arc<Vec<Arc<RegistrationEntry>>>,
-    /// Roots by trust domain; their revision is the own bundle's sequence number.
+    /// Roots by trust domain, those of others too; their revision is the own bundle's sequence number.
     pub bundles: Arc<BundleSet>,
     /// IDs of the authorities whose SVIDs may be kept until they are due: one of any other is to be signed anew.
     pub good_authorities: Arc<BTreeSet<String>>,

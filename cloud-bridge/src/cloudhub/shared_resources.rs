@@ -109,14 +109,21 @@ impl CloudHub {
 
     async fn wanted(&self, node: &str) -> Result<BTreeMap<String, Value>, HubError> {
         let mut wanted = BTreeMap::new();
-        let bundles = std::sync::Arc::clone(&self.shared.parts.issuer.view().bundles);
+        let issuer = &self.shared.parts.issuer;
+        let bundles = std::sync::Arc::clone(&issuer.view().bundles);
         for trust_domain in bundles.trust_domains() {
             let roots = bundles.roots(trust_domain).unwrap_or_default();
             let roots: Vec<String> = roots.iter().map(|root| STANDARD.encode(root)).collect();
             let tainted = bundles.tainted(trust_domain).iter().map(|root| STANDARD.encode(root));
             let tainted: Vec<String> = tainted.collect();
-            let content =
+            let mut content =
                 json!({ "trust_domain": trust_domain.to_string(), "roots": roots, "tainted": tainted });
+            if let Some(federated) = issuer.federated_bundle(trust_domain)
+                && let Some(content) = content.as_object_mut()
+            {
+                content.insert("sequence".to_owned(), federated.sequence().into());
+                content.insert("refresh_hint".to_owned(), federated.refresh_hint_secs().into());
+            }
             wanted.insert(format!("identity/bundle/{trust_domain}"), content);
         }
         let mut rules = serde_json::Map::new();

@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bridge_core::{Change, Extent, Operation};
-use issuer_core::RegistrationEntry;
+use issuer_core::{FederatedBundle, RegistrationEntry};
 use midge_identity::TrustDomain;
 use midge_issuer::CloudChange;
 use serde_json::Value;
@@ -24,13 +24,16 @@ pub struct SplitChanges {
     pub skipped: BTreeMap<String, String>,
 }
 
-/// Splits changes by who takes them. Of a snapshot, the identity server's begin with the entries that stay.
+/// Splits changes by who takes them. Of a snapshot, the identity server's begin with the entries and bundles that stay.
 pub fn split_changes(changes: Vec<Change>, extent: Extent, trust_domain: &TrustDomain) -> SplitChanges {
     let mut split = SplitChanges::default();
     if extent == Extent::Snapshot {
         let ids = changes.iter().filter(|change| change.operation != Operation::Delete);
         let ids = ids.filter_map(|change| change.resource.strip_prefix("identity/entry/"));
         split.identity.push(CloudChange::Retain(ids.map(str::to_owned).collect()));
+        let names = changes.iter().filter(|change| change.operation != Operation::Delete);
+        let names = names.filter_map(|change| federated_name(&change.resource, trust_domain));
+        split.identity.push(CloudChange::RetainFederated(names.collect()));
         split.rules = Some(BTreeMap::new());
     }
     let own_bundle = format!("identity/bundle/{trust_domain}");
@@ -45,6 +48,12 @@ pub fn split_changes(changes: Vec<Change>, extent: Extent, trust_domain: &TrustD
                 }
                 None => drop(split.skipped.insert(change.resource, "no roots".into())),
             }
+        } else if let Some(name) = federated_name(&change.resource, trust_domain) {
+            match federated_change(name, &change) {
+                Ok(change) => split.identity.push(change),
+                // What it was before holds on, as with entries.
+                Err(why) => drop(split.skipped.insert(change.resource, why)),
+            }
         } else if change.resource == "identity/rules" {
             split.rules = rules_in(&change).or(split.rules.take().filter(|_| extent == Extent::Changes));
             if split.rules.is_none() {
@@ -54,7 +63,7 @@ pub fn split_changes(changes: Vec<Change>, extent: Extent, trust_domain: &TrustD
         } else if change.resource.starts_with("device/") {
             split.devices.push(change);
         } else if change.operation != Operation::Delete {
-            // Another trust domain's bundle, or something that a newer cloud knows.
+            // Something that a newer cloud knows.
             split.skipped.insert(change.resource, "not known to this version".into());
         }
     }
@@ -80,6 +89,27 @@ fn entry_change(id: &str, change: &Change) -> Result<CloudChange, String> {
         return Err(format!("holds entry {}", entry.id));
     }
     Ok(CloudChange::Upsert(Box::new(entry)))
+}
+
+/// Returns the other trust domain whose bundle a resource is.
+fn federated_name(resource: &str, own: &TrustDomain) -> Option<TrustDomain> {
+    let name = resource.strip_prefix("identity/bundle/")?;
+    TrustDomain::new(name).ok().filter(|parsed| parsed.as_str() == name && parsed != own)
+}
+
+fn federated_change(name: TrustDomain, change: &Change) -> Result<CloudChange, String> {
+    if change.operation == Operation::Delete {
+        return Ok(CloudChange::Unfederated(name));
+    }
+    let PublishedRoots { roots, tainted } = roots_in(change).ok_or("no roots")?;
+    let roots = roots.into_iter().map(|root| {
+        let is_tainted = tainted.contains(&root);
+        (root, is_tainted)
+    });
+    let bundle = FederatedBundle::new(name, roots).map_err(|error| error.to_string())?;
+    let number = |field: &str| change.content.get(field).and_then(Value::as_u64).unwrap_or(0);
+    let bundle = bundle.with_hints(number("sequence"), number("refresh_hint"));
+    Ok(CloudChange::Federated(Box::new(bundle)))
 }
 
 /// Content of `identity/bundle/<trust domain>`; DER.
@@ -127,13 +157,20 @@ mod tests {
                 json!({"roots": ["AQ=="], "tainted": ["AQ=="]}),
             ),
             change("identity/bundle/elsewhere", Operation::Update, json!({"roots": ["AQ=="]})),
+            change("identity/bundle/dropped", Operation::Delete, Value::Null),
             change("identity/rules", Operation::Update, json!({"rules": {"r": {}}})),
             change("identity/policy/x", Operation::Insert, json!({})),
             change("identity/policy/y", Operation::Delete, Value::Null),
             change("device/default/led", Operation::Delete, Value::Null),
         ];
         let split = split_changes(changes, Extent::Snapshot, &trust_domain);
-        let [retain, upsert, unread, delete, roots] = split.identity.as_slice() else { panic!("{split:?}") };
+        let [retain, federated, upsert, unread, delete, roots, dropped] = split.identity.as_slice() else {
+            panic!("{split:?}")
+        };
+        let name = |text| TrustDomain::new(text).unwrap();
+        assert_eq!(*federated, CloudChange::RetainFederated(vec![name("elsewhere")]));
+        assert_eq!(*dropped, CloudChange::Unfederated(name("dropped")));
+        assert!(split.skipped["identity/bundle/elsewhere"].contains("no X.509 root of spiffe://elsewhere"));
         assert_eq!(*retain, CloudChange::Retain(vec!["e".into(), "other".into()]));
         assert!(matches!(upsert, CloudChange::Upsert(entry) if entry.id == "e"));
         assert!(

@@ -73,6 +73,14 @@ impl BundleSet {
         removed
     }
 
+    /// Returns the bundles of these trust domains alone, with the same revision.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&TrustDomain) -> bool) -> Self {
+        let kept = self.bundles.iter().filter(|(name, _)| wanted(name));
+        let bundles = kept.map(|(name, bundle)| (name.clone(), bundle.clone())).collect();
+        Self { bundles, revision: self.revision }
+    }
+
     /// Roots (DER) of a trust domain.
     pub fn roots(&self, trust_domain: &TrustDomain) -> Option<&[Vec<u8>]> {
         self.bundles.get(trust_domain).map(|bundle| bundle.roots.as_slice())
@@ -82,6 +90,11 @@ impl BundleSet {
     /// nothing any more.
     pub fn trusts(&self, trust_domain: &TrustDomain, anchor: &Anchor) -> bool {
         self.bundles.get(trust_domain).is_some_and(|bundle| bundle.shared.contains(anchor))
+    }
+
+    /// Tells whether a trust domain has a root that is trusted.
+    pub fn has_trusted_root(&self, trust_domain: &TrustDomain) -> bool {
+        self.bundles.get(trust_domain).is_some_and(|bundle| !bundle.shared.is_empty())
     }
 
     /// Why roots of a trust domain are not trusted, one line per such root.

@@ -3,13 +3,15 @@
 
 use crate::{EntryError, EntryRules, RegistrationEntry, Selector};
 use midge_identity::{SpiffeId, UnixMillis, node_of};
+use std::collections::BTreeSet;
 
 /// What agents attest of a workload: the keys of `unix` selectors.
 pub const UNIX_SELECTORS: [&str; 8] =
     ["uid", "gid", "user", "group", "supplementary_gid", "supplementary_group", "path", "sha256"];
 
 impl EntryRules {
-    /// Checks what is new in an entry that is made or changed here, beyond the form that every entry has.
+    /// Checks what is new in an entry that is made or changed here, beyond the form that every entry has. `federated`:
+    /// other trust domains that have a bundle here.
     ///
     /// # Errors
     /// Names the first value that could never do what was asked for.
@@ -17,6 +19,7 @@ impl EntryRules {
         &self,
         entry: &RegistrationEntry,
         before: Option<&RegistrationEntry>,
+        federated: &BTreeSet<String>,
         now: UnixMillis,
     ) -> Result<(), EntryError> {
         let is_new = before.is_none_or(|before| before.expires_at != entry.expires_at);
@@ -30,6 +33,14 @@ impl EntryRules {
         for selector in entry.selectors.iter().filter(|selector| !known.contains(selector)) {
             if let Err(why) = check_attested(selector) {
                 return Err(EntryError::NeverMatches { selector: selector.clone(), why });
+            }
+        }
+        let known = before.map_or(&[][..], |before| &before.federates_with);
+        for name in entry.federates_with.iter().filter(|name| !known.contains(name)) {
+            // The own bundle is always here, as in SPIRE.
+            if *name != self.trust_domain.as_str() && !federated.contains(name) {
+                let place = if self.cloud_is_elsewhere { " at the cloud" } else { "" };
+                return Err(EntryError::NoBundle { name: name.clone(), place });
             }
         }
         let (publish, subscribe) =
@@ -229,6 +240,28 @@ mod tests {
         table.plan_update("e", |entry| entry.hint = "h".to_owned(), NOW).unwrap();
         table.plan_update("e", |entry| entry.publish.push("a".to_owned()), NOW).unwrap();
         assert!(table.plan_update("e", |entry| entry.publish.push("a/##".to_owned()), NOW).is_err());
+    }
+
+    #[test]
+    fn an_entry_federates_with_trust_domains_that_have_a_bundle() {
+        let federating =
+            |entry: &mut RegistrationEntry| entry.federates_with = vec!["spiffe://other".to_owned()];
+        let told = refused(federating);
+        let wanted = "unable to find federated bundle \"spiffe://other\": set it first, with `midge bundle set -id spiffe://other`";
+        assert_eq!(told, wanted);
+        accepted(|entry| entry.federates_with = vec!["plant".to_owned()]);
+        let mut table = table();
+        table.set_federated(BTreeSet::from(["other".to_owned()]));
+        let made = table.plan_create(entry(federating), String::new(), Origin::Edge, NOW).unwrap();
+        let all = table.plan_create_all([(entry(federating), String::new())], Origin::Edge, NOW);
+        assert!(all[0].is_ok());
+        table.apply(&made);
+        // What stands in it already does not keep it from being changed when the bundle has gone.
+        table.set_federated(BTreeSet::new());
+        table.plan_update("e", |entry| entry.hint = "h".to_owned(), NOW).unwrap();
+        assert!(table.plan_update("e", |entry| entry.federates_with.push("third".to_owned()), NOW).is_err());
+        let sent = entry(|entry| entry.federates_with = vec!["fourth".to_owned()]);
+        table.plan_cloud_upsert(sent).unwrap();
     }
 
     #[test]

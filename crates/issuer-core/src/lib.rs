@@ -10,6 +10,7 @@ mod bundle;
 mod ca;
 mod clock;
 mod entry;
+mod federation;
 mod lease;
 pub mod limits;
 mod node;
@@ -30,6 +31,7 @@ pub use ca::{
 };
 pub use clock::{BEHIND_TOLERANCE, ClockFloor, ClockReading, FLOOR_SAVE_INTERVAL};
 pub use entry::{Origin, RegistrationEntry, Selector};
+pub use federation::{DeleteMode, FederatedBundle, Federation, FederationChange, FederationError};
 pub use lease::{Lease, LeaseReason, LeaseWarning};
 pub use node::{Node, NodeProof, NodeSvid};
 pub use table::{EntryChange, EntryFilter, EntryTable, SetMatch};

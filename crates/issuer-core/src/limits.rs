@@ -10,6 +10,10 @@ pub const ENTRY_SELECTORS_MAX: usize = 64;
 pub const ENTRY_DNS_NAMES_MAX: usize = 64;
 /// Trust domains one entry federates with.
 pub const ENTRY_FEDERATES_MAX: usize = 64;
+/// Other trust domains whose bundles a server holds. All of them travel to each agent and box in one message.
+pub const FEDERATED_DOMAINS_MAX: usize = 64;
+/// Roots of one of them together, in bytes of DER: room for as many P-256 roots as a bundle may have.
+pub const FEDERATED_BUNDLE_BYTES_MAX: usize = 32 * 1024;
 /// Topic filters in each of the two grants of an entry.
 pub const ENTRY_GRANTS_MAX: usize = 256;
 /// Length of an entry ID in bytes, as in SPIRE.

@@ -4,10 +4,10 @@
 //! table is on the disk.
 
 use crate::{
-    EntryError, EntryRules, Origin, RegistrationEntry, Selector, limits,
+    DeleteMode, EntryError, EntryRules, FederationError, Origin, RegistrationEntry, Selector, limits,
     validate::{check_member, check_workload},
 };
-use midge_identity::{SpiffeId, UnixMillis, is_agent};
+use midge_identity::{SpiffeId, TrustDomain, UnixMillis, is_agent};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -36,12 +36,25 @@ pub struct EntryTable {
     by_id: BTreeMap<String, Arc<RegistrationEntry>>,
     by_parent: BTreeMap<SpiffeId, BTreeSet<String>>,
     by_spiffe_id: BTreeMap<SpiffeId, BTreeSet<String>>,
+    /// Other trust domains that have a bundle: those that new entries may federate with.
+    federated: BTreeSet<String>,
 }
 
 impl EntryTable {
     /// Returns an empty table.
     pub fn new(rules: EntryRules) -> Self {
-        Self { rules, by_id: BTreeMap::new(), by_parent: BTreeMap::new(), by_spiffe_id: BTreeMap::new() }
+        Self {
+            rules,
+            by_id: BTreeMap::new(),
+            by_parent: BTreeMap::new(),
+            by_spiffe_id: BTreeMap::new(),
+            federated: BTreeSet::new(),
+        }
+    }
+
+    /// Says which other trust domains have a bundle. Entries that federate with others already stay as they are.
+    pub fn set_federated(&mut self, names: BTreeSet<String>) {
+        self.federated = names;
     }
 
     /// Returns the rules that hold for entries.
@@ -105,7 +118,7 @@ impl EntryTable {
         entry.revision_number = 0;
         entry.created_at = seconds(now);
         let entry = self.rules.normalise(entry)?;
-        self.rules.admit(&entry, None, now)?;
+        self.rules.admit(&entry, None, &self.federated, now)?;
         let existing = self.by_id.get(&entry.id).or_else(|| self.similar(&entry));
         match existing {
             Some(existing) => Err(EntryError::Similar(Arc::clone(existing))),
@@ -121,6 +134,7 @@ impl EntryTable {
         now: UnixMillis,
     ) -> Vec<Result<EntryChange, EntryError>> {
         let mut staged = Self::new(self.rules.clone());
+        staged.federated.clone_from(&self.federated);
         drafts
             .into_iter()
             .map(|(entry, id)| {
@@ -152,7 +166,7 @@ impl EntryTable {
         entry.created_at = before.created_at;
         entry.revision_number = before.revision_number.saturating_add(1);
         let after = self.rules.normalise(entry)?;
-        self.rules.admit(&after, Some(before), now)?;
+        self.rules.admit(&after, Some(before), &self.federated, now)?;
         Ok(EntryChange { before: Some(Arc::clone(before)), after: Some(Arc::new(after)) })
     }
 
@@ -163,6 +177,37 @@ impl EntryTable {
     pub fn plan_delete(&self, id: &str) -> Result<EntryChange, EntryError> {
         let before = self.editable(id)?;
         Ok(EntryChange { before: Some(Arc::clone(before)), after: None })
+    }
+
+    /// Plans what becomes of the entries that federate with a trust domain whose bundle is deleted. What else is in
+    /// them is not looked at: none may be lost or kept for what it was before.
+    ///
+    /// # Errors
+    /// There are any, and they were not to be changed.
+    pub fn plan_defederate(
+        &self,
+        trust_domain: &TrustDomain,
+        mode: DeleteMode,
+    ) -> Result<Vec<EntryChange>, FederationError> {
+        let federates = |name: &String| name == trust_domain.as_str();
+        let concerned: Vec<&Arc<RegistrationEntry>> =
+            self.iter().filter(|entry| entry.federates_with.iter().any(federates)).collect();
+        let after = |entry: &Arc<RegistrationEntry>| match mode {
+            DeleteMode::Restrict | DeleteMode::Delete => None,
+            DeleteMode::Dissociate => {
+                let mut entry = RegistrationEntry::clone(entry);
+                entry.federates_with.retain(|name| !federates(name));
+                entry.revision_number = entry.revision_number.saturating_add(1);
+                Some(Arc::new(entry))
+            }
+        };
+        if mode == DeleteMode::Restrict && !concerned.is_empty() {
+            return Err(FederationError::InUse(concerned.len()));
+        }
+        Ok(concerned
+            .into_iter()
+            .map(|entry| EntryChange { before: Some(Arc::clone(entry)), after: after(entry) })
+            .collect())
     }
 
     /// Plans what the cloud sent: its entries are taken as they are, so far as their form allows. What of one can have
@@ -637,6 +682,7 @@ mod tests {
     #[test]
     fn filters_narrow_a_listing() {
         let mut table = table(false);
+        table.set_federated(BTreeSet::from(["other".to_owned()]));
         let special = RegistrationEntry {
             hint: "h".to_owned(),
             downstream: true,
@@ -693,5 +739,28 @@ mod tests {
         let mut restored = self::table(false);
         restored.restore(read);
         assert_eq!(restored.find("e1"), Some(&made));
+    }
+
+    #[test]
+    fn a_bundle_that_goes_takes_its_name_or_the_entries_with_it_as_asked() {
+        let mut table = table(false);
+        table.set_federated(BTreeSet::from(["other".to_owned(), "third".to_owned()]));
+        for (id, names) in [("a", vec!["other", "third"]), ("b", vec!["third"]), ("c", vec![])] {
+            let federates_with = names.into_iter().map(str::to_owned).collect();
+            let entry =
+                RegistrationEntry { federates_with, ..draft(&format!("/{id}"), "/edge/x", &["uid:1"]) };
+            create(&mut table, id, entry, Origin::Edge);
+        }
+        let other = TrustDomain::new("other").unwrap();
+        assert_eq!(table.plan_defederate(&other, DeleteMode::Restrict), Err(FederationError::InUse(1)));
+        let changes = table.plan_defederate(&other, DeleteMode::Dissociate).unwrap();
+        let [change] = changes.as_slice() else { panic!("{changes:?}") };
+        let after = change.after.as_ref().unwrap();
+        assert_eq!((change.id(), after.revision_number), ("a", 1));
+        assert_eq!(after.federates_with, ["third"]);
+        let changes = table.plan_defederate(&other, DeleteMode::Delete).unwrap();
+        assert!(changes.len() == 1 && changes[0].id() == "a" && changes[0].after.is_none());
+        let nobody = TrustDomain::new("fourth").unwrap();
+        assert_eq!(table.plan_defederate(&nobody, DeleteMode::Restrict), Ok(vec![]));
     }
 }

@@ -87,6 +87,16 @@ pub enum EntryError {
         /// What is wrong with it.
         why: String,
     },
+    /// An entry cannot federate with a trust domain that nobody knows the roots of.
+    #[error(
+        "unable to find federated bundle \"spiffe://{name}\": set it first{place}, with `midge bundle set -id spiffe://{name}`"
+    )]
+    NoBundle {
+        /// Name of the trust domain.
+        name: String,
+        /// Where it is set, if that is elsewhere.
+        place: &'static str,
+    },
     /// No selector.
     #[error("selector list is empty")]
     NoSelectors,

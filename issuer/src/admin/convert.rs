@@ -1,7 +1,7 @@
 //! Between what admin services are asked and the server's types, with SPIRE's words for what does not fit.
 
 use crate::IssueError;
-use issuer_core::{AuthorityError, EntryError, JoinError, Selector, SetMatch};
+use issuer_core::{AuthorityError, EntryError, FederationError, JoinError, Selector, SetMatch};
 use midge_api::entries::selector_from_api;
 use midge_api::spire::api::types;
 use std::collections::BTreeSet;
@@ -55,6 +55,7 @@ pub(super) fn code_of(error: &IssueError) -> Code {
         IssueError::Authority(AuthorityError::NoId) => Code::InvalidArgument,
         IssueError::Authority(AuthorityError::Unknown(_)) => Code::NotFound,
         IssueError::Authority(_) => Code::FailedPrecondition,
+        IssueError::Federation(error) => federation_code(error),
         IssueError::Join(_)
         | IssueError::Id(_)
         | IssueError::Csr(_)
@@ -69,11 +70,23 @@ pub(super) fn code_of(error: &IssueError) -> Code {
     }
 }
 
+fn federation_code(error: &FederationError) -> Code {
+    match error {
+        FederationError::Exists => Code::AlreadyExists,
+        FederationError::NotFound => Code::NotFound,
+        FederationError::InUse(_) | FederationError::ManagedByCloud => Code::FailedPrecondition,
+        FederationError::TooManyDomains => Code::ResourceExhausted,
+        _ => Code::InvalidArgument,
+    }
+}
+
 pub(super) fn entry_code(error: &EntryError) -> Code {
     match error {
         EntryError::Similar(_) => Code::AlreadyExists,
         EntryError::NotFound => Code::NotFound,
-        EntryError::ManagedByCloud | EntryError::Builtin => Code::FailedPrecondition,
+        EntryError::ManagedByCloud | EntryError::Builtin | EntryError::NoBundle { .. } => {
+            Code::FailedPrecondition
+        }
         EntryError::TooMany { what: "entries", .. } => Code::ResourceExhausted,
         _ => Code::InvalidArgument,
     }

@@ -31,13 +31,13 @@ use tonic::{
 };
 use tower::service_fn;
 
-struct Admin {
-    _place: Place,
-    issuer: Issuer,
+pub(crate) struct Admin {
+    place: Place,
+    pub(crate) issuer: Issuer,
     channel: Channel,
 }
 
-async fn admin(place: Place) -> Admin {
+pub(crate) async fn admin(place: Place) -> Admin {
     let issuer = place.open().await;
     let path = place.folder.path().join("admin.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -50,14 +50,14 @@ async fn admin(place: Place) -> Admin {
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://localhost").connect_with_connector(connect).await.unwrap();
-    Admin { _place: place, issuer, channel }
+    Admin { place, issuer, channel }
 }
 
 fn api_id(path: &str) -> types::Spiffeid {
     types::Spiffeid { trust_domain: "plant.example".to_owned(), path: path.to_owned() }
 }
 
-fn entry(path: &str, uid: u32) -> types::Entry {
+pub(crate) fn entry(path: &str, uid: u32) -> types::Entry {
     types::Entry {
         spiffe_id: Some(api_id(path)),
         parent_id: Some(api_id("/edge/box-1")),
@@ -67,12 +67,12 @@ fn entry(path: &str, uid: u32) -> types::Entry {
     }
 }
 
-fn status(status: &Option<types::Status>) -> (Code, &str) {
+pub(crate) fn status(status: &Option<types::Status>) -> (Code, &str) {
     let status = status.as_ref().unwrap();
     (Code::from_i32(status.code), &status.message)
 }
 
-fn refusal<T>(result: Result<T, Status>) -> (Code, String) {
+pub(crate) fn refusal<T>(result: Result<T, Status>) -> (Code, String) {
     let status = result.err().unwrap();
     (status.code(), status.message().to_owned())
 }
@@ -86,11 +86,18 @@ impl Admin {
         AgentClient::new(self.channel.clone())
     }
 
-    fn bundles(&self) -> BundleClient<Channel> {
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) fn bundles(&self) -> BundleClient<Channel> {
         BundleClient::new(self.channel.clone())
     }
 
-    async fn create(&self, entries: Vec<types::Entry>) -> Vec<(Option<types::Status>, Option<types::Entry>)> {
+    pub(crate) async fn create(
+        &self,
+        entries: Vec<types::Entry>,
+    ) -> Vec<(Option<types::Status>, Option<types::Entry>)> {
         let request = BatchCreateEntryRequest { entries, output_mask: None };
         let results = self.entries().batch_create_entry(request).await.unwrap().into_inner().results;
         results.into_iter().map(|result| (result.status, result.entry)).collect()

@@ -3,6 +3,7 @@
 
 mod admin;
 mod authority;
+mod federation;
 mod nodes;
 mod place;
 mod rotation;
