@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Manages join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Shows trust bundles.
+    /// Shows the trust bundle, and sets and deletes those of other trust domains.
     #[command(subcommand)]
     Bundle(BundleCommand),
     /// Shows and replaces the CA of a cloud or of a box without one, and ends trust in old ones.
@@ -167,6 +167,9 @@ pub(crate) struct EntryFields {
     /// Lifetime of X.509-SVIDs in seconds; 0 means the server's default.
     #[arg(long = "x509SVIDTTL", visible_alias = "x509-svid-ttl", value_name = "SECS", default_value_t = 0)]
     pub(crate) x509_svid_ttl: i32,
+    /// Other trust domain whose bundle the workload gets too, such as spiffe://other.org; may be given several times.
+    #[arg(long = "federatesWith", visible_alias = "federates-with", value_name = "ID")]
+    pub(crate) federates_with: Vec<String>,
     /// DNS name for the SVID; may be given several times.
     #[arg(long = "dns", value_name = "NAME")]
     pub(crate) dns: Vec<String>,
@@ -195,6 +198,9 @@ pub(crate) struct EntrySelection {
     /// Only entries of this node.
     #[arg(long = "parentID", visible_alias = "parent-id", value_name = "ID")]
     pub(crate) parent_id: Option<String>,
+    /// Only entries that federate with this trust domain; may be given several times, all must hold.
+    #[arg(long = "federatesWith", visible_alias = "federates-with", value_name = "ID")]
+    pub(crate) federates_with: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -218,6 +224,47 @@ pub(crate) enum BundleCommand {
         #[arg(long = "format", value_enum, default_value_t, value_name = "FORMAT")]
         format: BundleFormat,
     },
+    /// Prints the roots of other trust domains.
+    List {
+        /// Only of this trust domain, such as spiffe://other.org.
+        #[arg(long = "id", value_name = "ID")]
+        id: Option<String>,
+        /// pem, or spiffe for SPIFFE bundle documents.
+        #[arg(long = "format", value_enum, default_value_t, value_name = "FORMAT")]
+        format: BundleFormat,
+    },
+    /// Sets the roots of another trust domain, in place of those it has here.
+    Set {
+        /// The trust domain, such as spiffe://other.org.
+        #[arg(long = "id", value_name = "ID")]
+        id: String,
+        /// File with the roots; default: standard input.
+        #[arg(long = "path", value_name = "FILE")]
+        path: Option<PathBuf>,
+        /// pem, or spiffe for a SPIFFE bundle document.
+        #[arg(long = "format", value_enum, default_value_t, value_name = "FORMAT")]
+        format: BundleFormat,
+    },
+    /// Deletes the roots of another trust domain; sessions of its identities are cut at once.
+    Delete {
+        /// The trust domain, such as spiffe://other.org.
+        #[arg(long = "id", value_name = "ID")]
+        id: String,
+        /// What becomes of entries that federate with it: restrict keeps the bundle while there are any, dissociate
+        /// takes it from them, delete deletes them.
+        #[arg(long = "mode", value_enum, default_value_t, value_name = "MODE")]
+        mode: BundleDeletion,
+    },
+    /// Counts bundles, that of the own trust domain among them.
+    Count,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum BundleDeletion {
+    #[default]
+    Restrict,
+    Delete,
+    Dissociate,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]

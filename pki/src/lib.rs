@@ -4,6 +4,7 @@
 //! issue, and the rustls configurations of all parts of Midge. Leaves the rules of X509-SVID to
 //! `midge-identity` and the question who gets what to `issuer-core`.
 
+mod bundle_document;
 mod csr;
 mod files;
 mod jwk;
@@ -13,6 +14,7 @@ mod sign;
 mod signature;
 mod tls;
 
+pub use bundle_document::{BundleDocument, BundleDocumentError};
 pub use csr::{CSR_BYTES_MAX, Csr, CsrError, CsrSubject};
 pub use files::{FileError, read_private, write_private};
 pub use jwk::{JwkError, jwk_public_key};

@@ -108,6 +108,18 @@ impl FakeUpstream {
         ));
     }
 
+    pub(crate) fn drop_bundle(&self, trust_domain: &str) {
+        let before = Arc::clone(&self.view.borrow());
+        let mut bundles = BundleSet::clone(before.bundles());
+        assert!(bundles.remove(&TrustDomain::new(trust_domain).unwrap()));
+        self.publish(AgentView::new(
+            before.revision() + 1,
+            self.trust_domain.clone(),
+            Arc::clone(before.entries()),
+            Arc::new(bundles),
+        ));
+    }
+
     /// Makes a new view of the same contents.
     pub(crate) fn touch(&self) {
         let before = Arc::clone(&self.view.borrow());

@@ -259,6 +259,17 @@ async fn bundle_changes_are_told_and_identical_ones_are_not() {
     assert_eq!(second.svids, first.svids);
     assert_eq!(second.federated_bundles["spiffe://other.org"], [0x30, 1, 7]);
 
+    upstream.set_bundle("other.org", vec![vec![0x30, 1, 8]]);
+    let changed = next("changed federated bundles", &mut bundles).await.unwrap();
+    assert_eq!(changed.bundles["spiffe://other.org"], [0x30, 1, 8]);
+    let changed = next("svids with the changed bundle", &mut svids).await.unwrap();
+    assert_eq!(changed.federated_bundles["spiffe://other.org"], [0x30, 1, 8]);
+    upstream.drop_bundle("other.org");
+    let left = next("bundles without that of the dropped domain", &mut bundles).await.unwrap();
+    assert_eq!(left.bundles.keys().collect::<Vec<_>>(), ["spiffe://example.org"]);
+    let left = next("svids without it", &mut svids).await.unwrap();
+    assert!(left.federated_bundles.is_empty() && left.svids == first.svids);
+
     let next_root = [upstream.root(), vec![0x30, 1, 9]];
     upstream.set_bundle("example.org", next_root.to_vec());
     let found = next("the own bundle", &mut bundles).await.unwrap();

@@ -10,7 +10,7 @@ use midge_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use midge_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use midge_api::spire::api::server::svid::v1::svid_client::SvidClient;
 use midge_api::spire::api::types::{Selector, Spiffeid, Status};
-use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX};
+use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, TrustDomain};
 use std::path::{Path, PathBuf};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status as RpcStatus};
@@ -147,6 +147,21 @@ pub(crate) fn spiffe_id(text: &str) -> anyhow::Result<Spiffeid> {
         )
     })?;
     Ok(id_to_api(&id))
+}
+
+/// Parses the name of a trust domain given on the command line, or its SPIFFE ID.
+pub(crate) fn trust_domain(text: &str) -> anyhow::Result<TrustDomain> {
+    let wrong = |why: String| {
+        failure(
+            exit::USAGE,
+            format!("\"{text}\" is not a trust domain: {why}; write spiffe://<trust domain>"),
+        )
+    };
+    let name = text.strip_prefix("spiffe://").unwrap_or(text);
+    if name.contains('/') {
+        return Err(wrong("it has a path".into()));
+    }
+    TrustDomain::new(name).map_err(|error| wrong(error.to_string()))
 }
 
 /// Parses `type:value`.

@@ -1,13 +1,15 @@
 //! `midge entry …`: registration entries, with the flags of `spire-server entry`.
 
-use super::admin::{Admin, id_text, item_status, selector, spiffe_id};
+use super::admin::{Admin, id_text, item_status, selector, spiffe_id, trust_domain};
 use crate::cli::{EntryCommand, EntryFields, EntrySelection};
 use crate::exit::{self, failure};
 use crate::output::{self, Output};
+use midge_api::entries::id_to_api;
 use midge_api::midge::v1::StatusRequest;
 use midge_api::spire::api::server::entry::v1 as api;
-use midge_api::spire::api::types::{Entry, Spiffeid};
-use midge_identity::UnixMillis;
+use midge_api::spire::api::types::federates_with_match::MatchBehavior;
+use midge_api::spire::api::types::{Entry, FederatesWithMatch, Spiffeid};
+use midge_identity::{TrustDomain, UnixMillis, node_id};
 
 pub(crate) async fn run(admin: &Admin, command: EntryCommand, output: Output) -> anyhow::Result<()> {
     match command {
@@ -86,6 +88,7 @@ async fn show(admin: &Admin, selection: EntrySelection, output: Output) -> anyho
     let filter = api::list_entries_request::Filter {
         by_spiffe_id: selection.spiffe_id.as_deref().map(spiffe_id).transpose()?,
         by_parent_id: selection.parent_id.as_deref().map(spiffe_id).transpose()?,
+        by_federates_with: federates_with(&selection.federates_with)?,
         ..Default::default()
     };
     let mut entries = Vec::new();
@@ -118,7 +121,7 @@ async fn parent(admin: &Admin, given: Option<&str>) -> anyhow::Result<Spiffeid> 
         let example = format!("spiffe://{}/edge/<node>", status.trust_domain);
         return Err(failure(exit::USAGE, format!("name the node with -parentID {example}")));
     }
-    Ok(Spiffeid { trust_domain: status.trust_domain, path: format!("/edge/{}", status.node) })
+    Ok(id_to_api(&node_id(&TrustDomain::new(status.trust_domain)?, &status.node)?))
 }
 
 fn entry(id: String, fields: EntryFields, parent: Spiffeid) -> anyhow::Result<Entry> {
@@ -128,6 +131,7 @@ fn entry(id: String, fields: EntryFields, parent: Spiffeid) -> anyhow::Result<En
         parent_id: Some(parent),
         selectors: fields.selectors.iter().map(|text| selector(text)).collect::<Result<_, _>>()?,
         x509_svid_ttl: fields.x509_svid_ttl,
+        federates_with: trust_domains(&fields.federates_with)?,
         dns_names: fields.dns,
         hint: fields.hint,
         admin: fields.admin,
@@ -137,6 +141,16 @@ fn entry(id: String, fields: EntryFields, parent: Spiffeid) -> anyhow::Result<En
         subscribe: fields.subscribe,
         ..Entry::default()
     })
+}
+
+fn trust_domains(texts: &[String]) -> anyhow::Result<Vec<String>> {
+    texts.iter().map(|text| Ok(trust_domain(text)?.to_string())).collect()
+}
+
+fn federates_with(texts: &[String]) -> anyhow::Result<Option<FederatesWithMatch>> {
+    let trust_domains = trust_domains(texts)?;
+    let r#match = MatchBehavior::MatchSuperset.into();
+    Ok((!trust_domains.is_empty()).then_some(FederatesWithMatch { trust_domains, r#match }))
 }
 
 fn print(entries: &[Entry], output: Output) -> anyhow::Result<()> {
@@ -164,6 +178,7 @@ fn print(entries: &[Entry], output: Output) -> anyhow::Result<()> {
             ("Downstream", flag(entry.downstream)),
         ];
         fields.extend(entry.selectors.iter().map(|s| ("Selector", format!("{}:{}", s.r#type, s.value))));
+        fields.extend(entry.federates_with.iter().map(|name| ("FederatesWith", name.clone())));
         fields.extend(entry.dns_names.iter().map(|name| ("DNS name", name.clone())));
         fields.extend(entry.publish.iter().map(|filter| ("Publish", filter.clone())));
         fields.extend(entry.subscribe.iter().map(|filter| ("Subscribe", filter.clone())));

@@ -21,6 +21,7 @@ fn print(status: &StatusResponse) {
     let mut fields = vec![
         ("Role", status.role.clone()),
         ("Trust domain", status.trust_domain.clone()),
+        ("Federated", status.federated.join(", ")),
         ("Node", status.node.clone()),
         ("Version", status.version.clone()),
         ("Uptime", output::span(status.uptime_secs)),

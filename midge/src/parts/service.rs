@@ -89,6 +89,10 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    fn federated(&self) -> Vec<String> {
+        self.issuer.federated_bundles().iter().map(|bundle| bundle.trust_domain().to_string()).collect()
+    }
+
     fn hub(&self) -> Result<&Hub, Status> {
         self.hub.as_ref().ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))
     }
@@ -173,6 +177,7 @@ impl Midge for Service {
             nodes: count(issuer.nodes),
             listeners: self.listeners.clone(),
             pid: std::process::id(),
+            federated: self.federated(),
             audit: Some(self.audit_status()),
             policy: self.desk.policy().ok().map(policy_service::status),
         }))

@@ -3,9 +3,9 @@
 use crate::support::{BROKER, Ca, HOUR, MAPPER, NOW, ca_template, id, plant, secs, svid_template};
 use midge_identity::{CertificateFacts, TrustDomain};
 use midge_pki::{
-    CSR_BYTES_MAX, CaSigner, Csr, CsrError, CsrSubject, FileError, IdentityError, KeyFileError, PrivateKey,
-    SignError, SvidIdentity, jwk_public_key, pem_decode_certs, pem_encode_certs, pem_encode_key,
-    read_private, write_private,
+    BundleDocument, CSR_BYTES_MAX, CaSigner, Csr, CsrError, CsrSubject, FileError, IdentityError,
+    KeyFileError, PrivateKey, SignError, SvidIdentity, jwk_public_key, pem_decode_certs, pem_encode_certs,
+    pem_encode_key, read_private, write_private,
 };
 use rcgen::{CertificateParams, KeyPair, SanType};
 use sha1::{Digest, Sha1};
@@ -332,4 +332,45 @@ fn jwk_of_a_root() {
     let point = [&[4][..], &decode("x"), &decode("y")].concat();
     assert!(root.key.public_key_der().ends_with(&point));
     assert!(jwk_public_key(b"x").is_err());
+}
+
+#[test]
+fn a_bundle_document_is_read_as_it_is_written_and_strictly() {
+    let root = Ca::root().cert.to_vec();
+    let document = BundleDocument { roots: vec![root.clone()], sequence: 7, refresh_hint_secs: 300 };
+    let json = document.to_json().unwrap();
+    let parse = |value: &serde_json::Value| BundleDocument::parse(value.to_string().as_bytes());
+    assert_eq!(parse(&json).unwrap(), document);
+    let told = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut changed = json.clone();
+        change(&mut changed);
+        parse(&changed).map(|read| read.roots.len()).map_err(|error| error.to_string())
+    };
+    let x5c = json["keys"][0]["x5c"][0].clone();
+    // Keys for something else, and of kinds that are not known, are others' business.
+    for (name, value) in [("use", "jwt-svid"), ("use", "wit-svid"), ("kty", "AKP")] {
+        assert_eq!(told(&|json| json["keys"][0][name] = value.into()), Ok(0), "{name} {value}");
+    }
+    let more = told(&|json| {
+        let more = serde_json::json!({ "use": "jwt-svid", "kty": "EC", "kid": "k", "crv": "P-256" });
+        json["keys"].as_array_mut().unwrap().push(more);
+        json["spiffe_refresh_hint"] = serde_json::Value::Null;
+    });
+    assert_eq!(more, Ok(1));
+    for (name, value, wrong) in [
+        ("x5c", serde_json::json!([]), "0 certificates"),
+        ("x5c", serde_json::json!([x5c.clone(), x5c]), "2 certificates"),
+        ("x5c", serde_json::json!(["AQ=="]), "holds no certificate"),
+        ("x5c", serde_json::json!(["?"]), "not base64"),
+        ("x5c", serde_json::Value::Null, "\"x5c\" is missing"),
+        ("use", serde_json::Value::Null, "\"use\" is missing"),
+        ("kty", serde_json::json!(1), "\"kty\" is missing"),
+        ("x", serde_json::json!("AAAA"), "\"x\" is not that of the certificate"),
+    ] {
+        let error = told(&|json| json["keys"][0][name] = value.clone()).unwrap_err();
+        assert!(error.starts_with("key 1: ") && error.contains(wrong), "{error}");
+    }
+    assert!(told(&|json| json["spiffe_sequence"] = (-1).into()).unwrap_err().contains("spiffe_sequence"));
+    assert!(told(&|json| json["keys"] = "none".into()).unwrap_err().contains("\"keys\""));
+    assert!(BundleDocument::parse(b"{").is_err());
 }
