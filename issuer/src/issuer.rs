@@ -219,19 +219,21 @@ impl Issuer {
             log.aborted();
         }
         durable?;
-        let journal_before = {
+        let (journal_before, bundle_before) = {
             let mut state = shared.state.write();
-            let is_changed = mutations.iter().any(|mutation| matches!(mutation, Mutation::Journal(_)));
-            let before = is_changed.then(|| state.journal.clone());
+            let changes = |what: fn(&Mutation) -> bool| mutations.iter().any(what);
+            let journal = changes(|it| matches!(it, Mutation::Journal(_))).then(|| state.journal.clone());
+            let bundle = changes(|it| matches!(it, Mutation::Bundle(_))).then(|| state.bundle.clone());
             state.apply(&mutations, shared.config.authority.kind());
-            before
+            (journal, bundle)
         };
         // Before anybody sees that another CA is active: what they ask for then comes from that one.
         let loaded = if journal_before.is_some() { self.load_signing() } else { Ok(()) };
         self.publish();
         if let Some(witness) = shared.config.witness.as_ref().filter(|_| !mutations.is_empty()) {
-            let (journal_before, actor) = (journal_before.as_ref(), actor.as_ref());
-            witness.changed(&Changed { mutations: &mutations, journal_before, actor });
+            let (journal_before, bundle_before) = (journal_before.as_ref(), bundle_before.as_ref());
+            let actor = actor.as_ref();
+            witness.changed(&Changed { mutations: &mutations, journal_before, bundle_before, actor });
         }
         if let Some(log) = shared.config.mutation_log.as_ref().filter(|_| !mutations.is_empty()) {
             log.committed();

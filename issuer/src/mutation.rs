@@ -17,7 +17,6 @@ pub(crate) const FLOOR_KEY: &str = "clock/floor";
 
 /// One change, as it is committed.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Mutation {
     /// An entry was created, updated or deleted.
     Entry(EntryChange),

@@ -2,7 +2,7 @@
 
 use crate::mutation::Mutation;
 use crate::sign::SignedSvid;
-use issuer_core::CaJournal;
+use issuer_core::{Bundle, CaJournal};
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_runtime::Actor;
 
@@ -22,6 +22,8 @@ pub struct Changed<'a> {
     pub mutations: &'a [Mutation],
     /// The CA journal before; unset when it has not changed.
     pub journal_before: Option<&'a CaJournal>,
+    /// The roots of the own trust domain before; unset when they have not changed.
+    pub bundle_before: Option<&'a Bundle>,
     /// Who asked for it; unset for the server itself and for the cloud.
     pub actor: Option<&'a Actor>,
 }

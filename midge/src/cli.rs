@@ -476,7 +476,7 @@ pub(crate) enum AuditCommand {
         #[arg(long = "key", value_name = "SHA256")]
         keys: Vec<String>,
         /// Files of a log, in order, or an export; default: the whole log of the data directory.
-        #[arg(value_name = "FILE", conflicts_with_all = ["dir", "node"])]
+        #[arg(value_name = "FILE", conflicts_with_all = ["dir", "node", "branch"])]
         files: Vec<PathBuf>,
     },
     /// Takes note of what was found wrong with a node's log at its cloud; `midge status` tells of it no more.
@@ -509,6 +509,10 @@ pub(crate) struct AuditPlace {
     /// At a cloud: the log of this node, as it has arrived.
     #[arg(long = "node", value_name = "NODE")]
     pub(crate) node: Option<String>,
+    /// Of the node's log this branch: another begins when a log contradicts what had arrived before. Default: the newest;
+    /// verify takes all.
+    #[arg(long = "branch", value_name = "N", requires = "node")]
+    pub(crate) branch: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -110,7 +110,28 @@ fn a_boxs_audit_log_is_at_its_cloud_line_by_line_and_a_forged_one_is_found_out()
         assert!(verified.stdout.contains(found), "{found}: {}", verified.stdout);
     }
     assert_eq!(verified.json()["branches"].as_array().unwrap().len(), 2);
-    assert!(stage.copied().starts_with(&copied), "what had come is still there");
+    // What had come is still there, and what is there now is not mixed with it.
+    let first = stage.audit(&["show", "--kind", "*", "--kind", "checkpoint", "--branch", "1"]).ok();
+    assert!(first.stdout.starts_with(&copied));
+    let now = stage.audit(&["show", "--kind", "*", "--kind", "checkpoint"]).ok();
+    assert!(now.stderr.contains("branch 2, the newest of 2"), "{}", now.stderr);
+    assert!(now.stdout.lines().enumerate().all(|(n, line)| seq(line) == n as u64 + 1), "{}", now.stdout);
+    stage.audit(&["show", "--branch", "3"]).refused(1, &["there is no branch 3; the newest is 2"]);
+    // An export of a branch proves itself elsewhere.
+    let part = stage.place.text("part.jsonl");
+    stage.audit(&["export", "--branch", "1", "--to", &part]).ok();
+    let key = stage.audit(&["verify", "--branch", "1"]).json()["branches"][0]["key"].clone();
+    stage.cloud.run(&["audit", "verify", &part, "--key", key.as_str().unwrap()]).ok();
+    // A branch that is not written any more cannot be cut either.
+    let own = stage.place.path("cloud/node-audit/box-1/001");
+    let file = std::fs::read_dir(own).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let branch = |stage: &Stage| stage.audit(&["verify", "--branch", "1"]).json()["branches"][0].clone();
+    assert_eq!(branch(&stage)["intact"], true);
+    let to_checkpoint = whole.split_inclusive('\n').take(2).collect::<String>();
+    std::fs::write(&file, to_checkpoint).unwrap();
+    assert_eq!(branch(&stage)["intact"], false);
+    std::fs::write(&file, whole).unwrap();
 
     stage.cloud.run(&["audit", "accept", "box-1"]).ok();
     eventually("accepted", || {

@@ -13,7 +13,8 @@ use crate::parts::data_dir::{audit_key, audit_log};
 use crate::parts::node_audit::node_dir;
 use filter::Filter;
 use midge_api::midge::v1::{AcceptNodeAuditRequest, StatusRequest};
-use midge_audit::{AuditError, Branch, Follower, Line, branches, each_line, files};
+use midge_audit::{AuditError, Branch, Follower, Line, branches, each_line, event, files};
+use midge_identity::UnixMillis;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -66,6 +67,7 @@ struct Place {
     log: PathBuf,
     key: PathBuf,
     copy: Option<PathBuf>,
+    branch: Option<u32>,
 }
 
 impl Place {
@@ -81,21 +83,39 @@ impl Place {
             }
             node => node.as_ref().map(|node| node_dir(&dir, node)),
         };
-        Ok(Self { log: audit_log(&dir), key: audit_key(&dir), copy })
+        Ok(Self { log: audit_log(&dir), key: audit_key(&dir), copy, branch: place.branch })
     }
 
-    /// Returns the branches of the copy.
-    fn branches(copy: &Path) -> anyhow::Result<Vec<Branch>> {
-        branches(copy).map_err(|error| {
+    /// Returns the branches of the copy that are asked for.
+    fn branches(&self, copy: &Path) -> anyhow::Result<Vec<Branch>> {
+        let mut all = branches(copy).map_err(|error| {
             let text = format!("no audit log of that node in {}: {error}", copy.display());
             failure(exit::IO, format!("{text}; name the data directory of its cloud with --dir"))
-        })
+        })?;
+        if let Some(wanted) = self.branch {
+            let last = all.last().map_or(0, |last| last.number);
+            all.retain(|branch| branch.number == wanted);
+            if all.is_empty() {
+                return Err(failure(exit::NO, format!("there is no branch {wanted}; the newest is {last}")));
+            }
+        }
+        Ok(all)
     }
 
-    /// Returns the files, oldest first.
+    /// Returns the files, oldest first: of a copy those of one branch, for each is a history of its own.
+    #[expect(clippy::print_stderr, reason = "which branch is read, apart from its lines")]
     fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
         if let Some(copy) = &self.copy {
-            return Ok(Self::branches(copy)?.into_iter().flat_map(|branch| branch.files).collect());
+            let branches = self.branches(copy)?;
+            let count = branches.len();
+            let newest = branches.into_iter().next_back();
+            if let Some(newest) = newest.as_ref().filter(|_| count > 1) {
+                eprintln!(
+                    "midge: this is branch {}, the newest of {count}; --branch names another",
+                    newest.number
+                );
+            }
+            return Ok(newest.map(|branch| branch.files).unwrap_or_default());
         }
         let dir = self.log.parent().unwrap_or(Path::new("."));
         let shown = dir.display();
@@ -217,13 +237,31 @@ fn pretty(line: &Line) -> String {
     }
     for (key, value) in line.details.iter().filter(|(key, _)| *key != "identity") {
         let value = match value {
-            Value::String(value) if is_word(value) => value.clone(),
-            Value::String(value) => format!("\"{}\"", plain(value)),
-            other => plain(&other.to_string()),
+            Value::Number(time) if is_time(key, &line.event) && time.as_u64().is_some() => {
+                UnixMillis(time.as_u64().unwrap_or_default()).to_string()
+            }
+            Value::Object(fields) => {
+                let fields = fields.iter().map(|(key, value)| format!("{}={}", plain(key), told(value)));
+                format!("({})", fields.collect::<Vec<_>>().join(" "))
+            }
+            other => told(other),
         };
         text.push_str(&format!(" {}={value}", plain(key)));
     }
     text
+}
+
+fn told(value: &Value) -> String {
+    match value {
+        Value::String(value) if is_word(value) => value.clone(),
+        Value::String(value) => format!("\"{}\"", plain(value)),
+        other => plain(&other.to_string()),
+    }
+}
+
+/// Whether a number is a time in milliseconds since the epoch. `until` is one of `repeated`.
+fn is_time(key: &str, event: &str) -> bool {
+    matches!(key, "expires" | "not-after") || (event == event::REPEATED && matches!(key, "since" | "until"))
 }
 
 fn is_word(text: &str) -> bool {
@@ -243,11 +281,11 @@ mod tests {
 
     #[test]
     fn a_record_reads_as_one_line_and_cannot_control_a_terminal() {
-        let bytes = br#"{"seq":7,"prev":"0000000000000000000000000000000000000000000000000000000000000000","at":0,"event":"publish-denied","identity":"spiffe://td/a","topic":"a\u001b[31m b","qos":1,"proof":{"kind":"local"}}"#;
+        let bytes = br#"{"seq":7,"prev":"0000000000000000000000000000000000000000000000000000000000000000","at":0,"event":"publish-denied","identity":"spiffe://td/a","topic":"a\u001b[31m b","qos":1,"expires":1000,"proof":{"kind":"local","pid":7}}"#;
         let line = Line::parse(bytes).unwrap();
         assert_eq!(
             pretty(&line),
-            "1970-01-01T00:00:00Z      7 publish-denied spiffe://td/a proof={\"kind\":\"local\"} qos=1 topic=\"a\\u{1b}[31m b\""
+            "1970-01-01T00:00:00Z      7 publish-denied spiffe://td/a expires=1970-01-01T00:00:01Z proof=(kind=local pid=7) qos=1 topic=\"a\\u{1b}[31m b\""
         );
     }
 }

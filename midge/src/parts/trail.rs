@@ -1,7 +1,9 @@
 //! What the audit log says of identities, certificates, policy and operators.
 
 use super::audit::by;
-use issuer_core::{CaJournal, CaRecord, EntryChange, Origin, RegistrationEntry};
+use issuer_core::{
+    Bundle, CaJournal, CaRecord, EntryChange, FederationChange, Origin, RegistrationEntry, Slot, authority_id,
+};
 use midge_audit::{Alike, AuditLog, Peer, Record, Sort, fingerprint};
 use midge_identity::UnixMillis;
 use midge_issuer::{Cause, Changed, Issued, Mutation, Witness};
@@ -96,6 +98,14 @@ impl Trail {
         Some(differing.fold(record, |record, (key, value)| record.with(key, value)))
     }
 
+    fn federated(&self, change: &FederationChange) -> Option<Record> {
+        let event = if change.after.is_some() { "federated-bundle-set" } else { "federated-bundle-deleted" };
+        let record = self.event(event).with("trust-domain", change.trust_domain()?.to_string());
+        let Some(bundle) = &change.after else { return Some(record) };
+        let roots: Vec<String> = bundle.roots().iter().map(|root| fingerprint(&root.certificate)).collect();
+        Some(record.with("sequence", bundle.sequence()).with("roots", roots))
+    }
+
     fn journal(&self, before: Option<&CaJournal>, after: &CaJournal) -> Record {
         let serial = |ca: Option<&CaRecord>| ca.map(|ca| ca.serial.clone());
         let active = |journal: &CaJournal| serial(journal.active().map(|(_, ca)| ca));
@@ -105,15 +115,41 @@ impl Trail {
             "ca-activated"
         } else if prepared(after).is_some() && prepared(after) != was(&prepared) {
             "ca-prepared"
-        } else if after.request().is_some() {
+        } else if tainted(after) > before.map_or(0, tainted) {
+            "ca-tainted"
+        } else if after.request().is_some() && after.request() != before.and_then(CaJournal::request) {
             "ca-requested"
         } else {
-            "ca-changed"
+            "ca-key-lost"
         };
+        let authority = |ca: Option<(Slot, &CaRecord)>| ca.and_then(|(_, ca)| authority_id(&ca.certificate));
         self.event(event)
+            .with("active-authority", authority(after.active()))
             .with("active-serial", active(after))
+            .with("prepared-authority", authority(after.prepared()))
             .with("prepared-serial", prepared(after))
             .with("not-after", after.prepared().or(after.active()).map(|(_, ca)| ca.not_after.0))
+    }
+
+    /// The roots in force, and what of them changed, by the IDs that `midge localauthority` shows.
+    fn bundle(&self, before: Option<&Bundle>, after: &Bundle) -> Record {
+        let known = |bundle: &Bundle| -> Vec<(Option<String>, bool)> {
+            bundle.roots().iter().map(|root| (authority_id(&root.certificate), root.tainted)).collect()
+        };
+        let (was, is) = (before.map(known).unwrap_or_default(), known(after));
+        let among =
+            |list: &[(Option<String>, bool)], id: &Option<String>| list.iter().any(|(it, _)| it == id);
+        let added = is.iter().filter(|(id, _)| before.is_some() && !among(&was, id));
+        let removed = was.iter().filter(|(id, _)| !among(&is, id));
+        let newly = is.iter().filter(|it| it.1 && !was.contains(it));
+        let roots: Vec<String> = after.roots().iter().map(|root| fingerprint(&root.certificate)).collect();
+        self.event("bundle-changed")
+            .with("sequence", after.sequence())
+            .with("roots", roots)
+            .with("authorities", ids(is.iter()))
+            .with("added", ids(added))
+            .with("removed", ids(removed))
+            .with("tainted", ids(newly))
     }
 
     fn mutation(&self, mutation: &Mutation, changed: &Changed<'_>) -> Option<Record> {
@@ -140,16 +176,11 @@ impl Trail {
                     .with("next-serial", node.svid_next.as_ref().map(|next| next.serial.clone()))
             }
             Mutation::NodeGone(id) => self.event("node-deleted").with("identity", id.to_string()),
-            Mutation::Bundle(bundle) => {
-                let roots: Vec<String> =
-                    bundle.roots().iter().map(|root| fingerprint(&root.certificate)).collect();
-                self.event("bundle-changed").with("sequence", bundle.sequence()).with("roots", roots)
-            }
+            Mutation::Bundle(bundle) => self.bundle(changed.bundle_before, bundle),
+            Mutation::Federated(change) => self.federated(change)?,
             Mutation::Journal(journal) => self.journal(changed.journal_before, journal),
             // It is told by `status` and in the log; nothing has changed.
             Mutation::Refused(_) => return None,
-            // What a newer server can do is recorded by its name at least.
-            _ => self.event("changed"),
         })
     }
 }
@@ -210,20 +241,58 @@ fn shortened(line: String) -> String {
     if line.len() <= ACCESS_BYTES_MAX { line } else { format!("{}…", line.get(..end).unwrap_or_default()) }
 }
 
-/// What an operator sets of an entry.
+/// What an operator sets of an entry. Named one by one, so that a new field is not forgotten.
 fn fields(entry: &RegistrationEntry) -> Vec<(&'static str, Value)> {
-    let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
+    let RegistrationEntry {
+        id: _,
+        spiffe_id: _,
+        parent_id,
+        selectors,
+        x509_svid_ttl_secs,
+        jwt_svid_ttl_secs,
+        federates_with,
+        admin,
+        downstream,
+        expires_at,
+        dns_names,
+        revision_number: _,
+        store_svid,
+        hint,
+        created_at: _,
+        publish,
+        subscribe,
+        origin: _,
+    } = entry;
+    let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
     vec![
-        ("parent", entry.parent_id.to_string().into()),
+        ("parent", parent_id.to_string().into()),
         ("selectors", selectors.into()),
-        ("publish", entry.publish.clone().into()),
-        ("subscribe", entry.subscribe.clone().into()),
-        ("dns-names", entry.dns_names.clone().into()),
-        ("ttl-secs", entry.x509_svid_ttl_secs.into()),
-        ("admin", entry.admin.into()),
-        ("downstream", entry.downstream.into()),
-        ("expires-at", entry.expires_at.into()),
+        ("publish", publish.clone().into()),
+        ("subscribe", subscribe.clone().into()),
+        ("dns-names", dns_names.clone().into()),
+        ("federates-with", federates_with.clone().into()),
+        ("hint", hint.as_str().into()),
+        ("ttl-secs", (*x509_svid_ttl_secs).into()),
+        ("jwt-ttl-secs", (*jwt_svid_ttl_secs).into()),
+        ("store-svid", (*store_svid).into()),
+        ("admin", (*admin).into()),
+        ("downstream", (*downstream).into()),
+        ("expires-at", (*expires_at).into()),
     ]
+}
+
+/// A list of authorities, unless there are none.
+fn ids<'a>(authorities: impl Iterator<Item = &'a (Option<String>, bool)>) -> Option<Vec<String>> {
+    let ids: Vec<String> = authorities.filter_map(|(id, _)| id.clone()).collect();
+    (!ids.is_empty()).then_some(ids)
+}
+
+/// How many CAs are to be replaced since their root is tainted.
+fn tainted(journal: &CaJournal) -> usize {
+    [Slot::A, Slot::B]
+        .into_iter()
+        .filter(|slot| journal.slot(*slot).is_some_and(|(_, ca)| ca.tainted))
+        .count()
 }
 
 fn start(hash: &str) -> &str {

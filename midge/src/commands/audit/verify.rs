@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub(super) fn run(place: &Place, mut keys: Vec<String>, output: Output) -> anyhow::Result<ExitCode> {
     are_fingerprints(&keys)?;
     if let Some(copy) = &place.copy {
-        return of_node(copy, keys, output);
+        return of_node(place, copy, keys, output);
     }
     place.files()?;
     if keys.is_empty() {
@@ -93,8 +93,8 @@ fn value_of(report: &Report, read: &[PathBuf]) -> anyhow::Result<Value> {
 }
 
 /// Verifies a cloud's copy of a node's log, branch by branch, and tells what was wrong as it arrived.
-fn of_node(copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result<ExitCode> {
-    let branches = Place::branches(copy)?;
+fn of_node(place: &Place, copy: &Path, mut keys: Vec<String>, output: Output) -> anyhow::Result<ExitCode> {
+    let branches = place.branches(copy)?;
     let state = copy_state(copy).map_err(|error| unreadable(&error))?.unwrap_or_default();
     if keys.is_empty() {
         keys.extend(state.key.clone());

@@ -1,7 +1,7 @@
 //! What changes of the identity server, and certificates, are in the log.
 
 use super::Trail;
-use issuer_core::{JoinToken, Node, NodeSvid};
+use issuer_core::{FederatedBundle, FederationChange, JoinToken, Node, NodeSvid};
 use midge_audit::{AuditLog, each_line, files};
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_issuer::{Cause, Changed, Issued, Mutation, Witness as _};
@@ -67,7 +67,9 @@ fn node(banned: bool) -> Mutation {
 }
 
 fn changed(mutations: &[Mutation], by: Option<&Actor>) -> Vec<Value> {
-    recorded(|trail| trail.changed(&Changed { mutations, journal_before: None, actor: by }))
+    recorded(|trail| {
+        trail.changed(&Changed { mutations, journal_before: None, bundle_before: None, actor: by })
+    })
 }
 
 #[test]
@@ -120,6 +122,23 @@ fn certificates_are_told_by_what_they_are_for() {
         with(record("svid-issued", &app, "03", "operator"), by),
         record("svid-issued", NODE, "04", "node"),
         record("ca-issued", NODE, "05", "node"),
+    ];
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn bundles_of_other_trust_domains_are_told() {
+    let bundle: FederatedBundle = serde_json::from_value(json!({
+        "trust_domain": "other.org", "roots": [{ "certificate": "01", "not_after": 1 }], "sequence": 3,
+    }))
+    .unwrap();
+    let set = FederationChange { before: None, after: Some(Arc::new(bundle)) };
+    let gone = FederationChange { before: set.after.clone(), after: None };
+    let written = changed(&[Mutation::Federated(set), Mutation::Federated(gone)], None);
+    let roots = [midge_audit::fingerprint(&[1])];
+    let expected = [
+        json!({ "event": "federated-bundle-set", "trust-domain": "other.org", "sequence": 3, "roots": roots }),
+        json!({ "event": "federated-bundle-deleted", "trust-domain": "other.org" }),
     ];
     assert_eq!(written, expected);
 }
