@@ -18,7 +18,7 @@ pub use audit::AuditSink;
 pub(crate) use bootstrap::PEM_CHAIN;
 pub use devices::Desired;
 pub use error::HubError;
-pub use events::NodeEvent;
+pub use events::{EventId, InvalidEventId, NodeEvent};
 pub use sessions::NodeSession;
 pub use shared_resources::HandedRule;
 pub use synclog::{SyncLogError, SyncLogs};

@@ -7,6 +7,7 @@ mod enrol;
 mod host;
 mod identity;
 mod renewal;
+mod spooling;
 mod status;
 
 pub use changes::{CURSOR_KEY, SplitChanges, split_changes};
@@ -17,10 +18,12 @@ pub use identity::{NodeIdentity, NodeIdentityError};
 pub use status::LinkStatus;
 
 use crate::limits::PROJECT_ID_DEFAULT;
+use crate::tick::Tick;
 use actor::Actor;
 use bridge_core::{EdgeConfig, EdgeSync, Limits, Spool, SpoolLimits, UpwardItem};
 use midge_runtime::{CancellationToken, Clock};
 use midge_store::{Store, StoreError};
+use spooling::Spooling;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -29,6 +32,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const SPOOL_PREFIX: &str = "spool/";
 /// Reports that wait for the disk; whoever pushes waits when it is full.
 const PUSHES_MAX: usize = 256;
+/// Reports stored in one commit.
+const TAKEN_MAX: usize = 256;
 
 /// Where the cloud is, and how the edge behaves.
 #[derive(Clone, Debug)]
@@ -60,8 +65,6 @@ impl EdgeHubConfig {
 
 /// What the edge end works on.
 pub struct EdgeHubParts {
-    /// Identity of the box.
-    pub identity: Arc<NodeIdentity>,
     /// Who applies changes and installs CAs.
     pub host: Arc<dyn EdgeHost>,
     /// Store of the box; the spool lives in it.
@@ -103,9 +106,15 @@ pub(crate) struct Push {
     done: oneshot::Sender<Result<(), PushError>>,
 }
 
-/// The edge end, ready to run.
+/// The edge end, ready to take reports, and to run once the box has an identity.
 pub struct EdgeHub {
-    actor: Actor,
+    config: EdgeHubConfig,
+    parts: EdgeHubParts,
+    sync: EdgeSync,
+    spooling: Spooling,
+    tick: Tick,
+    pushes: mpsc::Receiver<Push>,
+    status: watch::Sender<LinkStatus>,
     handle: EdgeHubHandle,
 }
 
@@ -133,7 +142,8 @@ impl EdgeHub {
         let (pushes, to_spool) = mpsc::channel(PUSHES_MAX);
         let (status, seen) = watch::channel(LinkStatus::starting(parts.clock.now()));
         let handle = EdgeHubHandle { pushes, status: seen };
-        Ok(Self { actor: Actor::new(config, parts, sync, to_spool, status), handle })
+        let (spooling, tick) = (Spooling::new(parts.store.clone()), Tick::new(parts.clock.clone()));
+        Ok(Self { config, parts, sync, spooling, tick, pushes: to_spool, status, handle })
     }
 
     /// Returns a way to talk to it.
@@ -141,11 +151,25 @@ impl EdgeHub {
         self.handle.clone()
     }
 
+    /// Takes reports while something else goes on, such as the enrolment without which there is no channel.
+    pub async fn spool_while<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            let mut pushes = Vec::new();
+            tokio::select! {
+                done = &mut work => return done,
+                // It does not end: this end has a handle too.
+                _ = self.pushes.recv_many(&mut pushes, TAKEN_MAX) => {
+                    self.spooling.take(&mut self.sync, &self.tick, pushes).await;
+                }
+            }
+        }
+    }
+
     /// Keeps the channel up until the token is cancelled. A cloud that cannot be reached, lies or
     /// talks nonsense is shown in the status and tried again.
-    pub async fn run(self, token: CancellationToken) {
-        drop(self.handle);
-        self.actor.run(token).await;
+    pub async fn run(self, identity: Arc<NodeIdentity>, token: CancellationToken) {
+        Actor::new(self, identity).run(token).await;
     }
 }
 
@@ -153,7 +177,7 @@ impl EdgeHubHandle {
     /// Hands a report up. Once this returns it is on disk, and it is sent until the cloud has it.
     ///
     /// # Errors
-    /// The disk failed, or the edge end has ended: the report is not kept.
+    /// The disk failed, or the edge end has ended: the report is not kept, and whoever pushes keeps it to push it again.
     pub async fn push(&self, item: UpwardItem) -> Result<(), PushError> {
         let (done, result) = oneshot::channel();
         self.pushes.send(Push { item, done }).await.map_err(|_| PushError::Stopping)?;

@@ -48,6 +48,8 @@ impl From<WsError> for ChannelError {
     fn from(error: WsError) -> Self {
         match error {
             WsError::ConnectionClosed | WsError::AlreadyClosed => Self::Closed,
+            // A process that ends closes neither websocket nor TLS.
+            WsError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Self::Closed,
             other => Self::Websocket(Box::new(other)),
         }
     }

@@ -180,8 +180,48 @@ async fn what_changes_while_the_cloud_is_away_converges_when_it_is_back() {
         })
         .await;
     eventually("acknowledged", || edge.status().pending == 0).await;
-    let events = cloud.hub().events("box-1").await.unwrap();
+    let events = cloud.events("box-1").await;
     assert_eq!((events.len(), events[0].kind.as_str()), (1, "audit/connect"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_reports_and_forgets_none_that_was_taken() {
+    let cloud = Cloud::start().await;
+    let mut edge = Edge::join(&cloud, "box-1").await;
+    eventually("connected", || edge.status().connected).await;
+    // More than is free in the file.
+    let event = || UpwardItem::audit("a", json!("x".repeat(400_000)));
+    edge.store.set_size_max(Some(1)).await.unwrap();
+    for _ in 0..3 {
+        let refused = edge.handle.push(event()).await.unwrap_err().to_string();
+        assert!(refused.contains("not on disk"), "{refused}");
+    }
+    // The link is up, and the trouble is told all the same.
+    eventually("told", || edge.status().connected && edge.status().spool_error.is_some()).await;
+    assert_eq!(edge.status().pending, 0, "what was refused is not sent");
+
+    edge.store.set_size_max(None).await.unwrap();
+    edge.handle.push(event()).await.unwrap();
+    eventually("told no more", || edge.status().spool_error.is_none()).await;
+    eventually("acknowledged", || edge.status().pending == 0).await;
+    edge.restart().await;
+    assert_eq!(edge.status().pending, 0, "what the cloud has is deleted");
+    assert_eq!(cloud.events("box-1").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_are_taken_before_there_is_an_identity() {
+    let cloud = Cloud::start().await;
+    let mut edge = Edge::join(&cloud, "box-1").await;
+    edge.stop().await;
+    let mut hub = edge.hub().await;
+    let handle = hub.handle();
+    hub.spool_while(handle.push(UpwardItem::audit("early", json!(1)))).await.unwrap();
+    drop((hub, handle));
+    edge.restart().await;
+    eventually("acknowledged", || edge.status().connected && edge.status().pending == 0).await;
+    let events = cloud.events("box-1").await;
+    assert_eq!((events.len(), events[0].kind.as_str()), (1, "audit/early"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

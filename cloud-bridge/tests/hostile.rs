@@ -353,7 +353,7 @@ async fn a_node_writes_over_no_event_and_fills_no_disk() {
         }
     };
     let kept = async || {
-        let events = cloud.hub().events("box-1").await.unwrap();
+        let events = cloud.events("box-1").await;
         let start = |event: &Value| event.as_str().unwrap().chars().next().unwrap();
         events.iter().map(|event| start(&event.content)).collect::<String>()
     };

@@ -2,23 +2,24 @@
 
 use crate::error::DeviceError;
 use crate::handle::Command;
-use crate::mqtt::{BusStatus, Incoming};
-use crate::{TWIN_PREFIX, UpwardSink};
-use bridge_core::twin::{Device, TwinEffect, TwinStore, check_desired};
-use bridge_core::{Change, DeviceId, Extent, Now, UpwardItem};
+use crate::mqtt::{BusStatus, Delivery, Incoming};
+use crate::unsaved::Unsaved;
+use crate::{RECEIVE_MAX, TWIN_PREFIX, UpwardSink};
+use bridge_core::twin::{Device, TwinStore, check_desired};
+use bridge_core::{Change, DeviceId, Extent, Now};
 use futures_util::future::join_all;
 use midge_runtime::{CancellationToken, Clock, RateLimitedWarn};
 use midge_store::{Batch, Durability, Store};
 use rumqttc::v5::AsyncClient;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Messages handled in one commit.
-const BATCH_MAX: usize = 64;
+const BATCH_MAX: usize = RECEIVE_MAX as usize;
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
 static UNSENT: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(10));
@@ -32,15 +33,10 @@ pub(crate) struct Actor {
     pub(crate) status: watch::Sender<BusStatus>,
     pub(crate) messages: mpsc::Receiver<Incoming>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    /// Number of the connection that there is.
+    pub(crate) connection: Arc<AtomicU64>,
     /// What the disk or the spool has refused, to be tried again.
     pub(crate) unsaved: Unsaved,
-}
-
-#[derive(Default)]
-pub(crate) struct Unsaved {
-    failing: bool,
-    twins: BTreeMap<String, Option<Vec<u8>>>,
-    publishes: Vec<Publish>,
 }
 
 impl Actor {
@@ -51,7 +47,8 @@ impl Actor {
                 () = token.cancelled() => return,
                 () = tokio::time::sleep(RETRY_EVERY), if self.unsaved.failing => self.retry().await,
                 Some(command) = self.commands.recv() => self.handle_command(command).await,
-                taken = self.messages.recv_many(&mut incoming, BATCH_MAX) => {
+                // Nothing more is taken before what was taken is safe: the broker keeps it.
+                taken = self.messages.recv_many(&mut incoming, BATCH_MAX), if !self.unsaved.failing => {
                     if taken == 0 {
                         return;
                     }
@@ -63,19 +60,17 @@ impl Actor {
 
     async fn handle_incoming(&mut self, incoming: &mut Vec<Incoming>) {
         let now = self.now();
-        let mut handled: Vec<Publish> = Vec::with_capacity(incoming.len());
         for message in incoming.drain(..) {
             match message {
                 Incoming::Connected => self.twins.handle_started(now),
-                Incoming::Publish(publish) => {
-                    if let Ok(topic) = std::str::from_utf8(&publish.topic) {
-                        self.twins.handle_publish(topic, &publish.payload, now);
+                Incoming::Publish(delivery) => {
+                    if let Ok(topic) = std::str::from_utf8(&delivery.publish.topic) {
+                        self.twins.handle_publish(topic, &delivery.publish.payload, now);
                     }
-                    handled.push(*publish);
+                    self.unsaved.deliveries.push(delivery);
                 }
             }
         }
-        self.unsaved.publishes.extend(handled);
         if self.execute().await.is_ok() {
             self.acknowledge();
         }
@@ -83,15 +78,16 @@ impl Actor {
 
     // Acknowledged only once it is on disk.
     fn acknowledge(&mut self) {
-        for publish in self.unsaved.publishes.drain(..) {
-            // A broken connection brings it again.
-            drop(self.client.try_ack(&publish));
+        let connection = self.connection.load(Ordering::Relaxed);
+        for Delivery { publish, over } in self.unsaved.deliveries.drain(..) {
+            // A new connection brings it again; its packet identifier may be another message's by then.
+            if over == connection {
+                drop(self.client.try_ack(&publish));
+            }
         }
     }
 
     async fn retry(&mut self) {
-        // Reports and news of the failed try are gone: everything is told again.
-        self.twins.handle_started(self.now());
         if self.execute().await.is_ok() {
             self.acknowledge();
         }
@@ -113,11 +109,6 @@ impl Actor {
             }
             Command::Set { id, desired, done } => {
                 let result = self.set(&id, desired).await;
-                drop(done.send(result));
-            }
-            Command::ReportAll { done } => {
-                self.twins.handle_started(self.now());
-                let result = self.finish().await;
                 drop(done.send(result));
             }
             Command::List { done } => {
@@ -210,37 +201,38 @@ impl Actor {
     }
 
     async fn try_execute(&mut self) -> Result<(), String> {
-        let (mut reports, mut news) = (Vec::new(), Vec::new());
         while let Some(effect) = self.twins.poll_effect() {
-            match effect {
-                TwinEffect::Persist { key, value } => {
-                    self.unsaved.twins.insert(key, value);
-                }
-                TwinEffect::Up(item) => reports.push(item),
-                TwinEffect::Publish { topic, payload } => news.push((topic, payload)),
-            }
+            self.unsaved.add(effect);
         }
-        if !self.unsaved.twins.is_empty() {
-            let batch = self.unsaved.twins.iter().fold(Batch::new(), |batch, (key, value)| {
-                let key = format!("{TWIN_PREFIX}{key}");
-                match value {
-                    Some(value) => batch.put(key, value.as_slice()),
-                    None => batch.delete(key),
-                }
-            });
-            self.store.commit(batch, Durability::PowerLoss).await.map_err(|error| error.to_string())?;
-            self.unsaved.twins.clear();
-        }
-        let reported = self.report(reports).await;
-        for (topic, payload) in news {
+        self.store_twins().await?;
+        let reported = self.report().await;
+        for (topic, payload) in std::mem::take(&mut self.unsaved.news) {
             self.publish(topic, payload);
         }
         reported
     }
 
-    async fn report(&self, reports: Vec<UpwardItem>) -> Result<(), String> {
+    async fn store_twins(&mut self) -> Result<(), String> {
+        if self.unsaved.twins.is_empty() {
+            return Ok(());
+        }
+        let batch = self.unsaved.twins.iter().fold(Batch::new(), |batch, (key, value)| {
+            let key = format!("{TWIN_PREFIX}{key}");
+            match value {
+                Some(value) => batch.put(key, value.as_slice()),
+                None => batch.delete(key),
+            }
+        });
+        self.store.commit(batch, Durability::PowerLoss).await.map_err(|error| error.to_string())?;
+        self.unsaved.twins.clear();
+        Ok(())
+    }
+
+    async fn report(&mut self) -> Result<(), String> {
         // In order, and together: the spool commits what waits in one batch.
-        let pushed = join_all(reports.into_iter().map(|item| self.up.push(item))).await;
+        let items = self.unsaved.reports.iter().cloned();
+        let pushed = join_all(items.map(|item| self.up.push(item))).await;
+        self.unsaved.reported(&pushed);
         pushed.into_iter().collect()
     }
 

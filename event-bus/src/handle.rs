@@ -14,7 +14,6 @@ pub(crate) enum Command {
     Create { device: Box<Device>, desired: BTreeMap<String, String>, done: Answer<Device> },
     Delete { id: DeviceId, done: Answer<()> },
     Set { id: DeviceId, desired: BTreeMap<String, String>, done: Answer<Device> },
-    ReportAll { done: Answer<()> },
     List { done: Answer<Vec<Device>> },
     Show { id: DeviceId, done: Answer<Device> },
 }
@@ -88,14 +87,6 @@ impl EventBusHandle {
     /// There is no such device, or the bus has ended.
     pub async fn device(&self, id: DeviceId) -> Result<Device, DeviceError> {
         self.ask(|done| Command::Show { id, done }).await
-    }
-
-    /// Reports all states and twins to the cloud again, for instance once the box has enrolled.
-    ///
-    /// # Errors
-    /// The spool does not take them (it is tried again), or the bus has ended.
-    pub async fn report_all(&self) -> Result<(), DeviceError> {
-        self.ask(|done| Command::ReportAll { done }).await
     }
 
     /// State of the connection to the broker, whenever it changes.

@@ -7,6 +7,7 @@ mod actor;
 mod error;
 mod handle;
 mod mqtt;
+mod unsaved;
 
 pub use error::{DeviceError, EventBusError};
 pub use handle::EventBusHandle;
@@ -25,12 +26,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use unsaved::Unsaved;
 
 const TWIN_PREFIX: &str = "twin/";
 /// Commands that wait; whoever commands waits when it is full.
 const COMMANDS_MAX: usize = 64;
+/// QoS 1 messages that the broker may send before the first is acknowledged. They are stored together.
+const RECEIVE_MAX: u16 = 256;
 /// Messages that were read and not handled: more than the broker may have unacknowledged.
-const MESSAGES_MAX: usize = 256;
+const MESSAGES_MAX: usize = 1024;
 
 /// Where the broker is, and whose bus this is.
 #[derive(Clone, Debug)]
@@ -45,12 +49,12 @@ pub struct EventBusConfig {
     pub client_id: String,
     /// MQTT keep alive.
     pub keep_alive: Duration,
-    /// How long the broker keeps messages while the bus reconnects.
+    /// How long the broker keeps messages while the bus, or the box, is away.
     pub session_expiry: Duration,
 }
 
 impl EventBusConfig {
-    /// Returns the defaults: client id `event-bus`, keep alive 30 s, session kept for an hour.
+    /// Returns the defaults: client id `event-bus`, keep alive 30 s, session kept as long as the broker keeps any.
     pub fn new(broker: SocketAddr, broker_id: SpiffeId, node: impl Into<String>) -> Self {
         Self {
             broker,
@@ -58,7 +62,7 @@ impl EventBusConfig {
             node: node.into(),
             client_id: "event-bus".to_owned(),
             keep_alive: Duration::from_secs(30),
-            session_expiry: Duration::from_secs(3600),
+            session_expiry: Duration::from_secs(u32::MAX.into()),
         }
     }
 }
@@ -80,7 +84,7 @@ pub struct EventBusParts {
 /// Takes reports for the cloud.
 #[async_trait]
 pub trait UpwardSink: Send + Sync + 'static {
-    /// Takes a report; once this returns it is not lost. Errors are texts for `status`.
+    /// Takes a report; once this returns it is not lost. Errors are texts for `status`: then it is pushed again.
     async fn push(&self, item: UpwardItem) -> Result<(), String>;
 }
 
@@ -117,6 +121,7 @@ impl EventBus {
         let (status, seen) = watch::channel(BusStatus::default());
         let (connection, client) =
             Connection::new(&config, (parts.identity, parts.trust), messages, status.clone());
+        let number = connection.number();
         let actor = Actor {
             twins,
             store: parts.store,
@@ -126,7 +131,8 @@ impl EventBus {
             status,
             messages: to_handle,
             commands: to_do,
-            unsaved: actor::Unsaved::default(),
+            connection: number,
+            unsaved: Unsaved::default(),
         };
         Ok(Self { actor, connection, handle: EventBusHandle { commands, status: seen } })
     }
@@ -138,24 +144,8 @@ impl EventBus {
 
     /// Serves until the token is cancelled. A broker that is away or refuses is shown in the status
     /// and tried again.
-    ///
-    /// # Errors
-    /// Never at present.
-    pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, token: CancellationToken) {
         drop(self.handle);
         tokio::join!(self.connection.run(token.clone()), self.actor.run(token));
-        Ok(())
     }
-}
-
-/// Opens and serves the event bus until the token is cancelled.
-///
-/// # Errors
-/// The twins cannot be read.
-pub async fn run(
-    config: EventBusConfig,
-    parts: EventBusParts,
-    token: CancellationToken,
-) -> anyhow::Result<()> {
-    EventBus::open(config, parts).await?.run(token).await
 }

@@ -1,7 +1,7 @@
 //! The connection to the broker: made with the current SVID, made anew when the SVID is rotated,
 //! with one session over all connections.
 
-use crate::EventBusConfig;
+use crate::{EventBusConfig, RECEIVE_MAX};
 use bridge_core::twin::subscriptions;
 use midge_pki::{IdentitySource, ServerExpectation, SvidIdentity, TrustSource, client_config, rejection_of};
 use midge_runtime::{Backoff, CancellationToken};
@@ -10,13 +10,12 @@ use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// Requests that wait for the broker.
 const REQUESTS_MAX: usize = 1024;
-/// QoS 1 messages that the broker may send before the first is acknowledged.
-const RECEIVE_MAX: u16 = 64;
 /// QoS 1 messages to the broker before the first is acknowledged: rumqttc allocates a slot for each.
 const INFLIGHT_MAX: u16 = 64;
 const PACKET_BYTES_MAX: u32 = 1024 * 1024;
@@ -41,7 +40,13 @@ pub(crate) enum Incoming {
     /// The broker is there (again).
     Connected,
     /// Somebody published.
-    Publish(Box<Publish>),
+    Publish(Delivery),
+}
+
+/// A message and the number of the connection that brought it.
+pub(crate) struct Delivery {
+    pub(crate) publish: Box<Publish>,
+    pub(crate) over: u64,
 }
 
 pub(crate) struct Connection {
@@ -53,6 +58,7 @@ pub(crate) struct Connection {
     filters: Vec<String>,
     messages: mpsc::Sender<Incoming>,
     status: watch::Sender<BusStatus>,
+    number: Arc<AtomicU64>,
 }
 
 impl Connection {
@@ -86,8 +92,14 @@ impl Connection {
             filters: subscriptions(&config.node),
             messages,
             status,
+            number: Arc::default(),
         };
         (connection, client)
+    }
+
+    /// Number of the connection that there is.
+    pub(crate) fn number(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.number)
     }
 
     pub(crate) async fn run(mut self, token: CancellationToken) {
@@ -156,6 +168,7 @@ impl Connection {
     async fn handle(&mut self, packet: Packet) {
         match packet {
             Packet::ConnAck(_) => {
+                self.number.fetch_add(1, Ordering::Relaxed);
                 let filters =
                     self.filters.iter().map(|filter| Filter::new(filter.as_str(), QoS::AtLeastOnce));
                 if let Err(error) = self.client.try_subscribe_many(filters) {
@@ -182,7 +195,10 @@ impl Connection {
                     self.failed(reason);
                 }
             }
-            Packet::Publish(publish) => self.forward(Incoming::Publish(Box::new(publish))).await,
+            Packet::Publish(publish) => {
+                let (publish, over) = (Box::new(publish), self.number.load(Ordering::Relaxed));
+                self.forward(Incoming::Publish(Delivery { publish, over })).await;
+            }
             _ => {}
         }
     }
@@ -197,7 +213,8 @@ impl Connection {
             if !status.connected && status.last_error.as_ref() == Some(&reason) {
                 return false;
             }
-            tracing::warn!(reason, "not connected to the broker");
+            // Who shows the status tells of it.
+            tracing::debug!(reason, "not connected to the broker");
             status.connected = false;
             status.last_error = Some(reason);
             true

@@ -94,7 +94,22 @@ impl Reports {
         };
         self.items.lock().iter().filter_map(value).collect()
     }
+
+    /// What applications have uploaded, oldest first.
+    fn uploads(&self) -> Vec<(String, Value)> {
+        let items = self.items.lock();
+        let uploads = items.iter().filter(|item| item.route.operation == "upload");
+        uploads.map(|item| (item.route.resource.clone(), item.content.clone())).collect()
+    }
 }
+
+/// Lets apps upload.
+const UPLOADS: &str = r#"
+[[rule]]
+name = "app-uploads"
+id = "spiffe://{td}/edge/{node}/app/{app}"
+publish = ["{app}/user/#", "$hw/events/upload/#"]
+"#;
 
 struct Box1 {
     issuer: Issuer,
@@ -103,7 +118,7 @@ struct Box1 {
     reports: Arc<Reports>,
     bus: EventBusHandle,
     bus_identity: Arc<CurrentIdentity>,
-    bus_task: JoinHandle<anyhow::Result<()>>,
+    bus_task: JoinHandle<()>,
     stop_bus: CancellationToken,
     _server: JoinHandle<anyhow::Result<()>>,
     _directory: TempDir,
@@ -135,7 +150,7 @@ impl Box1 {
         };
         let bound = Bound::bind(&mqtt).await.unwrap();
         let broker = bound.tls_address.unwrap();
-        let policy = Policy::from_toml_str(DEFAULT_POLICY, "built-in").unwrap();
+        let policy = Policy::from_toml_str(&format!("{DEFAULT_POLICY}{UPLOADS}"), "built-in").unwrap();
         let (audit, writer) = AuditLog::open(&directory.path().join("audit")).unwrap();
         // Dropping it waits for the server, which lives as long as the test.
         std::mem::forget(writer);
@@ -177,7 +192,7 @@ impl Box1 {
 
     async fn restart_bus(&mut self, before_start: impl AsyncFnOnce(&Self)) {
         self.stop_bus.cancel();
-        (&mut self.bus_task).await.unwrap().unwrap();
+        (&mut self.bus_task).await.unwrap();
         before_start(self).await;
         let started =
             start_bus(&self.issuer, &self.store, self.broker, &self.reports, &self.bus_identity).await;
@@ -199,7 +214,7 @@ async fn start_bus(
     broker: SocketAddr,
     reports: &Arc<Reports>,
     identity: &Arc<CurrentIdentity>,
-) -> (EventBusHandle, CancellationToken, JoinHandle<anyhow::Result<()>>) {
+) -> (EventBusHandle, CancellationToken, JoinHandle<()>) {
     let parts = EventBusParts {
         identity: Arc::clone(identity) as Arc<dyn IdentitySource>,
         trust: Arc::new(Trust(issuer.clone())),
@@ -436,6 +451,40 @@ async fn a_full_spool_delays_and_loses_nothing() {
     *node.reports.refusing.lock() = false;
     eventually("reported", || node.reports.values("n").last().map(String::as_str) == Some("1")).await;
     eventually("shown no more", || node.bus.status().borrow().last_error.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_find_the_spool_failing_come_once_and_in_order() {
+    let node = Box1::start().await;
+    node.connected().await;
+    *node.reports.refusing.lock() = true;
+    let mut app = node.client("/app/a");
+    app.publish("$hw/events/upload/x", "\"first\"").await;
+    app.publish("a/user/b", "\"second\"").await;
+    eventually("shown", || node.bus.status().borrow().last_error.as_deref() == Some("spool is full")).await;
+    *node.reports.refusing.lock() = false;
+    let both = [("$hw/events/upload/x", json!("\"first\"")), ("a/user/b", json!("\"second\""))];
+    let both = both.map(|(topic, payload)| (topic.to_owned(), payload));
+    eventually("uploaded", || node.reports.uploads().len() >= 2).await;
+    app.publish("a/user/b", "\"third\"").await;
+    eventually("uploaded", || node.reports.uploads().len() >= 3).await;
+    assert_eq!(node.reports.uploads()[..2], both);
+    eventually("shown no more", || node.bus.status().borrow().last_error.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_found_the_spool_failing_come_again_after_a_restart() {
+    let mut node = Box1::start().await;
+    node.connected().await;
+    *node.reports.refusing.lock() = true;
+    let mut app = node.client("/app/a");
+    app.publish("$hw/events/upload/x", "\"kept\"").await;
+    eventually("shown", || node.bus.status().borrow().last_error.as_deref() == Some("spool is full")).await;
+    node.restart_bus(async |node| *node.reports.refusing.lock() = false).await;
+    eventually("uploaded", || {
+        node.reports.uploads() == [("$hw/events/upload/x".to_owned(), json!("\"kept\""))]
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// Manages devices and their twins.
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Shows what applications on nodes have uploaded (at the cloud).
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Checks, explains and compares policies, on files or at a running edge.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -424,6 +427,22 @@ pub(crate) enum DeviceCommand {
     Delete(DeviceName),
     /// Shows a device and its twin.
     Show(DeviceName),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventCommand {
+    /// Lists what a node has uploaded, oldest first: the newest 10,000, of at most 16 MiB.
+    List {
+        /// Name of the node.
+        #[arg(long, value_name = "NODE")]
+        node: String,
+        /// Only what came after the event with this ID.
+        #[arg(long, value_name = "ID")]
+        since: Option<String>,
+        /// Goes on with what comes, until it is stopped. With `--output json` each event is a line.
+        #[arg(long)]
+        follow: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

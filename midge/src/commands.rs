@@ -7,6 +7,7 @@ mod check;
 mod device;
 mod duration;
 mod entry;
+mod event;
 mod localauthority;
 mod mqtt;
 mod node;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Svid(command) => svid::run(&admin, command, output).await?,
         Command::Session(command) => session::run(&admin, command, output).await?,
         Command::Node(command) => node::run(&admin, command, output).await?,
+        Command::Event(command) => event::run(&admin, command, output).await?,
         Command::Device(command) => device::run(&admin, command, output).await?,
         Command::Policy(command) => return policy::run(&admin, command, output).await,
         Command::Rule(command) => rule::run(&admin, command, output).await?,

@@ -30,5 +30,6 @@ mod power_cut;
 mod running;
 mod sessions;
 mod support;
+mod uploads;
 mod ways;
 mod wrong_input;

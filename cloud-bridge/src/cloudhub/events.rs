@@ -12,10 +12,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
+use thiserror::Error;
 
-/// Records read at once while the oldest are looked for.
+/// Records read at once.
 const PAGE: usize = 64;
+/// Bytes of a page that is shown; one event alone may be longer.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// One event of a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +31,57 @@ pub struct NodeEvent {
     pub at: UnixMillis,
     /// What the node sent.
     pub content: Value,
+}
+
+/// Place of an event among those of its node: the spools that the node has had, and the position in this one. Its text
+/// is `<spools>-<position>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventId {
+    epoch: u64,
+    position: u64,
+}
+
+/// Text that is no [`EventId`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("\"{0}\" is no ID of an event: these are two numbers with a dash between, such as 1-42")]
+pub struct InvalidEventId(String);
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.position)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let read = || {
+            let (epoch, position) = text.split_once('-')?;
+            Some(Self { epoch: epoch.parse().ok()?, position: position.parse().ok()? })
+        };
+        read().ok_or_else(|| InvalidEventId(text.to_owned()))
+    }
+}
+
+impl EventId {
+    fn key(self, node: &str) -> String {
+        let Self { epoch, position } = self;
+        match epoch {
+            0 => format!("{}{position:020}", prefix(node)),
+            _ => format!("{}e{epoch:010}-{position:020}", prefix(node)),
+        }
+    }
+
+    /// None for a key that no server has written.
+    fn of_key(node: &str, key: &str) -> Option<Self> {
+        let key = key.strip_prefix(&prefix(node))?;
+        let (epoch, position) = match key.strip_prefix('e') {
+            Some(key) => key.split_once('-')?,
+            None => ("0", key),
+        };
+        Some(Self { epoch: epoch.parse().ok()?, position: position.parse().ok()? })
+    }
 }
 
 /// The rings of all nodes that have sent something since the start.
@@ -49,13 +105,17 @@ struct SpoolRecord {
 }
 
 impl CloudHub {
-    /// Returns the newest events of a node, oldest first.
+    /// Returns a page of what is kept of a node's events, in the order in which it sent them, from the one behind
+    /// `after` on. There are no more when it is empty.
     ///
     /// # Errors
     /// The store fails.
-    pub async fn events(&self, node: &str) -> Result<Vec<NodeEvent>, HubError> {
-        let records = self.shared.parts.store.scan(prefix(node)).await?;
-        records.iter().map(|(key, value)| read(key, value)).collect()
+    pub async fn events(
+        &self,
+        node: &str,
+        after: Option<EventId>,
+    ) -> Result<Vec<(EventId, NodeEvent)>, HubError> {
+        page(&self.shared.parts.store, node, after).await
     }
 
     // What is sent again because the acknowledgement was lost is acknowledged again, and not stored.
@@ -154,7 +214,7 @@ impl Ring {
     }
 
     fn key(&self, node: &str, position: u64) -> String {
-        format!("{}e{:010}-{position:020}", prefix(node), self.epoch)
+        EventId { epoch: self.epoch, position }.key(node)
     }
 
     /// A stock edge numbers nothing: the time does, and several within a millisecond come one after the other.
@@ -168,6 +228,24 @@ impl Ring {
             position = position.saturating_add(1);
         }
     }
+}
+
+async fn page(
+    store: &Store,
+    node: &str,
+    after: Option<EventId>,
+) -> Result<Vec<(EventId, NodeEvent)>, HubError> {
+    let records = store.scan_page(prefix(node), after.map(|after| after.key(node)), PAGE).await?;
+    let (mut events, mut bytes) = (Vec::with_capacity(records.len()), 0_usize);
+    for (key, value) in records {
+        bytes = bytes.saturating_add(value.len());
+        if bytes > PAGE_BYTES && !events.is_empty() {
+            break;
+        }
+        let unnamed = || HubError::Record { key: key.clone(), why: "no place of an event".to_owned() };
+        events.push((EventId::of_key(node, &key).ok_or_else(unnamed)?, read(&key, &value)?));
+    }
+    Ok(events)
 }
 
 fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, HubError> {
@@ -280,5 +358,41 @@ mod tests {
             put(&mut ring, &store, &report("", None, json!(n))).await;
         }
         assert_eq!(stored(&store).await, [json!("old"), json!(0), json!(1)]);
+        let events = page(&store, "n", None).await.unwrap();
+        assert_eq!(events[0].0.to_string(), "0-1700000000000");
+        let rest = page(&store, "n", Some(events[0].0)).await.unwrap();
+        assert_eq!(rest, events[1..]);
+    }
+
+    #[tokio::test]
+    async fn pages_have_no_gap_and_an_end_whatever_events_weigh() {
+        const MANY: SpoolLimits = SpoolLimits { events: 1000, event_bytes: 16 << 20, keys: 0 };
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let mut ring = Ring::read(&store, "n").await.unwrap();
+        let weights = (0..PAGE + 3).map(|n| if n % 40 == 5 { PAGE_BYTES } else { 10 });
+        for (seq, weight) in (1..).zip(weights.clone()) {
+            let report = report("s", Some(seq), json!("x".repeat(weight)));
+            let event = NodeEvent { kind: "a".into(), at: UnixMillis(7), content: report.content.clone() };
+            let batch = ring.plan(&store, "n", &report, &event, &MANY).await.unwrap().unwrap();
+            store.commit(batch, Durability::ProcessCrash).await.unwrap();
+        }
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let events = page(&store, "n", after).await.unwrap();
+            let Some((last, _)) = events.last() else { break };
+            after = Some(last.to_string().parse().unwrap());
+            let bytes: usize = events.iter().map(|(_, event)| event.content.as_str().unwrap().len()).sum();
+            assert!(events.len() == 1 || bytes <= PAGE_BYTES);
+            seen.extend(events.into_iter().map(|(id, event)| (id.to_string(), event.content)));
+        }
+        let expected =
+            weights.enumerate().map(|(n, weight)| (format!("1-{}", n + 1), json!("x".repeat(weight))));
+        assert!(seen.into_iter().eq(expected));
+        assert!(page(&store, "other", None).await.unwrap().is_empty());
+        for text in ["", "7", "a-1", "1-", "1-2-3", "-1-2"] {
+            let error = text.parse::<EventId>().unwrap_err().to_string();
+            assert!(error.contains(text) && error.contains("1-42"), "{error}");
+        }
     }
 }

@@ -3,16 +3,15 @@
 use super::changes::{PublishedRoots, roots_in};
 use super::dial::{DialError, dial};
 use super::renewal::{Renewal, install};
-use super::{EdgeHubConfig, EdgeHubParts, LinkStatus, Push, PushError, SPOOL_PREFIX};
+use super::spooling::Spooling;
+use super::{EdgeHub, EdgeHubConfig, EdgeHubParts, LinkStatus, NodeIdentity, Push, TAKEN_MAX};
 use crate::frames::{Channel, ChannelError};
 use crate::tick::Tick;
 use bridge_core::{
     AuditBatch, Change, Cursor, EdgeEffect, EdgeSync, Extent, Message, SigningKind, SigningRequest,
-    SpoolWrite,
 };
 use midge_issuer::CaRequest;
 use midge_runtime::{Backoff, CancellationToken};
-use midge_store::{Batch, Durability};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -21,13 +20,17 @@ use tokio::time::Instant;
 
 /// First pause between two tries to connect.
 const RECONNECT_FIRST: Duration = Duration::from_millis(200);
+/// What could not be deleted is tried again after so long.
+const SETTLE_EVERY: Duration = Duration::from_secs(2);
 /// A clock that jumps must not delay the renewal by more than this.
 const RENEWAL_CHECK_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) struct Actor {
     config: EdgeHubConfig,
     parts: EdgeHubParts,
+    identity: Arc<NodeIdentity>,
     sync: EdgeSync,
+    spooling: Spooling,
     tick: Tick,
     pushes: mpsc::Receiver<Push>,
     status: watch::Sender<LinkStatus>,
@@ -38,6 +41,7 @@ pub(super) struct Actor {
     backoff: Backoff,
     renewal: Renewal,
     link_error: Option<String>,
+    renewal_error: Option<String>,
 }
 
 enum Done {
@@ -58,19 +62,15 @@ enum Event {
 }
 
 impl Actor {
-    pub(super) fn new(
-        config: EdgeHubConfig,
-        parts: EdgeHubParts,
-        sync: EdgeSync,
-        pushes: mpsc::Receiver<Push>,
-        status: watch::Sender<LinkStatus>,
-    ) -> Self {
+    pub(super) fn new(hub: EdgeHub, identity: Arc<NodeIdentity>) -> Self {
+        let EdgeHub { config, parts, sync, spooling, tick, pushes, status, handle: _ } = hub;
         let backoff = Backoff::new(RECONNECT_FIRST, config.reconnect_max);
-        let tick = Tick::new(parts.clock.clone());
         Self {
             config,
             parts,
+            identity,
             sync,
+            spooling,
             tick,
             pushes,
             status,
@@ -81,6 +81,7 @@ impl Actor {
             backoff,
             renewal: Renewal::default(),
             link_error: None,
+            renewal_error: None,
         }
     }
 
@@ -90,14 +91,14 @@ impl Actor {
         loop {
             self.renew_when_due();
             self.dial_when_due();
-            drop(self.execute().await);
+            self.execute().await;
             self.show();
             match self.next_event(&mut ca_request, &token).await {
                 Event::Stop => break,
                 Event::Message(message) => self.sync.handle_message(&message, self.tick.now()),
                 Event::Lost(error) => self.lost(error.to_string()),
                 Event::Done(done) => self.handle_done(done),
-                Event::Pushes(pushes) => self.handle_pushes(pushes).await,
+                Event::Pushes(pushes) => self.spooling.take(&mut self.sync, &self.tick, pushes).await,
                 Event::CaRequest => {
                     let wish = ca_request.borrow_and_update().as_ref().map(signing_request);
                     self.sync.handle_signing_request(SigningKind::Ca, wish, self.tick.now());
@@ -120,7 +121,10 @@ impl Actor {
         if self.channel.is_none() && !self.dialing {
             deadline = deadline.min(self.dial_at);
         }
-        let until_renewal = self.parts.identity.renew_at().since(self.parts.clock.now());
+        if self.spooling.is_behind() {
+            deadline = deadline.min(Instant::now() + SETTLE_EVERY);
+        }
+        let until_renewal = self.identity.renew_at().since(self.parts.clock.now());
         if !until_renewal.is_zero() {
             deadline = deadline.min(Instant::now() + until_renewal.min(RENEWAL_CHECK_EVERY));
         }
@@ -136,7 +140,7 @@ impl Actor {
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Err(_) => Event::Stop,
             },
-            taken = self.pushes.recv_many(&mut pushes, 64) , if !self.pushes.is_closed() || !self.pushes.is_empty() => {
+            taken = self.pushes.recv_many(&mut pushes, TAKEN_MAX), if !self.pushes.is_closed() || !self.pushes.is_empty() => {
                 if taken == 0 { Event::Time } else { Event::Pushes(pushes) }
             }
             Ok(()) = ca_request.changed() => Event::CaRequest,
@@ -172,48 +176,11 @@ impl Actor {
         }
     }
 
-    async fn handle_pushes(&mut self, pushes: Vec<Push>) {
-        let now = self.tick.now();
-        let mut waiting = Vec::with_capacity(pushes.len());
-        for push in pushes {
-            self.sync.handle_upward(push.item, now);
-            waiting.push(push.done);
-        }
-        let stored = self.execute().await;
-        for done in waiting {
-            // Whoever pushed may have gone.
-            drop(done.send(stored.clone().map_err(PushError::Disk)));
-        }
-    }
-
-    /// Executes all effects; the error is the spool's.
-    async fn execute(&mut self) -> Result<(), String> {
-        let mut batch = Batch::new();
-        let mut rest = Vec::new();
-        // What is only forgotten may come back after a power cut: the cloud takes it twice.
-        let mut durability = Durability::ProcessCrash;
+    async fn execute(&mut self) {
         while let Some(effect) = self.sync.poll_effect() {
-            match effect {
-                EdgeEffect::Persist(writes) => {
-                    if writes.iter().any(|write| matches!(write, SpoolWrite::Put(..))) {
-                        durability = Durability::PowerLoss;
-                    }
-                    batch = writes.into_iter().fold(batch, spool_write);
-                }
-                other => rest.push(other),
-            }
-        }
-        let mut stored = Ok(());
-        if !batch.is_empty()
-            && let Err(error) = self.parts.store.commit(batch, durability).await
-        {
-            self.link_error = Some(format!("reports for the cloud are not on disk: {error}"));
-            stored = Err(error.to_string());
-        }
-        for effect in rest {
             self.execute_one(effect);
         }
-        stored
+        self.spooling.settle().await;
     }
 
     fn execute_one(&mut self, effect: EdgeEffect) {
@@ -226,7 +193,7 @@ impl Actor {
             }
             EdgeEffect::Apply { changes, cursor, extent } => self.apply(changes, cursor, extent),
             EdgeEffect::Install(SigningKind::Ca, signed) => {
-                let (host, identity) = (Arc::clone(&self.parts.host), Arc::clone(&self.parts.identity));
+                let (host, identity) = (Arc::clone(&self.parts.host), Arc::clone(&self.identity));
                 self.jobs.spawn(async move {
                     let roots = signed.roots.clone();
                     let mut result = host.install_ca(signed.chain, signed.roots).await;
@@ -237,7 +204,7 @@ impl Actor {
                 });
             }
             EdgeEffect::Install(SigningKind::NodeSvid, signed) => {
-                let (identity, key) = (Arc::clone(&self.parts.identity), self.renewal.key());
+                let (identity, key) = (Arc::clone(&self.identity), self.renewal.key());
                 self.jobs.spawn_blocking(move || {
                     Done::Installed(SigningKind::NodeSvid, install(&identity, key, signed))
                 });
@@ -247,13 +214,12 @@ impl Actor {
                 self.jobs.spawn(async move { Done::AuditRead(host.audit_after(after).await) });
             }
             EdgeEffect::Disconnect(fault) => self.lost(fault.to_string()),
-            // Committed before.
-            EdgeEffect::Persist(_) => {}
+            EdgeEffect::Forget(write) => self.spooling.forget(write),
         }
     }
 
     fn apply(&mut self, changes: Vec<Change>, cursor: Cursor, extent: Extent) {
-        let (host, identity) = (Arc::clone(&self.parts.host), Arc::clone(&self.parts.identity));
+        let (host, identity) = (Arc::clone(&self.parts.host), Arc::clone(&self.identity));
         let bundle = format!("identity/bundle/{}", identity.trust_domain());
         let roots = changes.iter().rev().find(|change| change.resource == bundle).and_then(roots_in);
         self.jobs.spawn(async move {
@@ -268,7 +234,8 @@ impl Actor {
 
     fn lost(&mut self, reason: String) {
         if self.link_error.as_ref() != Some(&reason) {
-            tracing::warn!(reason, "no connection to the cloud");
+            // Who shows the status tells of it.
+            tracing::debug!(reason, "no connection to the cloud");
         }
         self.link_error = Some(reason);
         self.channel = None;
@@ -282,18 +249,19 @@ impl Actor {
         }
         self.dialing = true;
         let (server, project) = (self.config.server.clone(), self.config.project.clone());
-        let (identity, now) = (Arc::clone(&self.parts.identity), self.parts.clock.now());
+        let (identity, now) = (Arc::clone(&self.identity), self.parts.clock.now());
         self.jobs.spawn(async move { Done::Dialed(dial(server, project, identity, now).await) });
     }
 
     fn renew_when_due(&mut self) {
-        match self.renewal.due(&self.parts.identity, self.parts.clock.now()) {
+        match self.renewal.due(&self.identity, self.parts.clock.now()) {
             None => {}
             Some(Ok(request)) => {
+                self.renewal_error = None;
                 self.sync.handle_signing_request(SigningKind::NodeSvid, Some(request), self.tick.now());
             }
             Some(Err(reason)) => {
-                self.link_error = Some(format!("cannot renew the box's certificate: {reason}"))
+                self.renewal_error = Some(format!("cannot renew the box's certificate: {reason}"));
             }
         }
     }
@@ -304,24 +272,34 @@ impl Actor {
             self.backoff.reset();
             self.link_error = None;
         }
-        let last_error = self.link_error.clone().or_else(|| self.sync.last_error().map(str::to_owned));
-        let now = self.parts.clock.now();
-        let spool = self.sync.spool();
-        let (pending, dropped) = (spool.len(), spool.dropped());
+        let next = self.link_status(connected);
         self.status.send_if_modified(|status| {
-            let since = if status.connected == connected { status.since } else { now };
+            let since = if status.connected == connected { status.since } else { next.since };
             if status.connected != connected {
                 tracing::info!(connected, "connection to the cloud");
             }
-            let cursor = self.sync.cursor().clone();
-            let audit = self.sync.audit_place().map_or(0, |place| place.seq);
-            let audit_error = self.sync.audit_error().map(str::to_owned);
-            let next =
-                LinkStatus { connected, since, last_error, pending, dropped, cursor, audit, audit_error };
+            let next = LinkStatus { since, ..next };
             let changed = *status != next;
             *status = next;
             changed
         });
+    }
+
+    fn link_status(&self, connected: bool) -> LinkStatus {
+        let last_error = self.link_error.clone().or_else(|| self.sync.last_error().map(str::to_owned));
+        let spool = self.sync.spool();
+        LinkStatus {
+            connected,
+            since: self.parts.clock.now(),
+            last_error,
+            spool_error: self.spooling.error().map(str::to_owned),
+            renewal_error: self.renewal_error.clone(),
+            pending: spool.len(),
+            dropped: spool.dropped(),
+            cursor: self.sync.cursor().clone(),
+            audit: self.sync.audit_place().map_or(0, |place| place.seq),
+            audit_error: self.sync.audit_error().map(str::to_owned),
+        }
     }
 }
 
@@ -334,11 +312,4 @@ async fn next_message(channel: &mut Option<Channel>) -> Result<Message, ChannelE
 
 fn signing_request(request: &CaRequest) -> SigningRequest {
     SigningRequest { csr_der: request.csr_der.clone(), ttl_secs: request.preferred_ttl.as_secs() }
-}
-
-fn spool_write(batch: Batch, write: SpoolWrite) -> Batch {
-    match write {
-        SpoolWrite::Put(key, value) => batch.put(format!("{SPOOL_PREFIX}{key}"), value),
-        SpoolWrite::Delete(key) => batch.delete(format!("{SPOOL_PREFIX}{key}")),
-    }
 }

@@ -12,9 +12,13 @@ pub struct LinkStatus {
     pub since: UnixMillis,
     /// Last failure, with what to do about it; gone once things work again.
     pub last_error: Option<String>,
+    /// Why reports cannot be stored at present: they wait where they come from.
+    pub spool_error: Option<String>,
+    /// Why the box's certificate cannot be renewed at present.
+    pub renewal_error: Option<String>,
     /// Reports that the cloud has not acknowledged.
     pub pending: usize,
-    /// Events dropped because the spool was full.
+    /// Events dropped because the spool was full, since it exists.
     pub dropped: u64,
     /// How far the cloud's changes have been applied.
     pub cursor: Cursor,
@@ -30,6 +34,8 @@ impl LinkStatus {
             connected: false,
             since: now,
             last_error: None,
+            spool_error: None,
+            renewal_error: None,
             pending: 0,
             dropped: 0,
             cursor: Cursor::default(),

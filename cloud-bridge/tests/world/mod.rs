@@ -6,7 +6,7 @@ use bridge_core::{
     AuditBatch, AuditPlace, AuditRequest, Change, Cursor, DeviceId, DeviceRecord, Extent, Operation,
     SpoolLimits,
 };
-use cloud_bridge::cloudhub::{AuditSink, CloudHub, CloudHubConfig, CloudHubParts, SyncLogs};
+use cloud_bridge::cloudhub::{AuditSink, CloudHub, CloudHubConfig, CloudHubParts, NodeEvent, SyncLogs};
 use cloud_bridge::edgehub::{
     CURSOR_KEY, EdgeHost, EdgeHub, EdgeHubConfig, EdgeHubHandle, EdgeHubParts, EnrolConfig, EnrolmentToken,
     LinkStatus, NodeIdentity, enrol, split_changes,
@@ -153,6 +153,17 @@ impl Cloud {
         }
     }
 
+    /// All events of a node.
+    pub(crate) async fn events(&self, node: &str) -> Vec<NodeEvent> {
+        let (mut events, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.hub().events(node, after).await.unwrap();
+            let Some((last, _)) = page.last() else { return events };
+            after = Some(*last);
+            events.extend(page.into_iter().map(|(_, event)| event));
+        }
+    }
+
     pub(crate) async fn device_eventually(&self, id: &DeviceId, holds: impl Fn(&DeviceRecord) -> bool) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
@@ -171,7 +182,7 @@ pub(crate) struct Edge {
     pub(crate) handle: EdgeHubHandle,
     pub(crate) identity: Arc<NodeIdentity>,
     pub(crate) host: Arc<Host>,
-    store: Store,
+    pub(crate) store: Store,
     server: String,
     running: Option<(CancellationToken, JoinHandle<()>)>,
     directory: TempDir,
@@ -206,7 +217,7 @@ impl Edge {
             replacements: AtomicUsize::new(0),
             audit: Mutex::default(),
         });
-        let handle = EdgeHubHandle::clone(&hub(&server, &identity, &host, &store, &clock).await.handle());
+        let handle = hub(&server, &host, &store, &clock).await.handle();
         let mut edge =
             Self { issuer, handle, identity, host, store, server, running: None, directory, clock };
         edge.restart().await;
@@ -215,17 +226,26 @@ impl Edge {
 
     /// Starts the edge end anew from what is on disk.
     pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        let hub = self.hub().await;
+        self.handle = hub.handle();
+        let token = CancellationToken::new();
+        let task = tokio::spawn(hub.run(Arc::clone(&self.identity), token.clone()));
+        self.running = Some((token, task));
+        let mut status = self.handle.status();
+        tokio::time::timeout(Duration::from_secs(20), status.changed()).await.unwrap().unwrap();
+    }
+
+    pub(crate) async fn stop(&mut self) {
         if let Some((token, task)) = self.running.take() {
             token.cancel();
             task.await.unwrap();
         }
-        let hub = hub(&self.server, &self.identity, &self.host, &self.store, &self.clock).await;
-        self.handle = hub.handle();
-        let token = CancellationToken::new();
-        let task = tokio::spawn(hub.run(token.clone()));
-        self.running = Some((token, task));
-        let mut status = self.handle.status();
-        tokio::time::timeout(Duration::from_secs(20), status.changed()).await.unwrap().unwrap();
+    }
+
+    /// The edge end from what is on disk, not running.
+    pub(crate) async fn hub(&self) -> EdgeHub {
+        hub(&self.server, &self.host, &self.store, &self.clock).await
     }
 
     pub(crate) fn status(&self) -> LinkStatus {
@@ -254,17 +274,10 @@ impl Edge {
     }
 }
 
-async fn hub(
-    server: &str,
-    identity: &Arc<NodeIdentity>,
-    host: &Arc<Host>,
-    store: &Store,
-    clock: &Clock,
-) -> EdgeHub {
+async fn hub(server: &str, host: &Arc<Host>, store: &Store, clock: &Clock) -> EdgeHub {
     let mut config = EdgeHubConfig::new(server);
     config.reconnect_max = Duration::from_millis(300);
     let parts = EdgeHubParts {
-        identity: Arc::clone(identity),
         host: Arc::clone(host) as Arc<dyn EdgeHost>,
         store: store.clone(),
         clock: clock.clone(),

@@ -10,6 +10,7 @@ mod requests;
 mod upward;
 
 use crate::message::operation;
+use crate::spool::Pushed;
 use crate::{
     AuditPlace, Change, Cursor, Extent, Limits, Message, MessageIds, Now, PeerFault, Route, SignedChain,
     SigningKind, Spool, SpoolWrite,
@@ -45,8 +46,9 @@ pub enum EdgeEffect {
         /// How much of what there is they are.
         extent: Extent,
     },
-    /// Commit before going on with the next effect.
-    Persist(Vec<SpoolWrite>),
+    /// Delete this of the spool: the cloud has it. What of these is not committed, or lost with the power, is sent
+    /// again after a restart, and the cloud knows it.
+    Forget(SpoolWrite),
     /// Install a certificate, then call [`EdgeSync::handle_installed`].
     Install(SigningKind, SignedChain),
     /// Read the signed lines of the audit log after this one, which the cloud has; all there are when it has none
@@ -66,6 +68,8 @@ pub struct EdgeSync {
     ids: MessageIds,
     cursor: Cursor,
     spool: Spool,
+    /// What is being stored.
+    staged: Vec<Pushed>,
     link: Option<Link>,
     generation: u64,
     applying: Option<Applying>,
@@ -94,6 +98,7 @@ impl EdgeSync {
             ids: MessageIds::new(config.seed),
             cursor: cursor.unwrap_or_default(),
             spool,
+            staged: Vec::new(),
             link: None,
             generation: 0,
             applying: None,

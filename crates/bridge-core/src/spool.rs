@@ -2,7 +2,7 @@
 //!
 //! State and twins: the newest per key. Events: first in, first out, the oldest dropped and counted
 //! when the spool is full. Every change of the spool is a list of writes for the shell to commit
-//! before it answers whoever pushed.
+//! before it answers whoever pushed; what cannot be committed is undone.
 
 use crate::message::{escape_html, operation};
 use crate::{DeviceId, Route};
@@ -117,6 +117,16 @@ pub struct Spool {
     event_bytes: usize,
 }
 
+/// What a push has changed.
+#[derive(Debug)]
+pub(crate) struct Pushed {
+    seq: u64,
+    /// What it replaced, and what it drove out.
+    gone: Vec<SpoolItem>,
+    /// Events dropped before it.
+    dropped: u64,
+}
+
 const META_KEY: &str = "meta";
 
 impl Spool {
@@ -148,7 +158,7 @@ impl Spool {
             if key == META_KEY {
                 spool.meta = serde_json::from_slice(&value).map_err(unreadable)?;
             } else {
-                spool.insert(serde_json::from_slice(&value).map_err(unreadable)?);
+                spool.insert(serde_json::from_slice(&value).map_err(unreadable)?, value.len());
             }
         }
         if let Some((&last, _)) = spool.items.last_key_value() {
@@ -177,9 +187,10 @@ impl Spool {
         self.items.is_empty()
     }
 
-    /// Takes an item in. Returns the position it replaced, and the writes to commit.
-    pub(crate) fn push(&mut self, item: UpwardItem) -> (Option<u64>, Vec<SpoolWrite>) {
-        let mut writes = Vec::with_capacity(3);
+    /// Takes an item in. Returns what undoes that, and the writes to commit.
+    pub(crate) fn push(&mut self, item: UpwardItem) -> (Pushed, Vec<SpoolWrite>) {
+        let (mut writes, mut gone) = (Vec::with_capacity(3), Vec::new());
+        let dropped = self.meta.dropped;
         let over_keys = self.keys.len() >= self.limits.keys;
         let replaced = match &item.key {
             Some(key) => self.keys.get(key).copied().or_else(|| {
@@ -191,37 +202,55 @@ impl Spool {
             }),
             None => None,
         };
-        if let Some(seq) = replaced {
-            writes.extend(self.remove(seq));
-        }
+        gone.extend(replaced.and_then(|seq| self.take(seq)));
         let entry = SpoolItem { seq: self.meta.next_seq, item };
+        let (seq, json) = (entry.seq, json_of(&entry));
         self.meta.next_seq = self.meta.next_seq.saturating_add(1);
-        writes.push(SpoolWrite::Put(item_key(entry.seq), json_of(&entry)));
-        self.insert(entry);
+        self.insert(entry, json.len());
+        writes.push(SpoolWrite::Put(item_key(seq), json));
         while self.events.len() > self.limits.events
             || (self.event_bytes > self.limits.event_bytes && self.events.len() > 1)
         {
             let Some((&oldest, _)) = self.events.first_key_value() else { break };
-            writes.extend(self.remove(oldest));
+            gone.extend(self.take(oldest));
             self.count_dropped();
         }
+        writes.extend(gone.iter().map(|entry| SpoolWrite::Delete(item_key(entry.seq))));
         writes.push(SpoolWrite::Put(META_KEY.to_owned(), json_of(&self.meta)));
-        (replaced, writes)
+        (Pushed { seq, gone, dropped }, writes)
+    }
+
+    /// Undoes pushes that could not be stored: the last one first, and before anything else is done.
+    pub(crate) fn undo(&mut self, pushed: Pushed) {
+        self.take(pushed.seq);
+        for entry in pushed.gone {
+            let bytes = json_of(&entry).len();
+            self.insert(entry, bytes);
+        }
+        self.meta.next_seq = pushed.seq;
+        self.meta.dropped = pushed.dropped;
     }
 
     /// Forgets an acknowledged item.
     pub(crate) fn remove(&mut self, seq: u64) -> Option<SpoolWrite> {
+        self.take(seq).map(|entry| SpoolWrite::Delete(item_key(entry.seq)))
+    }
+
+    fn take(&mut self, seq: u64) -> Option<SpoolItem> {
         let entry = self.items.remove(&seq)?;
         match &entry.item.key {
             Some(key) => {
-                self.keys.remove(key);
+                // One that was to be deleted and came back is older than the one its key is of.
+                if self.keys.get(key) == Some(&seq) {
+                    self.keys.remove(key);
+                }
             }
             None => {
                 let bytes = self.events.remove(&seq).unwrap_or(0);
                 self.event_bytes = self.event_bytes.saturating_sub(bytes);
             }
         }
-        Some(SpoolWrite::Delete(item_key(seq)))
+        Some(entry)
     }
 
     /// First item after a position.
@@ -237,13 +266,12 @@ impl Spool {
         self.meta.dropped = self.meta.dropped.saturating_add(1);
     }
 
-    fn insert(&mut self, entry: SpoolItem) {
+    fn insert(&mut self, entry: SpoolItem, bytes: usize) {
         match &entry.item.key {
             Some(key) => {
                 self.keys.insert(key.clone(), entry.seq);
             }
             None => {
-                let bytes = json_of(&entry).len();
                 self.events.insert(entry.seq, bytes);
                 self.event_bytes = self.event_bytes.saturating_add(bytes);
             }
@@ -325,6 +353,26 @@ mod tests {
         }
         assert_eq!(contents(&spool), ["b", "c"]);
         assert_eq!(spool.dropped(), 1);
+    }
+
+    #[test]
+    fn what_is_undone_has_never_been() {
+        let mut spool = Spool::new("s", limits());
+        let led: DeviceId = "led".parse().unwrap();
+        for item in [UpwardItem::twin(&led, 1.into()), UpwardItem::audit("a", 2.into())] {
+            spool.push(item);
+        }
+        let told =
+            |spool: &Spool| (contents(spool), spool.meta.clone(), spool.event_bytes, spool.keys.clone());
+        let before = told(&spool);
+        // One replaces, and the others drive out older ones and one another.
+        let mut pushed = vec![spool.push(UpwardItem::twin(&led, 3.into())).0];
+        pushed.extend((4..9).map(|event| spool.push(UpwardItem::audit("a", event.into())).0));
+        assert_eq!(spool.dropped(), 3);
+        while let Some(last) = pushed.pop() {
+            spool.undo(last);
+        }
+        assert_eq!(told(&spool), before);
     }
 
     #[test]

@@ -67,6 +67,8 @@ struct World {
     faults: bool,
     edge: EdgeSync,
     edge_life: u64,
+    /// Deletions that are not on disk yet.
+    forgotten: Vec<SpoolWrite>,
     edge_disk: EdgeDisk,
     cloud: Option<CloudSync>,
     connection: u64,
@@ -89,6 +91,15 @@ fn limits() -> Limits {
     }
 }
 
+impl EdgeDisk {
+    fn write(&mut self, write: SpoolWrite) {
+        match write {
+            SpoolWrite::Put(key, value) => self.spool.insert(key, value),
+            SpoolWrite::Delete(key) => self.spool.remove(&key),
+        };
+    }
+}
+
 fn edge_of(disk: &EdgeDisk, seed: u64) -> EdgeSync {
     let spool = Spool::restore(format!("spool{seed}"), SpoolLimits::default(), disk.spool.clone()).unwrap();
     EdgeSync::new(EdgeConfig { limits: limits(), seed }, disk.cursor.clone(), spool)
@@ -105,6 +116,7 @@ impl World {
             faults: true,
             edge: edge_of(&edge_disk, seed),
             edge_life: 0,
+            forgotten: Vec::new(),
             edge_disk,
             cloud: None,
             connection: 0,
@@ -171,14 +183,7 @@ impl World {
                     }
                     self.later(Event::Applied(self.edge_life, result));
                 }
-                EdgeEffect::Persist(writes) => {
-                    for write in writes {
-                        match write {
-                            SpoolWrite::Put(key, value) => self.edge_disk.spool.insert(key, value),
-                            SpoolWrite::Delete(key) => self.edge_disk.spool.remove(&key),
-                        };
-                    }
-                }
+                EdgeEffect::Forget(write) => self.forgotten.push(write),
                 EdgeEffect::Install(kind, signed) => {
                     let result = self.failing();
                     if result.is_ok() {
@@ -192,6 +197,9 @@ impl World {
                 }
                 EdgeEffect::Disconnect(_) => self.disconnect(),
             }
+        }
+        if self.failing().is_ok() {
+            std::mem::take(&mut self.forgotten).into_iter().for_each(|write| self.edge_disk.write(write));
         }
     }
 
@@ -355,19 +363,33 @@ impl World {
         let value = Value::from(self.pushed_events.len() + self.pushed_latest.len() * 1000);
         let now = self.at();
         if self.rng.chance(50) {
-            self.edge.handle_upward(UpwardItem::audit("connect", value.clone()), now);
+            self.store_upward(UpwardItem::audit("connect", value.clone()), now);
             self.pushed_events.push(value);
         } else {
             let device = format!("d{}", self.rng.below(3)).parse().unwrap();
             let content = json!({ "twin": self.rng.next() });
             let item = UpwardItem::twin(&device, content.clone());
             self.pushed_latest.insert(item.key.clone().unwrap(), content);
-            self.edge.handle_upward(item, now);
+            self.store_upward(item, now);
+        }
+    }
+
+    /// Hands a report over again until it is on disk, as whoever reports does.
+    fn store_upward(&mut self, item: UpwardItem, now: Now) {
+        loop {
+            let writes = self.edge.handle_upward(vec![item.clone()]);
+            let stored = self.failing();
+            self.edge.handle_stored(stored.is_ok(), now);
+            if stored.is_ok() {
+                writes.into_iter().for_each(|write| self.edge_disk.write(write));
+                return;
+            }
         }
     }
 
     fn crash_edge(&mut self) {
         self.edge_life += 1;
+        self.forgotten.clear();
         self.disconnect();
         let seed = self.rng.next();
         self.edge = edge_of(&self.edge_disk, seed);

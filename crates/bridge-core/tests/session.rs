@@ -4,7 +4,7 @@
 use bridge_core::{
     AuditBatch, AuditPlace, Change, CloudConfig, CloudEffect, CloudSync, Cursor, EdgeConfig, EdgeEffect,
     EdgeSync, Extent, Limits, Message, MessageIds, NodeLog, Now, Operation, PeerFault, Route, SignedChain,
-    SigningKind, SigningRequest, Spool, SpoolLimits, UnixMillis, UpwardItem, UpwardKind,
+    SigningKind, SigningRequest, Spool, SpoolLimits, SpoolWrite, UnixMillis, UpwardItem, UpwardKind,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -34,6 +34,11 @@ fn sent_by_edge(edge: &mut EdgeSync) -> Vec<Message> {
 
 fn effects(edge: &mut EdgeSync) -> Vec<EdgeEffect> {
     std::iter::from_fn(|| edge.poll_effect()).collect()
+}
+
+fn report(edge: &mut EdgeSync, item: UpwardItem, now: Now) {
+    edge.handle_upward(vec![item]);
+    edge.handle_stored(true, now);
 }
 
 fn sent_by_cloud(cloud: &mut CloudSync) -> Vec<Message> {
@@ -276,7 +281,7 @@ fn state_comes_up_as_a_string_of_json() {
     let mut edge = connected_edge();
     let led = "led".parse().unwrap();
     let state = json!({"event_id": "e", "timestamp": 1, "device": {"name": "led", "state": "online"}});
-    edge.handle_upward(UpwardItem::state(&led, &state), at(1));
+    report(&mut edge, UpwardItem::state(&led, &state), at(1));
     let sent = sent_by_edge(&mut edge);
     let report = sent.last().unwrap();
     assert_eq!(report.route, Route::new("twin", "resource", "update", "device/default/led/state/update"));
@@ -293,9 +298,9 @@ fn a_newer_report_replaces_one_on_its_way() {
     let mut edge = connected_edge();
     effects(&mut edge);
     let led = "led".parse().unwrap();
-    edge.handle_upward(UpwardItem::twin(&led, json!(1)), at(1));
+    report(&mut edge, UpwardItem::twin(&led, json!(1)), at(1));
     let old = sent_by_edge(&mut edge).pop().unwrap();
-    edge.handle_upward(UpwardItem::twin(&led, json!(2)), at(2));
+    report(&mut edge, UpwardItem::twin(&led, json!(2)), at(2));
     effects(&mut edge);
     edge.handle_message(&answer(&old, json!("OK")), at(3));
     assert_eq!(edge.spool().len(), 1, "the acknowledgement was for the older one");
@@ -307,12 +312,20 @@ fn a_newer_report_replaces_one_on_its_way() {
 }
 
 #[test]
-fn a_report_is_persisted_before_it_is_sent() {
+fn a_report_is_sent_once_it_is_stored_and_one_that_is_not_was_never_there() {
     let mut edge = connected_edge();
     effects(&mut edge);
-    edge.handle_upward(UpwardItem::audit("a", json!(1)), at(1));
-    let order = effects(&mut edge);
-    assert!(matches!(order.as_slice(), [EdgeEffect::Persist(_), EdgeEffect::Send(_)]), "{order:?}");
+    let writes = edge.handle_upward(vec![UpwardItem::audit("a", json!(1)), UpwardItem::audit("a", json!(2))]);
+    assert!(matches!(writes.first(), Some(SpoolWrite::Put(..))), "{writes:?}");
+    assert_eq!(effects(&mut edge), [], "nothing is sent before it is on disk");
+    edge.handle_stored(false, at(1));
+    edge.handle_timeout(at(2));
+    assert_eq!((effects(&mut edge), edge.spool().len()), (vec![], 0));
+
+    report(&mut edge, UpwardItem::audit("a", json!(3)), at(2));
+    let sent = sent_by_edge(&mut edge);
+    let contents: Vec<&Value> = sent.iter().map(|message| &message.content).collect();
+    assert_eq!((contents, edge.spool().len()), (vec![&json!(3)], 1));
 }
 
 #[test]

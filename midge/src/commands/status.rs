@@ -41,7 +41,8 @@ fn print(status: &StatusResponse) {
     if let Some(cloud) = &status.cloud {
         let state =
             if cloud.connected { "connected".into() } else { format!("not connected: {}", cloud.last_error) };
-        fields.push(("Cloud", format!("{} {state}, {} pending", cloud.url, cloud.pending)));
+        let lost = if cloud.dropped == 0 { String::new() } else { format!(", {} dropped", cloud.dropped) };
+        fields.push(("Cloud", format!("{} {state}, {} pending{lost}", cloud.url, cloud.pending)));
         let audit = match cloud.audit_error.as_str() {
             "" => format!("the cloud has it to line {}", cloud.audit_seq),
             error => format!("the cloud has it to line {}; {error}", cloud.audit_seq),

@@ -8,15 +8,16 @@ use super::service::Desk;
 use async_trait::async_trait;
 use bridge_core::twin::{MsgTwin, TwinValue};
 use bridge_core::{DeviceId, DeviceRecord};
-use cloud_bridge::cloudhub::{CloudHub, Desired, HubError};
+use cloud_bridge::cloudhub::{CloudHub, Desired, EventId, HubError, InvalidEventId, NodeEvent};
 use event_bus::{DeviceError, EventBusHandle};
 use midge_api::midge::v1::{
-    ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, HandedRule, ListRulesResponse, Node,
-    TwinProperty,
+    ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, Event, HandedRule, ListEventsRequest,
+    ListEventsResponse, ListRulesResponse, Node, TwinProperty,
 };
 use midge_identity::{node_id, node_of};
 use midge_issuer::Issuer;
 use midge_policy::{Policy, Rule};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tonic::Status;
 
@@ -113,6 +114,10 @@ impl Desk for EdgeDesk {
         Err(Status::failed_precondition("audit logs of nodes are at their cloud; ask it"))
     }
 
+    async fn events(&self, _request: ListEventsRequest) -> Result<ListEventsResponse, Status> {
+        Err(Status::failed_precondition("what nodes upload is at their cloud; ask it"))
+    }
+
     async fn nodes(&self) -> Result<Vec<Node>, Status> {
         Err(Status::failed_precondition("an edge knows no other nodes; ask the cloud"))
     }
@@ -130,6 +135,7 @@ impl Desk for EdgeDesk {
                 url,
                 audit_seq: status.audit,
                 audit_error: status.audit_error.unwrap_or_default(),
+                dropped: status.dropped,
             },
             None => CloudLink { url, last_error: "not enrolled yet".into(), ..CloudLink::default() },
         })
@@ -230,6 +236,24 @@ impl Desk for CloudDesk {
         accepted.ok_or_else(|| Status::not_found(format!("there is no audit log of a node {node}")))
     }
 
+    async fn events(&self, request: ListEventsRequest) -> Result<ListEventsResponse, Status> {
+        let ListEventsRequest { node, since } = request;
+        let known = node_id(self.issuer.trust_domain(), &node);
+        let known = known.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let after: Option<EventId> = named(&since)
+            .map(|since| {
+                since.parse().map_err(|error: InvalidEventId| Status::invalid_argument(error.to_string()))
+            })
+            .transpose()?;
+        let events = self.hub.events(&node, after).await.map_err(|error| hub_status(&error))?;
+        // What a node has sent before it was deleted is still there.
+        if events.is_empty() && !self.issuer.nodes().iter().any(|node| node.id == known) {
+            let text = format!("no node {node} has joined; `midge node list` shows those that have");
+            return Err(Status::not_found(text));
+        }
+        Ok(ListEventsResponse { events: events.into_iter().map(event_of).collect() })
+    }
+
     async fn nodes(&self) -> Result<Vec<Node>, Status> {
         let sessions = self.hub.sessions();
         let node = |node: &issuer_core::Node| {
@@ -256,6 +280,21 @@ impl Desk for CloudDesk {
 
     fn policy(&self) -> Result<&PolicyHandle, Status> {
         Err(Status::failed_precondition("a cloud decides about no topics; ask an edge"))
+    }
+}
+
+fn event_of((id, event): (EventId, NodeEvent)) -> Event {
+    let (kind, topic) = event.kind.split_once('/').unwrap_or((&event.kind, ""));
+    let payload = match &event.content {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Event {
+        id: id.to_string(),
+        at_ms: millis(event.at.0),
+        kind: kind.to_owned(),
+        topic: topic.to_owned(),
+        payload,
     }
 }
 

@@ -5,7 +5,7 @@ use super::admission::Door;
 use super::audit_stream::stream;
 use super::data_dir::{DataDir, absolute, audit_log};
 use super::desk::EdgeDesk;
-use super::edge_cloud::{CloudSide, Reports};
+use super::edge_cloud::{CloudSide, Reports, SpoolHandle};
 use super::policy::{FileRules, PolicyHandle, PolicyParts, PolicyTask, file_rules, policy_metrics};
 use super::problems::{Problem, Problems};
 use super::service::{Desk, Service};
@@ -15,7 +15,7 @@ use super::{audit, http, limits, open};
 use crate::config::EdgeConfig;
 use crate::exit::{self, WithCode};
 use anyhow::Context as _;
-use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts};
+use event_bus::{BusStatus, EventBus, EventBusConfig, EventBusHandle, EventBusParts, NoCloud, UpwardSink};
 use midge_agent::{Agent, AgentConfig, Upstream as _};
 use midge_api::midge::v1::Listener;
 use midge_audit::{AuditLog, AuditWriter};
@@ -107,9 +107,9 @@ impl EdgeBox {
         let open_uid = self.config.open_to_own_uid.then(open::own_uid);
         let (door, announcements) =
             Door::new((self.issuer.clone(), self.id.clone()), upstream.view(), open_uid);
-        let reports = Reports::default();
-        let bus = self.event_bus(&bound, reports.clone(), &mut tasks).await?;
-        let cloud = CloudSide::open(&self, bus.clone(), reports).await?;
+        let spool = SpoolHandle::default();
+        let bus = self.event_bus(&bound, &spool, &mut tasks).await?;
+        let cloud = CloudSide::open(&self, bus.clone(), spool).await?;
         let rules = cloud.rules();
         let handed = rules.borrow().clone();
         let (policy_task, policy) = PolicyTask::new(
@@ -153,7 +153,7 @@ impl EdgeBox {
             tasks.spawn("audit-stream", until(token.clone(), stream(&self.audit, server.hub())));
         }
         tasks.spawn("mqtt", server.serve(bound, token.clone()));
-        tasks.spawn("cloud", cloud.run(token));
+        tasks.spawn("cloud-channel", cloud.run(token));
 
         ServiceNotifier::from_env().ready();
         tracing::info!(node = %self.id, ms = self.started.elapsed().as_millis(), "serving");
@@ -188,7 +188,7 @@ impl EdgeBox {
     async fn event_bus(
         &self,
         bound: &Bound,
-        reports: Reports,
+        spool: &SpoolHandle,
         tasks: &mut Supervisor,
     ) -> anyhow::Result<Option<EventBusHandle>> {
         let Some(address) = bound.tls_address.filter(|_| self.config.event_bus.enabled) else {
@@ -199,16 +199,24 @@ impl EdgeBox {
         let broker_id = broker_id(trust_domain, node)?;
         let config =
             EventBusConfig::new(SocketAddr::new(ip, address.port()), broker_id, self.config.node.clone());
+        let up: Arc<dyn UpwardSink> = match &self.config.cloud {
+            Some(_) => Arc::new(Reports(spool.subscribe())),
+            None => Arc::new(NoCloud),
+        };
         let parts = EventBusParts {
             identity: self.issuer.builtin_identity(&event_bus_id(trust_domain, node)?)?,
             trust: Arc::new(self.issuer.clone()),
             store: self.store.clone(),
             clock: self.clock.clone(),
-            up: Arc::new(reports),
+            up,
         };
         let bus = EventBus::open(config, parts).await?;
         let handle = bus.handle();
-        tasks.spawn("event-bus", bus.run(tasks.token()));
+        let token = tasks.token();
+        tasks.spawn("event-bus", async move {
+            bus.run(token).await;
+            Ok(())
+        });
         let (status, problems) = (handle.status(), self.problems.clone());
         tasks.spawn("event-bus-status", until(tasks.token(), follow_bus(status, problems)));
         Ok(Some(handle))

@@ -25,24 +25,26 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Longest pause between two tries to reach the cloud: a box is found again within seconds.
 const RECONNECT_MAX: Duration = Duration::from_secs(15);
 
-/// Where reports for the cloud go, once the box has enrolled. Before that there is nobody to report to.
-#[derive(Clone, Default)]
-pub(crate) struct Reports(Arc<OnceLock<EdgeHubHandle>>);
+/// The spool for reports, once it has been read.
+pub(crate) type SpoolHandle = watch::Sender<Option<EdgeHubHandle>>;
+
+/// Where reports for the cloud go: into the spool. Until that has been read they wait.
+pub(crate) struct Reports(pub(crate) watch::Receiver<Option<EdgeHubHandle>>);
 
 #[async_trait]
 impl UpwardSink for Reports {
     async fn push(&self, item: UpwardItem) -> Result<(), String> {
-        match self.0.get() {
-            Some(hub) => hub.push(item).await.map_err(|error| error.to_string()),
-            None => Ok(()),
-        }
+        let mut spool = self.0.clone();
+        let hub = spool.wait_for(Option::is_some).await.ok().and_then(|hub| hub.clone());
+        let hub = hub.ok_or("the channel to the cloud is stopping")?;
+        hub.push(item).await.map_err(|error| error.to_string())
     }
 }
 
@@ -70,7 +72,7 @@ struct Link {
     store: Store,
     clock: Clock,
     problems: Problems,
-    reports: Reports,
+    spool: SpoolHandle,
     host: Arc<Host>,
     status: watch::Sender<Option<LinkStatus>>,
 }
@@ -80,7 +82,7 @@ impl CloudSide {
     pub(crate) async fn open(
         node: &EdgeBox,
         bus: Option<EventBusHandle>,
-        reports: Reports,
+        spool: SpoolHandle,
     ) -> anyhow::Result<Self> {
         let (status_sender, status) = watch::channel(None);
         let Some(cloud) = node.config.cloud.clone() else {
@@ -107,7 +109,7 @@ impl CloudSide {
             store: node.store.clone(),
             clock: node.clock.clone(),
             problems: node.problems.clone(),
-            reports,
+            spool,
             host: Arc::new(host),
             status: status_sender,
         };
@@ -129,29 +131,26 @@ impl CloudSide {
         Some(LinkView { url: link.cloud.channel.clone(), status: self.status.clone() })
     }
 
-    /// Enrols if needed, then keeps the channel up until `token` is cancelled.
+    /// Takes reports, enrols if needed, then keeps the channel up until `token` is cancelled.
     pub(crate) async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
         let Some(link) = self.link else {
             token.cancelled().await;
             drop(self.silent);
             return Ok(());
         };
-        let Some(identity) = link.enrolled(&token).await? else { return Ok(()) };
         let server = link.cloud.channel.trim_start_matches("wss://").trim_end_matches('/').to_owned();
         let config = EdgeHubConfig { reconnect_max: RECONNECT_MAX, ..EdgeHubConfig::new(server) };
         let parts = EdgeHubParts {
-            identity: Arc::new(identity),
             host: Arc::clone(&link.host) as Arc<dyn EdgeHost>,
             store: link.store.clone(),
             clock: link.clock.clone(),
         };
-        let hub = EdgeHub::open(config, parts).await?;
+        let mut hub = EdgeHub::open(config, parts).await?;
         let handle = hub.handle();
-        if link.reports.0.set(handle.clone()).is_err() {
-            tracing::debug!("reports had somewhere to go already");
-        }
+        link.spool.send_replace(Some(handle.clone()));
+        let Some(identity) = hub.spool_while(link.enrolled(&token)).await? else { return Ok(()) };
         tokio::select! {
-            () = hub.run(token.clone()) => Ok(()),
+            () = hub.run(Arc::new(identity), token.clone()) => Ok(()),
             () = link.follow(handle) => { token.cancelled().await; Ok(()) }
         }
     }
@@ -220,20 +219,8 @@ impl Link {
         })
     }
 
-    /// Reports what devices said before there was anybody to report to, then watches the link.
-    async fn follow(&self, hub: EdgeHubHandle) {
-        let report = async {
-            if let Some(bus) = &self.host.bus
-                && let Err(error) = bus.report_all().await
-            {
-                tracing::debug!(%error, "devices are not reported");
-            }
-        };
-        tokio::join!(report, self.watch(hub));
-    }
-
     /// Shows the state of the link, and a lasting failure as a problem.
-    async fn watch(&self, hub: EdgeHubHandle) {
+    async fn follow(&self, hub: EdgeHubHandle) {
         let mut changes = hub.status();
         drop(hub);
         loop {
@@ -252,11 +239,29 @@ impl Link {
                         .into(),
                 }),
             );
+            self.show_own(&now);
             self.status.send_replace(Some(now));
             if changes.changed().await.is_err() {
                 return;
             }
         }
+    }
+}
+
+impl Link {
+    /// Shows what fails at the box's own end, whatever the link is like.
+    fn show_own(&self, now: &LinkStatus) {
+        let spool = now.spool_error.as_ref().map(|what| Problem {
+            what: format!("reports for the cloud are not stored: {what}"),
+            remedy: "they wait at the broker meanwhile; make room on the disk, or see to the data directory"
+                .into(),
+        });
+        self.problems.set("spool", spool);
+        let renewal = now.renewal_error.clone().map(|what| Problem {
+            what,
+            remedy: "it is tried again; the box has to enrol anew once its certificate has ended".into(),
+        });
+        self.problems.set("renewal", renewal);
     }
 }
 

@@ -14,11 +14,11 @@ use midge_api::midge::v1::{
     AcceptNodeAuditRequest, AcceptNodeAuditResponse, AgentView, ApplyRulesRequest, AuditLog as AuditStatus,
     CertificateAuthority, CloudLink, CreateDeviceRequest, Degraded, DeleteDeviceRequest, DeleteRuleRequest,
     Device, EndSessionRequest, EndSessionResponse, Lease, ListDevicesRequest, ListDevicesResponse,
-    ListNodesRequest, ListNodesResponse, ListRulesRequest, ListRulesResponse, ListSessionsRequest,
-    ListSessionsResponse, Listener, Node, ObserveAccessRequest, PolicyPage, ReloadPolicyRequest,
-    ReloadPolicyResponse, Session, SetDeviceRequest, ShadowPolicy, ShowDeviceRequest, ShowPolicyRequest,
-    ShowShadowRequest, SignX509svidRequest, SignX509svidResponse, StatusRequest, StatusResponse,
-    WatchEntriesRequest, midge_server::Midge,
+    ListEventsRequest, ListEventsResponse, ListNodesRequest, ListNodesResponse, ListRulesRequest,
+    ListRulesResponse, ListSessionsRequest, ListSessionsResponse, Listener, Node, ObserveAccessRequest,
+    PolicyPage, ReloadPolicyRequest, ReloadPolicyResponse, Session, SetDeviceRequest, ShadowPolicy,
+    ShowDeviceRequest, ShowPolicyRequest, ShowShadowRequest, SignX509svidRequest, SignX509svidResponse,
+    StatusRequest, StatusResponse, WatchEntriesRequest, midge_server::Midge,
 };
 use midge_api::spire::api::types::X509svid;
 use midge_audit::AuditLog;
@@ -62,6 +62,8 @@ pub(crate) trait Desk: Send + Sync + 'static {
     async fn delete_rule(&self, request: DeleteRuleRequest) -> Result<ListRulesResponse, Status>;
     /// Takes note of what is wrong with a node's audit log. Returns how much that was.
     async fn accept_audit(&self, node: &str) -> Result<u64, Status>;
+    /// Returns a page of what a node has uploaded.
+    async fn events(&self, request: ListEventsRequest) -> Result<ListEventsResponse, Status>;
     /// Lists nodes.
     async fn nodes(&self) -> Result<Vec<Node>, Status>;
     /// Returns the link to the cloud, where there is one.
@@ -379,6 +381,13 @@ impl Midge for Service {
         let mut requests = request.into_inner();
         let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("no request came"))?;
         policy_service::observe(policy, first, requests).map(Response::new)
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<ListEventsRequest>,
+    ) -> Result<Response<ListEventsResponse>, Status> {
+        self.desk.events(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_nodes(

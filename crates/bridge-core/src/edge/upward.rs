@@ -1,7 +1,7 @@
 //! Reports to the cloud: repeated until acknowledged, the spool's order kept.
 
 use super::{EdgeEffect, EdgeSync};
-use crate::{Message, Now, UpwardItem};
+use crate::{Message, Now, SpoolWrite, UpwardItem};
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -11,18 +11,33 @@ pub(super) struct InFlight {
 }
 
 impl EdgeSync {
-    /// Takes in a report. Once the [`EdgeEffect::Persist`] that follows is committed it is not lost.
-    pub fn handle_upward(&mut self, item: UpwardItem, now: Now) {
-        let (replaced, writes) = self.spool.push(item);
-        self.effects.push_back(EdgeEffect::Persist(writes));
-        if let (Some(link), Some(seq)) = (&mut self.link, replaced) {
-            link.in_flight.remove(&seq);
+    /// Takes in reports. Returns what to commit, all or nothing; [`Self::handle_stored`] is next, and nothing else
+    /// comes between.
+    pub fn handle_upward(&mut self, items: Vec<UpwardItem>) -> Vec<SpoolWrite> {
+        let mut writes = Vec::with_capacity(items.len().saturating_mul(2));
+        for item in items {
+            let (pushed, more) = self.spool.push(item);
+            self.staged.push(pushed);
+            writes.extend(more);
         }
+        writes
+    }
+
+    /// Tells whether what [`Self::handle_upward`] returned is on disk: then it is not lost, and sent. Else the
+    /// reports were never taken.
+    pub fn handle_stored(&mut self, is_stored: bool, now: Now) {
+        if !is_stored {
+            while let Some(last) = self.staged.pop() {
+                self.spool.undo(last);
+            }
+            return;
+        }
+        self.staged.clear();
         self.drop_gone_from_flight();
         self.pump_upward(now);
     }
 
-    // A full spool may have dropped what was on its way.
+    // A newer report may have replaced what was on its way, and a full spool dropped it.
     fn drop_gone_from_flight(&mut self) {
         if let Some(link) = &mut self.link {
             let spool = &self.spool;
@@ -65,7 +80,7 @@ impl EdgeSync {
         link.in_flight.remove(&seq);
         self.last_error = None;
         if let Some(write) = self.spool.remove(seq) {
-            self.effects.push_back(EdgeEffect::Persist(vec![write]));
+            self.effects.push_back(EdgeEffect::Forget(write));
         }
         true
     }
