@@ -11,20 +11,26 @@ use crate::wire::Wire;
 use crate::{LocalClaims, LocalOrigin, Refusal, Server, websocket};
 use broker_core::Listener;
 use midge_identity::VerifiedPeer;
+use midge_runtime::RateLimitedWarn;
 use rustix::net::sockopt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+/// Clients that cannot be accepted come again and again.
+static NOT_ACCEPTED: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(60));
+
 /// What belongs to a peer while it is proven who it is.
 struct Guest {
     thread: Thread,
     remote: Arc<str>,
+    source: Source,
     arrival: Arrival,
     /// Beyond what connections and arrivals together may be, a socket is closed at once.
     place: OwnedSemaphorePermit,
@@ -59,19 +65,19 @@ impl Server {
     ) -> anyhow::Result<()> {
         let Some(listener) = listener else { return std::future::pending().await };
         loop {
-            let Some((stream, remote)) = accepted(listener.accept().await).await else { continue };
-            self.hub.traffic().accepted();
-            let Some(place) = self.place() else { continue };
-            let arrival = self.arrivals.enter(Source::of(remote.ip())).await;
+            let Some((stream, remote)) = self.accepted(listener.accept().await).await else { continue };
+            let source = Source::of(remote.ip());
+            let Some(place) = self.place(way.name(), (&remote, source)) else { continue };
+            let arrival = self.arrivals.enter(source).await;
             let thread = self.threads.next();
             let this = Arc::clone(self);
             self.tasks.spawn(async move {
                 if let Err(error) = prepare(&stream) {
                     tracing::debug!(%error, "a socket keeps the system's own settings");
                 }
-                let guest = Guest { thread, remote: remote.to_string().into(), arrival, place };
+                let guest = Guest { thread, remote: remote.to_string().into(), source, arrival, place };
                 if let Err(refusal) = this.welcome(stream, remote, way, guest).await {
-                    this.refuse(way.name(), &remote.to_string(), &refusal.into());
+                    this.refuse(way.name(), (&remote.to_string(), source), &refusal.into());
                 }
             });
         }
@@ -80,20 +86,20 @@ impl Server {
     pub(crate) async fn accept_unix(self: &Arc<Self>, listener: Option<UnixListener>) -> anyhow::Result<()> {
         let Some(listener) = listener else { return std::future::pending().await };
         loop {
-            let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
-            self.hub.traffic().accepted();
+            let Some((stream, _)) = self.accepted(listener.accept().await).await else { continue };
             let Some((pid, uid, gid)) = credentials(&stream) else { continue };
-            let Some(place) = self.place() else { continue };
-            let arrival = self.arrivals.enter(Source::User(uid)).await;
+            let source = Source::User(uid);
+            let remote: Arc<str> = format!("pid {pid} uid {uid}").into();
+            let Some(place) = self.place("unix", (&remote, source)) else { continue };
+            let arrival = self.arrivals.enter(source).await;
             let thread = self.threads.next();
             let Ok(stream) = thread.adopt_unix(stream) else { continue };
             let this = Arc::clone(self);
             self.tasks.spawn(async move {
-                let remote: Arc<str> = format!("pid {pid} uid {uid}").into();
-                let guest = Guest { thread, remote: Arc::clone(&remote), arrival, place };
+                let guest = Guest { thread, remote: Arc::clone(&remote), source, arrival, place };
                 match this.attest(LocalOrigin::Unix { pid, uid, gid }, &guest.arrival).await {
                     Ok(claims) => this.run(stream, (&this.listeners.unix, Entrance::Local(claims)), guest),
-                    Err(refusal) => this.refuse("unix", &remote, &refusal.into()),
+                    Err(refusal) => this.refuse("unix", (&remote, source), &refusal.into()),
                 }
             });
         }
@@ -170,32 +176,57 @@ impl Server {
         S: Wire + Send + 'static,
     {
         let (this, listener) = (Arc::clone(self), Arc::clone(listener));
-        let Guest { thread, remote, arrival, place } = guest;
+        let Guest { thread, remote, source, arrival, place } = guest;
         // A task keeps room for a value in each place that it was moved to.
         let stream = Box::new(stream);
         let serving = async move {
             let from = (&listener, &remote);
             let visit = Visit { from, entrance, arrival, limits: &this.limits };
             if let Err(refused) = serve(&this.hub, &*this.parts.admission, stream, visit).await {
-                this.refuse(&listener.name, &remote, &refused);
+                this.refuse(&listener.name, (&remote, source), &refused);
             }
             drop(place);
         };
         self.tasks.spawn_on(serving, thread.handle());
     }
 
-    fn refuse(&self, listener: &str, remote: &str, refused: &Refused) {
-        self.hub.refused(listener, remote, refused.client_id.as_deref(), &refused.refusal);
+    fn refuse(&self, listener: &str, from: (&str, Source), refused: &Refused) {
+        self.hub.refused(listener, from, refused.client_id.as_deref(), &refused.refusal);
     }
 
     /// Each socket costs a file descriptor, and the process must keep some for itself.
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.sockets).try_acquire_owned().ok()
+    fn place(&self, listener: &str, from: (&dyn fmt::Display, Source)) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.sockets).try_acquire_owned().ok();
+        if place.is_none() {
+            self.hub.traffic().refused();
+            let full = Refusal("as many connections as connections-max and arrivals-max allow".into());
+            self.hub.refused(listener, (&from.0.to_string(), from.1), None, &full);
+        }
+        place
+    }
+
+    /// Running out of file descriptors must not end the listener nor spin: it passes when clients go.
+    async fn accepted<T>(&self, result: io::Result<T>) -> Option<T> {
+        let error = match result {
+            Ok(accepted) => {
+                self.hub.traffic().accepted();
+                return Some(accepted);
+            }
+            Err(error) => error,
+        };
+        if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+            self.hub.traffic().failed();
+            if let Some(suppressed) = NOT_ACCEPTED.occurred() {
+                tracing::warn!(%error, suppressed, "no connection can be accepted, trying again");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
     }
 }
 
 /// Settings of every TCP socket, whatever speaks through it.
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     // Small answers must not wait for more (without, 200 TLS connects one after the other took 8.4 s).
     stream.set_nodelay(true)?;
     sockopt::set_tcp_keepidle(stream, PEER_ASKED_AFTER)?;
@@ -212,23 +243,6 @@ fn local_origin(stream: &TcpStream, peer: SocketAddr) -> Result<LocalOrigin, Ref
 fn credentials(stream: &UnixStream) -> Option<(u32, u32, u32)> {
     let credentials = stream.peer_cred().ok()?;
     Some((u32::try_from(credentials.pid()?).ok()?, credentials.uid(), credentials.gid()))
-}
-
-/// Running out of file descriptors must not end the listener nor spin: it passes when clients go.
-async fn accepted<T>(result: std::io::Result<T>) -> Option<T> {
-    match result {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::debug!(%error, "accept failed");
-            if !matches!(
-                error.kind(),
-                std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::Interrupted
-            ) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            None
-        }
-    }
 }
 
 impl Wire for TcpStream {}

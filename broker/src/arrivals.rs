@@ -8,6 +8,7 @@
 use crate::Refusal;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -37,6 +38,16 @@ impl Source {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self::Network(IpAddr::V6((u128::from(v6) & (u128::MAX << 64)).into())),
             v4 @ IpAddr::V4(_) => Self::Network(v4),
+        }
+    }
+}
+
+/// As the audit log tells those apart who have proven no identity.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(f),
+            Self::User(uid) => uid.fmt(f),
         }
     }
 }
@@ -312,5 +323,13 @@ mod tests {
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_source_is_told_without_port_and_process() {
+        let told = |text: &str| Source::of(text.parse().unwrap()).to_string();
+        assert_eq!(told("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(told("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(user(1000).to_string(), "1000");
     }
 }

@@ -10,8 +10,6 @@ use midge_identity::{Proof, UnixMillis};
 use midge_policy::Denial;
 use mqtt_proto::Version;
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 const RECEIVE_DENIED: &str = "receive-denied";
@@ -28,33 +26,26 @@ const ROUTINE: u32 = 600;
 pub(crate) fn record_refusal(
     log: &AuditLog,
     at: UnixMillis,
-    (listener, remote): (&str, &str),
+    (listener, (remote, source)): (&str, (&str, Source)),
     client_id: Option<&str>,
     refusal: &Refusal,
 ) {
     let event = "connection-refused";
-    let host = host(remote);
+    // What of a peer is the same each time: neither its port nor its process.
+    let host = source.to_string();
     let (peer, sort) = (Peer::Host(&host), Sort::Denial);
     let alike = Alike { peer, event, class: listener, burst: REFUSALS, count: 1, sort, at };
     let Some(admitted) = log.admit(&alike) else { return };
     let (listener, remote) = (listener.to_owned(), remote.to_owned());
     let (client_id, reason) = (client_id.map(str::to_owned), refusal.0.clone());
     admitted.put(move || {
-        tracing::debug!(listener, remote, client_id, reason, "connection refused");
+        tracing::info!(listener, remote, client_id, reason, "connection refused");
         Record::new(at, event)
             .with("listener", listener)
             .with("remote", remote)
             .with("client-id", client_id)
             .with("reason", reason)
     });
-}
-
-/// Returns what of a peer is the same each time: neither its port nor its process, and of an IPv6 address only the network.
-fn host(remote: &str) -> Cow<'_, str> {
-    match remote.parse::<SocketAddr>().map(|remote| Source::of(remote.ip())) {
-        Ok(Source::Network(network)) => network.to_string().into(),
-        Ok(Source::User(_)) | Err(_) => remote.split_once(" uid ").map_or(remote, |(_, uid)| uid).into(),
-    }
 }
 
 /// Records an event of the core; `remote` is the address of its connection. Called under the core's lock: the record
@@ -70,15 +61,7 @@ pub(crate) fn record_event(log: &AuditLog, event: Box<AuditEvent>, remote: Optio
     let alike = Alike { peer, event: name, class, burst, count, sort, at: event.at };
     let Some(admitted) = log.admit(&alike) else { return };
     admitted.put(move || {
-        // INFO for what an operator changed or must see; what a peer can cause at will is DEBUG.
-        match &event.kind {
-            AuditKind::Connected { .. } | AuditKind::Disconnected { .. } => {
-                tracing::info!(identity = %event.identity, client_id = &*event.client_id, kind = ?event.kind, "client");
-            }
-            _ => {
-                tracing::debug!(identity = %event.identity, client_id = &*event.client_id, kind = ?event.kind, "decision");
-            }
-        }
+        log::event(&event, remote.as_deref());
         event_record(&event, remote.as_deref())
     });
 }
@@ -237,5 +220,6 @@ fn close_reason(reason: &CloseReason) -> String {
     }
 }
 
+mod log;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! The one place where the core is entered: under a lock, by whoever has input for it. Effects
 //! are carried out before the lock is released, so that their order is the core's.
 
+use crate::arrivals::Source;
 use crate::audit::{names_remote, record_event, record_refusal};
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Outgoing, Woken};
-use crate::traffic::Traffic;
+use crate::traffic::{SocketsLost, Traffic};
 use crate::{Authenticator, Refusal};
 use broker_core::{
     AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Effect, Listener, Metrics, Now,
@@ -157,6 +158,11 @@ impl Hub {
         self.0.inner.lock().broker.metrics()
     }
 
+    /// Returns how many sockets came to nothing.
+    pub fn sockets_lost(&self) -> SocketsLost {
+        self.0.traffic.sockets_lost()
+    }
+
     /// Returns what went through the sockets.
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.0.traffic
@@ -264,8 +270,14 @@ impl Hub {
     }
 
     /// Records that a peer was turned away before the core heard of it.
-    pub(crate) fn refused(&self, listener: &str, remote: &str, client_id: Option<&str>, refusal: &Refusal) {
-        record_refusal(&self.0.audit, self.0.clock.now(), (listener, remote), client_id, refusal);
+    pub(crate) fn refused(
+        &self,
+        listener: &str,
+        from: (&str, Source),
+        client_id: Option<&str>,
+        refusal: &Refusal,
+    ) {
+        record_refusal(&self.0.audit, self.0.clock.now(), (listener, from), client_id, refusal);
     }
 
     /// Wakes the core when it asks for it, for ever.

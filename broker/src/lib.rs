@@ -33,3 +33,4 @@ pub use hub::Hub;
 pub use limits::LimitsConfig;
 pub use listener::{BindError, Bound};
 pub use server::{Facts, Parts, Server};
+pub use traffic::SocketsLost;

@@ -7,7 +7,7 @@ use crate::listeners::Listeners;
 use crate::threads::Threads;
 use crate::{Admission, Authenticator, Bound, Hub, MqttConfig, persister, sys};
 use anyhow::Context as _;
-use broker_core::Durability;
+use broker_core::{Durability, Restored};
 use midge_audit::AuditLog;
 use midge_pki::TrustSource;
 use midge_policy::Policy;
@@ -78,7 +78,19 @@ impl Server {
         let sources = (parts.clock.clone(), parts.audit.clone());
         let hub = Hub::new(core, policy, sources, parts.authenticator.clone());
         let restored = hub.restore(records);
-        tracing::info!(?restored, "MQTT state restored");
+        let Restored {
+            sessions, subscriptions, subscriptions_denied, queued, retained, wills, orphans, ..
+        } = restored;
+        tracing::info!(
+            sessions,
+            subscriptions,
+            subscriptions_denied,
+            queued,
+            retained,
+            wills,
+            orphans,
+            "MQTT state restored"
+        );
         let arrivals_max = usize::try_from(config.arrivals_max).unwrap_or(usize::MAX);
         let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
         let turns = usize::from(config.handshakes_max);

@@ -191,7 +191,7 @@ impl Issuer {
             spki_sha256: fingerprint(&key.public_key_der()),
             tainted: false,
         };
-        tracing::info!(%slot, serial = %record.serial, not_after = record.not_after.as_secs(), "CA prepared");
+        tracing::info!(%slot, serial = %record.serial, not_after = %record.not_after, "CA prepared");
         self.commit(Batch::new(), move |state| {
             let journal = state.journal.with_prepared(slot, record)?;
             let unused = state.journal.prepared().filter(|(prepared, _)| *prepared == slot);

@@ -26,3 +26,10 @@ mod skipped;
 mod trail;
 mod upstream;
 pub(crate) mod watchers;
+
+use std::time::Instant;
+
+/// Milliseconds since then, as a number in logs.
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -171,6 +171,12 @@ fn endpoints_tell_of_life_readiness_and_metrics() {
         "midge_agent_connections",
         "midge_agent_calls",
         "midge_audit_lost_total",
+        "midge_degraded 0",
+        "midge_mqtt_dropped_total{reason=\"queue-full\"} 0",
+        "midge_mqtt_sockets_lost_total{reason=\"limit\"} 0",
+        "midge_mqtt_throttled_total 0",
+        "midge_mqtt_waiting_messages 0",
+        "process_cpu_seconds_total",
     ] {
         assert!(metrics.contains(name), "no {name} in\n{metrics}");
     }

@@ -1,6 +1,6 @@
 //! What every event of the core is in the log.
 
-use super::{event_record, host, name, names_remote};
+use super::{event_record, name, names_remote};
 use broker_core::{AuditEvent, AuditKind, CloseCause, CloseReason, ConnId, RuleTally, Stage};
 use midge_identity::{Proof, SpiffeId, UnixMillis};
 use midge_policy::{Denial, Policy};
@@ -158,17 +158,4 @@ fn who_is_no_single_client_has_neither_client_id_nor_connection() {
     let event = AuditEvent { at: UnixMillis(5), identity, client_id: "".into(), conn: None, kind };
     let keys: Vec<_> = event_record(&event, None).details().map(|(key, _)| key).collect();
     assert_eq!(keys, ["identity", "topic"]);
-}
-
-#[test]
-fn a_host_is_the_same_on_any_port_and_with_any_process() {
-    for (remote, expected) in [
-        ("192.0.2.1:7", "192.0.2.1"),
-        ("[2001:db8:1:2:3:4:5:6]:7", "2001:db8:1:2::"),
-        ("[2001:db8:1:2:ffff::1]:9", "2001:db8:1:2::"),
-        ("[::ffff:192.0.2.1]:7", "192.0.2.1"),
-        ("pid 7 uid 1000", "1000"),
-    ] {
-        assert_eq!(host(remote), expected);
-    }
 }

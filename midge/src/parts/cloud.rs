@@ -4,10 +4,10 @@ use super::admin::AdminSocket;
 use super::data_dir::{DataDir, audit_log};
 use super::desk::CloudDesk;
 use super::node_audit::NodeAudit;
-use super::problems::Problems;
+use super::problems::{Condition, Problems};
 use super::service::Service;
 use super::trail::Trail;
-use super::{audit, http, limits};
+use super::{audit, elapsed_ms, http, limits};
 use crate::config::CloudConfig;
 use crate::exit::{self, WithCode, failure};
 use anyhow::Context as _;
@@ -56,12 +56,14 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         Listener { kind: "channel".into(), address: hub.websocket_addr()?.to_string() },
         Listener { kind: "bootstrap".into(), address: hub.bootstrap_addr()?.to_string() },
     ];
-    let health = http::health(&issuer, &problems);
+    let condition =
+        Condition { problems, issuer: issuer.clone(), store: store.clone(), hub: None, audit: log.clone() };
+    let health = http::health(&condition);
     tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(Arc::clone(&health), token.clone()));
     if let Some(listener) = endpoints {
         listeners.push(Listener { kind: "http".into(), address: listener.local_addr()?.to_string() });
         let metrics = Arc::new(Metrics::new());
-        http::issuer_metrics(&metrics, &issuer);
+        http::issuer_metrics(&metrics, &condition);
         http::node_audit_metrics(&metrics, &node_audit);
         let router = midge_runtime::endpoints::router(health, metrics);
         tasks.spawn("http", midge_runtime::endpoints::serve(listener, router, token.clone()));
@@ -74,10 +76,9 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
         role: "cloud",
         node: String::new(),
         issuer: issuer.clone(),
-        store: store.clone(),
         hub: None,
         desk: Box::new(CloudDesk { hub, issuer: issuer.clone(), node_audit }),
-        problems,
+        condition,
         audit: (log.clone(), audit_log(&config.data_dir)),
         trail: Arc::clone(&trail),
         listeners,
@@ -86,7 +87,7 @@ pub(crate) async fn run(config: CloudConfig) -> anyhow::Result<()> {
     };
     tasks.spawn("admin", admin.serve(issuer, service, trail, token));
     ServiceNotifier::from_env().ready();
-    tracing::info!(trust_domain = config.trust_domain, ms = started.elapsed().as_millis(), "serving");
+    tracing::info!(trust_domain = config.trust_domain, ms = elapsed_ms(started), "serving");
     let ended = tasks.run_until_shutdown(GRACE).await;
     store.close().await.code(exit::IO)?;
     audit::stopped(&log, &clock);

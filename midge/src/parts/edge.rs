@@ -5,13 +5,13 @@ use super::admission::Door;
 use super::audit_stream::stream;
 use super::data_dir::{DataDir, absolute, audit_log};
 use super::desk::EdgeDesk;
-use super::edge_cloud::{CloudSide, Reports, SpoolHandle};
+use super::edge_cloud::{CloudSide, LinkView, Reports, SpoolHandle};
 use super::policy::{FileRules, PolicyHandle, PolicyParts, PolicyTask, file_rules, policy_metrics};
-use super::problems::{Problem, Problems};
+use super::problems::{Condition, Problem, Problems};
 use super::service::{Desk, Service};
 use super::trail::Trail;
 use super::upstream::LocalUpstream;
-use super::{audit, http, limits, open};
+use super::{audit, elapsed_ms, http, limits, open};
 use crate::config::EdgeConfig;
 use crate::exit::{self, WithCode};
 use anyhow::Context as _;
@@ -128,7 +128,8 @@ impl EdgeBox {
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
         let agent = agent.code(exit::UNAVAILABLE)?;
 
-        self.serve_endpoints(endpoints, (&server.hub(), &agent, &policy), &mut tasks);
+        let condition = self.condition(server.hub());
+        self.serve_endpoints(endpoints, &condition, (&agent, &policy, cloud.link()), &mut tasks);
         let (issuer, stop) = (self.issuer.clone(), token.clone());
         tasks.spawn("issuer", async move { Ok(midge_issuer::run(issuer, stop).await?) });
         tasks.spawn("agent-view", until(token.clone(), views.run()));
@@ -144,7 +145,7 @@ impl EdgeBox {
         let managed = self.config.cloud.is_some();
         let desk =
             Box::new(EdgeDesk { bus, link: cloud.link(), managed, node: self.config.node.clone(), policy });
-        let service = self.service(server.hub(), desk, listeners, token.clone());
+        let service = self.service(condition, desk, listeners, token.clone());
         tasks.spawn(
             "admin",
             admin.serve(self.issuer.clone(), service, Arc::clone(&self.trail), token.clone()),
@@ -156,7 +157,7 @@ impl EdgeBox {
         tasks.spawn("cloud-channel", cloud.run(token));
 
         ServiceNotifier::from_env().ready();
-        tracing::info!(node = %self.id, ms = self.started.elapsed().as_millis(), "serving");
+        tracing::info!(node = %self.id, ms = elapsed_ms(self.started), "serving");
         let ended = tasks.run_until_shutdown(GRACE).await;
         self.mqtt_store.close().await.code(exit::IO)?;
         self.store.close().await.code(exit::IO)?;
@@ -166,19 +167,35 @@ impl EdgeBox {
         ended
     }
 
+    fn condition(&self, hub: Hub) -> Condition {
+        Condition {
+            problems: self.problems.clone(),
+            issuer: self.issuer.clone(),
+            store: self.store.clone(),
+            hub: Some(hub),
+            audit: self.audit.clone(),
+        }
+    }
+
     fn serve_endpoints(
         &self,
         listener: Option<TcpListener>,
-        (hub, agent, policy): (&Hub, &Agent, &PolicyHandle),
+        condition: &Condition,
+        (agent, policy, link): (&Agent, &PolicyHandle, Option<LinkView>),
         tasks: &mut Supervisor,
     ) {
-        let health = http::health(&self.issuer, &self.problems);
+        let health = http::health(condition);
         let token = tasks.token();
         tasks.spawn("watchdog", ServiceNotifier::from_env().run_watchdog(Arc::clone(&health), token.clone()));
         let Some(listener) = listener else { return };
         let metrics = Arc::new(Metrics::new());
-        http::issuer_metrics(&metrics, &self.issuer);
-        http::broker_metrics(&metrics, hub, &self.audit);
+        http::issuer_metrics(&metrics, condition);
+        if let Some(hub) = &condition.hub {
+            http::broker_metrics(&metrics, hub, &self.audit);
+        }
+        if let Some(link) = &link {
+            http::cloud_metrics(&metrics, link);
+        }
         agent.register_metrics(&metrics);
         policy_metrics(&metrics, policy);
         let router = midge_runtime::endpoints::router(health, metrics);
@@ -258,7 +275,7 @@ impl EdgeBox {
 
     fn service(
         &self,
-        hub: Hub,
+        condition: Condition,
         desk: Box<dyn Desk>,
         listeners: Vec<Listener>,
         stopping: CancellationToken,
@@ -267,10 +284,9 @@ impl EdgeBox {
             role: if self.config.cloud.is_some() { "edge" } else { "standalone" },
             node: self.config.node.clone(),
             issuer: self.issuer.clone(),
-            store: self.store.clone(),
-            hub: Some(hub),
+            hub: condition.hub.clone(),
             desk,
-            problems: self.problems.clone(),
+            condition,
             audit: (self.audit.clone(), audit_log(&self.config.data_dir)),
             trail: Arc::clone(&self.trail),
             listeners,

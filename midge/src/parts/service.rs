@@ -4,7 +4,7 @@ use super::active_policy;
 use super::data_dir::absolute;
 use super::policy::PolicyHandle;
 use super::policy_service;
-use super::problems::Problems;
+use super::problems::{Condition, Problem};
 use super::trail::Trail;
 use async_trait::async_trait;
 use broker_core::{SessionSnapshot, SessionState};
@@ -26,7 +26,6 @@ use midge_broker::Hub;
 use midge_identity::{Proof, SpiffeId, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, bundles_to_api};
 use midge_runtime::CancellationToken;
-use midge_store::Store;
 use mqtt_proto::Version;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -77,10 +76,9 @@ pub(crate) struct Service {
     pub(crate) role: &'static str,
     pub(crate) node: String,
     pub(crate) issuer: Issuer,
-    pub(crate) store: Store,
     pub(crate) hub: Option<Hub>,
     pub(crate) desk: Box<dyn Desk>,
-    pub(crate) problems: Problems,
+    pub(crate) condition: Condition,
     /// The audit log and its newest file.
     pub(crate) audit: (AuditLog, PathBuf),
     pub(crate) trail: Arc<Trail>,
@@ -97,41 +95,6 @@ impl Service {
 
     fn hub(&self) -> Result<&Hub, Status> {
         self.hub.as_ref().ok_or_else(|| Status::unimplemented("the cloud has no MQTT sessions; ask an edge"))
-    }
-
-    fn degraded(&self) -> Vec<Degraded> {
-        let own = self
-            .problems
-            .list()
-            .into_iter()
-            .map(|problem| Degraded { what: problem.what, remedy: problem.remedy });
-        let issuer = self.issuer.snapshot().degraded.into_iter();
-        let store = self.store.snapshot().failing.map(|error| Degraded {
-            what: format!("the store fails: {error}"),
-            remedy: "nothing acknowledged is lost; make room on the disk, or see to the data directory"
-                .into(),
-        });
-        let hub = self.hub.as_ref();
-        let mqtt_store = hub.and_then(Hub::store_failure).map(|error| Degraded {
-            what: format!("MQTT state cannot be stored: {error}"),
-            remedy: "messages that would have to be stored are refused meanwhile; make room on the disk"
-                .into(),
-        });
-        let audit = self.audit.0.status();
-        let unwritten = audit.failing.map(|error| Degraded {
-            what: format!("nothing can be audited: {error}"),
-            remedy: "make room on the disk, or see to the data directory; what is lost is counted".into(),
-        });
-        let found = audit.found.map(|what| Degraded {
-            what,
-            remedy: "find out who did it, with `midge audit verify`; a restart ends this message".into(),
-        });
-        own.chain(issuer.map(|problem| Degraded { what: problem.what, remedy: problem.remedy }))
-            .chain(store)
-            .chain(mqtt_store)
-            .chain(unwritten)
-            .chain(found)
-            .collect()
     }
 
     fn audit_status(&self) -> AuditStatus {
@@ -175,7 +138,12 @@ impl Midge for Service {
             cloud: self.desk.link(),
             sessions: self.hub.as_ref().map_or(0, |hub| hub.metrics().sessions),
             entries: count(issuer.entries),
-            degraded: self.degraded(),
+            degraded: self
+                .condition
+                .problems()
+                .into_iter()
+                .map(|Problem { what, remedy }| Degraded { what, remedy })
+                .collect(),
             nodes: count(issuer.nodes),
             listeners: self.listeners.clone(),
             pid: std::process::id(),
