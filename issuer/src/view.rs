@@ -94,8 +94,8 @@ pub(crate) fn clock_trouble(behind: Duration) -> Degraded {
     Degraded {
         what: format!("clock is behind by {}: it is before the last time saved", whole(behind)),
         remedy:
-            "set the system clock; if the saved time is what is wrong, stop the server and delete the record \
-                 clock/floor from its store"
+            "set the system clock; where the saved time is what is wrong, docs/operations.md (troubleshooting) \
+                 says how to forget it"
                 .to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use serde::Serialize;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -21,15 +22,34 @@ const WORD_MAX: usize = 256;
 /// Characters that are left of the end of a longer one.
 const WORD_ENDS: usize = 16;
 
+/// The command ends when nobody reads what it prints.
+static ENDS_WITH_READER: AtomicBool = AtomicBool::new(false);
+
+/// Nobody reads any more.
+static IS_UNREAD: AtomicBool = AtomicBool::new(false);
+
+/// Says that this command has nothing to do once nobody reads what it prints. All others go on to their end, for their exit
+/// code is an answer as well: "no" must not become "yes" because somebody read its first line only.
+pub(crate) fn end_with_reader() {
+    ENDS_WITH_READER.store(true, Ordering::Relaxed);
+}
+
 /// Prints one line. A closed pipe is the reader's choice and no error of ours; on any other error the process ends here,
 /// since whoever asked has no answer, whatever else is still to be said.
 pub(crate) fn line(text: impl std::fmt::Display) {
-    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
-        std::process::exit(ended_by(&error).into());
+    if IS_UNREAD.load(Ordering::Relaxed) {
+        return;
+    }
+    let Err(error) = writeln!(std::io::stdout(), "{text}") else { return };
+    let code = ended_by(&error);
+    if code == 0 && !ENDS_WITH_READER.load(Ordering::Relaxed) {
+        IS_UNREAD.store(true, Ordering::Relaxed);
+    } else {
+        std::process::exit(code.into());
     }
 }
 
-/// Says what an error of standard output ends in, and tells of it.
+/// Says what an error of standard output ends in where the exit code says nothing else, and tells of it.
 #[expect(clippy::print_stderr, reason = "standard output takes nothing")]
 pub(crate) fn ended_by(error: &std::io::Error) -> u8 {
     if error.kind() == std::io::ErrorKind::BrokenPipe {

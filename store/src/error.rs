@@ -156,7 +156,7 @@ impl OpenError {
 #[non_exhaustive]
 pub enum StoreError {
     /// The disk, or the limit set for the store, is full; nothing of the batch was written.
-    #[error("no space left for the store; free some: it goes on by itself")]
+    #[error("no space left for the store; free some")]
     Full,
     /// The operating system refused; nothing of the batch counts as written.
     #[error("store i/o failed: {0}")]

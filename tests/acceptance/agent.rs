@@ -115,7 +115,9 @@ fn a_banned_agent_serves_nobody_and_sessions_by_its_entries_end() {
     };
     let (cut, mut stays) = (subscriber("annexed"), subscriber("other"));
 
-    server.run(&["node", "ban", &format!("{BOX}/app/annexed")]).refused(1, &["agent not found"]);
+    server
+        .run(&["node", "ban", &format!("{BOX}/app/annexed")])
+        .refused(1, &["agent not found: spiffe://", "/app/annexed", "midge node list"]);
     server.run(&["node", "ban", &agent_id]).ok();
     cut.event("told of it", |event| event["event"] == "disconnected");
     eventually("nothing is served", || {

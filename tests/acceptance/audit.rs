@@ -246,6 +246,33 @@ fn a_log_that_nobody_has_signed_is_proven_neither_elsewhere_nor_by_the_next_star
 }
 
 #[test]
+fn an_answer_stays_what_it_is_when_nobody_reads_it_to_its_end() {
+    let place = Place::new();
+    let mut server = started(&place);
+    let key = server.status()["audit"]["key"].as_str().unwrap().to_owned();
+    server.stop();
+    let (dir, log) = (place.text("data"), place.text("data/audit.jsonl"));
+    let policy = "[[rule]]\nname = \"one\"\nid = \"spiffe://plant.example/a\"\npublish = [\"b\"]\n";
+    let policy = place.write("policy.toml", policy);
+    let unread = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Command::new(midge()).args(arguments).stdout(writer).status().unwrap().code()
+    };
+    let can = ["policy", "can", "spiffe://plant.example/a", "publish", "a", "-p", &policy];
+    for (arguments, code) in [
+        (&can[..], 1),
+        (&["audit", "verify", "/dev/null", "--key", &key], 1),
+        (&["audit", "verify", &log, "--key", &key], 0),
+        // What only shows what there is ends with its reader.
+        (&["audit", "show", "--dir", &dir], 0),
+        (&["audit", "follow", "--since", "1d", "--dir", &dir], 0),
+    ] {
+        assert_eq!(unread(arguments), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_log_is_followed_while_it_grows() {
     let place = Place::new();
     let server = started(&place);

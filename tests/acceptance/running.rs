@@ -241,7 +241,9 @@ fn a_killed_box_loses_nothing_it_acknowledged() {
     server.program.kill();
     let server = Server::start("edge", &config, &socket);
     assert_eq!(server.entries(), 2);
-    server.run(&["entry", "show", "-entryID", "b"]).refused(1, &["entry not found"]);
+    server
+        .run(&["entry", "show", "-entryID", "b"])
+        .refused(1, &["entry not found: \"b\"", "midge entry show"]);
 }
 
 #[test]

@@ -22,6 +22,16 @@ fn starts(config: &str) -> Ended {
     run_midge(&["edge", "-c", config])
 }
 
+#[test]
+fn flags_that_a_role_has_no_use_for_are_refused() {
+    let place = Place::new();
+    let config = place.edge("data", "", "", "");
+    let with = |flags: [&str; 2]| run_midge(&[&["edge", "-c", &config], &flags[..]].concat());
+    with(["--socketPath", "x.sock"]).refused(64, &["--socketPath", "run-dir"]);
+    with(["--output", "json"]).refused(64, &["--output json", "[log]"]);
+    assert!(!place.path("data").exists());
+}
+
 fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }

@@ -64,7 +64,7 @@ pub(super) fn code_of(error: &IssueError) -> Code {
         | IssueError::Ttl(_)
         | IssueError::NodeName { .. }
         | IssueError::NotABox(_) => Code::InvalidArgument,
-        IssueError::Store(_) => Code::ResourceExhausted,
+        IssueError::Store(_) => Code::DataLoss,
         IssueError::NoAuthority(_) | IssueError::CaExpired(_) | IssueError::Stopping => Code::Unavailable,
         _ => Code::Internal,
     }

@@ -76,7 +76,8 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         sources: Sources,
     },
-    /// Lists who may do something, by id pattern and one by one; exit code 1 when nobody may.
+    /// Lists who may do something, by id pattern and one by one; exit code 1 when nobody may. Without --listener and
+    /// --client-id it lists who may on some connection, where `can` asks for all of them.
     Who {
         /// publish, will, subscribe or receive.
         action: String,

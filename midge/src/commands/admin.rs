@@ -128,8 +128,12 @@ fn code_of(code: Code) -> u8 {
         Code::InvalidArgument => exit::USAGE,
         Code::PermissionDenied | Code::Unauthenticated => exit::PERMISSION,
         Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::Unimplemented => exit::NO,
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => exit::UNAVAILABLE,
-        Code::ResourceExhausted | Code::DataLoss => exit::IO,
+        // Too many of something: it may pass.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted => {
+            exit::UNAVAILABLE
+        }
+        // What a store answers that cannot write.
+        Code::DataLoss => exit::IO,
         _ => exit::INTERNAL,
     }
 }
@@ -146,6 +150,10 @@ pub(crate) fn spiffe_id(text: &str) -> anyhow::Result<Spiffeid> {
             format!("\"{text}\" is not a SPIFFE ID: {error}; write spiffe://<trust domain>/<path>"),
         )
     })?;
+    // In a certificate it would be refused; nobody is to wonder why nothing matches.
+    if id.to_string() != text {
+        return Err(failure(exit::USAGE, format!("\"{text}\" is not in canonical form; write {id}")));
+    }
     Ok(id_to_api(&id))
 }
 
@@ -180,4 +188,19 @@ pub(crate) fn selector(text: &str) -> anyhow::Result<Selector> {
 /// Writes a SPIFFE ID as people do.
 pub(crate) fn id_text(id: Option<&Spiffeid>) -> String {
     id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_no_certificate_could_have_is_told_how_to_write() {
+        assert_eq!(
+            id_text(Some(&spiffe_id("spiffe://plant.example/App").unwrap())),
+            "spiffe://plant.example/App"
+        );
+        let told = spiffe_id("spiffe://Plant.example/App").unwrap_err().to_string();
+        assert!(told.ends_with("write spiffe://plant.example/App"), "{told}");
+    }
 }

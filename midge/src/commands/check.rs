@@ -15,11 +15,7 @@ pub(crate) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
             return Err(failure(exit::CONFIG, problems.to_string()));
         }
     }
-    let name = match role {
-        Role::Edge => "edge",
-        Role::Cloud => "cloud",
-        Role::Agent => "agent",
-    };
+    let name = role.name();
     match output {
         Output::Json => output::json(&serde_json::json!({ "file": path, "role": name, "valid": true })),
         Output::Pretty => {

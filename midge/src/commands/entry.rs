@@ -37,6 +37,7 @@ async fn create(admin: &Admin, id: String, fields: EntryFields, output: Output) 
 
 async fn update(admin: &Admin, id: String, fields: EntryFields, output: Output) -> anyhow::Result<()> {
     let parent = parent(admin, fields.parent_id.as_deref()).await?;
+    let asked = id.clone();
     let request = api::BatchUpdateEntryRequest {
         entries: vec![entry(id, fields, parent)?],
         input_mask: None,
@@ -45,16 +46,25 @@ async fn update(admin: &Admin, id: String, fields: EntryFields, output: Output) 
     let response = admin.entries().await?.batch_update_entry(request).await;
     let results = response.map_err(|status| admin.error(&status))?.into_inner().results;
     let result = results.into_iter().next().unwrap_or_default();
-    item_status(result.status.as_ref())?;
+    item_status(result.status.as_ref()).map_err(|error| unknown(error, &asked))?;
     print(&result.entry.into_iter().collect::<Vec<_>>(), output)
 }
 
+/// SPIRE's message does not say which entry, nor what to do.
+fn unknown(error: anyhow::Error, id: &str) -> anyhow::Error {
+    let text = error.to_string();
+    if !text.ends_with("entry not found") {
+        return error;
+    }
+    failure(exit::NO, format!("{text}: \"{id}\"; `midge entry show` lists them"))
+}
+
 async fn delete(admin: &Admin, id: String, output: Output) -> anyhow::Result<()> {
-    let request = api::BatchDeleteEntryRequest { ids: vec![id] };
+    let request = api::BatchDeleteEntryRequest { ids: vec![id.clone()] };
     let response = admin.entries().await?.batch_delete_entry(request).await;
     let results = response.map_err(|status| admin.error(&status))?.into_inner().results;
     let result = results.into_iter().next().unwrap_or_default();
-    item_status(result.status.as_ref())?;
+    item_status(result.status.as_ref()).map_err(|error| unknown(error, &id))?;
     match output {
         Output::Json => output::json(&serde_json::json!({ "deleted": result.id })),
         Output::Pretty => {
@@ -82,8 +92,10 @@ async fn count(admin: &Admin, output: Output) -> anyhow::Result<()> {
 async fn show(admin: &Admin, selection: EntrySelection, output: Output) -> anyhow::Result<()> {
     let mut client = admin.entries().await?;
     if let Some(id) = selection.entry_id {
+        let asked = id.clone();
         let response = client.get_entry(api::GetEntryRequest { id, output_mask: None }).await;
-        return print(&[response.map_err(|status| admin.error(&status))?.into_inner()], output);
+        let entry = response.map_err(|status| unknown(admin.error(&status), &asked))?.into_inner();
+        return print(&[entry], output);
     }
     let filter = api::list_entries_request::Filter {
         by_spiffe_id: selection.spiffe_id.as_deref().map(spiffe_id).transpose()?,

@@ -14,15 +14,28 @@ pub(crate) async fn run(admin: &Admin, command: NodeCommand, output: Output) -> 
         NodeCommand::Show { node } => show(find(&nodes(admin).await?, &node)?, output),
         NodeCommand::Ban { node } => {
             let request = BanAgentRequest { id: Some(spiffe_id(&id_of(admin, &node).await?)?) };
-            admin.agents().await?.ban_agent(request).await.map_err(|status| admin.error(&status))?;
+            let banned = admin.agents().await?.ban_agent(request).await;
+            banned.map_err(|status| unknown(admin.error(&status), &node))?;
             done("banned", &node, &format!("until `midge node delete {node}` it is let in no more"), output)
         }
         NodeCommand::Delete { node } => {
             let request = DeleteAgentRequest { id: Some(spiffe_id(&id_of(admin, &node).await?)?) };
-            admin.agents().await?.delete_agent(request).await.map_err(|status| admin.error(&status))?;
+            let deleted = admin.agents().await?.delete_agent(request).await;
+            deleted.map_err(|status| unknown(admin.error(&status), &node))?;
             done("deleted", &node, "a box joins again with a new token, an agent at once", output)
         }
     }
+}
+
+/// SPIRE's message does not say which agent, nor what to do.
+fn unknown(error: anyhow::Error, node: &str) -> anyhow::Error {
+    let text = error.to_string();
+    if !text.ends_with("agent not found") {
+        return error;
+    }
+    let where_from =
+        "`midge node list` at a cloud lists them; at a box write the agent's own ID, …/agent/<name>";
+    failure(exit::NO, format!("{text}: {node}; {where_from}"))
 }
 
 async fn nodes(admin: &Admin) -> anyhow::Result<Vec<Node>> {

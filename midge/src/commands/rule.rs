@@ -7,6 +7,7 @@ use crate::output::{self, Output};
 use anyhow::Context as _;
 use midge_api::midge::v1::{ApplyRulesRequest, DeleteRuleRequest, HandedRule, ListRulesRequest};
 use midge_policy::Rule;
+use tonic::Code;
 
 pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> anyhow::Result<()> {
     let response = match command {
@@ -24,10 +25,33 @@ pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> 
         }
         RuleCommand::List => admin.midge().await?.list_rules(ListRulesRequest {}).await,
         RuleCommand::Delete { name, node } => {
-            admin.midge().await?.delete_rule(DeleteRuleRequest { node: node.unwrap_or_default(), name }).await
+            let node = node.unwrap_or_default();
+            let mut client = admin.midge().await?;
+            let deleted =
+                client.delete_rule(DeleteRuleRequest { node: node.clone(), name: name.clone() }).await;
+            match deleted {
+                Err(status) if status.code() == Code::NotFound => {
+                    let rules = client.list_rules(ListRulesRequest {}).await;
+                    let rules = rules.map_err(|status| admin.error(&status))?.into_inner().rules;
+                    return Err(unknown(&rules, &name, &node));
+                }
+                deleted => deleted,
+            }
         }
     };
     print(&response.map_err(|status| admin.error(&status))?.into_inner().rules, output)
+}
+
+/// Says for whom there is a rule of that name, if not for whom it was to be taken back.
+fn unknown(rules: &[HandedRule], name: &str, node: &str) -> anyhow::Error {
+    let whose = if node.is_empty() { "all nodes" } else { node };
+    let named = |rule: &&HandedRule| rule.name == name;
+    let remedy = match rules.iter().find(named) {
+        Some(rule) if rule.node.is_empty() => "there is one for all nodes: leave --node out".to_owned(),
+        Some(rule) => format!("there is one for {0}: write --node {0}", rule.node),
+        None => "`midge rule list` shows those there are".to_owned(),
+    };
+    failure(exit::NO, format!("no rule \"{name}\" for {whose}; {remedy}"))
 }
 
 fn print(rules: &[HandedRule], output: Output) -> anyhow::Result<()> {
@@ -43,4 +67,23 @@ fn print(rules: &[HandedRule], output: Output) -> anyhow::Result<()> {
         .collect();
     output::table(&["RULE", "NODE"], &rows);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_is_for_others_is_found() {
+        let rule = |name: &str, node: &str| HandedRule {
+            name: name.into(),
+            node: node.into(),
+            ..HandedRule::default()
+        };
+        let rules = [rule("a", ""), rule("b", "box-1")];
+        let told = |name: &str, node: &str| unknown(&rules, name, node).to_string();
+        assert!(told("a", "box-1").contains("\"a\" for box-1; there is one for all nodes"));
+        assert!(told("b", "").contains("\"b\" for all nodes; there is one for box-1: write --node box-1"));
+        assert!(told("c", "").contains("midge rule list"));
+    }
 }

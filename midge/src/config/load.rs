@@ -18,6 +18,17 @@ pub(crate) enum Role {
     Agent,
 }
 
+impl Role {
+    /// Its command.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Cloud => "cloud",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -36,7 +47,7 @@ pub(crate) fn load<T: Checked>(path: &Path) -> Result<T, ConfigError> {
 /// Parses a file of whichever role it is: the role whose keys it has.
 pub(crate) fn parse_any(path: &Path) -> Result<Role, ConfigError> {
     let text = read(path)?;
-    let role = guess_role(&text);
+    let role = guess_role(path, &text, 1)?.unwrap_or(Role::Cloud);
     match role {
         Role::Edge => parse::<EdgeConfig>(path, &text).map(drop)?,
         Role::Cloud => parse::<CloudConfig>(path, &text).map(drop)?,
@@ -45,18 +56,20 @@ pub(crate) fn parse_any(path: &Path) -> Result<Role, ConfigError> {
     Ok(role)
 }
 
-fn guess_role(text: &str) -> Role {
+/// The role of whose keys the file has so many.
+fn guess_role(path: &Path, text: &str, least: usize) -> Result<Option<Role>, ConfigError> {
     const EDGE: [&str; 6] = ["node", "mqtt", "cloud", "policy", "event-bus", "open-to-own-uid"];
     const AGENT: [&str; 3] = ["edge-socket", "workload-socket", "agent-id"];
+    const CLOUD: [&str; 5] =
+        ["bootstrap", "channel", "edge-ca-ttl-secs", "node-svid-ttl-secs", "node-audit-bytes-max"];
     let table: toml::Table = toml::from_str(text).unwrap_or_default();
-    let has = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
-    if has(&EDGE) {
-        Role::Edge
-    } else if has(&AGENT) {
-        Role::Agent
-    } else {
-        Role::Cloud
+    let has = |keys: &[&str]| keys.iter().filter(|key| table.contains_key(**key)).count() >= least;
+    if table.contains_key("rule") {
+        let message = "this is a policy file, not a configuration: `midge policy check` reads it".to_owned();
+        return Err(ConfigError::Invalid { path: path.to_owned(), message });
     }
+    let roles = [(Role::Edge, &EDGE[..]), (Role::Agent, &AGENT), (Role::Cloud, &CLOUD)];
+    Ok(roles.into_iter().find(|(_, keys)| has(keys)).map(|(role, _)| role))
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -65,18 +78,28 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 
 fn parse<T: Checked>(path: &Path, text: &str) -> Result<T, ConfigError> {
     let invalid = |message: String| ConfigError::Invalid { path: path.to_owned(), message };
-    let config: T = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    // A file of another role has many keys that this one does not know: the first of them says little. One such key alone
+    // is a mistake in a file of this role.
+    if let Some(role) = guess_role(path, text, 2)?.filter(|role| *role != T::ROLE) {
+        return Err(invalid(format!("this is a configuration for `midge {}`", role.name())));
+    }
+    let config: T = toml::from_str(text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
     let problems = config.problems();
     if problems.is_empty() { Ok(config) } else { Err(invalid(problems.join("\n"))) }
 }
 
 /// What TOML's types cannot say.
 pub(crate) trait Checked: DeserializeOwned {
+    /// Whose configuration it is.
+    const ROLE: Role;
+
     /// Every problem, each with its key and the remedy.
     fn problems(&self) -> Vec<String>;
 }
 
 impl Checked for EdgeConfig {
+    const ROLE: Role = Role::Edge;
+
     fn problems(&self) -> Vec<String> {
         let mut problems = trust_domain_problems(&self.trust_domain);
         let is_name = TrustDomain::new("example.org").and_then(|domain| node_id(&domain, &self.node)).is_ok();
@@ -120,6 +143,8 @@ impl Checked for EdgeConfig {
 }
 
 impl Checked for CloudConfig {
+    const ROLE: Role = Role::Cloud;
+
     fn problems(&self) -> Vec<String> {
         let mut problems = trust_domain_problems(&self.trust_domain);
         problems.extend(issuer_problems(&self.issuer));
@@ -151,6 +176,8 @@ impl Checked for CloudConfig {
 }
 
 impl Checked for AgentConfig {
+    const ROLE: Role = Role::Agent;
+
     fn problems(&self) -> Vec<String> {
         let id = self.agent_id.as_deref();
         let wrong = id.and_then(|id| midge_identity::parse_spiffe_id(id).err().map(|error| (id, error)));

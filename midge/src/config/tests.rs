@@ -125,6 +125,17 @@ fn every_file_in_conf_loads() {
 }
 
 #[test]
+fn a_file_of_another_role_is_told_as_such() {
+    let told = |error: ConfigError| error.to_string();
+    let text = load::<CloudConfig>(&conf().join("standalone.toml")).map(drop).map_err(told).unwrap_err();
+    assert!(text.ends_with("this is a configuration for `midge edge`"), "{text}");
+    let text = load::<EdgeConfig>(&conf().join("cloud.full.toml")).map(drop).map_err(told).unwrap_err();
+    assert!(text.ends_with("this is a configuration for `midge cloud`"), "{text}");
+    let text = parse_any(&conf().join("policies/default.toml")).map_err(told).unwrap_err();
+    assert!(text.contains("this is a policy file") && text.contains("midge policy check"), "{text}");
+}
+
+#[test]
 fn the_policies_in_conf_load() {
     let policy =
         PolicyConfig { dir: Some(conf().join("policies")), builtin: false, ..PolicyConfig::default() };

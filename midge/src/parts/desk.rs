@@ -96,7 +96,7 @@ impl Desk for EdgeDesk {
         Ok(was)
     }
 
-    async fn apply_rules(&self, _request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
+    async fn apply_rules(&self, _request: ApplyRulesRequest) -> Result<Vec<String>, Status> {
         Err(Status::failed_precondition(
             "rules are handed out by a cloud; on an edge put them into policy.dir",
         ))
@@ -192,20 +192,21 @@ impl Desk for CloudDesk {
         deleted.map(|()| was).map_err(|error| hub_status(&error))
     }
 
-    async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status> {
+    async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<Vec<String>, Status> {
         let rules = Rule::from_toml_str(&request.toml, "rules");
         // What is faulty together, as two rules of one name, is found when they are compiled together.
         let rules = rules.and_then(|rules| Policy::compile(rules.clone(), 1).map(|_| rules));
         let rules = rules.map_err(|errors| {
             Status::invalid_argument(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
+        let names = rules.iter().map(|rule| rule.name.clone()).collect();
         let mut contents = Vec::with_capacity(rules.len());
         for rule in rules {
             let content = serde_json::to_value(&rule).map_err(|error| Status::internal(error.to_string()))?;
             contents.push((rule.name, content));
         }
         self.hub.put_rules(named(&request.node), contents).await.map_err(|error| hub_status(&error))?;
-        self.rules().await
+        Ok(names)
     }
 
     async fn rules(&self) -> Result<ListRulesResponse, Status> {
@@ -232,7 +233,7 @@ impl Desk for CloudDesk {
     async fn accept_audit(&self, node: &str) -> Result<u64, Status> {
         let known = node_id(self.issuer.trust_domain(), node);
         known.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let accepted = self.node_audit.accept(node).await.map_err(Status::resource_exhausted)?;
+        let accepted = self.node_audit.accept(node).await.map_err(Status::data_loss)?;
         accepted.ok_or_else(|| Status::not_found(format!("there is no audit log of a node {node}")))
     }
 
@@ -364,7 +365,7 @@ fn device_status(error: &DeviceError) -> Status {
         DeviceError::Exists(_) => Status::already_exists(text),
         DeviceError::Invalid(_) => Status::invalid_argument(text),
         DeviceError::Stopping => Status::unavailable(text),
-        _ => Status::resource_exhausted(text),
+        _ => Status::data_loss(text),
     }
 }
 
@@ -373,7 +374,7 @@ fn hub_status(error: &HubError) -> Status {
     match error {
         HubError::NoDevice(_) | HubError::NoRule(_) => Status::not_found(text),
         HubError::DeviceExists { .. } => Status::already_exists(text),
-        HubError::Store(_) => Status::resource_exhausted(text),
+        HubError::Store(_) => Status::data_loss(text),
         HubError::DeviceId(_)
         | HubError::Desired(_)
         | HubError::NodeName { .. }

@@ -53,8 +53,8 @@ pub(crate) trait Desk: Send + Sync + 'static {
     async fn device(&self, node: &str, id: &str) -> Result<Device, Status>;
     /// Deletes a device and returns what it was.
     async fn delete_device(&self, node: &str, id: &str) -> Result<Device, Status>;
-    /// Hands out, lists or takes back rules.
-    async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<ListRulesResponse, Status>;
+    /// Hands rules out and returns their names.
+    async fn apply_rules(&self, request: ApplyRulesRequest) -> Result<Vec<String>, Status>;
     /// Lists the rules handed out.
     async fn rules(&self) -> Result<ListRulesResponse, Status>;
     /// Takes a rule back.
@@ -277,11 +277,9 @@ impl Midge for Service {
     ) -> Result<Response<ListRulesResponse>, Status> {
         let request = request.into_inner();
         let node = request.node.clone();
-        let rules = midge_policy::Rule::from_toml_str(&request.toml, "rules").unwrap_or_default();
-        let names: Vec<String> = rules.into_iter().map(|rule| rule.name).collect();
-        let answer = self.desk.apply_rules(request).await?;
+        let names = self.desk.apply_rules(request).await?;
         self.trail.act("rules-applied", |record| record.with("node", node).with("rules", names));
-        Ok(Response::new(answer))
+        self.desk.rules().await.map(Response::new)
     }
 
     async fn list_rules(
