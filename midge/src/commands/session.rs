@@ -3,7 +3,8 @@
 use super::admin::Admin;
 use crate::cli::SessionCommand;
 use crate::output::{self, Output};
-use midge_api::midge::v1::{EndSessionRequest, ListSessionsRequest};
+use midge_api::midge::v1::{EndSessionRequest, ListSessionsRequest, Session};
+use midge_identity::UnixMillis;
 
 pub(crate) async fn run(admin: &Admin, command: SessionCommand, output: Output) -> anyhow::Result<()> {
     match command {
@@ -34,14 +35,14 @@ async fn list(admin: &Admin, output: Output) -> anyhow::Result<()> {
     let rows: Vec<Vec<String>> = sessions
         .into_iter()
         .map(|session| {
-            let state = if session.connected { "connected" } else { "parked" };
+            let state = state(&session);
             vec![
                 session.spiffe_id,
                 session.client_id,
-                state.into(),
+                state,
                 session.protocol,
-                session.proof,
-                session.remote,
+                session.proof.unwrap_or_default(),
+                session.remote.unwrap_or_default(),
                 session.queued.to_string(),
                 session.subscriptions.join(" "),
             ]
@@ -52,4 +53,26 @@ async fn list(admin: &Admin, output: Output) -> anyhow::Result<()> {
         &rows,
     );
     Ok(())
+}
+
+/// Whether a client is there, and until when the session waits for one.
+fn state(session: &Session) -> String {
+    if session.connected {
+        return "connected".into();
+    }
+    let ends = session.ends_at_ms.and_then(|at| u64::try_from(at).ok());
+    ends.map_or_else(|| "parked".into(), |at| format!("parked until {}", UnixMillis(at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parked_session_says_when_it_ends() {
+        let parked = Session { ends_at_ms: Some(1_000), ..Session::default() };
+        assert_eq!(state(&parked), "parked until 1970-01-01T00:00:01Z");
+        assert_eq!(state(&Session::default()), "parked");
+        assert_eq!(state(&Session { connected: true, ..parked }), "connected");
+    }
 }

@@ -19,6 +19,8 @@ use midge_issuer::Issuer;
 use midge_policy::{Policy, Rule};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 
 /// The desk of an edge.
@@ -50,6 +52,10 @@ impl EdgeDesk {
         )))
     }
 
+    fn shown(&self, device: &bridge_core::twin::Device) -> Device {
+        Device { node: self.node.clone(), ..edge_device(device) }
+    }
+
     fn own(&self, node: &str) -> Result<&EventBusHandle, Status> {
         if self.managed {
             return Err(Status::failed_precondition(
@@ -66,12 +72,12 @@ impl Desk for EdgeDesk {
         let desired = desired_of(&device).collect();
         let created =
             self.own(&device.node)?.create_device(device_id(&device.id)?, device.description, desired).await;
-        created.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+        created.map(|device| self.shown(&device)).map_err(|error| device_status(&error))
     }
 
     async fn devices(&self, node: &str) -> Result<Vec<Device>, Status> {
         let devices = self.bus_of(node)?.devices().await.map_err(|error| device_status(&error))?;
-        Ok(devices.iter().map(edge_device).collect())
+        Ok(devices.iter().map(|device| self.shown(device)).collect())
     }
 
     async fn set_device(
@@ -81,12 +87,12 @@ impl Desk for EdgeDesk {
         desired: HashMap<String, String>,
     ) -> Result<Device, Status> {
         let set = self.own(node)?.set_device(device_id(id)?, desired.into_iter().collect()).await;
-        set.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+        set.map(|device| self.shown(&device)).map_err(|error| device_status(&error))
     }
 
     async fn device(&self, node: &str, id: &str) -> Result<Device, Status> {
         let device = self.bus_of(node)?.device(device_id(id)?).await;
-        device.map(|device| edge_device(&device)).map_err(|error| device_status(&error))
+        device.map(|device| self.shown(&device)).map_err(|error| device_status(&error))
     }
 
     async fn delete_device(&self, node: &str, id: &str) -> Result<Device, Status> {
@@ -326,6 +332,7 @@ fn edge_device(device: &bridge_core::twin::Device) -> Device {
             .map(|(name, twin)| (name.clone(), property(Some(twin), Some(twin))))
             .collect(),
         state: device.state.clone(),
+        last_online_ms: online_ms(&device.last_online),
         ..Device::default()
     }
 }
@@ -343,15 +350,31 @@ fn cloud_device(record: &DeviceRecord) -> Device {
         node: record.node.clone(),
         twin: twin.into_iter().collect(),
         state: record.state.clone(),
-        ..Device::default()
+        last_online_ms: online_ms(&record.last_online),
     }
 }
 
 fn property(desired: Option<&MsgTwin>, actual: Option<&MsgTwin>) -> TwinProperty {
     let value = |value: Option<&TwinValue>| value.and_then(|value| value.value.clone());
+    let mut kinds = [desired, actual].into_iter().flatten().filter_map(|twin| twin.metadata.as_ref());
+    let kind = kinds.find(|of| !of.kind.is_empty()).map(|of| of.kind.clone()).unwrap_or_default();
     let desired = desired.and_then(|twin| twin.expected.as_ref());
     let actual = actual.and_then(|twin| twin.actual.as_ref());
-    TwinProperty { desired: value(desired), actual: value(actual), ..TwinProperty::default() }
+    let at =
+        |value: Option<&TwinValue>| value.and_then(|value| value.metadata).map_or(0, |set| set.timestamp);
+    TwinProperty {
+        desired: value(desired),
+        actual: value(actual),
+        desired_at_ms: at(desired),
+        actual_at_ms: at(actual),
+        r#type: kind,
+    }
+}
+
+/// When a device was last online, as its mapper said; 0 where it did not.
+fn online_ms(last_online: &str) -> i64 {
+    let time = OffsetDateTime::parse(last_online, &Rfc3339).ok();
+    time.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()).unwrap_or_default()
 }
 
 fn millis(value: u64) -> i64 {
@@ -382,5 +405,23 @@ fn hub_status(error: &HubError) -> Status {
         | HubError::RuleName(_)
         | HubError::Ambiguous { .. } => Status::invalid_argument(text),
         _ => Status::internal(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_twin_says_what_type_a_value_has_and_when_it_was_set() {
+        let twin: MsgTwin = serde_json::from_value(serde_json::json!({
+            "expected": { "value": "ON", "metadata": { "timestamp": 7 } },
+            "actual": { "value": "OFF", "metadata": { "timestamp": 5 } },
+            "metadata": { "type": "string" },
+        }))
+        .unwrap();
+        let shown = property(Some(&twin), Some(&twin));
+        assert_eq!((shown.desired_at_ms, shown.actual_at_ms, &*shown.r#type), (7, 5, "string"));
+        assert_eq!((online_ms("2023-11-14T22:13:20Z"), online_ms("")), (1_700_000_000_000, 0));
     }
 }

@@ -379,13 +379,17 @@ fn session((session, remote): &(SessionSnapshot, Option<Arc<str>>)) -> Session {
     match &session.state {
         SessionState::Live { since, proof, expires, .. } => Session {
             connected: true,
-            connected_at_ms: signed(since.0),
-            proof: proof_name(proof).into(),
-            identity_expires_ms: expires.map_or(0, |expires| signed(expires.0)),
-            remote: remote.as_deref().unwrap_or_default().to_owned(),
+            connected_at_ms: Some(signed(since.0)),
+            proof: Some(proof_name(proof).into()),
+            identity_expires_ms: expires.map(|expires| signed(expires.0)),
+            remote: remote.as_deref().map(str::to_owned),
             ..base
         },
-        SessionState::Parked { .. } => base,
+        SessionState::Parked { since, ends } => Session {
+            parked_at_ms: Some(signed(since.0)),
+            ends_at_ms: ends.map(|ends| signed(ends.0)),
+            ..base
+        },
     }
 }
 

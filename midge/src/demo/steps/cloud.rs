@@ -4,6 +4,7 @@ use crate::demo::narrator::Narrator;
 use crate::demo::stage::{DEVICE, EDGE_CA_TTL_SECS, NODE, SOON, Stage, TRUST_DOMAIN};
 use crate::output::span;
 use anyhow::Context as _;
+use midge_identity::UnixMillis;
 use std::time::{Duration, Instant};
 
 pub(super) async fn lease_secs(stage: &Stage) -> anyhow::Result<u64> {
@@ -64,7 +65,8 @@ async fn converge(stage: &Stage) -> anyhow::Result<()> {
 async fn deletion_cuts(stage: &mut Stage, narrator: &mut Narrator) -> anyhow::Result<()> {
     let mapper_id = format!("/mapper/{DEVICE}");
     let app_session = when_connected(stage, "/app/dashboard").await?;
-    narrator.note(&format!("the app is connected since {}", app_session["connected_at_ms"]));
+    let since = UnixMillis(app_session["connected_at_ms"].as_u64().unwrap_or_default());
+    narrator.note(&format!("the app is connected since {since}"));
     let mapper_before = when_connected(stage, &mapper_id).await?;
     let from = stage.audit(0).len();
     stage.operator(narrator, "cloud", &["entry", "delete", "-entryID", "app"]).await?;

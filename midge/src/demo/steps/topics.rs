@@ -56,7 +56,15 @@ async fn device_when(
 
 fn seen(result: &anyhow::Result<serde_json::Value>, key: &str) -> String {
     match result {
-        Ok(device) => device[key].to_string(),
+        Ok(device) if key == "twin" => {
+            let properties = device[key].as_object().into_iter().flatten();
+            let told = properties.map(|(name, twin)| {
+                let of = |value: &str| twin[value].as_str().unwrap_or("-").to_owned();
+                format!("{name}: desired {}, actual {}", of("desired"), of("actual"))
+            });
+            told.collect::<Vec<_>>().join("; ")
+        }
+        Ok(device) => device[key].as_str().map_or_else(|| device[key].to_string(), str::to_owned),
         Err(error) => format!("{error:#}"),
     }
 }
