@@ -28,6 +28,9 @@ pub struct MqttConfig {
     pub websocket_loopback: Option<SocketAddr>,
     /// Origins of the web pages that may connect over WebSocket, such as `https://hmi.example`.
     pub websocket_origins: Vec<String>,
+    /// Other trust domains whose identities may connect with an X.509-SVID while their bundles are here, such as
+    /// `other.org`. Rules decide what they may do.
+    pub federates_with: Vec<String>,
     /// Threads that connections live on. More than one use more processors for TLS, and more processor time
     /// for each message.
     pub threads: u16,
@@ -97,6 +100,7 @@ impl Default for MqttConfig {
             websocket_tls: None,
             websocket_loopback: None,
             websocket_origins: Vec::new(),
+            federates_with: Vec::new(),
             connections_max: 20_000,
             arrivals_max: 4_096,
             threads: 1,

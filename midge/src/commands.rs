@@ -68,7 +68,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(file) => run::agent(&file.config).await?,
         Command::LightMapper(arguments) => run::light(arguments, output).await?,
         Command::Demo(arguments) => return crate::demo::run(&arguments, output).await,
-        Command::Check(file) => check::run(&file.config, output)?,
+        Command::Check(file) => check::run(&file.config, output).await?,
         Command::Entry(command) => entry::run(&admin, command, output).await?,
         Command::Token(command) => token::run(&admin, command, output).await?,
         Command::Bundle(command) => bundle::run(&admin, command, output).await?,

@@ -18,6 +18,7 @@ mod device;
 mod disk;
 mod durable;
 mod enrolment;
+mod federation;
 mod flaws;
 mod in_flight;
 mod interop;

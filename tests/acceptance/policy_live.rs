@@ -43,14 +43,20 @@ fn may_publish(client: &mut Client, topic: &str) -> bool {
     }
 }
 
-/// The value of a metric, by its name with labels.
-fn metric(server: &Server, name: &str) -> Option<f64> {
+/// What the box answers over HTTP.
+fn http(server: &Server, path: &str) -> String {
     let address = server.address("http");
     let mut stream = TcpStream::connect(&address).unwrap();
     stream.set_read_timeout(Some(crate::support::SOON)).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The value of a metric, by its name with labels.
+fn metric(server: &Server, name: &str) -> Option<f64> {
+    let answer = http(server, "/metrics");
     let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
 }
@@ -100,6 +106,72 @@ fn quotas_of_a_policy_file_hold_for_who_is_connected() {
     with(2, 3);
     assert_eq!(me.subscribe("line/3"), ReasonCode::Success);
     second().ok().unwrap().leave();
+}
+
+#[test]
+fn a_pipe_among_the_policy_files_stops_nothing_else() {
+    let place = Place::new();
+    let mut server = started(&place, "[\"line/{app}/up\"]");
+    let mut me = client(&server);
+    std::fs::create_dir(place.path("candidate")).unwrap();
+    pipe(&place, "policies/z.toml");
+    pipe(&place, "candidate/z.toml");
+    let refused = server.run(&["policy", "reload"]);
+    assert_eq!(refused.code, Some(78), "{}{}", refused.stdout, refused.stderr);
+    let refused = refused.json();
+    for faults in [&refused["faults"], &refused["candidate"]["faults"]] {
+        assert!(faults[0]["message"].as_str().unwrap().contains("named pipe"), "{refused}");
+    }
+    let degraded = server.status()["degraded"].to_string();
+    assert!(degraded.contains("policies/z.toml") && degraded.contains("candidate/z.toml"), "{degraded}");
+    assert!(metric(&server, "midge_degraded").is_some_and(|count| count >= 2.0));
+
+    // What entries grant comes and goes meanwhile.
+    assert!(may_publish(&mut me, "line/me/up") && !may_publish(&mut me, "line/more"));
+    let id = format!("{BOX}/app/me");
+    let more = ["-selector", "unix:uid:4294967294", "-publish", "line/more"];
+    server.run(&[&["entry", "create", "-newEntryID", "more", "-spiffeID", &id][..], &more].concat()).ok();
+    eventually("the grant counts", || {
+        may_publish(&mut me, "line/more").then_some(()).ok_or_else(String::new)
+    });
+    server.run(&["entry", "delete", "-entryID", "more"]).ok();
+    eventually("it does no longer", || {
+        (!may_publish(&mut me, "line/more")).then_some(()).ok_or_else(String::new)
+    });
+
+    std::fs::remove_file(place.path("policies/z.toml")).unwrap();
+    place.write("policies/apps.toml", &apps("[\"line/{app}/down\"]"));
+    eventually("taken over", || may_publish(&mut me, "line/me/down").then_some(()).ok_or_else(String::new));
+    server.stop();
+}
+
+fn pipe(place: &Place, name: &str) -> String {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, place.path(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    place.text(name)
+}
+
+#[test]
+fn commands_say_what_keeps_them_waiting_and_read_no_pipe_of_a_directory() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("policies")).unwrap();
+    pipe(&place, "policies/z.toml");
+    let policies = place.text("policies");
+    run_midge(&["policy", "check", &policies]).refused(74, &["z.toml", "named pipe"]);
+    let config = place.edge("data", "", "", &format!("[policy]\ndir = \"{policies}\"\n"));
+    run_midge(&["policy", "check", &config]).refused(74, &["z.toml", "named pipe"]);
+    run_midge(&["check", "-c", &config]).refused(78, &["z.toml", "named pipe"]);
+    run_midge(&["edge", "-c", &config]).refused(78, &["z.toml", "named pipe"]);
+
+    // What somebody names may be a pipe.
+    let named = pipe(&place, "rules");
+    let mut check = Program::start(Command::new(midge()).args(["policy", "check", &named]));
+    eventually("told", || {
+        let log = check.log().join("\n");
+        if log.contains("still waiting for") && log.contains(&named) { Ok(()) } else { Err(log) }
+    });
+    std::fs::write(&named, apps("[\"line/{app}/up\"]")).unwrap();
+    assert!(check.ended().success(), "{:?}", check.log());
 }
 
 #[test]

@@ -6,11 +6,11 @@ use crate::output::{self, Output};
 use std::path::Path;
 
 /// Checks a configuration file and, for an edge, the policy it names.
-pub(crate) fn run(path: &Path, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(path: &Path, output: Output) -> anyhow::Result<()> {
     let role = config::parse_any(path)?;
     if role == Role::Edge {
         let edge: EdgeConfig = config::load(path)?;
-        let problems = crate::parts::policy::file_rules(&edge.policy).err();
+        let problems = crate::parts::policy::file_rules(&edge.policy, None).await.err();
         if let Some(problems) = problems {
             return Err(failure(exit::CONFIG, problems.to_string()));
         }

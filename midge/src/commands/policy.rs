@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
+pub(super) use source::text;
+
 pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         PolicyCommand::Check { sources, against, strict } => {
@@ -156,7 +158,7 @@ fn who(
 
 fn cases(path: &Path) -> anyhow::Result<Vec<Case>> {
     let shown = path.display();
-    let text = source::text(path)?;
+    let text = text(path)?;
     let is_toml = path.extension().is_some_and(|extension| extension == "toml");
     let cases = Case::read(&text, is_toml).map_err(|errors| {
         let lines: Vec<String> =

@@ -2,9 +2,8 @@
 
 use super::admin::Admin;
 use crate::cli::RuleCommand;
-use crate::exit::{self, WithCode, failure};
+use crate::exit::{self, failure};
 use crate::output::{self, Output};
-use anyhow::Context as _;
 use midge_api::midge::v1::{ApplyRulesRequest, DeleteRuleRequest, HandedRule, ListRulesRequest};
 use midge_policy::Rule;
 use tonic::Code;
@@ -13,9 +12,7 @@ pub(crate) async fn run(admin: &Admin, command: RuleCommand, output: Output) -> 
     let response = match command {
         RuleCommand::Apply { file, node } => {
             let path = file.display();
-            let toml = std::fs::read_to_string(&file)
-                .with_context(|| format!("cannot read {path}"))
-                .code(exit::IO)?;
+            let toml = super::policy::text(&file)?;
             // Here the file has its name, which the cloud does not learn.
             Rule::from_toml_str(&toml, &path.to_string()).map_err(|faults| {
                 failure(exit::CONFIG, faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))

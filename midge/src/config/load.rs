@@ -111,6 +111,7 @@ impl Checked for EdgeConfig {
         }
         problems.extend(issuer_problems(&self.issuer));
         problems.extend(self.mqtt.problems());
+        problems.extend(federation_problems(&self.trust_domain, &self.mqtt.federates_with));
         problems.extend(self.audit.problems());
         if let Some(cloud) = &self.cloud {
             for (key, value, scheme) in [
@@ -238,6 +239,22 @@ fn trust_domain_problems(name: &str) -> Vec<String> {
             "trust-domain = \"{name}\": use lower-case letters, digits, `.`, `-` and `_`, without scheme (SPIFFE-ID §2.1)"
         )]
     }
+}
+
+fn federation_problems(own: &str, names: &[String]) -> Vec<String> {
+    let wrong = |name: &String| {
+        let valid = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
+        if !valid {
+            Some(format!(
+                "mqtt.federates-with: \"{name}\" is not a trust domain; write it in lower case without scheme, such as \"other.org\""
+            ))
+        } else if name == own {
+            Some(format!("mqtt.federates-with: \"{name}\" is the own trust domain; leave it out"))
+        } else {
+            None
+        }
+    };
+    names.iter().filter_map(wrong).collect()
 }
 
 fn issuer_problems(issuer: &super::IssuerSection) -> Vec<String> {

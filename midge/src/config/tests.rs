@@ -135,11 +135,11 @@ fn a_file_of_another_role_is_told_as_such() {
     assert!(text.contains("this is a policy file") && text.contains("midge policy check"), "{text}");
 }
 
-#[test]
-fn the_policies_in_conf_load() {
+#[tokio::test]
+async fn the_policies_in_conf_load() {
     let policy =
         PolicyConfig { dir: Some(conf().join("policies")), builtin: false, ..PolicyConfig::default() };
-    assert!(crate::parts::policy::file_rules(&policy).unwrap().sources.policy().rules() > 0);
+    assert!(crate::parts::policy::file_rules(&policy, None).await.unwrap().sources.policy().rules() > 0);
 }
 
 #[test]
@@ -312,4 +312,28 @@ fn a_file_that_is_not_there_is_named() {
     let error = load::<EdgeConfig>(Path::new("/nonexistent/edge.toml")).unwrap_err();
     assert!(matches!(error, ConfigError::Read { .. }));
     assert!(error.to_string().contains("/nonexistent/edge.toml"), "{error}");
+}
+
+#[test]
+fn other_trust_domains_are_named_as_they_are_and_the_own_one_is_none() {
+    let problems = |names: &[&str]| {
+        let text =
+            format!("trust-domain = \"plant.example\"\nnode = \"a\"\n[mqtt]\nfederates-with = {names:?}\n");
+        let config: EdgeConfig = toml::from_str(&text).unwrap();
+        config.problems()
+    };
+    assert!(problems(&["other.org", "third.org"]).is_empty());
+    for (name, wanted) in [
+        ("plant.example", "is the own trust domain"),
+        ("spiffe://other.org", "without scheme"),
+        ("Other.org", "in lower case"),
+        ("*", "is not a trust domain"),
+        ("", "is not a trust domain"),
+    ] {
+        let told = problems(&["other.org", name]);
+        assert!(
+            told.len() == 1 && told[0].starts_with("mqtt.federates-with: ") && told[0].contains(wanted),
+            "{told:?}"
+        );
+    }
 }

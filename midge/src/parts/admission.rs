@@ -1,5 +1,5 @@
-//! Who may be connected to the broker: registered identities, and local processes that an entry
-//! matches. The one place where broker, agent and identity server meet.
+//! Who may be connected to the broker: registered identities, those of trust domains that the broker federates with,
+//! and local processes that an entry matches. The one place where broker, agent and identity server meet.
 
 use async_trait::async_trait;
 use issuer_core::Selector;
@@ -7,8 +7,8 @@ use midge_agent::{
     AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owner_of_loopback, user_of_loopback,
 };
 use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
-use midge_identity::{BundleSet, Proof, SpiffeId, VerifiedPeer};
-use midge_issuer::{HeldEntry, Issuer};
+use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, VerifiedPeer};
+use midge_issuer::{FederatedTrust, HeldEntry, Issuer};
 use midge_pki::TrustSource as _;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -21,6 +21,8 @@ pub(crate) struct Door {
     issuer: Issuer,
     /// The box, as the agent of its processes.
     agent: SpiffeId,
+    /// Whose SVIDs open it.
+    trust: Arc<FederatedTrust>,
     views: watch::Receiver<Arc<AgentView>>,
     attestations: AttestPool,
     /// The user whose processes may do everything, whichever of them it is.
@@ -31,7 +33,8 @@ pub(crate) struct Door {
 /// Announces changes of the agent's view as changes of admission.
 pub(crate) struct DoorTask {
     views: watch::Receiver<Arc<AgentView>>,
-    /// Those of the last view.
+    trust: Arc<FederatedTrust>,
+    /// Those that were announced last.
     bundles: Arc<BundleSet>,
     sender: watch::Sender<Standing>,
 }
@@ -41,14 +44,25 @@ impl Door {
     /// TCP only the user is asked for: which process has a socket open costs more with every socket there is.
     pub(crate) fn new(
         (issuer, agent): (Issuer, SpiffeId),
+        trust: Arc<FederatedTrust>,
         views: watch::Receiver<Arc<AgentView>>,
         open_uid: Option<u32>,
     ) -> (Self, DoorTask) {
         let (sender, changes) = watch::channel(Standing::default());
         let attestations = AttestPool::new(Attestor::default(), ATTESTATIONS_PER_UID);
-        let bundles = Arc::clone(views.borrow().bundles());
-        let task = DoorTask { views: views.clone(), bundles, sender };
-        (Self { issuer, agent, views, attestations, open_uid, changes }, task)
+        let bundles = trust.bundles();
+        let task = DoorTask { views: views.clone(), trust: Arc::clone(&trust), bundles, sender };
+        (Self { issuer, agent, trust, views, attestations, open_uid, changes }, task)
+    }
+
+    /// An identity of another trust domain has no entry here. It stands as long as its trust domain is admitted and has
+    /// a root that could vouch for it.
+    fn admits_foreign(&self, trust_domain: &TrustDomain, bundles: &BundleSet) -> Result<(), Refusal> {
+        if !self.trust.lists(trust_domain) {
+            return Err(Refusal("trust domain is not one that the broker federates with".into()));
+        }
+        let has_root = bundles.has_trusted_root(trust_domain);
+        if has_root { Ok(()) } else { Err(Refusal("trust domain has no bundle".into())) }
     }
 }
 
@@ -58,8 +72,10 @@ impl DoorTask {
         loop {
             self.views.changed().await?;
             let view = Arc::clone(&self.views.borrow_and_update());
-            let roots_changed = !Arc::ptr_eq(&self.bundles, view.bundles());
-            self.bundles = Arc::clone(view.bundles());
+            // Those of trust domains that do not come in here may change as they like.
+            let bundles = self.trust.bundles();
+            let roots_changed = !Arc::ptr_eq(&self.bundles, &bundles);
+            self.bundles = bundles;
             self.sender.send_modify(|standing| {
                 standing.revision = view.revision();
                 standing.roots += u64::from(roots_changed);
@@ -71,7 +87,10 @@ impl DoorTask {
 #[async_trait]
 impl Admission for Door {
     fn admits(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<(), Refusal> {
-        if !self.issuer.is_registered(id) {
+        let bundles = self.trust.bundles();
+        if id.trust_domain() != self.issuer.trust_domain() {
+            self.admits_foreign(id.trust_domain(), &bundles)?;
+        } else if !self.issuer.is_registered(id) {
             return Err(Refusal("no registration entry".into()));
         }
         match proof {
@@ -81,7 +100,6 @@ impl Admission for Door {
                 if stands { Ok(()) } else { Err(Refusal("registration entry is gone or for others".into())) }
             }
             Some(Proof::X509Svid { anchor, .. }) => {
-                let bundles = self.issuer.bundles();
                 if !bundles.trusts(id.trust_domain(), anchor) {
                     return Err(Refusal("root is no longer trusted".into()));
                 }

@@ -52,7 +52,8 @@ pub(crate) struct EdgeBox {
 /// Runs the box until it is asked to stop.
 pub(crate) async fn run(config: EdgeConfig) -> anyhow::Result<()> {
     let started = Instant::now();
-    let rules = file_rules(&config.policy).code(exit::CONFIG)?;
+    let own = Some(config.trust_domain.as_str()).filter(|_| !config.mqtt.federates_with.is_empty());
+    let rules = file_rules(&config.policy, own).await.code(exit::CONFIG)?;
     limits::raise_open_files();
     let dir = DataDir::prepare(&config.data_dir, &config.run_dir())?;
     // Bound before anything is made or served: a port in use is an error of the start.
@@ -105,14 +106,16 @@ impl EdgeBox {
         let listeners = self.listeners(&bound, endpoints.as_ref());
         let (upstream, views) = LocalUpstream::new(self.issuer.clone(), self.id.clone());
         let open_uid = self.config.open_to_own_uid.then(open::own_uid);
+        let others = self.config.mqtt.federates_with.iter().map(TrustDomain::new);
+        let trust = Arc::new(self.issuer.trust_with(others.collect::<Result<Vec<_>, _>>()?));
         let (door, announcements) =
-            Door::new((self.issuer.clone(), self.id.clone()), upstream.view(), open_uid);
+            Door::new((self.issuer.clone(), self.id.clone()), Arc::clone(&trust), upstream.view(), open_uid);
         let spool = SpoolHandle::default();
         let bus = self.event_bus(&bound, &spool, &mut tasks).await?;
         let cloud = CloudSide::open(&self, bus.clone(), spool).await?;
         let rules = cloud.rules();
         let handed = rules.borrow().clone();
-        let (policy_task, policy) = PolicyTask::new(
+        let (policy_task, follower, policy) = PolicyTask::new(
             (&self.config.policy, files),
             &self.issuer.view().entries,
             &handed,
@@ -121,8 +124,9 @@ impl EdgeBox {
                 clock: self.clock.clone(),
                 trail: Some(Arc::clone(&self.trail)),
             },
-        );
-        let server = self.server(Arc::new(door), policy.policy.clone()).await.code(exit::IO)?;
+        )
+        .await;
+        let server = self.server(Arc::new(door), trust, policy.policy.clone()).await.code(exit::IO)?;
         policy.watchers.attach(server.hub());
         let agent = AgentConfig::new(self.config.workload_socket());
         let agent = Agent::bind(agent, Arc::new(upstream), self.clock.clone(), token.child_token());
@@ -135,6 +139,7 @@ impl EdgeBox {
         tasks.spawn("agent-view", until(token.clone(), views.run()));
         tasks.spawn("admission", until(token.clone(), announcements.run()));
         tasks.spawn("policy-clerk", policy_task.clerk().run(token.clone()));
+        tasks.spawn("policy-files", until(token.clone(), follower.run()));
         tasks.spawn("policy", until(token.clone(), policy_task.run(self.issuer.subscribe(), rules)));
         let stop = token.clone();
         tasks.spawn("agent", async move {
@@ -242,9 +247,9 @@ impl EdgeBox {
     async fn server(
         &self,
         door: Arc<Door>,
+        trust: Arc<dyn TrustSource>,
         policy: watch::Receiver<Arc<midge_policy::Policy>>,
     ) -> anyhow::Result<Server> {
-        let trust: Arc<dyn TrustSource> = Arc::new(self.issuer.clone());
         let broker_id = broker_id(self.issuer.trust_domain(), &self.config.node)?;
         let identity: Arc<dyn IdentitySource> = self.issuer.builtin_identity(&broker_id)?;
         let tls = midge_pki::server_config(identity, SvidClientVerifier::required(Arc::clone(&trust)), &[]);

@@ -4,12 +4,16 @@
 mod candidate;
 mod clerk;
 mod files;
+mod follower;
 mod metrics;
+mod reader;
 mod state;
 
 pub(crate) use clerk::Clerk;
-pub(crate) use files::policy_files;
+pub(crate) use files::{BYTES_MAX, policy_files};
+pub(crate) use follower::Follower;
 pub(crate) use metrics::policy_metrics;
+pub(crate) use reader::{READ_WITHIN, overdue, read_regular};
 pub(crate) use state::{Fault, Lint, Origin, PolicyState};
 
 use super::cloud_rules::CloudRules;
@@ -18,7 +22,8 @@ use super::trail::Trail;
 use super::watchers::Watchers;
 use crate::config::PolicyConfig;
 use candidate::Candidate;
-use files::Files;
+use files::{Builtin, Files, Read, Texts};
+use follower::Came;
 use issuer_core::RegistrationEntry;
 use midge_issuer::IssuerView;
 use midge_policy::{Policy, PolicyError, Rule, Sources};
@@ -26,12 +31,7 @@ use midge_runtime::Clock;
 use state::{State, listed};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// How often policy files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Operators that may wait for a reload.
 const RELOADS_MAX: usize = 16;
@@ -44,16 +44,28 @@ type Entries = [Arc<RegistrationEntry>];
 #[derive(Debug)]
 pub(crate) struct FileRules {
     files: Files,
+    builtin: Builtin,
     pub(crate) sources: Sources,
 }
 
-/// Reads the rules of the configuration: those of the directory and built-in ones.
-pub(crate) fn file_rules(config: &PolicyConfig) -> anyhow::Result<FileRules> {
+/// Reads the rules of the configuration: those of the directory and built-in ones. `own`: the trust domain that the
+/// built-in ones speak of, where identities of others may connect too.
+pub(crate) async fn file_rules(config: &PolicyConfig, own: Option<&str>) -> anyhow::Result<FileRules> {
+    let builtin = Builtin::new(config.builtin, own);
     let mut rules =
-        FileRules { files: Files::new(config.dir.as_deref(), config.builtin), sources: Sources::default() };
-    let taken = rules.files.take(&mut rules.sources);
+        FileRules { files: Files::new(config.dir.as_deref()), builtin, sources: Sources::default() };
+    let texts = rules.files.read().await.texts;
+    let taken = take_files(&mut rules.sources, texts, &rules.builtin);
     taken.map_err(|faults| anyhow::Error::msg(listed(&faults)))?;
     Ok(rules)
+}
+
+/// Puts the rules of files in place of those before; what is faulty changes nothing.
+fn take_files(sources: &mut Sources, texts: Texts, builtin: &Builtin) -> Result<(), Vec<Fault>> {
+    let texts = texts?;
+    let mut texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (&**name, &**text)).collect();
+    texts.extend(builtin.text());
+    sources.set_files(&texts, false).map_err(|errors| errors.iter().map(Fault::from).collect())
 }
 
 /// How a reload of the policy files ended: which load it was and whether something changed, or why not.
@@ -107,7 +119,9 @@ pub(crate) struct PolicyParts {
 
 /// Keeps the policy in step with files, entries and cloud rules.
 pub(crate) struct PolicyTask {
-    files: Files,
+    /// What was read of files.
+    came: mpsc::Receiver<Came>,
+    builtin: Builtin,
     sources: Sources,
     candidate: Option<Candidate>,
     cloud: CloudRules,
@@ -118,28 +132,32 @@ pub(crate) struct PolicyTask {
     state: State,
     watchers: Watchers,
     clerk: Clerk,
-    reloads: mpsc::Receiver<oneshot::Sender<Reloaded>>,
     parts: PolicyParts,
 }
 
 impl PolicyTask {
-    /// Returns the task and where its policies appear; the first one is complete already.
-    pub(crate) fn new(
-        (config, FileRules { files, sources }): (&PolicyConfig, FileRules),
+    /// Returns the task, who has to follow the files beside it, and where its policies appear; the first one is complete
+    /// already.
+    pub(crate) async fn new(
+        (config, FileRules { files, builtin, sources }): (&PolicyConfig, FileRules),
         entries: &Entries,
         cloud: &CloudRules,
         parts: PolicyParts,
-    ) -> (Self, PolicyHandle) {
+    ) -> (Self, Follower, PolicyHandle) {
         let (sender, policy) = watch::channel(Arc::clone(sources.policy()));
         let state = State::new((config.dir.clone(), config.shadow.clone()), parts.clock.now());
         let (asked, reloads) = mpsc::channel(RELOADS_MAX);
         let watchers = Watchers::default();
         let handle =
             PolicyHandle { policy, state: state.subscribe(), watchers: watchers.clone(), reloads: asked };
+        let (read, came) = mpsc::channel(1);
+        let candidate = config.shadow.as_deref().map(|dir| Files::new(Some(dir)));
+        let mut follower = Follower { files, candidate, reloads, came: read };
         let mut task = Self {
-            files,
+            came,
+            candidate: follower.candidate.as_ref().map(|_| Candidate::new(builtin.clone())),
+            builtin,
             sources,
-            candidate: config.shadow.as_deref().map(|dir| Candidate::new(dir, config.builtin)),
             cloud: CloudRules::default(),
             cloud_faults: Vec::new(),
             entries: HashMap::new(),
@@ -147,11 +165,12 @@ impl PolicyTask {
             clerk: Clerk::new(state.clone(), parts.trail.clone()),
             state,
             watchers,
-            reloads,
             parts: PolicyParts { trail: None, problems: parts.problems.clone(), clock: parts.clock.clone() },
         };
         task.update(entries, cloud);
-        drop(task.take_candidate());
+        if let Some(files) = &mut follower.candidate {
+            drop(task.take_candidate(files.read().await));
+        }
         // What is there at the start is no change.
         task.state.start(&task.sources);
         task.clerk.lint(0, task.sources.file_rules());
@@ -159,7 +178,7 @@ impl PolicyTask {
             trail.policy_loaded(task.sources.policy());
         }
         task.parts = parts;
-        (task, handle)
+        (task, follower, handle)
     }
 
     /// Returns who writes about changes; it has to be run beside the task.
@@ -173,25 +192,13 @@ impl PolicyTask {
         mut view: watch::Receiver<Arc<IssuerView>>,
         mut cloud: watch::Receiver<CloudRules>,
     ) -> anyhow::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
                 changed = view.changed() => changed?,
                 // The task that feeds it has ended, and tells why itself; that reason must come first.
                 changed = cloud.changed() => if changed.is_err() { return std::future::pending().await },
-                _ = look.tick() => {
-                    self.look();
-                    continue;
-                }
-                _ = hangup.recv() => {
-                    // Told where it has to be; nobody waits for it here.
-                    drop(self.reload_all());
-                    continue;
-                }
-                Some(answer) = self.reloads.recv() => {
-                    // Who asked may be gone; it is done all the same.
-                    drop(answer.send(self.reload_all()));
+                Some(came) = self.came.recv() => {
+                    self.take_over(came);
                     continue;
                 }
             }
@@ -257,31 +264,27 @@ impl PolicyTask {
         }
     }
 
-    /// Looks whether policy files have changed.
-    fn look(&mut self) {
-        if self.files.look() {
-            // Told where it has to be; nobody waits for it here.
-            drop(self.reload());
-        }
-        if self.candidate.as_mut().is_some_and(Candidate::look) {
-            drop(self.take_candidate());
+    /// Takes over what was read of files.
+    fn take_over(&mut self, Came { files, candidate, asked }: Came) {
+        let candidate = candidate.and_then(|read| self.take_candidate(read));
+        let Some(files) = files.map(|read| self.take(read)) else { return };
+        if let Some(asked) = asked {
+            // Who asked may be gone; it is done all the same.
+            drop(asked.send(Reloaded { candidate, files }));
         }
     }
 
-    fn reload_all(&mut self) -> Reloaded {
-        let candidate = self.take_candidate();
-        Reloaded { candidate, files: self.reload() }
-    }
-
-    /// Takes over the policy files as they are. What is faulty changes nothing, loudly.
-    fn reload(&mut self) -> Loaded {
+    /// Takes over the policy files as they were read. What is faulty changes nothing, loudly.
+    fn take(&mut self, read: Read) -> Loaded {
         let before = self.sources.policy().epoch();
-        let taken = self.files.take(&mut self.sources);
+        let taken = take_files(&mut self.sources, read.texts, &self.builtin);
         self.note_faults(Origin::Files, taken.as_ref().err().map(Vec::as_slice));
         let load = self.state.loaded();
         if taken.is_ok() {
             let policy = self.sources.policy();
-            tracing::info!(epoch = policy.epoch(), rules = policy.rules(), "policy files taken over");
+            if policy.epoch() != before {
+                tracing::info!(epoch = policy.epoch(), rules = policy.rules(), "policy files taken over");
+            }
             self.clerk.lint(load, self.sources.file_rules());
         }
         self.publish();
@@ -294,9 +297,9 @@ impl PolicyTask {
         taken.map(|()| (load, self.sources.policy().epoch() != before))
     }
 
-    fn take_candidate(&mut self) -> Option<ReloadedCandidate> {
+    fn take_candidate(&mut self, read: Read) -> Option<ReloadedCandidate> {
         let candidate = self.candidate.as_mut()?;
-        let taken = candidate.take(&self.watchers, self.parts.clock.now());
+        let taken = candidate.take(read, &self.watchers, self.parts.clock.now());
         let problem = taken.as_ref().err().map(|faults| Problem {
             what: format!("candidate policy: {}", listed(faults)),
             remedy: "correct the files (policy.shadow); nothing depends on them but `midge policy shadow`"
@@ -353,17 +356,18 @@ mod tests {
     struct Stage {
         dir: tempfile::TempDir,
         task: PolicyTask,
+        follower: Follower,
         handle: PolicyHandle,
         problems: Problems,
     }
 
     impl Stage {
-        fn new() -> Self {
-            Self::started(|_| ())
+        async fn new() -> Self {
+            Self::started(|_| ()).await
         }
 
         /// Does something between the first reading of the files and the start of the task.
-        fn started(meanwhile: impl FnOnce(&std::path::Path)) -> Self {
+        async fn started(meanwhile: impl FnOnce(&std::path::Path)) -> Self {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("a.toml"), rule("one")).unwrap();
             let config = PolicyConfig {
@@ -371,12 +375,25 @@ mod tests {
                 shadow: Some(dir.path().join("candidate")),
                 builtin: false,
             };
-            let (rules, problems) = (file_rules(&config).unwrap(), Problems::default());
+            let (rules, problems) = (file_rules(&config, None).await.unwrap(), Problems::default());
             meanwhile(dir.path());
             let clock = Clock::manual(UnixMillis(1_000));
             let parts = PolicyParts { problems: problems.clone(), clock, trail: None };
-            let (task, handle) = PolicyTask::new((&config, rules), &[], &CloudRules::default(), parts);
-            Self { dir, task, handle, problems }
+            let (task, follower, handle) =
+                PolicyTask::new((&config, rules), &[], &CloudRules::default(), parts).await;
+            Self { dir, task, follower, handle, problems }
+        }
+
+        async fn look(&mut self) {
+            let came = self.follower.look().await;
+            self.task.take_over(came);
+        }
+
+        async fn reload(&mut self) -> Reloaded {
+            let (asked, mut answer) = oneshot::channel();
+            let came = self.follower.read(Some(asked)).await;
+            self.task.take_over(came);
+            answer.try_recv().unwrap()
         }
 
         fn state(&self) -> PolicyState {
@@ -395,67 +412,70 @@ mod tests {
     }
 
     // F25
-    #[test]
-    fn files_are_taken_over_once_they_rest_and_faulty_ones_change_nothing() {
-        let mut stage = Stage::new();
+    #[tokio::test]
+    async fn files_are_taken_over_once_they_rest_and_faulty_ones_change_nothing() {
+        let mut stage = Stage::new().await;
         stage.write(&rule("another"));
-        stage.task.look();
+        stage.look().await;
         assert!(stage.allows("one") && !stage.allows("another"), "it may be half written");
-        stage.task.look();
+        stage.look().await;
         assert!(!stage.allows("one") && stage.allows("another"));
         assert_eq!(stage.problems.list(), []);
 
         for faulty in ["[[rule]]", "allow = true", &rule("#/x"), "\u{0}"] {
             stage.write(faulty);
-            assert!(stage.task.reload().is_err());
+            assert!(stage.reload().await.files.is_err());
             assert!(stage.allows("another") && !stage.allows("one"), "{faulty}");
             assert!(stage.problems.list()[0].what.contains("a.toml"), "{:?}", stage.problems.list());
         }
         let refused = stage.state().refused.unwrap();
         assert!(!refused.is_corrected && refused.faults[0].to_string().contains("a.toml"), "{refused:?}");
         stage.write(&rule("one"));
-        assert_eq!(stage.task.reload(), Ok((6, true)));
+        assert_eq!(stage.reload().await.files, Ok((6, true)));
         assert!(stage.allows("one") && !stage.allows("another"));
         assert_eq!(stage.problems.list(), []);
         let state = stage.state();
         assert!(state.refused.as_ref().unwrap().is_corrected);
         let counted = state.changes_of(Origin::Files);
         assert_eq!((counted.taken, counted.refused, state.loads, state.epoch), (2, 4, 6, 3));
-        assert_eq!(stage.task.reload(), Ok((7, false)), "the same again");
+        assert_eq!(stage.reload().await.files, Ok((7, false)), "the same again");
     }
 
-    #[test]
-    fn what_changes_between_the_first_reading_and_the_first_look_is_taken_over() {
-        let mut stage = Stage::started(|dir| std::fs::write(dir.join("a.toml"), rule("another")).unwrap());
+    #[tokio::test]
+    async fn what_changes_between_the_first_reading_and_the_first_look_is_taken_over() {
+        let mut stage =
+            Stage::started(|dir| std::fs::write(dir.join("a.toml"), rule("another")).unwrap()).await;
         assert!(stage.allows("one") && !stage.allows("another"));
-        stage.task.look();
-        stage.task.look();
+        stage.look().await;
+        stage.look().await;
         assert!(!stage.allows("one") && stage.allows("another"));
 
-        let mut stage = Stage::started(|dir| drop(std::fs::read(dir.join("a.toml")).unwrap()));
-        (0..3).for_each(|_| stage.task.look());
+        let mut stage = Stage::started(|dir| drop(std::fs::read(dir.join("a.toml")).unwrap())).await;
+        for _ in 0..3 {
+            stage.look().await;
+        }
         assert_eq!((stage.allows("one"), stage.state().loads), (true, 0), "nothing has changed");
     }
 
-    #[test]
-    fn a_directory_that_is_gone_changes_nothing_and_an_empty_one_takes_its_rules_away() {
-        let mut stage = Stage::new();
+    #[tokio::test]
+    async fn a_directory_that_is_gone_changes_nothing_and_an_empty_one_takes_its_rules_away() {
+        let mut stage = Stage::new().await;
         let path = stage.dir.path().join("a.toml");
         std::fs::rename(stage.dir.path(), stage.dir.path().with_extension("away")).unwrap();
-        stage.task.look();
-        stage.task.look();
+        stage.look().await;
+        stage.look().await;
         assert!(stage.allows("one") && stage.problems.list().len() == 1);
         std::fs::rename(stage.dir.path().with_extension("away"), stage.dir.path()).unwrap();
         std::fs::remove_file(path).unwrap();
-        stage.task.look();
-        stage.task.look();
+        stage.look().await;
+        stage.look().await;
         assert!(!stage.allows("one"));
         assert_eq!(stage.problems.list(), []);
     }
 
-    #[test]
-    fn faults_of_the_clouds_rules_are_told_until_they_are_gone_and_what_holds_meanwhile_holds() {
-        let mut stage = Stage::new();
+    #[tokio::test]
+    async fn faults_of_the_clouds_rules_are_told_until_they_are_gone_and_what_holds_meanwhile_holds() {
+        let mut stage = Stage::new().await;
         let rules = Rule::from_toml_str(&rule("from-cloud").replace("\"a\"", "\"c\""), "cloud").unwrap();
         let sound = CloudRules::sound(rules);
         let fault = Fault::new(midge_policy::RuleSource::Cloud, "this version cannot read it".into());
@@ -475,28 +495,104 @@ mod tests {
         assert_eq!(stage.state().changes_of(Origin::Cloud).refused, 2);
     }
 
-    #[test]
-    fn a_candidate_is_there_while_its_directory_has_files_and_takes_entries_and_cloud_rules_too() {
-        let mut stage = Stage::new();
+    fn pipe(path: &std::path::Path) {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+
+    // F25
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_a_fault_and_is_not_waited_for() {
+        let mut stage = Stage::new().await;
+        let dir = stage.dir.path().to_owned();
+        pipe(&dir.join("z.toml"));
+        std::os::unix::fs::symlink("/dev/zero", dir.join("y.toml")).unwrap();
+        let candidate = dir.join("candidate");
+        std::fs::create_dir(&candidate).unwrap();
+        pipe(&candidate.join("c.toml"));
+        for (name, what) in [("y.toml", "device"), ("z.toml", "named pipe")] {
+            let Reloaded { files, candidate } = stage.reload().await;
+            let told = listed(&files.unwrap_err());
+            assert!(told.contains(name) && told.contains(what), "{told}");
+            let faults = candidate.unwrap().taken.unwrap_err();
+            assert!(listed(&faults).contains("c.toml: cannot read: it is a named pipe"), "{faults:?}");
+            assert_eq!(stage.problems.list().len(), 2);
+            std::fs::remove_file(dir.join(name)).unwrap();
+        }
+        std::fs::remove_file(candidate.join("c.toml")).unwrap();
+        // A link to a regular file is as good as one: directories that are replaced as a whole are made of them.
+        std::fs::write(dir.join("rules"), rule("two").replace("\"a\"", "\"b\"")).unwrap();
+        std::os::unix::fs::symlink("rules", dir.join("b.toml")).unwrap();
+        stage.look().await;
+        stage.look().await;
+        assert!(stage.allows("one") && stage.allows("two") && stage.problems.list().is_empty());
+    }
+
+    // F25
+    #[tokio::test]
+    async fn files_that_do_not_answer_are_told_while_entries_and_the_cloud_go_on_and_are_read_when_they_do() {
+        let mut stage = Stage::new().await;
+        let dir = stage.dir.path().to_owned();
+        let (go_on, released) = std::sync::mpsc::channel::<()>();
+        let (asked, mut questions) = mpsc::unbounded_channel();
+        let (hung, at) = (dir.join("a.toml"), dir.clone());
+        let find = move |with_texts, place: &reader::Place| {
+            hung.clone_into(&mut place.lock());
+            asked.send(()).unwrap();
+            // Until the sender is gone.
+            assert!(released.recv().is_err());
+            files::find(&at, with_texts, place)
+        };
+        stage.follower.files.read_by(reader::Reader::of(&dir, std::time::Duration::from_millis(5), find));
+        stage.write(&rule("another"));
+        stage.look().await;
+        questions.recv().await.unwrap();
+        let problems = stage.problems.list();
+        assert!(problems[0].what.contains("a.toml: cannot read it within"), "{problems:?}");
+        for _ in 0..3 {
+            stage.look().await;
+            assert!(stage.reload().await.files.is_err());
+        }
+        assert!(questions.try_recv().is_err(), "one thread waits, once");
+        assert_eq!(stage.state().changes_of(Origin::Files).refused, 4, "looks tell it once");
+
+        let cloud = Rule::from_toml_str(&rule("from-cloud").replace("\"a\"", "\"c\""), "cloud").unwrap();
+        stage.task.update(&[], &CloudRules::sound(cloud));
+        assert!(stage.allows("one") && stage.allows("from-cloud") && !stage.allows("another"));
+        stage.task.update(&[], &CloudRules::default());
+        assert!(!stage.allows("from-cloud"));
+
+        drop(go_on);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !stage.allows("another") {
+            assert!(std::time::Instant::now() < deadline, "{:?}", stage.problems.list());
+            stage.look().await;
+        }
+        assert!(!stage.allows("one") && stage.problems.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_candidate_is_there_while_its_directory_has_files_and_takes_entries_and_cloud_rules_too() {
+        let mut stage = Stage::new().await;
         assert!(stage.handle.watchers.shadow().is_none());
         let candidate = stage.dir.path().join("candidate");
         std::fs::create_dir(&candidate).unwrap();
         std::fs::write(candidate.join("c.toml"), rule("two")).unwrap();
-        stage.task.look();
+        stage.look().await;
         assert!(stage.handle.watchers.shadow().is_none(), "it may be half written");
-        stage.task.look();
+        stage.look().await;
         let cloud = Rule::from_toml_str(&rule("from-cloud").replace("\"a\"", "\"c\""), "cloud").unwrap();
         stage.task.update(&[], &CloudRules::sound(cloud));
         assert_eq!(stage.handle.watchers.shadow().map(|shadow| shadow.rules), Some(2));
         assert!(stage.allows("one") && !stage.allows("two"), "nothing else depends on it");
 
         std::fs::write(candidate.join("c.toml"), "[[rule]]").unwrap();
-        let faulty = stage.task.take_candidate().unwrap();
+        let faulty = stage.reload().await.candidate.unwrap();
         assert!(faulty.is_there && faulty.taken.is_err_and(|faults| faults.len() == 1));
         assert_eq!(stage.handle.watchers.shadow().map(|shadow| shadow.rules), Some(2));
         assert!(stage.problems.list()[0].what.contains("c.toml"), "{:?}", stage.problems.list());
         std::fs::remove_file(candidate.join("c.toml")).unwrap();
-        let gone = stage.task.take_candidate().unwrap();
+        let gone = stage.reload().await.candidate.unwrap();
         assert!(!gone.is_there && gone.taken == Ok(true));
         assert!(stage.handle.watchers.shadow().is_none());
         assert_eq!(stage.problems.list(), []);

@@ -610,8 +610,10 @@ fn rule(publish: &[&str], subscribe: &[&str]) -> Rule {
     Rule { publish: owned(publish), subscribe: owned(subscribe), ..Rule::default() }
 }
 
+/// An identity of the trust domain `plant` by its path, or one of another in full.
 pub(crate) fn spiffe(id: &str) -> SpiffeId {
-    SpiffeId::new(format!("spiffe://plant/{id}")).unwrap()
+    let whole = if id.starts_with("spiffe://") { id.to_owned() } else { format!("spiffe://plant/{id}") };
+    SpiffeId::new(whole).unwrap()
 }
 
 pub(crate) fn peer(id: &str) -> VerifiedPeer {

@@ -12,9 +12,15 @@ use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule};
 use midge_policy_tools::Ruleset;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Configuration that a box is installed with.
 const DEFAULT_CONFIG: &str = "/etc/midge/edge.toml";
+
+/// How long a file that somebody named may keep the command waiting before it says so.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Word for what is in force at a running edge.
 pub(super) const RUNNING: &str = "running";
@@ -61,15 +67,35 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Result<Vec<Rule>, Ve
                 let text = format!("there are no rules at {}: {remedy}", path.display());
                 return Err(failure(exit::CONFIG, text));
             }
-            if path.is_dir() { directory(path) } else { file(path) }
+            if path.is_dir() { directory(path).await } else { file(path).await }
         }
     }
 }
 
-/// Reads a file that has to be text.
-pub(super) fn text(path: &Path) -> anyhow::Result<String> {
+/// Reads a file that has to be text. Somebody has named it, so it may be a pipe; for one that stays silent it says so.
+pub(in crate::commands) fn text(path: &Path) -> anyhow::Result<String> {
+    let (done, reading) = std::sync::mpsc::channel::<()>();
+    let shown = path.display().to_string();
+    std::thread::spawn(move || {
+        if reading.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
+            still_waiting(&shown);
+        }
+    });
+    let bytes = std::fs::read(path);
+    drop(done);
+    as_text(path, bytes)
+}
+
+#[expect(clippy::print_stderr, reason = "nothing is wrong yet, and somebody waits")]
+fn still_waiting(shown: &str) {
+    eprintln!(
+        "midge: still waiting for {shown}: a pipe to which nobody writes, or a file system that does not answer"
+    );
+}
+
+fn as_text(path: &Path, bytes: std::io::Result<Vec<u8>>) -> anyhow::Result<String> {
     let shown = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
+    let bytes = bytes.with_context(|| format!("cannot read {shown}")).code(exit::IO)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         failure(exit::CONFIG, format!("{shown} is no text: byte {at} is not UTF-8; name another file"))
@@ -77,20 +103,20 @@ pub(super) fn text(path: &Path) -> anyhow::Result<String> {
 }
 
 /// Reads the policy files of a directory. One without any is the wrong one: a check of it would find nothing.
-fn directory(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
-    let paths = listed_files(path).code(exit::IO)?;
-    if paths.is_empty() {
+async fn directory(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+    let texts = texts(path, exit::IO).await?;
+    if texts.is_empty() {
         let remedy = "name another directory, or `none` for no rules";
         return Err(failure(
             exit::CONFIG,
             format!("{} has no policy files (*.toml): {remedy}", path.display()),
         ));
     }
-    files(paths)
+    Ok(rules_of(&texts))
 }
 
 /// Reads a policy file, or the policy of an edge's configuration.
-fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+async fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
     let text = text(path)?;
     let is_config =
         toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("trust-domain"));
@@ -109,21 +135,39 @@ fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
         read = Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME);
     }
     if let Some(dir) = &config.policy.dir {
-        read = both(read, files(listed_files(dir).code(exit::CONFIG)?)?);
+        read = both(read, rules_of(&texts(dir, exit::CONFIG).await?));
     }
     Ok(read)
 }
 
-fn listed_files(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    policy::policy_files(dir).with_context(|| format!("cannot read the policy directory {}", dir.display()))
+/// Reads the policy files of a directory as an edge does. One that cannot be listed ends with the exit code `unlisted`.
+async fn texts(dir: &Path, unlisted: u8) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let (done, read) = oneshot::channel();
+    let owned = dir.to_owned();
+    // No task of the runtime, whose end would wait for it.
+    std::thread::spawn(move || drop(done.send(read_all(&owned, unlisted))));
+    match tokio::time::timeout(policy::READ_WITHIN, read).await {
+        Ok(Ok(texts)) => texts,
+        _ => Err(failure(exit::IO, format!("{}: {}", dir.display(), policy::overdue(policy::READ_WITHIN)))),
+    }
 }
 
-fn files(paths: Vec<PathBuf>) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
-    let mut all = Ok(Vec::new());
-    for path in paths {
-        all = both(all, Rule::from_toml_str(&text(&path)?, &path.display().to_string()));
+fn read_all(dir: &Path, unlisted: u8) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let listed = policy::policy_files(dir)
+        .with_context(|| format!("cannot read the policy directory {}", dir.display()))
+        .code(unlisted)?;
+    let (mut texts, mut room) = (Vec::new(), policy::BYTES_MAX);
+    for path in listed {
+        let text = as_text(&path, policy::read_regular(&path, room))?;
+        room = room.saturating_sub(text.len() as u64);
+        texts.push((path, text));
     }
-    Ok(all)
+    Ok(texts)
+}
+
+fn rules_of(texts: &[(PathBuf, String)]) -> Result<Vec<Rule>, Vec<PolicyError>> {
+    let read = texts.iter().map(|(path, text)| Rule::from_toml_str(text, &path.display().to_string()));
+    read.fold(Ok(Vec::new()), both)
 }
 
 fn both(

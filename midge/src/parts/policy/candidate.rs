@@ -1,22 +1,22 @@
 //! The candidate: the policy that the box would have with other files.
 
 use super::super::watchers::Watchers;
-use super::files::Files;
+use super::files::{Builtin, Read};
 use super::state::Fault;
+use super::take_files;
 use midge_identity::UnixMillis;
 use midge_policy::{Rule, Sources};
-use std::path::Path;
 
 /// Rules of another directory in place of the policy files; everything else as it is in force.
 pub(super) struct Candidate {
-    files: Files,
+    builtin: Builtin,
     sources: Sources,
     is_there: bool,
 }
 
 impl Candidate {
-    pub(super) fn new(dir: &Path, builtin: bool) -> Self {
-        Self { files: Files::new(Some(dir), builtin), sources: Sources::default(), is_there: false }
+    pub(super) fn new(builtin: Builtin) -> Self {
+        Self { builtin, sources: Sources::default(), is_there: false }
     }
 
     pub(super) fn set_cloud(&mut self, rules: &[Rule]) {
@@ -28,21 +28,20 @@ impl Candidate {
         self.sources.set_grants(grants, gone.iter().map(String::as_str));
     }
 
-    /// Tells whether its files have changed, or come or gone.
-    pub(super) fn look(&mut self) -> bool {
-        self.files.look()
-    }
-
-    /// Reads its files and tells whether it is another now. It is evaluated while there are any, and counts begin anew;
+    /// Takes its files and tells whether it is another now. It is evaluated while there are any, and counts begin anew;
     /// what is faulty changes nothing.
-    pub(super) fn take(&mut self, watchers: &Watchers, now: UnixMillis) -> Result<bool, Vec<Fault>> {
-        if !self.files.are_there() {
-            self.files.forget();
+    pub(super) fn take(
+        &mut self,
+        Read { are_there, texts }: Read,
+        watchers: &Watchers,
+        now: UnixMillis,
+    ) -> Result<bool, Vec<Fault>> {
+        if !are_there {
             watchers.drop_candidate();
             return Ok(std::mem::take(&mut self.is_there));
         }
         let before = self.sources.policy().epoch();
-        self.files.take(&mut self.sources)?;
+        take_files(&mut self.sources, texts, &self.builtin)?;
         let is_other = !self.is_there || self.sources.policy().epoch() != before;
         if is_other {
             self.is_there = true;

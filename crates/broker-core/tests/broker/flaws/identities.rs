@@ -3,6 +3,7 @@
 use crate::svid::peer_until;
 use crate::world::*;
 use midge_identity::UnixMillis;
+use midge_policy::Rule;
 use mqtt_proto::{Connect, Packet};
 use std::time::Duration;
 
@@ -48,6 +49,48 @@ fn f31_a_revoked_identity_keeps_no_session_by_whatever_key_it_is_known() {
     for conn in others {
         world.send(conn, Packet::PingReq);
         world.expect(conn, ["PINGRESP"]);
+    }
+}
+
+// The same paths and client ids in two trust domains, of which one is dropped: while it is served, and while nobody does.
+#[test]
+fn f31_a_trust_domain_that_is_dropped_takes_its_own_identities_and_no_namesakes() {
+    const DROPPED: [&str; 2] = ["spiffe://other/press", "spiffe://other/reader"];
+    for while_down in [false, true] {
+        let mut world = World::new();
+        world.set_rules(vec![Rule { id: "spiffe://*/**".into(), ..allow("all", &["#"], &["#"]) }]);
+        let watcher = world.client("watcher");
+        world.subscribe(watcher, "w", Q0);
+        let mortal = || Connect { will: will("w", "gone", 0), ..durable("c") };
+        for (domain, topic) in [("spiffe://other/", "r/other"), ("", "r/own")] {
+            let press = world.open(&format!("{domain}press"), mortal());
+            world.send(press, retained(topic, "stays"));
+            world.take(press);
+            let reader = world.open(&format!("{domain}reader"), durable("c"));
+            world.subscribe(reader, "q", Q1);
+            world.lose(reader);
+        }
+        world.publish(watcher, "q", "waits", Q1);
+        world.take(watcher);
+        if while_down {
+            DROPPED.iter().for_each(|id| world.revoke_while_down(id));
+            world.crash(1);
+        } else {
+            DROPPED.iter().for_each(|id| world.revoke(id));
+        }
+        let left = world.broker.sessions();
+        assert!(left.iter().all(|session| session.identity.trust_domain_name() == "plant"), "{left:?}");
+        let paths: Vec<&str> = left.iter().map(|session| session.identity.path()).collect();
+        assert!(paths.contains(&"/press") && paths.contains(&"/reader"), "{paths:?}");
+        let reader = world.connect("reader", durable("c"));
+        assert!(world.take(reader).iter().any(|text| text.contains("waits")));
+        let foreign = world.connect(DROPPED[1], durable("c"));
+        assert_eq!(world.take(foreign), ["CONNACK 00"], "it begins with nothing");
+        let anew = world.client("anew");
+        world.subscribe(anew, "r/#", Q0);
+        let seen = world.take(anew);
+        assert!(seen.iter().any(|text| text.contains("r/own")), "{seen:?}");
+        assert!(!seen.iter().any(|text| text.contains("r/other")), "{seen:?}");
     }
 }
 
