@@ -119,7 +119,9 @@ fn uploads_that_are_acknowledged_reach_the_cloud_whatever_fails_meanwhile() {
 
     let all = stage.events(&[]);
     let since = all[2]["id"].as_str().unwrap();
-    assert_eq!(stage.events(&["--since", since]), all[3..]);
+    // What was on its way twice may still come.
+    let later = stage.events(&["--since", since]);
+    assert!(later.starts_with(&all[3..]), "{later:?}");
     stage.cloud.run(&["event", "list", "--node", "box-1", "--since", "x"]).refused(64, &["\"x\"", "1-42"]);
     stage
         .cloud
