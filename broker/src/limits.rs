@@ -67,8 +67,12 @@ pub struct LimitsConfig {
     pub session_expiry_v311_secs: u32,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: u32,
-    /// Bytes of the filters of one session's subscriptions.
+    /// Bytes in memory that the subscriptions of one session take.
     pub subscription_bytes_max: u32,
+    /// Bytes that those of one identity's sessions take.
+    pub subscriptions_bytes_per_identity_max: u64,
+    /// Bytes that those of all sessions take.
+    pub subscriptions_bytes_max: u64,
     /// Levels of a topic or filter.
     pub topic_levels_max: u16,
     /// Messages from one client without complete acknowledgement.
@@ -129,6 +133,8 @@ impl Default for LimitsConfig {
             session_expiry_v311_secs: secs(core.session_expiry_v311),
             subscriptions_per_session_max: of(core.subscriptions_per_session_max),
             subscription_bytes_max: of(core.subscription_bytes_max),
+            subscriptions_bytes_per_identity_max: of(core.subscriptions_bytes_per_identity_max),
+            subscriptions_bytes_max: of(core.subscriptions_bytes_max),
             topic_levels_max: of(core.topic_levels_max),
             receive_max: core.receive_max,
             inflight_max: core.inflight_max,
@@ -189,6 +195,8 @@ impl MqttConfig {
             session_expiry_v311: Duration::from_secs(limits.session_expiry_v311_secs.into()),
             subscriptions_per_session_max: to(limits.subscriptions_per_session_max),
             subscription_bytes_max: to(limits.subscription_bytes_max),
+            subscriptions_bytes_per_identity_max: to(limits.subscriptions_bytes_per_identity_max),
+            subscriptions_bytes_max: to(limits.subscriptions_bytes_max),
             topic_levels_max: to(limits.topic_levels_max),
             receive_max: limits.receive_max,
             inflight_max: limits.inflight_max,

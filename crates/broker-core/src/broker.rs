@@ -51,6 +51,8 @@ pub struct Broker {
     /// What is remembered of routes for all publishers.
     pub(crate) remembered: Total,
     pub(crate) wills: Total,
+    /// What subscriptions of all sessions take.
+    pub(crate) subscribed: Total,
     pub(crate) backlog: Backlog,
     pub(crate) rates: Rates,
     /// Set while a packet is taken that is one too many for now.
@@ -67,6 +69,8 @@ pub(crate) struct Own {
     pub(crate) sessions: BTreeMap<Arc<str>, Key>,
     /// Of these.
     pub(crate) wills: Total,
+    /// Of these.
+    pub(crate) subscribed: Total,
 }
 
 impl Broker {
@@ -90,6 +94,7 @@ impl Broker {
             exchanged: Total::default(),
             remembered: Total::default(),
             wills: Total::default(),
+            subscribed: Total::default(),
             backlog: Backlog::default(),
             rates: Rates::default(),
             paused_until: None,

@@ -281,13 +281,19 @@ impl Broker {
         connect: &Connect,
         now: Now,
     ) -> Key {
-        let mut session =
-            Session::new(Arc::clone(&identity), connect, Arc::clone(listener), &mut self.authority, now);
-        session.count_among(&self.queued, &self.exchanged);
-        let key = self.sessions.insert(session);
+        let session = Session::new(identity, connect, Arc::clone(listener), &mut self.authority, now);
+        self.keep_session(session)
+    }
+
+    /// Takes a session, new or of an earlier run.
+    pub(crate) fn keep_session(&mut self, mut session: Session) -> Key {
+        let (identity, client_id) = (Arc::clone(&session.identity), Arc::clone(&session.client_id));
         self.known.insert(Arc::clone(&identity));
         let own = self.by_identity.entry(identity).or_default();
-        own.sessions.insert(Arc::clone(&connect.client_id), key);
+        let subscribed = [self.subscribed.clone(), own.subscribed.clone()];
+        session.count_among(&self.queued, &self.exchanged, subscribed);
+        let key = self.sessions.insert(session);
+        own.sessions.insert(client_id, key);
         key
     }
 

@@ -41,9 +41,10 @@
 //!   refused (0x87).
 //! - **Topic aliases** (`topic_alias_bytes_max`): a client that sets more is disconnected with 0x97; towards it no
 //!   more are set, and the topic is sent as it is.
-//! - **Subscriptions** (`subscriptions_per_session_max`, `subscription_bytes_max`), **sessions, connections**: the
-//!   request is refused with 0x97, a filter with too many
-//!   levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3).
+//! - **Subscriptions**, of a session (`subscriptions_per_session_max`, `subscription_bytes_max`), of one identity and of all
+//!   (`subscriptions_bytes_per_identity_max`, `subscriptions_bytes_max`), **sessions, connections**: the request is refused
+//!   with 0x97, a filter with too many levels with 0x8F (3.1.1: SUBACK 0x80, CONNACK 3). What replaces a subscription needs
+//!   no room, and those of an earlier run are kept.
 //!
 //! A `quota` of a rule lowers what one identity may have of sessions, subscriptions, retained messages and queues. Beyond
 //! it the same happens, and what is refused is recorded as denied by that rule.
@@ -85,9 +86,13 @@ pub struct Config {
     pub client_id_bytes_max: usize,
     /// Subscriptions of one session.
     pub subscriptions_per_session_max: usize,
-    /// Bytes of the filters of one session's subscriptions: each may be 65,535 bytes long, and takes about three
-    /// times as much memory and its length on disk.
+    /// Bytes in memory that the subscriptions of one session take, as if their filters shared no level with others: a
+    /// level of one letter takes a hundred times that.
     pub subscription_bytes_max: usize,
+    /// Bytes that those of one identity's sessions take.
+    pub subscriptions_bytes_per_identity_max: usize,
+    /// Bytes that those of all sessions take.
+    pub subscriptions_bytes_max: usize,
     /// Levels of a topic or filter: bounds the depth of the subscription tree.
     pub topic_levels_max: usize,
     /// Messages from one client without complete acknowledgement (Receive Maximum of the CONNACK).
@@ -174,7 +179,9 @@ impl Default for Config {
             sessions_per_identity_max: 1_000,
             client_id_bytes_max: 256,
             subscriptions_per_session_max: 1_000,
-            subscription_bytes_max: 256 * 1024,
+            subscription_bytes_max: 4 * 1024 * 1024,
+            subscriptions_bytes_per_identity_max: 64 * 1024 * 1024,
+            subscriptions_bytes_max: 256 * 1024 * 1024,
             topic_levels_max: 64,
             receive_max: nonzero(256),
             inflight_max: nonzero(1_024),

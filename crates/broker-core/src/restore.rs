@@ -206,12 +206,8 @@ impl Restoration<'_> {
         let since = parked.map_or(now.wall, |(since, _)| since);
         let kept = (version, expiry, Link::Parked(Parked { since, ends, will: None }));
         let authority = &mut self.broker.authority;
-        let mut session = Session::restored(Arc::clone(&identity), client_id, listener, authority, kept);
-        session.count_among(&self.broker.queued, &self.broker.exchanged);
-        self.broker.known.insert(Arc::clone(&identity));
-        let client_id = Arc::clone(&session.client_id);
-        let key = self.broker.sessions.insert(session);
-        self.broker.by_identity.entry(identity).or_default().sessions.insert(client_id, key);
+        let session = Session::restored(identity, client_id, listener, authority, kept);
+        let key = self.broker.keep_session(session);
         if let Some((at, _)) = ends {
             self.broker.timers.set(at, Due::SessionEnd(key));
         }

@@ -218,6 +218,7 @@ impl Broker {
                     review.overflow = permit.queue_overflow().or(review.overflow);
                     if let Some(reviewed) = subscribed.reviewed(&permit) {
                         self.subscriptions.add(key, &reviewed, Some(subscribed));
+                        session.subscribed.replace(subscribed.cost(spelled), reviewed.cost(spelled));
                         *subscribed = reviewed;
                     }
                 }

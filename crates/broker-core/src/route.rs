@@ -7,7 +7,7 @@ use crate::slab::{Key, Slab};
 use crate::subscription::{Grant, Leaf, Subscribed, merge};
 use crate::trie::Trie;
 use midge_policy::{Denial, Question};
-use mqtt_proto::{QoS, TopicName};
+use mqtt_proto::{QoS, TopicFilter, TopicName};
 
 /// Who stands under a filter of the subscription tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,11 @@ impl Route {
 impl Subscriptions {
     pub(crate) fn new() -> Self {
         Self { trie: Trie::new(), groups: Groups::default(), count: 0, epoch: 0 }
+    }
+
+    /// Returns about what a filter takes in the tree.
+    pub(crate) fn cost(filter: &TopicFilter) -> usize {
+        Trie::<Subscriber, Option<Leaf>>::cost(filter)
     }
 
     pub(crate) fn epoch(&self) -> u64 {

@@ -13,7 +13,7 @@ use crate::replay::Replays;
 use crate::review::Review;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
-use crate::total::Total;
+use crate::total::{Share, Total};
 use crate::will::KeptWill;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::{Context, QueueOverflow, Rights, SubscribeMode};
@@ -46,8 +46,8 @@ pub(crate) struct Session {
     pub(crate) link: Link,
     /// By the filter as the client spells it.
     pub(crate) subscriptions: BTreeMap<Arc<str>, Subscribed>,
-    /// Of the filters of these.
-    pub(crate) subscription_bytes: usize,
+    /// What these take.
+    pub(crate) subscribed: Share,
     pub(crate) inflight: Inflight,
     pub(crate) queue: Queue,
     pub(crate) held: Held,
@@ -143,7 +143,7 @@ impl Session {
             expiry,
             link,
             subscriptions: BTreeMap::new(),
-            subscription_bytes: 0,
+            subscribed: Share::default(),
             inflight: Inflight::default(),
             queue,
             held: Held::default(),
@@ -202,8 +202,10 @@ impl Session {
         }
     }
 
-    /// Counts what waits and what is in exchange, of which there is nothing yet, among that of all sessions.
-    pub(crate) fn count_among(&mut self, queued: &Total, exchanged: &Total) {
+    /// Counts what waits, what is in exchange and its subscriptions, of which there is nothing yet, among those of all
+    /// sessions; the subscriptions among those of its identity too.
+    pub(crate) fn count_among(&mut self, queued: &Total, exchanged: &Total, subscribed: [Total; 2]) {
+        self.subscribed = Share::new(0, subscribed);
         self.queue.count_among(queued);
         self.inflight.count_among(exchanged);
         self.held.count_among(exchanged);
@@ -211,17 +213,16 @@ impl Session {
 
     pub(crate) fn remove_subscription(&mut self, spelled: &str) -> Option<Subscribed> {
         let removed = self.subscriptions.remove(spelled)?;
-        self.subscription_bytes = self.subscription_bytes.saturating_sub(spelled.len());
+        self.subscribed.replace(removed.cost(spelled), 0);
         self.replays.forget(removed.ordinal);
         Some(removed)
     }
 
     /// Takes a subscription, in place of the one on the same filter.
     pub(crate) fn put_subscription(&mut self, spelled: Arc<str>, subscribed: Subscribed) {
-        let bytes = spelled.len();
-        if self.subscriptions.insert(spelled, subscribed).is_none() {
-            self.subscription_bytes = self.subscription_bytes.saturating_add(bytes);
-        }
+        let bytes = subscribed.cost(&spelled);
+        let replaced = self.subscriptions.insert(Arc::clone(&spelled), subscribed);
+        self.subscribed.replace(replaced.map_or(0, |replaced| replaced.cost(&spelled)), bytes);
     }
 
     /// Tells whether nothing stands before a new message.

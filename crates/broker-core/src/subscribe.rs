@@ -22,18 +22,21 @@ impl Session {
     /// Tells whether it may have one more subscription; the denial names the rule whose quota is used up.
     fn has_room_for(
         &self,
-        subscription: &Subscription,
+        subscribed: &Subscribed,
         spelled: &str,
         config: &Config,
     ) -> Result<(), Option<Denial>> {
         let count = self.subscriptions.len();
         if count >= self.rights.quota(Quantity::Subscriptions) {
-            let subject = Subject::Filter(subscription.filter.clone());
+            let subject = Subject::Filter(subscribed.filter.clone());
             return Err(Some(self.rights.over_quota(Quantity::Subscriptions, Action::Subscribe, subject)));
         }
-        let bytes = self.subscription_bytes.saturating_add(spelled.len());
-        let is_full = count >= config.subscriptions_per_session_max || bytes > config.subscription_bytes_max;
-        if is_full { Err(None) } else { Ok(()) }
+        let cost = subscribed.cost(spelled);
+        let limits = [config.subscriptions_bytes_max, config.subscriptions_bytes_per_identity_max];
+        let has_room = count < config.subscriptions_per_session_max
+            && self.subscribed.bytes().saturating_add(cost) <= config.subscription_bytes_max
+            && self.subscribed.has_room_for(cost, limits);
+        if has_room { Ok(()) } else { Err(None) }
     }
 }
 
@@ -109,14 +112,14 @@ impl Broker {
         }
         let replaced = session.subscriptions.get(spelled);
         let existed = replaced.is_some();
-        if !existed && let Err(denial) = session.has_room_for(subscription, spelled, &self.config) {
+        let mut subscribed = Subscribed::new(subscription, &permit, id);
+        subscribed.ordinal = replaced.map_or(session.ordinals, |replaced| replaced.ordinal);
+        if !existed && let Err(denial) = session.has_room_for(&subscribed, spelled, &self.config) {
             let denied =
                 denial.map(|denial| AuditKind::SubscribeDenied { filter: Arc::clone(spelled), denial });
             denied.into_iter().for_each(|denied| self.audit(key, denied, now));
             return Err(ReasonCode::QuotaExceeded);
         }
-        let mut subscribed = Subscribed::new(subscription, &permit, id);
-        subscribed.ordinal = replaced.map_or(session.ordinals, |replaced| replaced.ordinal);
         let overflow = permit.queue_overflow();
         session.queue.overflow = overflow.or(session.queue.overflow);
         if let Some(review) = &mut session.review {

@@ -1,9 +1,16 @@
 //! What a subscription asks for, and what several of one session amount to.
 
 use crate::record::{OwedRecord, Record, SubscriptionRecord};
+use crate::route::Subscriptions;
 use midge_policy::{SubscribePart, SubscribePermit};
 use mqtt_proto::{QoS, RetainHandling, SharedFilter, Subscription, TopicName};
 use std::sync::Arc;
+
+/// What a session takes to hold one: maps keep slots free.
+const SLOT: usize = 2 * size_of::<(Arc<str>, Subscribed)>();
+
+/// What a text takes beside its letters.
+const TEXT: usize = 32;
 
 /// One subscription of one session.
 #[derive(Clone, Debug)]
@@ -58,6 +65,18 @@ impl Subscribed {
             number: 0,
             owed: false,
         }
+    }
+
+    /// Returns about what it takes in memory.
+    pub(crate) fn cost(&self, spelled: &str) -> usize {
+        let own = SLOT + 2 * (spelled.len() + TEXT);
+        let parts = self.parts.iter().map(|part| {
+            size_of::<SubscribePart>()
+                + TEXT
+                + part.filter().as_str().len()
+                + Subscriptions::cost(part.filter())
+        });
+        own + parts.sum::<usize>()
     }
 
     /// Returns its record.

@@ -42,3 +42,39 @@ impl Total {
         self.0.count.store(self.count().saturating_sub(count), Ordering::Relaxed);
     }
 }
+
+/// Bytes of something that is kept, counted among all of its kind and among its identity's for as long as it is there.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    bytes: usize,
+    among: [Total; 2],
+}
+
+impl Share {
+    pub(crate) fn new(bytes: usize, among: [Total; 2]) -> Self {
+        among.iter().for_each(|total| total.grow(bytes));
+        Self { bytes, among }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Tells whether neither sum is above its limit with so much more.
+    pub(crate) fn has_room_for(&self, more: usize, limits: [usize; 2]) -> bool {
+        self.among.iter().zip(limits).all(|(total, limit)| total.get().saturating_add(more) <= limit)
+    }
+
+    /// Counts other bytes instead of some of them.
+    pub(crate) fn replace(&mut self, old: usize, new: usize) {
+        self.among.iter().for_each(|total| total.shrink(self.bytes));
+        self.bytes = self.bytes.saturating_sub(old).saturating_add(new);
+        self.among.iter().for_each(|total| total.grow(self.bytes));
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.among.iter().for_each(|total| total.shrink(self.bytes));
+    }
+}

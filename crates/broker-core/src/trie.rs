@@ -4,29 +4,95 @@ use mqtt_proto::{TopicFilter, TopicName};
 use std::collections::HashMap;
 use std::str::Split;
 
+/// What allocations take beside what is asked for: of a node, one for its name and one for itself.
+const ALLOCATIONS: usize = 2 * 24;
+
 /// Values under topic filters; `K` tells the values of one filter apart.
 #[derive(Debug)]
 pub(crate) struct Trie<K, V> {
     root: Node<K, V>,
 }
 
+/// Kept small, as a filter has up to `topic_levels_max` of them.
 #[derive(Debug)]
 struct Node<K, V> {
-    children: HashMap<Box<str>, Self>,
+    children: Option<Children<K, V>>,
     plus: Option<Box<Self>>,
-    /// Values of the filter that ends here.
+    ends: Option<Box<Ends<K, V>>>,
+}
+
+/// Next levels by name. Most nodes have one.
+#[derive(Debug)]
+#[expect(clippy::box_collection, reason = "most nodes have no table, and none should have room for one")]
+enum Children<K, V> {
+    One(Box<(Box<str>, Node<K, V>)>),
+    Many(Box<HashMap<Box<str>, Node<K, V>>>),
+}
+
+/// Values of the filters that end at a node.
+#[derive(Debug)]
+struct Ends<K, V> {
     exact: Vec<(K, V)>,
-    /// Values of the filter that ends here with `#` as its next and last level.
+    /// Of those with `#` as their next and last level.
     hash: Vec<(K, V)>,
 }
 
 impl<K, V> Node<K, V> {
     fn new() -> Self {
-        Self { children: HashMap::new(), plus: None, exact: Vec::new(), hash: Vec::new() }
+        Self { children: None, plus: None, ends: None }
     }
 
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.plus.is_none() && self.exact.is_empty() && self.hash.is_empty()
+        self.children.is_none() && self.plus.is_none() && self.ends.is_none()
+    }
+
+    fn exact(&self) -> &[(K, V)] {
+        self.ends.as_ref().map_or(&[], |ends| &ends.exact)
+    }
+
+    fn hash(&self) -> &[(K, V)] {
+        self.ends.as_ref().map_or(&[], |ends| &ends.hash)
+    }
+
+    fn child(&self, level: &str) -> Option<&Self> {
+        match self.children.as_ref()? {
+            Children::One(only) => (*only.0 == *level).then_some(&only.1),
+            Children::Many(children) => children.get(level),
+        }
+    }
+
+    fn child_mut(&mut self, level: &str) -> Option<&mut Self> {
+        match self.children.as_mut()? {
+            Children::One(only) => (*only.0 == *level).then_some(&mut only.1),
+            Children::Many(children) => children.get_mut(level),
+        }
+    }
+
+    fn child_or_new(&mut self, level: &str) -> &mut Self {
+        let children = match self.children.take() {
+            None => Children::One(Box::new((level.into(), Self::new()))),
+            Some(Children::One(only)) if *only.0 != *level => {
+                Children::Many(Box::new(HashMap::from([*only])))
+            }
+            Some(children) => children,
+        };
+        match self.children.insert(children) {
+            Children::One(only) => &mut only.1,
+            Children::Many(children) => children.entry(level.into()).or_insert_with(Self::new),
+        }
+    }
+
+    fn remove_child(&mut self, level: &str) {
+        if let Some(Children::Many(children)) = &mut self.children {
+            children.remove(level);
+            if children.len() < children.capacity() / 4 {
+                children.shrink_to(children.len() * 2);
+            }
+            if !children.is_empty() {
+                return;
+            }
+        }
+        self.children = None;
     }
 }
 
@@ -46,15 +112,27 @@ impl<K: Copy + Eq, V> Trie<K, V> {
                     break;
                 }
                 "+" => node.plus.get_or_insert_with(|| Box::new(Node::new())),
-                name => node.children.entry(name.into()).or_insert_with(Node::new),
+                name => node.child_or_new(name),
             };
         }
-        let values = if is_hash { &mut node.hash } else { &mut node.exact };
+        let ends = node.ends.get_or_insert_with(|| Box::new(Ends { exact: Vec::new(), hash: Vec::new() }));
+        let values = if is_hash { &mut ends.hash } else { &mut ends.exact };
         if let Some((_, old)) = values.iter_mut().find(|(other, _)| *other == key) {
             return Some(std::mem::replace(old, value));
         }
+        if values.is_empty() {
+            // Most filters have one subscriber.
+            values.reserve_exact(1);
+        }
         values.push((key, value));
         None
+    }
+
+    /// Returns about what a filter takes in memory where it shares no level with another.
+    pub(crate) fn cost(filter: &TopicFilter) -> usize {
+        let level = size_of::<(Box<str>, Node<K, V>)>() + ALLOCATIONS;
+        let end = size_of::<Ends<K, V>>() + size_of::<(K, V)>() + ALLOCATIONS;
+        filter.as_str().len() + filter.levels().count() * level + end
     }
 
     /// Takes a value away.
@@ -75,8 +153,8 @@ fn remove<'a, K: Copy + Eq, V>(
     key: K,
 ) -> Option<V> {
     match levels.next() {
-        None => take(&mut node.exact, key),
-        Some("#") => take(&mut node.hash, key),
+        None => take_end(node, |ends| &mut ends.exact, key),
+        Some("#") => take_end(node, |ends| &mut ends.hash, key),
         Some("+") => {
             let child = node.plus.as_mut()?;
             let removed = remove(child, levels, key);
@@ -86,19 +164,29 @@ fn remove<'a, K: Copy + Eq, V>(
             removed
         }
         Some(name) => {
-            let child = node.children.get_mut(name)?;
+            let child = node.child_mut(name)?;
             let removed = remove(child, levels, key);
             if child.is_empty() {
-                node.children.remove(name);
+                node.remove_child(name);
             }
             removed
         }
     }
 }
 
-fn take<K: Copy + Eq, V>(values: &mut Vec<(K, V)>, key: K) -> Option<V> {
+fn take_end<K: Eq, V>(
+    node: &mut Node<K, V>,
+    of: impl FnOnce(&mut Ends<K, V>) -> &mut Vec<(K, V)>,
+    key: K,
+) -> Option<V> {
+    let ends = node.ends.as_mut()?;
+    let values = of(ends);
     let at = values.iter().position(|(other, _)| *other == key)?;
-    Some(values.swap_remove(at).1)
+    let (_, removed) = values.swap_remove(at);
+    if ends.exact.is_empty() && ends.hash.is_empty() {
+        node.ends = None;
+    }
+    Some(removed)
 }
 
 fn walk<'a, 't, K: Copy, V>(
@@ -109,16 +197,16 @@ fn walk<'a, 't, K: Copy, V>(
 ) {
     if wildcards {
         // `sport/#` matches `sport` too, so `#` counts before the next level is asked for.
-        node.hash.iter().for_each(|(key, value)| visit(*key, value));
+        node.hash().iter().for_each(|(key, value)| visit(*key, value));
     }
     let Some(level) = levels.next() else {
-        node.exact.iter().for_each(|(key, value)| visit(*key, value));
+        node.exact().iter().for_each(|(key, value)| visit(*key, value));
         return;
     };
     if wildcards && let Some(child) = &node.plus {
         walk(child, levels.clone(), true, visit);
     }
-    if let Some(child) = node.children.get(level) {
+    if let Some(child) = node.child(level) {
         walk(child, levels, true, visit);
     }
 }

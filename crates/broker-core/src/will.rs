@@ -9,7 +9,7 @@ use crate::rates::limited;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
-use crate::total::Total;
+use crate::total::Share;
 use crate::{AuditKind, Origin, Stage};
 use midge_identity::SpiffeId;
 use midge_policy::Question;
@@ -22,21 +22,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct KeptWill {
     will: Will,
-    bytes: usize,
-    /// Of all, and of its owner's identity.
-    among: [Total; 2],
-}
-
-impl KeptWill {
-    fn new(will: Will, among: [Total; 2]) -> Self {
-        let bytes = Message::cost(&will.message);
-        among.iter().for_each(|total| total.grow(bytes));
-        Self { will, bytes, among }
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
+    share: Share,
 }
 
 impl Deref for KeptWill {
@@ -47,25 +33,20 @@ impl Deref for KeptWill {
     }
 }
 
-impl Drop for KeptWill {
-    fn drop(&mut self) {
-        self.among.iter().for_each(|total| total.shrink(self.bytes));
-    }
-}
-
 impl Broker {
     /// Counts a will that a client of this identity leaves.
     pub(crate) fn keep_will(&mut self, identity: &Arc<SpiffeId>, will: Will) -> KeptWill {
         let own = self.by_identity.entry(Arc::clone(identity)).or_default();
-        KeptWill::new(will, [self.wills.clone(), own.wills.clone()])
+        let share = Share::new(Message::cost(&will.message), [self.wills.clone(), own.wills.clone()]);
+        KeptWill { will, share }
     }
 
     /// Tells whether there is room for a will, in place of the one that the same client has left.
     pub(crate) fn has_room_for_will(&self, identity: &Arc<SpiffeId>, client_id: &str, will: &Will) -> bool {
         let bytes = Message::cost(&will.message);
         let left = |key: &Key| match &self.sessions.get(*key)?.link {
-            Link::Live(connection) => connection.will.as_ref().map(KeptWill::bytes),
-            Link::Parked(parked) => parked.will.as_ref().map(|late| late.will.bytes()),
+            Link::Live(connection) => connection.will.as_ref().map(|will| will.share.bytes()),
+            Link::Parked(parked) => parked.will.as_ref().map(|late| late.will.share.bytes()),
         };
         let own = self.by_identity.get(identity);
         let replaced = own.and_then(|own| left(own.sessions.get(client_id)?)).unwrap_or(0);

@@ -136,28 +136,60 @@ fn subscriptions_of_a_session_have_a_limit_and_replacing_needs_no_room() {
 }
 
 #[test]
-fn filters_of_a_session_have_a_limit_in_bytes_and_replacing_needs_no_room() {
-    let mut world = World::limited(|config| config.subscription_bytes_max = 10);
+fn subscriptions_of_a_session_have_a_limit_in_bytes_and_replacing_needs_no_room() {
+    // Room for two of one level.
+    let mut world = World::limited(|config| config.subscription_bytes_max = 1_500);
     let ops = world.open("ops", durable("c"));
-    world.send(
-        ops,
-        subscribe([sub("aaaa", Q0), sub("bbbb", Q0), sub("ccc", Q0), sub("cc", Q0), sub("d", Q0)]),
-    );
-    world.expect(ops, ["SUBACK 77 [00 00 97 00 97]"]);
+    world.send(ops, subscribe([sub("aaaa", Q0), sub("b/b/b/b/b/b/b/b", Q0), sub("c", Q0), sub("d", Q0)]));
+    world.expect(ops, ["SUBACK 77 [00 97 00 97]"]);
     world.send(ops, subscribe([sub("aaaa", Q1)]));
-    world.send(ops, unsubscribe(["bbbb", "none"]));
-    world.send(ops, subscribe([sub("dddd", Q0), sub("e", Q0)]));
+    world.send(ops, unsubscribe(["c", "none"]));
+    world.send(ops, subscribe([sub("d", Q0), sub("e", Q0)]));
     world.expect(ops, ["SUBACK 77 [01]", "UNSUBACK 78 [00 11]", "SUBACK 77 [00 97]"]);
     // What was granted stays so after a restart, and counts.
     world.crash(0);
     let ops = world.open("ops", durable("c"));
     world.send(ops, subscribe([sub("e", Q0), sub("aaaa", Q0)]));
-    world.send(ops, unsubscribe(["cc"]));
-    world.send(ops, subscribe([sub("ee", Q0)]));
+    world.send(ops, unsubscribe(["d"]));
+    world.send(ops, subscribe([sub("e", Q0)]));
     world.expect(ops, ["SUBACK 77 [97 00]", "UNSUBACK 78 [00]", "SUBACK 77 [00]"]);
     let old = world.open("old", v311("old"));
-    world.send(old, subscribe([sub("aaaaaaaaaa", Q0), sub("b", Q0)]));
+    world.send(old, subscribe([sub("a", Q0), sub("b/b/b/b/b/b/b/b", Q0)]));
     world.expect(old, ["SUBACK 77 [00 80]"]);
+}
+
+// Client ids are the client's choice, so a limit of each session would be none of its identity.
+#[test]
+fn subscriptions_are_bounded_for_one_identity_and_for_all() {
+    let mut world = World::limited(|config| {
+        config.subscriptions_bytes_max = 3_500;
+        config.subscriptions_bytes_per_identity_max = 2_000;
+    });
+    let asks = |world: &mut World, id: &str, client: &str, filter: &str| {
+        let conn = world.open(id, durable(client));
+        world.send(conn, subscribe([sub(filter, Q0)]));
+        let answer = world.take(conn).pop().unwrap();
+        (conn, answer)
+    };
+    let (granted, refused) = ("SUBACK 77 [00]", "SUBACK 77 [97]");
+    let (first, answer) = asks(&mut world, "press", "1", "a/b/c");
+    assert_eq!(answer, granted);
+    assert_eq!(asks(&mut world, "press", "2", "a/b/c").1, granted);
+    assert_eq!(asks(&mut world, "press", "3", "a/b/c").1, refused, "of one identity");
+    assert_eq!(asks(&mut world, "press", "2", "a/b/c").1, granted, "in place of its own");
+    assert_eq!(asks(&mut world, "saw", "1", "a/b/c").1, granted);
+    assert_eq!(asks(&mut world, "saw", "2", "a/b/c").1, granted);
+    assert_eq!(asks(&mut world, "drill", "1", "a/b/c").1, refused, "of all");
+    world.crash(1);
+    assert_eq!(asks(&mut world, "drill", "1", "a/b/c").1, refused, "also after a restart");
+    assert_eq!(asks(&mut world, "press", "3", "a/b/c").1, refused);
+    // What is given up, or ends with its session, makes room.
+    world.lose(first);
+    let first = world.open("press", durable("1"));
+    world.send(first, unsubscribe(["a/b/c"]));
+    assert_eq!(asks(&mut world, "press", "3", "a/b/c").1, granted);
+    world.open("saw", v5("1"));
+    assert_eq!(asks(&mut world, "drill", "1", "a/b/c").1, granted);
 }
 
 #[test]
