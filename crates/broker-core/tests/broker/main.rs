@@ -42,6 +42,8 @@ mod lent;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod looks;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod modes;
