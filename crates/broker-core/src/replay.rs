@@ -218,7 +218,7 @@ impl Session {
             return ControlFlow::Break(true);
         };
         let message = match release.retained.next_match(&replay.filter, replay.cursor.as_ref(), looks) {
-            Found::Message(message) => Arc::clone(message),
+            Found::Match(message) => Arc::clone(message),
             Found::NotYet(looked_at) => {
                 replay.cursor = looked_at.or(replay.cursor.take());
                 return ControlFlow::Break(false);

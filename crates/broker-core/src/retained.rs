@@ -12,14 +12,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What was found after a cursor.
-#[derive(Debug)]
-pub(crate) enum Found<'a> {
-    Message(&'a Arc<Message>),
-    /// Nothing up to this topic, if any was looked at; there may be something after it.
-    NotYet(Option<TopicName>),
-    Nothing,
-}
+mod seek;
+
+pub(crate) use self::seek::Found;
 
 /// Why a message is not retained.
 #[derive(Clone, Copy, Debug)]
@@ -181,31 +176,8 @@ impl Retained {
         filter: &TopicFilter,
         cursor: Option<&TopicName>,
         looks: &mut usize,
-    ) -> Found<'_> {
-        let prefix = literal_prefix(filter);
-        let start = TopicName::new(prefix).ok();
-        let from = match (cursor, &start) {
-            (Some(cursor), _) => Bound::Excluded(cursor),
-            (None, Some(start)) => Bound::Included(start),
-            (None, None) => Bound::Unbounded,
-        };
-        let is_literal = prefix.len() == filter.as_str().len();
-        let mut looked_at: Option<&TopicName> = None;
-        for (topic, message) in self.messages.range((from, Bound::Unbounded)) {
-            let text = topic.as_str();
-            if !text.starts_with(prefix) || (is_literal && text.len() > prefix.len()) {
-                return Found::Nothing;
-            }
-            let Some(left) = looks.checked_sub(1) else {
-                return Found::NotYet(looked_at.cloned());
-            };
-            *looks = left;
-            if filter.matches(topic) {
-                return Found::Message(message);
-            }
-            looked_at = Some(topic);
-        }
-        Found::Nothing
+    ) -> Found<&Arc<Message>> {
+        seek::first_match(&self.messages, filter, cursor, looks)
     }
 
     /// Looks at so many messages after `cursor`, in the order of topics, removes those that satisfy the
@@ -218,7 +190,8 @@ impl Retained {
         out: &mut Output,
     ) -> Vec<Arc<Message>> {
         let from = cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let looked: Vec<_> = self.messages.range((from, Bound::Unbounded)).take(count).collect();
+        let looked: Vec<_> =
+            self.messages.range::<TopicName, _>((from, Bound::Unbounded)).take(count).collect();
         let last = looked.last().filter(|_| looked.len() == count).map(|(topic, _)| (*topic).clone());
         let found = looked.into_iter().filter(|(_, message)| condition(message));
         let topics: Vec<_> = found.map(|(topic, _)| topic.clone()).collect();
@@ -242,11 +215,4 @@ impl Retained {
         }
         count
     }
-}
-
-/// Returns what every matching topic starts with; `a/#` matches `a` too, so its last `/` does not count.
-fn literal_prefix(filter: &TopicFilter) -> &str {
-    let text = filter.as_str();
-    let literal = text.split_once(['+', '#']).map_or(text, |(literal, _)| literal);
-    if text.ends_with("/#") { literal.strip_suffix('/').unwrap_or(literal) } else { literal }
 }

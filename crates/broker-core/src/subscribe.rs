@@ -72,6 +72,8 @@ impl Broker {
             if let Some(session) = self.sessions.get_mut(key) {
                 portion.take_decision(session.rights(&mut self.authority), &subscription.filter);
             }
+            // Most filters have nothing retained, which one look shows.
+            looks = looks.max(1);
             let spelled = spelled(&subscription.filter);
             match self.subscribe(key, (&subscription, &spelled), id, &mut looks, now) {
                 Ok(qos) => reasons.push(granted(qos)),

@@ -72,6 +72,13 @@ impl TopicName {
     }
 }
 
+/// Topic names are in the order of their texts.
+impl std::borrow::Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl TopicFilter {
     /// Parses a topic filter.
     ///
