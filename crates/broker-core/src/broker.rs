@@ -8,6 +8,7 @@ use crate::effect::CloseReason;
 use crate::output::Output;
 use crate::rates::Rates;
 use crate::release::Release;
+use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Retained;
 use crate::review::Backlog;
 use crate::route::{Route, Subscriptions};
@@ -54,6 +55,8 @@ pub struct Broker {
     /// What subscriptions of all sessions take.
     pub(crate) subscribed: Total,
     pub(crate) backlog: Backlog,
+    /// Retained messages that may be looked at before those in line have their next turn.
+    pub(crate) looks: usize,
     pub(crate) rates: Rates,
     /// Set while a packet is taken that is one too many for now.
     pub(crate) paused_until: Option<Duration>,
@@ -96,6 +99,7 @@ impl Broker {
             wills: Total::default(),
             subscribed: Total::default(),
             backlog: Backlog::default(),
+            looks: LOOKS_AT_ONCE,
             rates: Rates::default(),
             paused_until: None,
             assigned: 0,
@@ -338,17 +342,18 @@ impl Broker {
 
     /// Lends out what handing messages to a session needs.
     pub(crate) fn release(&mut self, now: Now) -> (&mut Slab<Session>, Release<'_>) {
-        let Self { config, authority, retained, out, sessions, subscriptions, .. } = self;
-        (sessions, Release { config, authority, retained, groups: &subscriptions.groups, out, now })
+        let Self { config, authority, retained, looks, out, sessions, subscriptions, .. } = self;
+        let groups = &subscriptions.groups;
+        (sessions, Release { config, authority, retained, looks, groups, out, now })
     }
 
     pub(crate) fn pump(&mut self, key: Key, now: Now) {
         let (sessions, mut release) = self.release(now);
         let goes_on = sessions.get_mut(key).is_some_and(|session| {
-            session.pump(&mut release) && !std::mem::replace(&mut session.is_replaying, true)
+            session.pump(&mut release) && !std::mem::replace(&mut session.is_in_line, true)
         });
         if goes_on {
-            self.backlog.replays.push_back(key);
+            self.backlog.line.push_back(key);
         }
     }
 }

@@ -9,7 +9,6 @@ use crate::limits::Config;
 use crate::output::{Output, Subject};
 use crate::queue::{Lent, Waiting};
 use crate::record::OutgoingState;
-use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Retained;
 use crate::session::{Link, Session};
 use crate::shared::Groups;
@@ -22,6 +21,8 @@ pub(crate) struct Release<'a> {
     pub(crate) config: &'a Config,
     pub(crate) authority: &'a mut Authority,
     pub(crate) retained: &'a mut Retained,
+    /// Retained messages that may still be looked at now.
+    pub(crate) looks: &'a mut usize,
     pub(crate) groups: &'a Groups,
     pub(crate) out: &'a mut Output,
     pub(crate) now: Now,
@@ -109,13 +110,12 @@ impl Session {
 
     /// Sends what may be sent now. Tells whether more may follow when others have had their turn.
     pub(crate) fn pump(&mut self, release: &mut Release<'_>) -> bool {
-        let mut looks = LOOKS_AT_ONCE;
-        while self.step(release, &mut looks) {}
-        looks == 0 && !self.replays.is_empty()
+        while self.step(release) {}
+        *release.looks == 0 && !self.replays.is_empty()
     }
 
     /// Sends or discards one message; false when there is nothing to do or no room.
-    fn step(&mut self, release: &mut Release<'_>, looks: &mut usize) -> bool {
+    fn step(&mut self, release: &mut Release<'_>) -> bool {
         let Link::Live(connection) = &mut self.link else { return false };
         if connection.gate.starting
             || connection.unsent > release.config.unsent_bytes_soft
@@ -126,7 +126,7 @@ impl Session {
         if let Some(id) = connection.resend.front().copied() {
             return self.resend(id, release);
         }
-        let Some(front) = self.queue.front() else { return self.replay(release, looks) };
+        let Some(front) = self.queue.front() else { return self.replay(release) };
         if !(connection.has_room_for(front.qos) && self.inflight.has_room(release.config)) {
             return false;
         }

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Retained messages looked at for one session at once. Then it is others' turn, and the rest follows in portions.
+/// Retained messages looked at in one turn, a tenth of a millisecond. Whoever finds none of it left waits in line, where
+/// each has such a turn, and looks at nothing until then, whatever it is sent or sends.
 pub(crate) const LOOKS_AT_ONCE: usize = 256;
 
 /// Replays of one session that are looked at when a message comes. Beyond, what is retained of a topic may come after
@@ -174,11 +175,14 @@ impl Session {
 
     /// Sends retained messages of the subscription whose turn it is, as many as may be sent now. Tells whether those
     /// were all.
-    pub(crate) fn replay(&mut self, release: &mut Release<'_>, looks: &mut usize) -> bool {
+    pub(crate) fn replay(&mut self, release: &mut Release<'_>) -> bool {
+        if self.is_in_line || *release.looks == 0 {
+            return false;
+        }
         let Some((turn, mut replay)) = self.replays.take_first() else { return false };
         let from = replay.cursor.clone();
         let is_over = loop {
-            if let ControlFlow::Break(is_over) = self.replay_next(&mut replay, release, looks) {
+            if let ControlFlow::Break(is_over) = self.replay_next(&mut replay, release) {
                 break is_over;
             }
         };
@@ -204,12 +208,7 @@ impl Session {
     }
 
     /// Sends or passes over the next message; breaks with whether it was the last.
-    fn replay_next(
-        &mut self,
-        replay: &mut Replay,
-        release: &mut Release<'_>,
-        looks: &mut usize,
-    ) -> ControlFlow<bool> {
+    fn replay_next(&mut self, replay: &mut Replay, release: &mut Release<'_>) -> ControlFlow<bool> {
         if !release.out.ledger.is_stored(replay.after) || !self.is_ready(QoS::AtMostOnce, release.config) {
             return ControlFlow::Break(false);
         }
@@ -217,7 +216,8 @@ impl Session {
         let Some(subscribed) = subscribed.filter(|subscribed| subscribed.ordinal == replay.ordinal) else {
             return ControlFlow::Break(true);
         };
-        let message = match release.retained.next_match(&replay.filter, replay.cursor.as_ref(), looks) {
+        let found = release.retained.next_match(&replay.filter, replay.cursor.as_ref(), release.looks);
+        let message = match found {
             Found::Match(message) => Arc::clone(message),
             Found::NotYet(looked_at) => {
                 replay.cursor = looked_at.or(replay.cursor.take());
@@ -234,6 +234,8 @@ impl Session {
         };
         let has_room = waiting.qos == QoS::AtMostOnce || self.inflight.has_room(release.config);
         if !(has_room && self.connection().is_some_and(|connection| connection.has_room_for(waiting.qos))) {
+            // It will be looked at again; and what it lacks is room, which a turn in the line would not bring.
+            *release.looks += 1;
             return ControlFlow::Break(false);
         }
         replay.pass(topic);

@@ -1,5 +1,6 @@
 //! What a change of policy or a revocation leaves to be done, in portions: removing subscriptions and
-//! sessions that no longer stand, and messages of publishers that are gone.
+//! sessions that no longer stand, and messages of publishers that are gone. Beside it those have their turn for whom
+//! there is more to look at that is retained.
 //!
 //! None of it is what keeps a message from being released: that is asked for at each release, whether the
 //! work here is done or not. So it may take its time, and nobody else has to wait for it.
@@ -10,6 +11,7 @@ use crate::effect::{CloseReason, Now, Revocation};
 use crate::portions::Portion;
 use crate::record::{OutgoingState, Record, RecordKey, RecordKind};
 use crate::release::tell_purged;
+use crate::replay::LOOKS_AT_ONCE;
 use crate::session::{Session, mode_of};
 use crate::slab::Key;
 use crate::{AuditKind, ConnId, Message};
@@ -45,8 +47,8 @@ pub(crate) struct Review {
 pub(crate) struct Backlog {
     ends: VecDeque<Key>,
     reviews: VecDeque<Key>,
-    /// Sessions for which not all retained messages were looked at that there are.
-    pub(crate) replays: VecDeque<Key>,
+    /// Sessions for which not all retained messages were looked at that there are, in turn.
+    pub(crate) line: VecDeque<Key>,
     purge: Option<Purge>,
     /// Revocations whose records are to be removed once everything of before them is gone, with their revisions.
     revocations: Vec<(u64, RecordKey)>,
@@ -128,15 +130,17 @@ impl Broker {
 
     /// Tells whether there is work left for [`Self::handle_backlog`].
     pub fn has_backlog(&self) -> bool {
-        let Backlog { ends, reviews, replays, purge, revocations: _ } = &self.backlog;
-        !ends.is_empty() || !reviews.is_empty() || !replays.is_empty() || purge.is_some()
+        let Backlog { ends, reviews, line, purge, revocations: _ } = &self.backlog;
+        !ends.is_empty() || !reviews.is_empty() || !line.is_empty() || purge.is_some()
     }
 
     /// Does what changes of policy and identities left to be done, for so many sessions at most, and for fewer where they
-    /// have many subscriptions or many rules speak of them. Tells whether there is more.
+    /// have many subscriptions or many rules speak of them. Looks at retained messages for those in line, as many as are
+    /// one turn, or a few turns that are short. Tells whether there is more.
     pub fn handle_backlog(&mut self, sessions_max: usize, now: Now) -> bool {
         self.out.ledger.begin();
         let mut portion = Portion::new();
+        self.looks = LOOKS_AT_ONCE;
         for _ in 0..sessions_max {
             if portion.is_used_up() {
                 break;
@@ -145,15 +149,18 @@ impl Broker {
                 self.end_condemned(key, now);
             } else if let Some(key) = self.backlog.reviews.pop_front() {
                 self.review(key, &mut portion, now);
-            } else if let Some(key) = self.backlog.replays.pop_front() {
+            } else if self.looks > 0
+                && let Some(key) = self.backlog.line.pop_front()
+            {
                 if let Some(session) = self.sessions.get_mut(key) {
-                    session.is_replaying = false;
+                    session.is_in_line = false;
                 }
                 self.pump(key, now);
             } else if !self.purge_step(now) {
-                return false;
+                break;
             }
         }
+        self.looks = LOOKS_AT_ONCE;
         self.has_backlog()
     }
 

@@ -52,8 +52,8 @@ pub(crate) struct Session {
     pub(crate) queue: Queue,
     pub(crate) held: Held,
     pub(crate) replays: Replays,
-    /// Whether these go on when it is its turn.
-    pub(crate) is_replaying: bool,
+    /// Whether it waits for a turn to go on with these.
+    pub(crate) is_in_line: bool,
     /// Number under which it is stored; 0 when it is not.
     pub(crate) number: u64,
     /// Ticket of the batch that stored it first.
@@ -148,7 +148,7 @@ impl Session {
             queue,
             held: Held::default(),
             replays: Replays::default(),
-            is_replaying: false,
+            is_in_line: false,
             number: 0,
             since_ticket: 0,
             sent: 0,

@@ -5,7 +5,6 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::limits::Config;
 use crate::portions::{Filters, Portion, Rest};
-use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Found;
 use crate::session::{Session, mode_of};
 use crate::slab::Key;
@@ -65,17 +64,15 @@ impl Broker {
         portion: &mut Portion,
         now: Now,
     ) {
-        let (is_v311, mut looks) = (self.is_v311(key), LOOKS_AT_ONCE);
+        let is_v311 = self.is_v311(key);
         while !portion.is_used_up()
             && let Some(subscription) = left.next()
         {
             if let Some(session) = self.sessions.get_mut(key) {
                 portion.take_decision(session.rights(&mut self.authority), &subscription.filter);
             }
-            // Most filters have nothing retained, which one look shows.
-            looks = looks.max(1);
             let spelled = spelled(&subscription.filter);
-            match self.subscribe(key, (&subscription, &spelled), id, &mut looks, now) {
+            match self.subscribe(key, (&subscription, &spelled), id, now) {
                 Ok(qos) => reasons.push(granted(qos)),
                 Err(_) if is_v311 => reasons.push(ReasonCode::UnspecifiedError),
                 Err(reason) => reasons.push(reason),
@@ -89,7 +86,6 @@ impl Broker {
         key: Key,
         (subscription, spelled): (&Subscription, &Arc<str>),
         id: Option<u32>,
-        looks: &mut usize,
         now: Now,
     ) -> Result<QoS, ReasonCode> {
         // Of 5.0 it does not come as far as here. Granted as it is spelled, it would share nothing with anybody.
@@ -133,7 +129,9 @@ impl Broker {
         {
             return Err(ReasonCode::QuotaExceeded);
         }
-        // Where nothing is retained now, whatever will be is sent on as any message.
+        // Where nothing is retained now, whatever will be is sent on as any message. Most often one look shows it.
+        let may_look = !session.is_in_line && self.looks > 0;
+        let looks = if may_look { &mut self.looks } else { &mut 1 };
         let filter = &subscription.filter.filter;
         if wants_retained(subscription, existed)
             && !matches!(self.retained.next_match(filter, None, looks), Found::Nothing)

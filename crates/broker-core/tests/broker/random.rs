@@ -244,6 +244,7 @@ impl Links {
     }
 
     fn collect(&mut self) {
+        while self.world.broker.handle_backlog(1, self.world.now) {}
         while let Some(effect) = self.world.broker.poll_effect() {
             self.world.check_rights(&effect);
             let (conn, packet) = match effect {

@@ -174,7 +174,7 @@ impl World {
         while self.broker.handle_rest(conn, self.now).is_some() {
             self.drain();
         }
-        self.drain();
+        self.settle();
     }
 
     /// Subscribes with plain options and takes the SUBACK, which must be a success.
@@ -191,18 +191,18 @@ impl World {
 
     pub(crate) fn lose(&mut self, conn: ConnId) {
         self.broker.handle_closed(conn, CloseCause::Eof, self.now);
-        self.drain();
+        self.settle();
     }
 
     /// Nothing more comes from a client.
     pub(crate) fn end_input(&mut self, conn: ConnId) {
         self.broker.handle_input_ended(conn, CloseCause::Eof, self.now);
-        self.drain();
+        self.settle();
     }
 
     pub(crate) fn flush(&mut self, conn: ConnId) {
         self.broker.handle_flushed(conn, usize::MAX, self.now);
-        self.drain();
+        self.settle();
     }
 
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
