@@ -91,6 +91,21 @@ pub struct SubscribeModes {
     pub unix: SubscribeMode,
 }
 
+impl SubscribeModes {
+    /// Returns the mode of the listener that rules know by a name; where there is none, what each has unless it says
+    /// otherwise.
+    pub fn on(&self, listener: &str) -> SubscribeMode {
+        match listener {
+            "tls" => self.tls,
+            "tcp" => self.tcp,
+            "websocket-tls" => self.websocket_tls,
+            "websocket-loopback" => self.websocket_loopback,
+            "unix" => self.unix,
+            _ => SubscribeMode::default(),
+        }
+    }
+}
+
 impl Default for MqttConfig {
     fn default() -> Self {
         Self {

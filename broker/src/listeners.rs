@@ -3,7 +3,6 @@
 use crate::SubscribeModes;
 use crate::accept::Way;
 use broker_core::Listener;
-use midge_policy::SubscribeMode;
 use std::sync::Arc;
 
 /// The listeners as the core knows them.
@@ -18,13 +17,13 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn new(modes: &SubscribeModes) -> Self {
-        let of = |way: Way, mode| listener(way.name(), mode);
+        let of = |name: &str| Arc::new(Listener { name: name.into(), subscribe_mode: modes.on(name) });
         Self {
-            tls: of(Way::Tls, modes.tls),
-            tcp: of(Way::Tcp, modes.tcp),
-            websocket_tls: of(Way::WebsocketTls, modes.websocket_tls),
-            websocket_loopback: of(Way::WebsocketLoopback, modes.websocket_loopback),
-            unix: listener("unix", modes.unix),
+            tls: of(Way::Tls.name()),
+            tcp: of(Way::Tcp.name()),
+            websocket_tls: of(Way::WebsocketTls.name()),
+            websocket_loopback: of(Way::WebsocketLoopback.name()),
+            unix: of("unix"),
         }
     }
 
@@ -38,14 +37,23 @@ impl Listeners {
     }
 }
 
-fn listener(name: &str, mode: SubscribeMode) -> Arc<Listener> {
-    Arc::new(Listener { name: name.into(), subscribe_mode: mode })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use midge_policy::LISTENERS;
+    use midge_policy::{LISTENERS, SubscribeMode};
+
+    #[test]
+    fn every_listener_has_the_mode_that_is_set_for_it() {
+        for name in LISTENERS {
+            let modes: SubscribeModes =
+                serde_json::from_value(serde_json::json!({ name: "narrow" })).unwrap();
+            let Listeners { tls, tcp, unix, websocket_tls, websocket_loopback } = &Listeners::new(&modes);
+            for listener in [tls, tcp, unix, websocket_tls, websocket_loopback] {
+                let set = if &*listener.name == name { SubscribeMode::Narrow } else { SubscribeMode::Reject };
+                assert_eq!(listener.subscribe_mode, set, "{name} {}", listener.name);
+            }
+        }
+    }
 
     #[test]
     fn every_listener_has_a_name_that_rules_may_give() {

@@ -88,13 +88,9 @@ pub(crate) struct LateWill {
     pub(crate) number: u64,
 }
 
-/// Returns what becomes of a subscription that is allowed in part. A share group has one filter for all its
-/// members: theirs are not narrowed but filtered.
+/// Returns what becomes of a subscription that is allowed in part.
 pub(crate) fn mode_of(listener: Option<&Listener>, filter: &SharedFilter) -> SubscribeMode {
-    match listener.map(|listener| listener.subscribe_mode).unwrap_or_default() {
-        SubscribeMode::Narrow if filter.group.is_some() => SubscribeMode::Filter,
-        mode => mode,
-    }
+    listener.map(|listener| listener.subscribe_mode).unwrap_or_default().of(filter)
 }
 
 impl Session {

@@ -50,7 +50,8 @@ pub use quota::{Quantity, Quota};
 pub use rights::{Context, Rights};
 pub use rule::{Rule, RuleName, RuleSource};
 pub use sources::{SourceCounts, Sources};
-pub use subscribe::NARROW_MAX;
+pub use subscribe::{NARROW_MAX, SHARED_MAX};
+pub use template::LEVELS_MAX;
 pub use touched::Touched;
 
 /// The policy that a box has unless it is given another: `conf/policies/default.toml`.

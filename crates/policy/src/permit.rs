@@ -1,7 +1,7 @@
 //! What a decision in favour of a client is: permits, which nothing else can make, and what they demand.
 
 use crate::{CheckedRule, Durability, QueueOverflow, RateLimit, RuleName};
-use mqtt_proto::{QoS, TopicFilter, TopicName};
+use mqtt_proto::{QoS, SharedFilter, TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -119,8 +119,37 @@ pub enum SubscribeMode {
     Filter,
 }
 
+impl SubscribeMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Reject, Self::Narrow, Self::Filter];
+
+    /// Name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Narrow => "narrow",
+            Self::Filter => "filter",
+        }
+    }
+
+    /// Reads the name.
+    pub fn read(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == text)
+    }
+
+    /// Returns what becomes of a filter on a listener of this mode. A share group has one filter for all its members:
+    /// theirs are not narrowed but filtered.
+    pub fn of(self, filter: &SharedFilter) -> Self {
+        match self {
+            Self::Narrow if filter.group.is_some() => Self::Filter,
+            mode => mode,
+        }
+    }
+}
+
 /// How much of a requested filter was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Extent {
     /// All of it.
     Whole,

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 pub const NARROW_MAX: usize = 64;
 
 /// Most parts that are looked at for it, so that no client can ask for much work.
-const SHARED_MAX: usize = 4096;
+pub const SHARED_MAX: usize = 4096;
 
 /// Most steps that are taken to see which of these filters include denied topics. One of which it is not seen is
 /// delivered by as if it did.

@@ -5,7 +5,7 @@ use crate::id_pattern::{Captures, capture_name};
 use mqtt_proto::TopicFilter;
 
 /// Most levels of one pattern: bounds the depth of every walk over a policy.
-pub(crate) const LEVELS_MAX: usize = 128;
+pub const LEVELS_MAX: usize = 128;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Level {
