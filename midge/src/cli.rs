@@ -3,7 +3,7 @@
 mod dashes;
 mod policy;
 
-pub(crate) use policy::{Conditions, PolicyCommand};
+pub(crate) use policy::{Conditions, Deciding, PolicyCommand};
 
 use crate::output::Output;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};

@@ -142,6 +142,125 @@ fn expected_decisions_are_tested_line_by_line() {
     }
 }
 
+/// A policy that allows some of a filter, and an edge with it whose listeners have each mode.
+fn in_part(place: &Place) -> (String, String) {
+    let quiet = "[[rule]]\nname = \"quiet\"\nid = \"spiffe://*/**\"\ndeny-receive = [\"line/+/command/x\"]\n";
+    let policy = place.write("press.toml", &format!("{PRESS}{quiet}"));
+    std::fs::create_dir(place.path("policies")).unwrap();
+    place.write("policies/press.toml", PRESS);
+    let modes = "[mqtt.subscribe-mode]\ntls = \"narrow\"\nunix = \"filter\"";
+    let rest = format!("{modes}\n[policy]\ndir = \"{}\"", place.text("policies"));
+    (policy, place.edge("data", "", "", &rest))
+}
+
+#[test]
+fn a_subscription_in_part_is_a_yes_in_the_modes_that_grant_it() {
+    let place = Place::new();
+    let (policy, config) = in_part(&place);
+    let can = |more: &[&str]| run_midge(&[&["policy", "can", LEFT, "subscribe", "line/#"], more].concat());
+    assert_eq!(can(&["-p", &policy]).code, Some(1));
+    assert_eq!(can(&["-p", &policy, "--subscribe-mode", "reject"]).code, Some(1));
+    let narrow = can(&["-p", &policy, "--subscribe-mode", "narrow", "-q", "1"]).ok().stdout;
+    let told = format!("rule `press` ({policy}:2) allows a part of it, `line/left/command/#`");
+    assert_eq!(narrow, format!("yes, in part (mode narrow): {told}"));
+    let filter = can(&["-p", &policy, "--subscribe-mode", "filter"]).ok().stdout;
+    assert!(filter.starts_with("yes, in part (mode filter): rule `press`"), "{filter}");
+    can(&["-p", &policy, "--subscribe-mode", "some"]).refused(64, &["'some'", "reject, narrow, filter"]);
+
+    // A configuration says the mode of each listener, unless it is said otherwise.
+    can(&["-p", &config, "--listener", "tls"]).ok();
+    assert_eq!(can(&["-p", &config, "--listener", "tcp"]).code, Some(1));
+    can(&["-p", &config, "--listener", "tcp", "--subscribe-mode", "filter"]).ok();
+    let all = can(&["-p", &config]);
+    assert_eq!(all.code, Some(1), "{all:?}");
+    for line in [
+        "no: it depends on the listener: allowed in part on tls; denied on tcp, ",
+        "\n  tls: yes, in part",
+        "\n  unix: yes, in part",
+    ] {
+        assert!(all.stdout.contains(line), "{line}: {}", all.stdout);
+    }
+    let other = place.edge("other", "", "", "[policy]\nbuiltin = false");
+    let says = &["differ in [mqtt.subscribe-mode]", "--subscribe-mode"];
+    can(&["-p", &config, "-p", &other]).refused(78, says);
+    can(&["-p", &config, "-p", &other, "--subscribe-mode", "narrow"]).ok();
+}
+
+#[test]
+fn what_becomes_of_a_subscription_in_part_is_explained() {
+    let place = Place::new();
+    let (policy, _) = in_part(&place);
+    let explain = |mode: &str, more: &[&str]| {
+        let asked =
+            ["policy", "explain", LEFT, "subscribe", "line/#", "-p", &policy, "--subscribe-mode", mode];
+        run_midge(&[&asked, more].concat()).ok()
+    };
+    let filter = explain("filter", &[]).stdout;
+    for line in [
+        "Decision    : allowed in part (mode filter)\n",
+        "Not all     : no rule allows `line`, which subscribe to `line/#` includes\n",
+        &format!("Left out    : line/+/command/x by deny-receive of rule `quiet` ({policy}:8)\n"),
+    ] {
+        assert!(filter.contains(line), "{line}: {filter}");
+    }
+    let narrow = explain("narrow", &["--output", "json"]).json();
+    let parts = serde_json::json!([{ "filter": "line/left/command/#", "qos": 0, "filtered": true }]);
+    assert_eq!((&narrow["mode"], &narrow["parts"]), (&"narrow".into(), &parts), "{narrow}");
+    assert_eq!(narrow["left_out"][0]["filter"], "line/left/command/x");
+    let reject = explain("reject", &["--output", "json"]).json();
+    assert_eq!((&reject["allowed"], &reject["mode"]), (&false.into(), &"reject".into()), "{reject}");
+}
+
+#[test]
+fn who_may_in_part_is_told_and_expected_by_listener() {
+    let place = Place::new();
+    let (policy, config) = in_part(&place);
+    let who = |more: &[&str]| run_midge(&[&["policy", "who", "subscribe", "line/left/#"], more].concat());
+    assert_eq!(who(&["-p", &policy]).code, Some(1));
+    who(&["-p", &policy, "--subscribe-mode", "narrow"]).ok();
+    let told = who(&["-p", &config]).ok().stdout;
+    assert!(told.contains("spiffe://*/edge/*/press/left") && told.contains("in part on tls, unix"), "{told}");
+
+    let test = |cases: &str| {
+        let cases = place.write("cases.txt", &cases.replace("ID", LEFT));
+        run_midge(&["policy", "test", &cases, "-p", &config])
+    };
+    test("allow-part ID subscribe line/# listener=tls\nallow-whole ID subscribe line/left/command/#\n").ok();
+    let ended = test("allow-whole ID subscribe line/# listener=tls\ndeny ID subscribe line/#\n");
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    for told in
+        [":1: expected allow-whole, got allow-part", ":2: expected deny, got it depends on the listener: "]
+    {
+        assert!(ended.stdout.contains(told), "{told}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn who_names_the_listeners_on_which_a_deny_does_not_hold() {
+    let place = Place::new();
+    let deny =
+        "[[rule]]\nname = \"not-tcp\"\nid = \"spiffe://*/**\"\ndeny-publish = [\"#\"]\nlistener = \"tcp\"\n";
+    let policy = place.write("press.toml", &format!("{PRESS}{deny}"));
+    let ids = place.write("ids.txt", LEFT);
+    let who = |more: &[&str]| {
+        run_midge(
+            &[&["policy", "who", "publish", "line/left/temperature", "--ids", &ids, "-p", &policy], more]
+                .concat(),
+        )
+    };
+    let all = who(&["--output", "json"]).ok().json();
+    let listeners = serde_json::json!(["tls", "unix", "websocket-tls", "websocket-loopback"]);
+    assert_eq!(
+        (&all["patterns"][0]["listeners"], &all["identities"][0]["listeners"]),
+        (&listeners, &listeners)
+    );
+    assert!(who(&[]).ok().stdout.contains("on tls, unix, websocket-tls, websocket-loopback"));
+    assert_eq!(who(&["--listener", "tcp"]).code, Some(1));
+    assert!(
+        who(&["--listener", "tls", "--output", "json"]).ok().json()["patterns"][0].get("listeners").is_none()
+    );
+}
+
 #[test]
 fn identities_longer_than_any_are_refused_with_the_limit() {
     let place = Place::new();
@@ -225,7 +344,7 @@ fn a_running_edge_is_asked_for_what_is_in_force() {
     let who = server.run(&["policy", "who", "publish", "shop/1", "-p", "running"]).ok().json();
     assert_eq!(
         who["identities"],
-        serde_json::json!([{ "id": shop, "rule": "`entry/shop` (registration entry)" }])
+        serde_json::json!([{ "id": shop, "rules": ["entry/shop (registration entry)"] }])
     );
     assert_eq!(who["patterns"][0]["id"], shop);
     let gained = server.run(&["policy", "diff", &config, "running"]).ok().json();
@@ -233,6 +352,40 @@ fn a_running_edge_is_asked_for_what_is_in_force() {
     assert_eq!(gained["kinds"][0]["changes"][0]["filter"], "shop/#");
     run_midge(&["policy", "rules", "-p", "running", "--socketPath", "/nowhere.sock"])
         .refused(69, &["/nowhere.sock"]);
+}
+
+#[test]
+fn a_running_edge_is_asked_for_the_mode_of_each_listener() {
+    let place = Place::new();
+    let unix = place.text("mqtt.sock");
+    let mqtt = format!("tls = \"127.0.0.1:0\"\ntcp = \"127.0.0.1:0\"\nunix = \"{unix}\"");
+    let config = place.edge("data", "", &mqtt, "[mqtt.subscribe-mode]\ntcp = \"filter\"");
+    let server = Server::start("edge", &config, &place.path("data/run/admin.sock"));
+    server.entry("shop", &own_uid(), &["-publish", "shop/a", "-subscribe", "shop/a"]);
+    let tcp = format!("mqtt://{}", server.address("tcp"));
+    run_midge(&["pub", "--broker", &tcp, "-t", "shop/a", "-m", "1", "-r"]).ok();
+
+    // What the commands say is what the broker does.
+    let shop = format!("{BOX}/app/shop");
+    let can = |more: &[&str]| {
+        server.run(&[&["policy", "can", &shop, "subscribe", "shop/#", "-p", "running"], more].concat())
+    };
+    let subscribe = |broker: &str| run_midge(&["sub", "--broker", broker, "-t", "shop/#", "-C", "1"]);
+    let granted = can(&["--listener", "tcp"]).ok().json();
+    assert_eq!((&granted["in-part"], &granted["mode"]), (&true.into(), &"filter".into()), "{granted}");
+    subscribe(&tcp).ok();
+    assert_eq!(can(&["--listener", "unix"]).code, Some(1));
+    assert_eq!(subscribe(&format!("unix://{unix}")).code, Some(1));
+    let all = can(&[]);
+    assert_eq!((all.code, all.json()["by-listener"].as_array().map(Vec::len)), (Some(1), Some(2)));
+    can(&["--subscribe-mode", "filter"]).ok();
+    let who = server.run(&["policy", "who", "subscribe", "shop/#", "-p", "running"]).ok().json();
+    let known = who["identities"].as_array().unwrap().iter().find(|known| known["id"] == shop).unwrap();
+    assert_eq!(
+        (&known["listeners"], &known["in-part"]),
+        (&serde_json::json!(["tcp"]), &true.into()),
+        "{who}"
+    );
 }
 
 #[test]

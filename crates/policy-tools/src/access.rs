@@ -152,6 +152,16 @@ impl Side {
         Ok(false)
     }
 
+    /// Tells whether the filter, which is canonical, is denied as it stands.
+    pub(crate) fn names_as_denied(
+        &self,
+        filter: &Filter,
+        cell: &Cell,
+        left: &mut Left,
+    ) -> Result<bool, Stop> {
+        among(&self.deny_literal, filter, cell, left)
+    }
+
     /// Decides a SUBSCRIBE, literal rights included.
     pub(crate) fn allows_subscription(
         &self,
@@ -160,7 +170,7 @@ impl Side {
         left: &mut Left,
     ) -> Result<bool, Stop> {
         let filter = filter.canonical();
-        if among(&self.deny_literal, &filter, cell, left)? {
+        if self.names_as_denied(&filter, cell, left)? {
             return Ok(false);
         }
         if self.allows(&filter, cell, left)? {

@@ -1,5 +1,6 @@
 //! Expected decisions, written down by an operator, and whether a policy makes them.
 
+use crate::decision::Decision;
 use crate::explain::{Explanation, qos};
 use crate::model::Ruleset;
 use crate::request::{Request, Verb};
@@ -17,10 +18,24 @@ pub struct Case {
     pub id: SpiffeId,
     /// What for.
     pub request: Request,
-    /// Whether it should be allowed.
-    pub allow: bool,
+    /// What should come of it, on each listener that the request may come by.
+    pub expected: Expected,
     /// Name of the rule that should decide.
     pub rule: Option<String>,
+}
+
+/// What is expected of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expected {
+    /// That it is allowed; of a subscription at least in part.
+    Allow,
+    /// That a subscription is granted and brings every topic of its filter.
+    AllowWhole,
+    /// That a subscription is granted and brings less than that.
+    AllowPart,
+    /// That it is denied.
+    Deny,
 }
 
 /// What came of one case.
@@ -30,8 +45,8 @@ pub struct Outcome {
     pub line: usize,
     /// Whether the decision is the expected one.
     pub ok: bool,
-    /// `allow` or `deny`.
-    pub expected: &'static str,
+    /// What was expected.
+    pub expected: Expected,
     /// What was not expected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mismatch: Option<String>,
@@ -79,7 +94,7 @@ struct File {
 
 impl Case {
     /// Reads cases: TOML with one `[[case]]` each, or a table with one case a line,
-    /// `allow|deny ID ACTION TOPIC [key=value …]`, where `#` begins a comment at the start of a line.
+    /// `allow|allow-whole|allow-part|deny ID ACTION TOPIC [key=value …]`, where `#` begins a comment at the start of a line.
     ///
     /// # Errors
     /// Every line that is no case.
@@ -99,17 +114,60 @@ impl Case {
     /// Holds the case against a policy.
     pub fn run(&self, rules: &Ruleset) -> Outcome {
         let explanation = Explanation::of(rules, &self.id, &self.request);
-        let word = |allow: bool| if allow { "allow" } else { "deny" };
-        let mut mismatch = None;
-        if explanation.allowed != self.allow {
-            mismatch = Some(format!("expected {}, got {}", word(self.allow), word(explanation.allowed)));
+        let answer = &explanation.answer;
+        let (expected, mut mismatch) = (self.expected, None);
+        if !answer.decisions().all(|decision| expected.admits(decision)) {
+            let got = if answer.by_listener.is_empty() {
+                Expected::of(&answer.decision).name()
+            } else {
+                &answer.decision.reason
+            };
+            mismatch = Some(format!("expected {}, got {got}", expected.name()));
         } else if let Some(rule) = &self.rule
-            && explanation.rule.as_ref() != Some(rule)
+            && !answer.decisions().all(|decision| decision.rule.as_ref() == Some(rule))
         {
-            let by = explanation.rule.as_deref().unwrap_or("no single rule");
+            let by = answer.decision.rule.as_deref().unwrap_or("no single rule");
             mismatch = Some(format!("expected rule {rule} to decide, got {by}"));
         }
-        Outcome { line: self.line, ok: mismatch.is_none(), expected: word(self.allow), mismatch, explanation }
+        Outcome { line: self.line, ok: mismatch.is_none(), expected, mismatch, explanation }
+    }
+}
+
+impl Expected {
+    const ALL: [Self; 4] = [Self::Allow, Self::AllowWhole, Self::AllowPart, Self::Deny];
+
+    /// Name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::AllowWhole => "allow-whole",
+            Self::AllowPart => "allow-part",
+            Self::Deny => "deny",
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|expected| expected.name() == text)
+    }
+
+    /// Returns what most exactly is to be expected of a decision.
+    fn of(decision: &Decision) -> Self {
+        match (decision.allowed, decision.in_part) {
+            (false, _) => Self::Deny,
+            (true, true) => Self::AllowPart,
+            (true, false) if decision.extent.is_some() => Self::AllowWhole,
+            (true, false) => Self::Allow,
+        }
+    }
+
+    fn admits(self, decision: &Decision) -> bool {
+        let is_part = decision.in_part;
+        match self {
+            Self::Allow => decision.allowed,
+            Self::AllowWhole => decision.allowed && !is_part,
+            Self::AllowPart => decision.allowed && is_part,
+            Self::Deny => !decision.allowed,
+        }
     }
 }
 
@@ -180,11 +238,10 @@ impl Written {
     }
 
     fn case(self, line: usize) -> Result<Case, String> {
-        let allow = match self.expect.as_str() {
-            "allow" => true,
-            "deny" => false,
-            other => return Err(format!("expected decision `{other}` is neither allow nor deny")),
-        };
+        let expected = Expected::read(&self.expect).ok_or_else(|| {
+            let names = Expected::ALL.map(Expected::name).join(", ");
+            format!("expected decision `{}` is none of {names}", self.expect)
+        })?;
         if self.id.len() > SPIFFE_ID_BYTES_MAX {
             return Err(IdError::TooLong { bytes: self.id.len() }.to_string());
         }
@@ -192,6 +249,10 @@ impl Written {
         let verb = Verb::read(&self.action).ok_or_else(|| {
             format!("action `{}` is none of publish, will, subscribe, receive", self.action)
         })?;
+        if matches!(expected, Expected::AllowWhole | Expected::AllowPart) && verb != Verb::Subscribe {
+            let remedy = "only a subscription is granted in part, write allow";
+            return Err(format!("expected decision `{}` for {}: {remedy}", self.expect, self.action));
+        }
         let ((Some(subject), None) | (None, Some(subject))) = (&self.topic, &self.filter) else {
             return Err("give one of topic and filter".into());
         };
@@ -209,6 +270,6 @@ impl Written {
             listener: self.listener,
             ..request
         };
-        Ok(Case { line, id, request, allow, rule: self.rule })
+        Ok(Case { line, id, request, expected, rule: self.rule })
     }
 }

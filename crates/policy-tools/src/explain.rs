@@ -1,8 +1,10 @@
 //! Why a request is allowed or denied: every rule that was considered, and what it had to say.
 
 use crate::cell::Cell;
+use crate::decision::Answer;
 use crate::model::{Held, Ruleset};
-use crate::request::{Decision, Request, Verb};
+use crate::modes::Asked;
+use crate::request::{Request, Verb};
 use midge_identity::SpiffeId;
 use midge_policy::{Effect, Rule};
 use mqtt_proto::{QoS, TopicFilter};
@@ -25,19 +27,9 @@ pub struct Explanation {
     pub id: String,
     /// What for.
     pub request: String,
-    /// Whether it is allowed.
-    pub allowed: bool,
-    /// Why, in a sentence.
-    pub reason: String,
-    /// Rule that decides, where one alone does.
-    pub rule: Option<String>,
-    /// Where that rule stands.
-    pub place: Option<String>,
-    /// Quality of service that a subscription is granted, or that a message of one topic is delivered at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub granted_qos: Option<u8>,
-    /// Whether some topics are left out of what a subscription brings.
-    pub filtered: bool,
+    /// The decision.
+    #[serde(flatten)]
+    pub answer: Answer,
     /// How much the identity may keep, where rules say so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub quotas: Vec<QuotaSaid>,
@@ -71,6 +63,9 @@ pub struct Considered {
     pub place: String,
     /// What its captures stand for, as `name = value`.
     pub captures: Vec<String>,
+    /// The listeners that it holds on, where the request says none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only_on: Vec<String>,
     /// The `unless` that excepts the identity: then the rule says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub excepted_by: Option<String>,
@@ -98,7 +93,6 @@ impl Explanation {
     /// Explains the decision on a request.
     pub fn of(rules: &Ruleset, id: &SpiffeId, request: &Request) -> Self {
         let rights = rules.policy().rights_at(id, request.context());
-        let Decision { allowed, rule, reason, granted_qos, filtered } = request.decide_by(&rights, rules, id);
         let quotas = rights.quotas().map(|(of, max, rule)| QuotaSaid {
             quota: of.key(),
             max,
@@ -109,18 +103,15 @@ impl Explanation {
         let mut speaking: Vec<&Arc<Held>> = rules.speaking_of(id);
         speaking.sort_by(|a, b| a.checked.name().cmp_precedence(b.checked.name()));
         let applying = rules.applying(id);
-        let freely = request.may_name_freely(applying.iter().map(|held| &***held), &cell);
+        let freely = Asked::each(request, rules.modes())
+            .iter()
+            .any(|asked| asked.request.may_name_freely(applying.iter().map(|held| &***held), &cell));
         let considered: Vec<Considered> =
             speaking.iter().map(|held| Considered::of(held, &cell, request, freely)).collect();
         Self {
             id: id.to_string(),
             request: request.to_string(),
-            allowed,
-            reason,
-            rule: rule.as_ref().map(|rule| rule.text().to_string()),
-            place: rule.as_ref().map(|rule| rule.source().to_string()),
-            granted_qos,
-            filtered,
+            answer: request.answer(rules, id),
             quotas: quotas.collect(),
             others: rules.held().len() - considered.len(),
             considered,
@@ -133,24 +124,28 @@ impl Considered {
     /// `freely` tells whether the Response Topic takes no right of the rule's own.
     fn of(held: &Held, cell: &Cell, request: &Request, freely: bool) -> Self {
         let excepted_by = held.excepted_by(cell).map(str::to_owned);
-        // Deny-receive keeps nobody from subscribing; what it leaves out of the subscription is worth telling.
-        let leaves_out = |effect| (request.verb, effect) == (Verb::Subscribe, Effect::DenyReceive);
-        let bearing = |effect| request.verb.heeds(effect) || leaves_out(effect);
+        // On whichever listener it holds.
+        let somewhere = Request { listener: held.rule.listener.first().cloned(), ..request.clone() };
+        let only_on = if request.listener.is_none() { held.rule.listener.clone() } else { Vec::new() };
+        let request = if only_on.is_empty() { request } else { &somewhere };
         let wanted = &request.filter.filter;
-        let said = held.patterns.iter().filter(|pattern| bearing(pattern.effect)).filter_map(|pattern| {
-            let text = pattern.filter.resolve(cell).text(|_| String::new());
-            let filter = TopicFilter::new(&text).ok()?;
-            let literal = matches!(pattern.effect, Effect::SubscribeLiteral | Effect::DenySubscribeLiteral);
-            let whole = if literal {
-                midge_policy::is_equivalent(&filter, wanted)
-            } else {
-                midge_policy::contains(&filter, wanted)
-            };
-            let some = whole || (!literal && midge_policy::intersection(&filter, wanted).is_some());
-            let said =
-                Said { list: pattern.effect.key(), pattern: pattern.text.clone(), filter: text, whole };
-            some.then_some(said)
-        });
+        let said = held.patterns.iter().filter(|pattern| request.verb.concerns(pattern.effect)).filter_map(
+            |pattern| {
+                let text = pattern.filter.resolve(cell).text(|_| String::new());
+                let filter = TopicFilter::new(&text).ok()?;
+                let literal =
+                    matches!(pattern.effect, Effect::SubscribeLiteral | Effect::DenySubscribeLiteral);
+                let whole = if literal {
+                    midge_policy::is_equivalent(&filter, wanted)
+                } else {
+                    midge_policy::contains(&filter, wanted)
+                };
+                let some = whole || (!literal && midge_policy::intersection(&filter, wanted).is_some());
+                let said =
+                    Said { list: pattern.effect.key(), pattern: pattern.text.clone(), filter: text, whole };
+                some.then_some(said)
+            },
+        );
         Self {
             rule: held.rule.name.clone(),
             place: held.rule.source.to_string(),
@@ -159,6 +154,7 @@ impl Considered {
                 .into_iter()
                 .map(|(name, value)| format!("{name} = {value}"))
                 .collect(),
+            only_on,
             unmet: if excepted_by.is_none() {
                 request.unmet(held, cell).or_else(|| request.unmet_reply(held, cell, freely))
             } else {

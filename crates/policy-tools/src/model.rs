@@ -2,6 +2,7 @@
 
 use crate::cell::{Cell, PartIndex, Question, Term};
 use crate::marked;
+use crate::modes::Modes;
 use crate::topics::{Filter, text};
 use midge_identity::SpiffeId;
 use midge_policy::{CheckedRule, Effect, IdPattern, Policy, PolicyError, Rule, RuleSource};
@@ -16,6 +17,7 @@ pub struct Ruleset {
     points: BTreeMap<SpiffeId, Vec<Arc<Held>>>,
     patterns: Vec<Arc<Held>>,
     policy: Arc<Policy>,
+    modes: Modes,
 }
 
 impl Ruleset {
@@ -50,7 +52,8 @@ impl Ruleset {
     }
 
     fn holding(rules: Vec<Arc<Held>>, policy: Arc<Policy>) -> Self {
-        let mut set = Self { rules, points: BTreeMap::new(), patterns: Vec::new(), policy };
+        let mut set = Self::without_rules(policy);
+        set.rules = rules;
         for rule in &set.rules {
             match &rule.only {
                 Some(id) => set.points.entry(id.clone()).or_default().push(Arc::clone(rule)),
@@ -65,8 +68,21 @@ impl Ruleset {
 
     /// Returns the policy without rules: everything is denied.
     pub fn empty() -> Self {
-        let policy = Arc::new(Policy::deny_all());
-        Self { rules: Vec::new(), points: BTreeMap::new(), patterns: Vec::new(), policy }
+        Self::without_rules(Arc::new(Policy::deny_all()))
+    }
+
+    fn without_rules(policy: Arc<Policy>) -> Self {
+        let (rules, patterns) = (Vec::new(), Vec::new());
+        Self { rules, points: BTreeMap::new(), patterns, policy, modes: Modes::default() }
+    }
+
+    /// Has what a box grants in part granted so; without it nothing is.
+    pub fn with_modes(self, modes: Modes) -> Self {
+        Self { modes, ..self }
+    }
+
+    pub(crate) fn modes(&self) -> &Modes {
+        &self.modes
     }
 
     /// Returns the rules as written, in their order.

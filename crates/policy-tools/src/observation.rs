@@ -1,8 +1,9 @@
 //! What identities were seen to do: lines of JSON, as a log has them.
 
+use crate::decision::Decision;
 use crate::explain::qos;
 use crate::model::Ruleset;
-use crate::request::{Decision, Request, Verb};
+use crate::request::{Request, Verb};
 use midge_identity::SpiffeId;
 use mqtt_proto::{TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};

@@ -2,10 +2,11 @@
 
 use crate::access::{Access, Side};
 use crate::cell::Cell;
+use crate::decision::{self, Answer, Decision, Delivered};
 use crate::model::Ruleset;
 use crate::topics::{Filter, Topics};
 use midge_identity::SpiffeId;
-use midge_policy::{Context, Effect, PublishFacts, ReceivePermit, Rights, RuleName, SubscribeMode};
+use midge_policy::{Context, Effect, PublishFacts, Rights, SubscribeMode};
 use mqtt_proto::{InvalidTopic, QoS, SharedFilter, TopicFilter, TopicName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -48,6 +49,12 @@ impl Verb {
         self.access().has(effect) || (self == Self::Subscribe && Access::SubscribeLiteral.has(effect))
     }
 
+    /// Tells whether a list says something about such a request: deny-receive keeps nobody from subscribing, and is
+    /// left out of what the subscription brings.
+    pub(crate) fn concerns(self, effect: Effect) -> bool {
+        self.heeds(effect) || (self, effect) == (Self::Subscribe, Effect::DenyReceive)
+    }
+
     pub(crate) fn access(self) -> Access {
         match self {
             Self::Publish | Self::Will => Access::Publish,
@@ -76,21 +83,6 @@ pub struct Request {
     pub client_id: Option<String>,
     /// Listener of the connection; where it is not known, no right that depends on it counts.
     pub listener: Option<String>,
-}
-
-/// The answer to a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Whether it is allowed.
-    pub allowed: bool,
-    /// Rule that allows or denies it, where one alone does.
-    pub rule: Option<RuleName>,
-    /// Why, in a sentence.
-    pub reason: String,
-    /// Quality of service that a subscription is granted, or that a message of one topic is delivered at.
-    pub granted_qos: Option<u8>,
-    /// Whether some topics are left out of what a subscription brings.
-    pub filtered: bool,
 }
 
 impl Request {
@@ -135,58 +127,49 @@ impl Request {
         }
     }
 
-    /// Decides the request as the broker would, in mode `reject`.
-    pub fn decide(&self, rules: &Ruleset, id: &SpiffeId) -> Decision {
+    /// Decides the request as the broker would on its listener, or on each of them where it says none.
+    pub fn answer(&self, rules: &Ruleset, id: &SpiffeId) -> Answer {
+        Answer::of(rules, id, self)
+    }
+
+    /// Decides the request as the broker would on its listener. Where it says none, no right counts that depends on it,
+    /// each deny does, and nothing is granted in part.
+    pub(crate) fn decide(&self, rules: &Ruleset, id: &SpiffeId) -> Decision {
         self.decide_by(&rules.policy().rights_at(id, self.context()), rules, id)
     }
 
     /// Does the same with the rights of the identity in the context of this request.
     pub(crate) fn decide_by(&self, rights: &Rights, rules: &Ruleset, id: &SpiffeId) -> Decision {
-        let allowed = |rule: &RuleName| Decision {
-            allowed: true,
-            rule: Some(rule.clone()),
-            reason: format!("rule {rule} allows it"),
-            granted_qos: None,
-            filtered: false,
-        };
-        let denied = |denial: midge_policy::Denial| Decision {
-            allowed: false,
-            reason: denial.to_string(),
-            rule: denial.rule,
-            granted_qos: None,
-            filtered: false,
-        };
         match (self.verb, self.topic()) {
-            (Verb::Subscribe, _) => match rights.subscribe(&self.filter, self.qos, SubscribeMode::Reject) {
-                Ok(permit) => Decision {
-                    filtered: permit.is_filtered(),
-                    ..self.at(permit.qos(), allowed(permit.rule_name()))
-                },
-                Err(denial) => denied(denial),
-            },
-            (Verb::Publish, Some(topic)) => {
-                rights.publish(&topic, self.facts()).map_or_else(denied, |permit| allowed(permit.rule_name()))
-            }
-            (Verb::Will, Some(topic)) => {
-                rights.will(&topic, self.facts()).map_or_else(denied, |permit| allowed(permit.rule_name()))
-            }
-            (Verb::Receive, Some(topic)) => {
-                let granted = |permit: ReceivePermit<'_>| self.at(permit.qos(), allowed(permit.rule()));
-                rights.receive(&topic).map_or_else(denied, granted)
-            }
+            (Verb::Subscribe, _) => self.decide_subscription(rights, rules, id),
+            (Verb::Publish, Some(topic)) => rights
+                .publish(&topic, self.facts())
+                .map_or_else(Decision::denied, |permit| Decision::allowed(permit.rule_name())),
+            (Verb::Will, Some(topic)) => rights
+                .will(&topic, self.facts())
+                .map_or_else(Decision::denied, |permit| Decision::allowed(permit.rule_name())),
+            (Verb::Receive, Some(topic)) => rights.receive(&topic).map_or_else(Decision::denied, |permit| {
+                Decision::allowed(permit.rule()).at(self.qos, permit.qos())
+            }),
             (_, None) => self.decide_all(rules, id),
         }
     }
 
-    /// Returns the decision to let it be at no higher quality of service than this: more is lowered, not refused.
-    fn at(&self, qos_max: QoS, decision: Decision) -> Decision {
-        let granted = self.qos.min(qos_max) as u8;
-        let reason = if self.qos > qos_max {
-            format!("{}, at qos {granted}", decision.reason)
-        } else {
-            decision.reason
+    fn decide_subscription(&self, rights: &Rights, rules: &Ruleset, id: &SpiffeId) -> Decision {
+        let of_listener = self.listener.as_ref().map(|listener| rules.modes().on(listener));
+        let mode = of_listener.unwrap_or_default().of(&self.filter);
+        let decision = match rights.subscribe(&self.filter, self.qos, mode) {
+            Ok(permit) => {
+                let refused = rights.subscribe(&self.filter, self.qos, SubscribeMode::Reject).err();
+                let refusal = refused.map(|denial| denial.to_string());
+                let delivered = Delivered::of(rules, id, self, &permit);
+                let granted = Decision::granted(self, &permit, refusal, delivered);
+                let left_out = decision::left_out(rules, id, self, &granted.parts);
+                Decision { left_out, ..granted }
+            }
+            Err(denial) => Decision::denied(denial),
         };
-        Decision { granted_qos: Some(granted), reason, ..decision }
+        Decision { mode: of_listener.map(|_| mode), ..decision }
     }
 
     /// Decides publication to, or delivery of, every topic of a filter.
@@ -208,13 +191,7 @@ impl Request {
             }
         }
         let filter = Filter::read(self.filter.filter.as_str(), |_| None);
-        let bare = Decision {
-            allowed: false,
-            rule: None,
-            reason: String::new(),
-            granted_qos: None,
-            filtered: false,
-        };
+        let bare = Decision::default();
         let value = |_| String::new();
         let what = format!("{} {}", self.verb.name(), self.filter.filter);
         for deny in side.deny.iter() {

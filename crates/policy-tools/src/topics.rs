@@ -74,6 +74,11 @@ impl Filter {
         }))
     }
 
+    /// Returns how many levels it has.
+    pub(crate) fn level_count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Returns the parts it speaks of.
     pub(crate) fn parts(&self) -> impl Iterator<Item = PartIndex> {
         self.0.iter().filter_map(|level| match level {

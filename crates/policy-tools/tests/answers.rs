@@ -50,39 +50,45 @@ fn explain(who: &str, verb: Verb, subject: &str, client_id: Option<&str>) -> Exp
 fn explanations_name_every_rule_considered_with_its_place() {
     let press = "spiffe://td/edge/n/press/left";
     let allowed = explain(press, Verb::Publish, "line/left/temperature", Some("left-1"));
-    assert!(allowed.allowed);
-    assert_eq!(allowed.rule.as_deref(), Some("press"));
-    assert_eq!(allowed.place.as_deref(), Some("p.toml:2"));
+    assert!(allowed.answer.decision.allowed);
+    assert_eq!(allowed.answer.decision.rule.as_deref(), Some("press"));
+    assert_eq!(allowed.answer.decision.place.as_deref(), Some("p.toml:2"));
     assert_eq!(allowed.considered.len(), 2);
     assert_eq!(allowed.considered[0].captures, ["node = n", "name = left"]);
     assert_eq!(allowed.considered[0].patterns[0].filter, "line/left/+");
     assert!(allowed.considered[1].patterns.is_empty());
 
     let denied = explain(press, Verb::Publish, "line/left/secret", Some("left-1"));
-    assert!(!denied.allowed);
-    assert_eq!(denied.rule.as_deref(), Some("quiet"));
-    assert!(denied.reason.contains("p.toml:10"), "{}", denied.reason);
+    assert!(!denied.answer.decision.allowed);
+    assert_eq!(denied.answer.decision.rule.as_deref(), Some("quiet"));
+    assert!(denied.answer.decision.reason.contains("p.toml:10"), "{}", denied.answer.decision.reason);
 
     let stranger = explain(press, Verb::Publish, "line/left/temperature", Some("right-1"));
-    assert!(!stranger.allowed);
+    assert!(!stranger.answer.decision.allowed);
     assert_eq!(stranger.considered[0].unmet.as_deref(), Some("client-id = [{name}-*]"));
     let ops = explain("spiffe://td/ops/bob", Verb::Publish, "line/left/secret", None);
     assert_eq!(ops.considered[0].excepted_by.as_deref(), Some("spiffe://*/ops/*"));
     assert_eq!(ops.others, 1);
     let part = explain(press, Verb::Subscribe, "line/left/#", Some("left-1"));
-    assert!(!part.allowed && !part.considered[0].patterns[0].whole);
+    assert!(!part.answer.decision.allowed && !part.considered[0].patterns[0].whole);
 }
 
 #[test]
 fn a_publication_to_a_filter_is_one_to_all_its_topics() {
     let press = "spiffe://td/edge/n/press/left";
     let all = explain(press, Verb::Publish, "line/left/+", Some("left-1"));
-    assert!(!all.allowed);
-    assert_eq!(all.reason, "a rule denies `line/left/secret`, which publish line/left/+ includes");
+    assert!(!all.answer.decision.allowed);
+    assert_eq!(
+        all.answer.decision.reason,
+        "a rule denies `line/left/secret`, which publish line/left/+ includes"
+    );
     let other = explain(press, Verb::Receive, "line/left/command/#", Some("left-1"));
-    assert!(other.allowed, "{}", other.reason);
+    assert!(other.answer.decision.allowed, "{}", other.answer.decision.reason);
     let wider = explain(press, Verb::Receive, "line/left/#", Some("left-1"));
-    assert_eq!(wider.reason, "no rule allows `line/left`, which receive line/left/# includes");
+    assert_eq!(
+        wider.answer.decision.reason,
+        "no rule allows `line/left`, which receive line/left/# includes"
+    );
 }
 
 fn codes(text: &str) -> Vec<(&'static str, String)> {
@@ -166,7 +172,7 @@ fn expected_decisions_are_read_from_tables_and_toml() {
     let seen: Vec<(usize, bool)> = outcomes.iter().map(|outcome| (outcome.line, outcome.ok)).collect();
     assert_eq!(seen, [(3, true), (4, true), (5, true), (6, false)]);
     assert_eq!(outcomes[3].mismatch.as_deref(), Some("expected allow, got deny"));
-    assert_eq!(outcomes[3].explanation.rule.as_deref(), Some("quiet"));
+    assert_eq!(outcomes[3].explanation.answer.decision.rule.as_deref(), Some("quiet"));
 
     let toml = "[[case]]\nexpect = \"allow\"\nid = \"spiffe://td/edge/n/press/left\"\naction = \"subscribe\"\n\
                 filter = \"line/left/command/#\"\nclient-id = \"left-\"\nrule = \"other\"\n";
@@ -378,7 +384,8 @@ fn response_topics_are_proposed_and_held_against_the_proposal() {
     ] {
         let response_topic = mqtt_proto::TopicName::new(answer).ok();
         let request = Request { response_topic, ..Request::new(Verb::Publish, topic).unwrap() };
-        let decision = request.decide(&rules, &id(&format!("spiffe://td/edge/box/app/{who}")));
+        let decision = request.answer(&rules, &id(&format!("spiffe://td/edge/box/app/{who}")));
+        let decision = decision.decision;
         assert_eq!(decision.allowed, may, "{who} {topic} {answer}: {}", decision.reason);
     }
 }
@@ -472,7 +479,7 @@ fn what_a_rule_allows_at_topics_where_it_was_not_seen_is_told() {
             "Response Topics at 4 topics where they were not seen, such as zz/{app}/answer at g/{app}/ret",
         ),
     ] {
-        assert!(request.decide(&rules, &app).allowed, "{request:?}");
+        assert!(request.answer(&rules, &app).decision.allowed, "{request:?}");
         let told = &proposal.report.wider;
         assert!(told.iter().any(|line| line.contains(says)), "{says}: {told:?}");
     }

@@ -5,8 +5,8 @@
 mod world;
 
 use midge_identity::SpiffeId;
-use midge_policy::Rule;
-use midge_policy_tools::{Explanation, Request, Ruleset, Verb, Who, WhoKind};
+use midge_policy::{LISTENERS, Rule, SubscribeMode};
+use midge_policy_tools::{Decision, Explanation, Modes, Request, Ruleset, Verb, Way, Who, WhoKind};
 use mqtt_proto::QoS;
 use proptest::prelude::*;
 use world::{bind, ids, rules};
@@ -38,22 +38,44 @@ proptest! {
         group in proptest::sample::select(vec![None, Some("a"), Some("g"), Some("h")]),
         qos in proptest::sample::select(vec![QoS::AtMostOnce, QoS::ExactlyOnce]),
         retain in any::<bool>(),
-        listener in proptest::sample::select(vec!["unix", "tls"]),
+        listener in proptest::sample::select(vec![None, Some("unix"), Some("tls")]),
         reply in proptest::sample::select(vec![None, Some("a"), Some("a/b"), Some("t")]),
+        modes in proptest::array::uniform5(proptest::sample::select(SubscribeMode::ALL.to_vec())),
     ) {
-        let rules = Ruleset::new(rules).unwrap();
+        let at = |name: &str| LISTENERS.iter().position(|known| *known == name).unwrap();
+        let rules = Ruleset::new(rules).unwrap().with_modes(Modes::by_name(|name| modes[at(name)]));
         let response_topic = reply.map(|topic| mqtt_proto::TopicName::new(topic).unwrap());
-        let listener = Some(listener.into());
-        let request = Request { qos, retain, listener, response_topic, ..asked(verb, subject, group) };
-        let kinds = Who::can(&rules, &request).unwrap().kinds();
+        let request = Request { qos, retain, response_topic, ..asked(verb, subject, group) };
+        let on = |name: &str| Request { listener: Some(name.into()), ..request.clone() };
+        let request = listener.map_or_else(|| request.clone(), on);
+        let who = Who::can(&rules, &request).unwrap();
+        let kinds = who.kinds();
         for id in ids() {
-            let found = kinds.iter().filter(|kind| belongs(kind, &id)).count();
-            let allowed = request.decide(&rules, &id).allowed;
-            prop_assert_eq!(found, usize::from(allowed), "{} {} {:#?}", id, request, kinds);
+            let answer = request.answer(&rules, &id);
+            let mut decided = Vec::new();
+            for name in listener.map_or_else(|| LISTENERS.to_vec(), |name| vec![name]) {
+                let decision = on(name).answer(&rules, &id).decision;
+                let here = |way: &Way| way.listeners.is_empty() || way.listeners.iter().any(|known| known == name);
+                let found: Vec<&WhoKind> =
+                    kinds.iter().filter(|kind| here(&kind.way) && belongs(kind, &id)).collect();
+                prop_assert_eq!(found.len(), usize::from(decision.allowed), "{} {} {:#?}", id, on(name), kinds);
+                prop_assert!(found.iter().all(|kind| kind.way.in_part == decision.in_part), "{id} {found:#?}");
+                let ways = who.ways(&id).into_iter().filter(here).collect::<Vec<_>>();
+                prop_assert_eq!(ways, found.iter().map(|kind| kind.way.clone()).collect::<Vec<_>>());
+                if let Some(own) = answer.by_listener.iter().find(|own| own.listeners.iter().any(|l| l == name)) {
+                    prop_assert_eq!(&own.decision.reason, &decision.reason);
+                }
+                decided.push(decision);
+            }
+            prop_assert_eq!(answer.decision.allowed, decided.iter().all(|decision| decision.allowed));
+            let one = Decision { mode: None, ..decided[0].clone() };
+            let is_one = decided.iter().all(|decision| Decision { mode: None, ..decision.clone() } == one);
+            prop_assert_eq!(answer.by_listener.is_empty(), is_one, "{} {:#?}", id, answer);
         }
         for kind in &kinds {
             let id = SpiffeId::new(&kind.example).unwrap();
-            prop_assert!(belongs(kind, &id) && request.decide(&rules, &id).allowed, "{:#?}", kind);
+            let answer = request.answer(&rules, &id);
+            prop_assert!(belongs(kind, &id) && answer.decisions().any(|one| one.allowed), "{:#?}", kind);
         }
     }
 }
@@ -81,7 +103,7 @@ fn who(subject: &str) -> Vec<String> {
     let rules = Ruleset::new(Rule::from_toml_str(RULES, "t").unwrap()).unwrap();
     let kinds = Who::can(&rules, &asked(Verb::Publish, subject, None)).unwrap().kinds();
     let line = |kind: &WhoKind| {
-        format!("{} except [{}] by {}", kind.id, kind.except.join(" "), kind.rules.join(" "))
+        format!("{} except [{}] by {}", kind.id, kind.except.join(" "), kind.way.rules.join(" "))
     };
     kinds.iter().map(line).collect()
 }
@@ -116,7 +138,7 @@ fn who_may_publish_to_a_filter_may_not_name_every_response_topic() {
             for subject in ["line/x", "line/+"] {
                 let response_topic = mqtt_proto::TopicName::new(topic).ok();
                 let request = Request { response_topic, ..Request::new(verb, subject).unwrap() };
-                let decision = request.decide(&rules, &id);
+                let decision = request.answer(&rules, &id).decision;
                 assert_eq!(decision.allowed, may, "{id} {request}: {}", decision.reason);
                 let kinds = Who::can(&rules, &request).unwrap().kinds();
                 assert_eq!(kinds.iter().any(|kind| belongs(kind, &id)), may, "{id} {request}: {kinds:?}");

@@ -2,6 +2,7 @@
 
 use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Subcommand};
+use midge_policy::SubscribeMode;
 use std::path::PathBuf;
 
 /// Where rules are taken from.
@@ -12,6 +13,22 @@ pub(crate) struct Sources {
     /// times. Default: /etc/midge/edge.toml.
     #[arg(short = 'p', long = "policy", value_name = "SOURCE")]
     pub(crate) policy: Vec<String>,
+}
+
+/// By what a request is decided.
+#[derive(Debug, Args)]
+pub(crate) struct Deciding {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// What becomes of a subscription that is allowed in part, on every listener: reject, narrow or filter. Default: what
+    /// the configuration of an edge or a running one says for each listener ([mqtt.subscribe-mode]), else reject.
+    #[arg(long = "subscribe-mode", value_name = "MODE", value_parser = mode)]
+    pub(crate) subscribe_mode: Option<SubscribeMode>,
+}
+
+fn mode(text: &str) -> Result<SubscribeMode, String> {
+    let names = || SubscribeMode::ALL.map(SubscribeMode::name).join(", ");
+    SubscribeMode::read(text).ok_or_else(|| format!("write one of {}", names()))
 }
 
 /// What a request is, apart from who, what and where.
@@ -32,7 +49,7 @@ pub(crate) struct Conditions {
     /// Client id of the connection; without it no right counts that depends on it.
     #[arg(long = "client-id", value_name = "CLIENT-ID")]
     pub(crate) client_id: Option<String>,
-    /// Listener of the connection; without it no right counts that depends on it.
+    /// Listener of the connection; without it each is looked at, and told of where they decide differently.
     #[arg(long = "listener", value_name = "NAME", value_parser = PossibleValuesParser::new(midge_policy::LISTENERS))]
     pub(crate) listener: Option<String>,
 }
@@ -61,9 +78,10 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         conditions: Conditions,
         #[command(flatten)]
-        sources: Sources,
+        deciding: Deciding,
     },
-    /// Tells whether an identity may do something; exit code 0 for yes, 1 for no.
+    /// Tells whether an identity may do something; exit code 0 for yes, also where a subscription is granted in part, 1 for
+    /// no, and where it is not yes on every listener.
     Can {
         /// SPIFFE ID.
         id: String,
@@ -74,10 +92,10 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         conditions: Conditions,
         #[command(flatten)]
-        sources: Sources,
+        deciding: Deciding,
     },
     /// Lists who may do something, by id pattern and one by one; exit code 1 when nobody may. Without --listener and
-    /// --client-id it lists who may on some connection, where `can` asks for all of them.
+    /// --client-id it lists who may on some connection, and on which listeners, where `can` asks for all of them.
     Who {
         /// publish, will, subscribe or receive.
         action: String,
@@ -89,7 +107,7 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         conditions: Conditions,
         #[command(flatten)]
-        sources: Sources,
+        deciding: Deciding,
     },
     /// Tells exactly which access a change of policy gives and takes.
     Diff {
@@ -109,7 +127,7 @@ pub(crate) enum PolicyCommand {
         /// Cases: TOML (`*.toml`), or a table with one case a line.
         file: PathBuf,
         #[command(flatten)]
-        sources: Sources,
+        deciding: Deciding,
     },
     /// Proposes least-privilege rules for what was seen, as a policy file; exit code 1 when they would
     /// have refused some of it.

@@ -13,9 +13,11 @@ use crate::cli::{Conditions, PolicyCommand};
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use midge_identity::SpiffeId;
-use midge_policy_tools::{Case, Explanation, Generality, Request, Ruleset, Verb, Who, qos};
+use midge_policy_tools::{
+    Case, Decision, Explanation, Generality, Request, Ruleset, Verb, Verdict, Way, Who, qos,
+};
 use mqtt_proto::TopicName;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,21 +29,21 @@ pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -
         PolicyCommand::Check { sources, against, strict } => {
             check::run(admin, &sources, against.as_deref(), strict, output).await
         }
-        PolicyCommand::Explain { id, action, topic, conditions, sources } => {
+        PolicyCommand::Explain { id, action, topic, conditions, deciding } => {
             let (id, request) = (spiffe_id(&id)?, request(&action, &topic, conditions)?);
-            let rules = source::ruleset(admin, &sources.policy).await?;
+            let rules = source::deciding(admin, &deciding).await?;
             explain(&Explanation::of(&rules, &id, &request), output)
         }
-        PolicyCommand::Can { id, action, topic, conditions, sources } => {
+        PolicyCommand::Can { id, action, topic, conditions, deciding } => {
             let (id, request) = (spiffe_id(&id)?, request(&action, &topic, conditions)?);
-            let rules = source::ruleset(admin, &sources.policy).await?;
+            let rules = source::deciding(admin, &deciding).await?;
             can(&rules, &id, &request, output)
         }
-        PolicyCommand::Who { action, topic, ids, conditions, sources } => {
+        PolicyCommand::Who { action, topic, ids, conditions, deciding } => {
             let request = request(&action, &topic, conditions)?;
-            let rules = source::ruleset(admin, &sources.policy).await?;
+            let rules = source::deciding(admin, &deciding).await?;
             let mut known = ids.as_deref().map(source::listed_ids).transpose()?.unwrap_or_default();
-            if sources.policy.iter().any(|source| source == source::RUNNING) {
+            if deciding.sources.policy.iter().any(|source| source == source::RUNNING) {
                 known.extend(source::registered(admin).await?);
             }
             who(&rules, &request, &known, output)
@@ -52,9 +54,9 @@ pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -
             let differs = diff::run(&old, &new, id.as_ref(), output)?;
             Ok(if differs && exit_code { ExitCode::from(exit::NO) } else { ExitCode::SUCCESS })
         }
-        PolicyCommand::Test { file, sources } => {
+        PolicyCommand::Test { file, deciding } => {
             let cases = cases(&file)?;
-            let rules = source::ruleset(admin, &sources.policy).await?;
+            let rules = source::deciding(admin, &deciding).await?;
             test(&file, &cases, &rules, output)
         }
         PolicyCommand::Learn { from, duration, save, denied, exact_ids, values_max } => {
@@ -104,22 +106,38 @@ fn answer(allowed: bool) -> ExitCode {
 }
 
 fn can(rules: &Ruleset, id: &SpiffeId, request: &Request, output: Output) -> anyhow::Result<ExitCode> {
-    let decision = request.decide(rules, id);
+    let answer = request.answer(rules, id);
     match output {
-        Output::Json => output::json(&json!({
-            "id": id.to_string(), "request": request.to_string(), "allowed": decision.allowed,
-            "reason": decision.reason, "rule": decision.rule.as_ref().map(|rule| rule.text()),
-            "granted-qos": decision.granted_qos, "filtered": decision.filtered,
-        }))?,
-        Output::Pretty => {
-            output::line(format_args!(
-                "{}: {}",
-                if decision.allowed { "yes" } else { "no" },
-                decision.reason
-            ));
+        Output::Json => {
+            let verdict = |verdict: &Verdict| {
+                with(decision(&verdict.decision), [("listeners", json!(verdict.listeners))])
+            };
+            let by_listener: Vec<Value> = answer.by_listener.iter().map(verdict).collect();
+            let asked = [
+                ("id", json!(id.to_string())),
+                ("request", json!(request.to_string())),
+                ("by-listener", json!(by_listener)),
+            ];
+            output::json(&with(decision(&answer.decision), asked))?;
         }
+        Output::Pretty => table::answer(&answer),
     }
-    Ok(answer(decision.allowed))
+    Ok(self::answer(answer.decision.allowed))
+}
+
+/// Adds keys to an object.
+fn with<const N: usize>(json: Value, more: [(&str, Value); N]) -> Value {
+    let own = json.as_object().cloned().unwrap_or_default();
+    own.into_iter().chain(more.map(|(key, value)| (key.to_owned(), value))).collect()
+}
+
+fn decision(decision: &Decision) -> Value {
+    json!({
+        "allowed": decision.allowed, "in-part": decision.in_part, "mode": decision.mode,
+        "reason": decision.reason, "rule": decision.rule, "place": decision.place,
+        "granted-qos": decision.granted_qos, "filtered": decision.filtered,
+        "parts": decision.parts, "left-out": decision.left_out, "not-whole": decision.not_whole,
+    })
 }
 
 fn explain(explanation: &Explanation, output: Output) -> anyhow::Result<ExitCode> {
@@ -136,21 +154,20 @@ fn who(
     known: &BTreeSet<SpiffeId>,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let kinds = Who::can(rules, request).code(exit::INTERNAL)?.kinds();
-    let registered: Vec<(String, String)> = known
-        .iter()
-        .filter_map(|id| {
-            let decision = request.decide(rules, id);
-            let rule = decision.rule.map(|rule| rule.to_string()).unwrap_or_default();
-            decision.allowed.then(|| (id.to_string(), rule))
-        })
-        .collect();
+    let who = Who::can(rules, request).code(exit::INTERNAL)?;
+    let kinds = who.kinds();
+    let registered: Vec<(String, Way)> =
+        known.iter().flat_map(|id| who.ways(id).into_iter().map(move |way| (id.to_string(), way))).collect();
     match output {
-        Output::Json => output::json(&json!({
-            "request": request.to_string(), "patterns": kinds,
-            "identities": registered.iter().map(|(id, rule)| json!({ "id": id, "rule": rule })).collect::<Vec<_>>(),
-            "asked": known.len(),
-        }))?,
+        Output::Json => {
+            let identity =
+                |(id, way): &(String, Way)| Ok(with(serde_json::to_value(way)?, [("id", json!(id))]));
+            output::json(&json!({
+                "request": request.to_string(), "patterns": kinds,
+                "identities": registered.iter().map(identity).collect::<anyhow::Result<Vec<Value>>>()?,
+                "asked": known.len(),
+            }))?;
+        }
         Output::Pretty => table::who(&kinds, &registered, known.len()),
     }
     Ok(answer(!kinds.is_empty() || !registered.is_empty()))

@@ -1,17 +1,22 @@
-//! The rules in force, on their way to and from the admin socket.
+//! The rules in force and what listeners make of them, on their way to and from the admin socket.
 
-use midge_api::midge::v1::{ActiveRule, PolicyPage};
-use midge_policy::{CheckedRule, Policy, Rule, RuleSource};
+use midge_api::midge::v1::{ActiveRule, ListenerMode, PolicyPage};
+use midge_broker::SubscribeModes;
+use midge_policy::{CheckedRule, LISTENERS, Policy, Rule, RuleSource, SubscribeMode};
+use midge_policy_tools::Modes;
+use std::collections::BTreeMap;
 
 /// Rules of one message: far below the limit of 4 MiB that gRPC has for one.
 const PAGE: usize = 500;
 
 /// Returns the rules of a policy in order of precedence; one page at least.
-pub(crate) fn pages(policy: &Policy) -> Vec<PolicyPage> {
+pub(crate) fn pages(policy: &Policy, modes: &SubscribeModes) -> Vec<PolicyPage> {
     let rules = policy.all_rules();
+    let mode = |name: &str| ListenerMode { listener: name.into(), mode: modes.on(name).name().into() };
     let page = |rules: &[&CheckedRule]| PolicyPage {
         epoch: policy.epoch(),
         rules: rules.iter().map(|rule| active(rule.rule())).collect(),
+        modes: LISTENERS.map(mode).into(),
     };
     if rules.is_empty() { vec![page(&[])] } else { rules.chunks(PAGE).map(page).collect() }
 }
@@ -48,6 +53,15 @@ pub(crate) fn read(active: &ActiveRule) -> Result<Rule, serde_json::Error> {
     Ok(serde_json::from_str::<Rule>(&active.json)?.from_source(source))
 }
 
+/// Reads the modes of listeners that came from the admin socket; none where one is missing or unknown, as from an edge
+/// of another version.
+pub(crate) fn read_modes(modes: &[ListenerMode]) -> Option<Modes> {
+    let read = |mode: &ListenerMode| Some((mode.listener.clone(), SubscribeMode::read(&mode.mode)?));
+    let modes: BTreeMap<String, SubscribeMode> = modes.iter().map(read).collect::<Option<_>>()?;
+    let are_all = LISTENERS.iter().all(|name| modes.contains_key(*name));
+    are_all.then(|| Modes::by_name(|name| modes.get(name).copied().unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,7 +74,9 @@ mod tests {
         rules.extend((0..PAGE).map(|n| Rule::grant(&n.to_string(), &id, &["b".to_owned()], &[])));
         rules.push(rules[0].clone().from_source(RuleSource::Cloud));
         let policy = Policy::compile(rules.clone(), 7).unwrap();
-        let pages = pages(&policy);
+        let set =
+            SubscribeModes { unix: SubscribeMode::Filter, tls: SubscribeMode::Narrow, ..Default::default() };
+        let pages = pages(&policy, &set);
         assert_eq!(
             pages.iter().map(|page| (page.epoch, page.rules.len())).collect::<Vec<_>>(),
             [(7, 500), (7, 2)]
@@ -71,6 +87,13 @@ mod tests {
         read.sort_by_key(by_name);
         rules.sort_by_key(by_name);
         assert_eq!(read, rules);
-        assert_eq!(super::pages(&Policy::deny_all()).len(), 1);
+        let empty = super::pages(&Policy::deny_all(), &set);
+        assert_eq!(empty.len(), 1);
+        for page in pages.iter().chain(&empty) {
+            assert_eq!(read_modes(&page.modes), Some(Modes::by_name(|name| set.on(name))));
+        }
+        let mut modes = empty[0].modes.clone();
+        modes[1].mode = "ask".into();
+        assert!(read_modes(&modes).is_none() && read_modes(&modes[2..]).is_none());
     }
 }

@@ -14,6 +14,7 @@ use midge_api::midge::v1::{
     ApplyRulesRequest, CloudLink, DeleteRuleRequest, Device, Event, HandedRule, ListEventsRequest,
     ListEventsResponse, ListRulesResponse, Node, TwinProperty,
 };
+use midge_broker::SubscribeModes;
 use midge_identity::{node_id, node_of};
 use midge_issuer::Issuer;
 use midge_policy::{Policy, Rule};
@@ -32,6 +33,7 @@ pub(crate) struct EdgeDesk {
     /// Name of the box.
     pub(crate) node: String,
     pub(crate) policy: PolicyHandle,
+    pub(crate) subscribe_modes: SubscribeModes,
 }
 
 impl EdgeDesk {
@@ -149,6 +151,10 @@ impl Desk for EdgeDesk {
 
     fn policy(&self) -> Result<&PolicyHandle, Status> {
         Ok(&self.policy)
+    }
+
+    fn subscribe_modes(&self) -> SubscribeModes {
+        self.subscribe_modes
     }
 }
 

@@ -148,8 +148,8 @@ impl EdgeBox {
             if stop.is_cancelled() { Ok(()) } else { Ok(served?) }
         });
         let managed = self.config.cloud.is_some();
-        let desk =
-            Box::new(EdgeDesk { bus, link: cloud.link(), managed, node: self.config.node.clone(), policy });
+        let (node, subscribe_modes) = (self.config.node.clone(), self.config.mqtt.subscribe_mode);
+        let desk = Box::new(EdgeDesk { bus, link: cloud.link(), managed, node, policy, subscribe_modes });
         let service = self.service(condition, desk, listeners, token.clone());
         tasks.spawn(
             "admin",

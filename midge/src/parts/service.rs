@@ -22,7 +22,7 @@ use midge_api::midge::v1::{
 };
 use midge_api::spire::api::types::X509svid;
 use midge_audit::AuditLog;
-use midge_broker::Hub;
+use midge_broker::{Hub, SubscribeModes};
 use midge_identity::{Proof, SpiffeId, UnixMillis};
 use midge_issuer::{IssueError, Issuer, IssuerView, bundles_to_api};
 use midge_runtime::CancellationToken;
@@ -69,6 +69,10 @@ pub(crate) trait Desk: Send + Sync + 'static {
     fn link(&self) -> Option<CloudLink>;
     /// Returns the policy that decides.
     fn policy(&self) -> Result<&PolicyHandle, Status>;
+    /// Returns what its listeners make of subscriptions that are allowed in part.
+    fn subscribe_modes(&self) -> SubscribeModes {
+        SubscribeModes::default()
+    }
 }
 
 /// The service.
@@ -308,7 +312,7 @@ impl Midge for Service {
     ) -> Result<Response<Self::ShowPolicyStream>, Status> {
         let policy = self.desk.policy()?;
         let policy = Arc::clone(&policy.policy.borrow());
-        let pages = active_policy::pages(&policy);
+        let pages = active_policy::pages(&policy, &self.desk.subscribe_modes());
         Ok(Response::new(Box::pin(tokio_stream::iter(pages.into_iter().map(Ok)))))
     }
 

@@ -1,5 +1,6 @@
 //! Where the rules of a command come from.
 
+use crate::cli::Deciding;
 use crate::commands::admin::Admin;
 use crate::config::{self, EdgeConfig, Role};
 use crate::exit::{self, WithCode as _, failure};
@@ -9,7 +10,7 @@ use midge_api::midge::v1::{ListSessionsRequest, ShowPolicyRequest};
 use midge_api::spire::api::server::entry::v1::ListEntriesRequest;
 use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
 use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule};
-use midge_policy_tools::Ruleset;
+use midge_policy_tools::{Modes, Ruleset};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
@@ -28,21 +29,30 @@ pub(super) const RUNNING: &str = "running";
 /// Rules, or every fault of them.
 pub(super) type Read = Result<Ruleset, Vec<PolicyError>>;
 
+/// What one source has.
+struct Found {
+    rules: Result<Vec<Rule>, Vec<PolicyError>>,
+    modes: Said,
+}
+
+/// What a source says of subscriptions that are allowed in part.
+enum Said {
+    /// Nothing: it has rules alone.
+    Nothing,
+    /// Something that this program does not know.
+    Unknown,
+    Modes(Modes),
+}
+
+impl From<Result<Vec<Rule>, Vec<PolicyError>>> for Found {
+    fn from(rules: Result<Vec<Rule>, Vec<PolicyError>>) -> Self {
+        Self { rules, modes: Said::Nothing }
+    }
+}
+
 /// Reads rules from several sources as one policy.
 pub(super) async fn read(admin: &Admin, sources: &[String]) -> anyhow::Result<Read> {
-    let default = [DEFAULT_CONFIG.to_owned()];
-    let sources = if sources.is_empty() { default.as_slice() } else { sources };
-    let (mut rules, mut faults) = (Vec::new(), Vec::new());
-    for source in sources {
-        match one(admin, source).await? {
-            Ok(found) => rules.extend(found),
-            Err(found) => faults.extend(found),
-        }
-    }
-    if !faults.is_empty() {
-        return Ok(Err(faults));
-    }
-    Ok(Ruleset::new(rules))
+    Ok(joined(all(admin, sources).await?).0)
 }
 
 /// Reads rules that must be without fault.
@@ -50,15 +60,63 @@ pub(super) async fn ruleset(admin: &Admin, sources: &[String]) -> anyhow::Result
     read(admin, sources).await?.map_err(|faults| failure(exit::CONFIG, listed(&faults)))
 }
 
+/// Reads rules that must be without fault, with what becomes of subscriptions that they allow in part.
+pub(super) async fn deciding(admin: &Admin, deciding: &Deciding) -> anyhow::Result<Ruleset> {
+    let (rules, said) = joined(all(admin, &deciding.sources.policy).await?);
+    let rules = rules.map_err(|faults| failure(exit::CONFIG, listed(&faults)))?;
+    let modes = deciding.subscribe_mode.map_or_else(|| agreed(said), |mode| Ok(Modes::everywhere(mode)));
+    Ok(rules.with_modes(modes?))
+}
+
+/// Returns what the sources say that say something.
+fn agreed(said: Vec<Said>) -> anyhow::Result<Modes> {
+    const REMEDY: &str = "say what becomes of subscriptions that are allowed in part with --subscribe-mode";
+    let mut agreed = None;
+    for said in said {
+        let modes = match said {
+            Said::Nothing => continue,
+            Said::Unknown => {
+                let text = format!(
+                    "the running edge is of another version and does not tell its subscribe modes: {REMEDY}"
+                );
+                return Err(failure(exit::CONFIG, text));
+            }
+            Said::Modes(modes) => modes,
+        };
+        if agreed.is_some_and(|known| known != modes) {
+            return Err(failure(
+                exit::CONFIG,
+                format!("the sources differ in [mqtt.subscribe-mode]: {REMEDY}"),
+            ));
+        }
+        agreed = Some(modes);
+    }
+    Ok(agreed.unwrap_or_default())
+}
+
+async fn all(admin: &Admin, sources: &[String]) -> anyhow::Result<Vec<Found>> {
+    let default = [DEFAULT_CONFIG.to_owned()];
+    let mut found = Vec::new();
+    for source in if sources.is_empty() { default.as_slice() } else { sources } {
+        found.push(one(admin, source).await?);
+    }
+    Ok(found)
+}
+
+fn joined(all: Vec<Found>) -> (Read, Vec<Said>) {
+    let (rules, said): (Vec<_>, Vec<_>) = all.into_iter().map(|found| (found.rules, found.modes)).unzip();
+    (rules.into_iter().fold(Ok(Vec::new()), both).and_then(Ruleset::new), said)
+}
+
 fn listed(faults: &[PolicyError]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-async fn one(admin: &Admin, source: &str) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+async fn one(admin: &Admin, source: &str) -> anyhow::Result<Found> {
     match source {
-        RUNNING => running(admin).await.map(Ok),
-        "built-in" => Ok(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME)),
-        "none" => Ok(Ok(Vec::new())),
+        RUNNING => running(admin).await,
+        "built-in" => Ok(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME).into()),
+        "none" => Ok(Ok(Vec::new()).into()),
         path => {
             let path = Path::new(path);
             if !path.exists() {
@@ -67,7 +125,7 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Result<Vec<Rule>, Ve
                 let text = format!("there are no rules at {}: {remedy}", path.display());
                 return Err(failure(exit::CONFIG, text));
             }
-            if path.is_dir() { directory(path).await } else { file(path).await }
+            if path.is_dir() { directory(path).await.map(Found::from) } else { file(path).await }
         }
     }
 }
@@ -116,12 +174,12 @@ async fn directory(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyEr
 }
 
 /// Reads a policy file, or the policy of an edge's configuration.
-async fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+async fn file(path: &Path) -> anyhow::Result<Found> {
     let text = text(path)?;
     let is_config =
         toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("trust-domain"));
     if !is_config {
-        return Ok(Rule::from_toml_str(&text, &path.display().to_string()));
+        return Ok(Rule::from_toml_str(&text, &path.display().to_string()).into());
     }
     if config::parse_any(path)? != Role::Edge {
         return Err(failure(
@@ -137,7 +195,8 @@ async fn file(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>
     if let Some(dir) = &config.policy.dir {
         read = both(read, rules_of(&texts(dir, exit::CONFIG).await?));
     }
-    Ok(read)
+    let modes = Modes::by_name(|listener| config.mqtt.subscribe_mode.on(listener));
+    Ok(Found { rules: read, modes: Said::Modes(modes) })
 }
 
 /// Reads the policy files of a directory as an edge does. One that cannot be listed ends with the exit code `unlisted`.
@@ -181,17 +240,19 @@ fn both(
     }
 }
 
-async fn running(admin: &Admin) -> anyhow::Result<Vec<Rule>> {
+async fn running(admin: &Admin) -> anyhow::Result<Found> {
     let response = admin.midge().await?.show_policy(ShowPolicyRequest {}).await;
     let mut pages = response.map_err(|status| admin.error(&status))?.into_inner();
-    let mut rules = Vec::new();
+    let (mut rules, mut modes) = (Vec::new(), Said::Unknown);
     while let Some(page) = pages.message().await.map_err(|status| admin.error(&status))? {
         for rule in &page.rules {
             let read = active_policy::read(rule);
             rules.push(read.context("a rule of the running edge cannot be read").code(exit::INTERNAL)?);
         }
+        // Every page says them.
+        modes = active_policy::read_modes(&page.modes).map_or(Said::Unknown, Said::Modes);
     }
-    Ok(rules)
+    Ok(Found { rules: Ok(rules), modes })
 }
 
 /// Returns the identities that a running edge knows: of entries and of sessions.
