@@ -27,9 +27,9 @@
 //! - **Disk** (see [`crate::StoreTrouble`]): while it fails, a message that would have to be stored is refused with 0x97
 //!   (5.0), or its acknowledgement waits (3.1.1); what was acknowledged stays. While it only has much to catch up with,
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.
-//! - **Retained messages for new subscriptions**: what is looked at for one session at once is limited (256 topics);
-//!   the rest follows when others have had their turn. Of a topic of which something newer comes meanwhile it is sent
-//!   before that (128 topics of a subscription).
+//! - **Retained messages for new subscriptions**: what is looked at before others have their turn is limited (256 topics),
+//!   for all sessions together. Whoever needs more waits in line, for turns of as many, and loses nothing. Of a topic of
+//!   which something newer comes meanwhile it is sent before that (128 topics of a subscription).
 //! - **Filters of one SUBSCRIBE or UNSUBSCRIBE**, and subscriptions to be looked at again after a change of rules: what is
 //!   decided at once is limited to about a millisecond, by the number of filters and of the patterns for the identity
 //!   (`portions.rs`); the rest follows when others have had their turn. The client is left unread until it has its answer.
