@@ -21,6 +21,8 @@ impl Broker {
     /// others get in between if the shell lets them.
     pub fn handle_timeout(&mut self, now: Now) {
         self.out.ledger.note_time(now);
+        // First, so that what has expired leaves its room to a will that goes out now.
+        self.out.metrics.dropped.expired += self.retained.expire(now.mono, EXPIRED_AT_ONCE, &mut self.out);
         for _ in 0..DUE_AT_ONCE {
             let Some(due) = self.timers.pop(now.mono) else { break };
             match due {
@@ -34,7 +36,6 @@ impl Broker {
                 }
             }
         }
-        self.out.metrics.dropped.expired += self.retained.expire(now.mono, EXPIRED_AT_ONCE, &mut self.out);
         self.out.tell_withheld(Some(now.mono));
     }
 

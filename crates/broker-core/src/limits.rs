@@ -23,7 +23,7 @@
 //!   is its fault (0x93); beyond `held_bytes_max` PUBREC carries 0x97, and 3.1.1 is disconnected.
 //! - **Retained messages**, of all and of one identity, so that none fills the room of all: a new one beyond a limit is
 //!   refused as a whole with 0x97 (5.0, QoS 1 and 2). Where that cannot be told (QoS 0, 3.1.1, released from QoS 2) it
-//!   is delivered, and not retained.
+//!   is delivered, and not retained, nor is what was retained of its topic any more.
 //! - **Disk** (see [`crate::StoreTrouble`]): while it fails, a message that would have to be stored is refused with 0x97
 //!   (5.0), or its acknowledgement waits (3.1.1); what was acknowledged stays. While it only has much to catch up with,
 //!   publishers of such messages are not read from, each for `store_wait_max` at most before its next message is taken.

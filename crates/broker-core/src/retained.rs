@@ -113,7 +113,8 @@ impl Retained {
         Ok(())
     }
 
-    /// Keeps a message; an empty payload removes the topic's ([MQTT-3.3.1-6], [MQTT-3.3.1-7]). False when there is no room.
+    /// Keeps a message; an empty payload removes the topic's ([MQTT-3.3.1-6], [MQTT-3.3.1-7]). False when there is no room:
+    /// then nothing is retained, since what was is not what was published last ([MQTT-3.3.1-5]; 3.1.1 [MQTT-3.3.1-7]).
     pub(crate) fn set(
         &mut self,
         message: &Arc<Message>,
@@ -126,13 +127,13 @@ impl Retained {
             self.remove(topic, out);
             return true;
         }
-        if self.check_room(topic, message.bytes(), message.origin(), limits).is_err() {
-            return false;
-        }
+        let has_room = self.check_room(topic, message.bytes(), message.origin(), limits).is_ok();
         self.remove(topic, out);
-        out.ledger.retain(message, now);
-        self.restore(message);
-        true
+        if has_room {
+            out.ledger.retain(message, now);
+            self.restore(message);
+        }
+        has_room
     }
 
     /// Takes a message of an earlier run.

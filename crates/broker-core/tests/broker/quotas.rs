@@ -222,6 +222,42 @@ fn bytes_of_retained_messages_are_limited_as_their_number_is() {
     assert_eq!(world.broker.metrics().retained_messages, 3);
 }
 
+// [MQTT-3.3.1-5]; 3.1.1 [MQTT-3.3.1-7]: who asks for what is retained must not be told what is no longer so.
+#[test]
+fn what_does_not_fit_leaves_nothing_retained_in_its_place() {
+    let quota = ruled(Quota { retained_bytes: Some(140), ..Quota::default() });
+    let mut world = World::ruled(quota);
+    let (press, old) = (world.client("press"), world.open("press", v311("old")));
+    let long = |qos| Publish { retain: true, ..publish("a", "0123456789", qos) };
+    for (conn, qos) in [(press, Q0), (old, Q0), (old, Q1)] {
+        assert_eq!(retain(&mut world, press, "a", 1), "10");
+        world.send(conn, Packet::Publish(Box::new(long(qos))));
+        assert_eq!(world.broker.metrics().retained_messages, 0);
+    }
+    // What is refused as a whole changes nothing.
+    assert_eq!(retain(&mut world, press, "a", 1), "10");
+    assert_eq!(retain(&mut world, press, "a", 10), "97");
+    assert_eq!(world.broker.metrics().retained_messages, 1);
+}
+
+#[test]
+fn what_expires_leaves_its_room_to_a_will_of_the_same_moment() {
+    let mut world = World::ruled(ruled(Quota { retained_messages: Some(1), ..Quota::default() }));
+    let press = world.client("press");
+    let last = will("w", "gone", 5).map(|last| mqtt_proto::Will {
+        message: mqtt_proto::Publication { retain: true, ..last.message },
+        ..last
+    });
+    let mortal = world.open("press", mqtt_proto::Connect { will: last, ..durable("mortal") });
+    let message = Publish { retain: true, ..expiring("a", "x", Q1, 5) };
+    world.send(press, Packet::Publish(Box::new(message)));
+    world.lose(mortal);
+    world.pass_secs(5);
+    let ops = world.client("ops");
+    world.subscribe(ops, "#", Q0);
+    world.expect(ops, ["PUBLISH w \"gone\" q0 retain"]);
+}
+
 fn retained_will(topic: &str) -> Option<mqtt_proto::Will> {
     let mut will = will(topic, "gone", 0)?;
     will.message.retain = true;
