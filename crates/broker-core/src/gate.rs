@@ -154,8 +154,7 @@ impl Broker {
     fn deliver_stored(&mut self, key: Key, delivery: Delivery, over: &mut Vec<PacketId>, now: Now) -> bool {
         let (sessions, mut release) = self.release(now);
         let Some(session) = sessions.get_mut(key) else { return true };
-        let may_leave =
-            delivery.packet_id.is_none_or(|id| session.may_leave(id, &delivery.message, &mut release));
+        let may_leave = session.may_leave(&delivery, &mut release);
         let Some(connection) = session.connection_mut() else { return true };
         if may_leave {
             let expiry_secs = delivery.message.expiry_left_secs(now);

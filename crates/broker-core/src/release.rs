@@ -32,19 +32,19 @@ impl Session {
     /// Takes a message whose publisher and receiver were authorized just now: sends it if nothing stands
     /// before it, else lets it wait.
     pub(crate) fn accept(&mut self, waiting: Waiting, release: &mut Release<'_>) {
-        self.catch_up(&waiting.message, waiting.qos, release);
+        let owed = self.catch_up(&waiting.message, waiting.qos, release);
         let is_qos0 = waiting.qos == QoS::AtMostOnce;
         if self.is_ready(waiting.qos, release.config) {
             self.send(waiting, release);
         } else if is_qos0 {
             if self.connection().is_some() {
                 release.out.metrics.dropped.slow_reader += 1;
-                self.replays.owe_again(&waiting.message.publication().topic);
+                self.replays.owe_again(&owed, &waiting.message.publication().topic);
             }
         } else {
             let message = Arc::clone(&waiting.message);
             if !self.keep(waiting, release) {
-                self.replays.owe_again(&message.publication().topic);
+                self.replays.owe_again(&owed, &message.publication().topic);
             }
         }
     }
@@ -236,27 +236,27 @@ impl Session {
     }
 
     /// Tells whether a message that is under way and waited for the store may still be sent.
-    pub(crate) fn may_leave(
-        &mut self,
-        id: PacketId,
-        message: &Arc<Message>,
-        release: &mut Release<'_>,
-    ) -> bool {
+    pub(crate) fn may_leave(&mut self, delivery: &Delivery, release: &mut Release<'_>) -> bool {
+        let Some(id) = delivery.packet_id else { return true };
         if self.condemned.is_some() {
             return false;
         }
         // What was withdrawn meanwhile is not sent, nor what its client has acknowledged unseen.
         let waiting = match self.inflight.get(id) {
-            Some(Exchange::Published(waiting)) if Arc::ptr_eq(&waiting.message, message) => waiting,
+            Some(Exchange::Published(waiting)) if Arc::ptr_eq(&waiting.message, &delivery.message) => waiting,
             _ => return false,
         };
+        // [MQTT-4.3.3-7]: what was sent before does not expire.
+        if !delivery.dup && delivery.message.is_expired(release.now) {
+            release.out.metrics.dropped.expired += 1;
+            return false;
+        }
         let revision = release.authority.revision();
-        let is_current = waiting.revision == revision && message.revision == revision;
-        if is_current && !message.is_expired(release.now) {
+        if waiting.revision == revision && delivery.message.revision == revision {
             return true;
         }
         let waiting = waiting.clone();
-        self.may_release(&waiting, release).is_some()
+        self.permitted_now(&waiting, release).is_some()
     }
 
     /// Withdraws a message that is under way and was not sent after all. Returns its identifier if its exchange is over
@@ -295,6 +295,11 @@ impl Session {
             release.out.metrics.dropped.expired += 1;
             return None;
         }
+        self.permitted_now(waiting, release)
+    }
+
+    /// The same of one that does not expire.
+    fn permitted_now(&mut self, waiting: &Waiting, release: &mut Release<'_>) -> Option<QoS> {
         let rights = Arc::clone(self.rights(release.authority));
         let allowed = authorize(&rights, waiting, release);
         allowed.map_err(|obstacle| withhold(obstacle, waiting, self.subject(), release)).ok()

@@ -155,9 +155,13 @@ impl Replays {
         replays.filter(|(_, replay)| replay.owes(topic)).map(|(turn, _)| *turn).collect()
     }
 
-    /// Owes again what is retained of a topic, since what came of it was dropped.
-    pub(crate) fn owe_again(&mut self, topic: &TopicName) {
-        self.by_turn.values_mut().for_each(|replay| drop(replay.overtaken.take(topic)));
+    /// Has those of these turns owe again what is retained of a topic, since it was dropped when it came.
+    pub(crate) fn owe_again(&mut self, turns: &[u64], topic: &TopicName) {
+        for turn in turns {
+            if let Some(replay) = self.by_turn.get_mut(turn) {
+                replay.overtaken.remove(topic);
+            }
+        }
     }
 
     fn put_back(&mut self, turn: u64, replay: Replay) {
@@ -272,23 +276,27 @@ impl Session {
     }
 
     /// Sends what is owed of the topic of a message that is about to come, or lets it wait: it was published before
-    /// ([MQTT-4.6.0-5]), and what is retained by then comes once.
-    pub(crate) fn catch_up(&mut self, coming: &Message, qos: QoS, release: &mut Release<'_>) {
+    /// ([MQTT-4.6.0-5]), and what is retained by then comes once. Returns the turns of those that are owed the very
+    /// message that is about to come.
+    pub(crate) fn catch_up(&mut self, coming: &Message, qos: QoS, release: &mut Release<'_>) -> Vec<u64> {
+        let mut owed = Vec::new();
         if self.replays.is_empty() || (qos == QoS::AtMostOnce && !self.is_ready(qos, release.config)) {
-            return;
+            return owed;
         }
         let topic = &coming.publication().topic;
         for turn in self.replays.owing(topic) {
-            let Some(message) = release.retained.get(topic).cloned() else { return };
-            let Some(mut replay) = self.replays.by_turn.remove(&turn) else { return };
+            let Some(message) = release.retained.get(topic).cloned() else { break };
+            let Some(mut replay) = self.replays.by_turn.remove(&turn) else { break };
             let is_coming = std::ptr::eq(&raw const *message, coming);
             let has_room = replay.overtaken.len() < OVERTAKEN_MAX;
             if has_room && (is_coming || self.catch_up_with(&replay, message, qos, release)) {
                 replay.overtaken.insert(topic.clone());
                 self.record_replay(&replay, false, release);
+                owed.extend(is_coming.then_some(turn));
             }
             self.replays.by_turn.insert(turn, replay);
         }
+        owed
     }
 
     /// Tells whether it is done with, and not left for its turn: nothing asks for an order of messages of different QoS.

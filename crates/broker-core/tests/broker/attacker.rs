@@ -2,10 +2,12 @@
 //! reads what its rights of the moment let it read, and nothing of what it is sent. The reference does not know of it:
 //! whatever it does, the others are owed what they would be owed without it.
 
+use crate::model::Who;
 use crate::oracle::matches;
+use crate::steps::{CLIENTS, drops_oldest};
 use crate::world::*;
 use broker_core::ConnId;
-use midge_policy::Rule;
+use midge_policy::{QueueOverflow, Quota, Rule};
 use mqtt_proto::{Ack, Connect, Packet, Publish, QoS, ReasonCode, Will};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -53,12 +55,20 @@ pub(crate) enum Mischief {
 #[derive(Default)]
 pub(crate) struct Attacker {
     conns: BTreeMap<usize, ConnId>,
+    /// One a bit.
+    rights: u8,
 }
 
-/// The others may do everything, except that they are not sent what the attacker may publish.
-pub(crate) fn rules(names: &[&str], rights: u8) -> Vec<Rule> {
-    let own = |name: &&str| Rule { deny_receive: vec!["own/#".into()], ..allow(name, &["#"], &["#"]) };
-    let mut rules: Vec<Rule> = names.iter().map(own).collect();
+/// The others may do everything, as far as this quota goes, except that they are not sent what the attacker may publish.
+pub(crate) fn rules(rights: u8, quota: Quota) -> Vec<Rule> {
+    let own = |who: Who| Rule {
+        deny_receive: vec!["own/#".into()],
+        queue_overflow: drops_oldest(who).then_some(QueueOverflow::DropOldest),
+        quota: Some(quota).filter(|quota| *quota != Quota::default()),
+        ..allow(CLIENTS[who].0, &["#"], &["#"])
+    };
+    // Each identity has two clients.
+    let mut rules: Vec<Rule> = (0..CLIENTS.len()).step_by(2).map(own).collect();
     rules.push(allow("watch", &[], &["#"]));
     // It may be sent what others are, but takes it from nobody: it is in no share group.
     let bits = [
@@ -81,9 +91,17 @@ pub(crate) fn rules(names: &[&str], rights: u8) -> Vec<Rule> {
 }
 
 impl Attacker {
-    pub(crate) fn act(&mut self, world: &mut World, names: &[&str], mischief: Mischief) {
+    /// The rules of now.
+    pub(crate) fn rules(&self, quota: Quota) -> Vec<Rule> {
+        rules(self.rights, quota)
+    }
+
+    pub(crate) fn act(&mut self, world: &mut World, quota: Quota, mischief: Mischief) {
         match mischief {
-            Mischief::Rights(rights) => world.set_rules(rules(names, rights)),
+            Mischief::Rights(rights) => {
+                self.rights = rights;
+                world.set_rules(self.rules(quota));
+            }
             Mischief::Revoked => world.revoke(ATTACKER),
             Mischief::Connect { nth, v5: is_v5, clean, will } => {
                 let connect = Connect {

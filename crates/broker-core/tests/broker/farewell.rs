@@ -13,6 +13,7 @@ impl Play {
     pub(crate) fn end_input(&mut self, who: Who, Farewell { words, meanwhile, then }: Farewell) {
         let conn = self.conns[&who];
         self.world.disk.is_quick = false;
+        self.model.is_slow = true;
         let mut answers = VecDeque::new();
         for word in words {
             answers.extend(self.say_last(who, word));

@@ -1,15 +1,17 @@
 //! Random histories of several clients and an attacker, held against the reference in [`crate::model`].
 //!
 //! `PROPTEST_CASES=100000 cargo test --release -p broker-core --test broker histories` plays many. By now 190,000 have been
-//! played, 5,000 since most messages of QoS 2 come to their end, and 3,600 since clients leave in the middle; what they found of the broker's or the reference's faults stands at the end.
+//! played, 5,000 since most messages of QoS 2 come to their end, 3,600 since clients leave in the middle, and 3,500 since
+//! some of them have quotas; what they found of the broker's or the reference's faults stands at the end.
 
-use crate::attacker::{self, ATTACKER, Attacker, Mischief};
+use crate::attacker::{ATTACKER, Attacker, Mischief};
 use crate::model::{Conn, Message, Model, Session, Subscribed, Turn, Who};
 use crate::seen::Seen;
-use crate::steps::{Closing, NAMES, Op, Opening, Said, Wish, history};
+use crate::steps::{CLIENTS, Closing, Farewell, Op, Opening, Said, Then, Wish, Word, history};
 use crate::tally::Tally;
 use crate::world::*;
 use broker_core::{Config, ConnId, Origin, Record};
+use midge_policy::Quota;
 use mqtt_proto::{
     Connect, Disconnect, Packet, Publication, Publish, PublishProperties, QoS, ReasonCode, RetainHandling,
     Subscription, Will,
@@ -24,6 +26,8 @@ use std::sync::Arc;
 const QOS: [QoS; 3] = [Q0, Q1, Q2];
 const HANDLING: [RetainHandling; 3] =
     [RetainHandling::Send, RetainHandling::SendIfNew, RetainHandling::DoNotSend];
+/// A topic that no history knows.
+const PROBE: &str = "e";
 /// Seconds a 3.1.1 session is kept: longer than any history.
 const KEPT: u32 = 24 * 3600;
 
@@ -41,9 +45,9 @@ type Exchange = (Packet, Option<String>);
 /// Plays a history; panics where the broker does what the reference does not allow.
 pub(crate) fn play(history: &[Op]) -> Tally {
     let config = Config { unsent_bytes_soft: 300, unsent_bytes_hard: 900, ..Config::default() };
-    let mut world = World::with(config, attacker::rules(&NAMES, 0));
-    world.deaf = Some(spiffe(ATTACKER));
     let (model, attacker) = (Model::default(), Attacker::default());
+    let mut world = World::with(config, attacker.rules(model.quota));
+    world.deaf = Some(spiffe(ATTACKER));
     let mut play = Play { world, model, conns: BTreeMap::new(), attacker, number: 0 };
     for op in history {
         play.act(*op);
@@ -61,7 +65,8 @@ impl Play {
         self.number += 1;
         Message {
             topic: said.topic,
-            payload: if said.empty { String::new() } else { self.number.to_string() },
+            // Elsewhere it would only be like others.
+            payload: if said.empty && said.retain { String::new() } else { self.number.to_string() },
             qos: QOS[usize::from(said.qos)],
             retain: said.retain,
             from: who,
@@ -72,7 +77,7 @@ impl Play {
 
     /// The first from this one on who is connected and can.
     pub(crate) fn deputy(&self, who: Who, can: impl Fn(&Session) -> bool) -> Option<Who> {
-        let mut all = (0..NAMES.len()).map(|on| (who + on) % NAMES.len());
+        let mut all = (0..CLIENTS.len()).map(|on| (who + on) % CLIENTS.len());
         all.find(|who| self.conns.contains_key(who) && can(&self.model.sessions[who]))
     }
 
@@ -124,7 +129,12 @@ impl Play {
                 self.look(None);
             }
             Op::Attack(mischief) => {
-                self.attacker.act(&mut self.world, &NAMES, mischief);
+                self.attacker.act(&mut self.world, self.model.quota, mischief);
+                self.look(None);
+            }
+            Op::Limit(quota) => {
+                self.model.quota = quota;
+                self.world.set_rules(self.attacker.rules(quota));
                 self.look(None);
             }
             Op::Lose(who) => {
@@ -168,8 +178,9 @@ impl Play {
 
     /// What the broker did by itself.
     fn turns(&mut self) -> Vec<Turn> {
-        let turns = self.world.turns().into_iter().filter_map(|(ended, identity, _)| {
-            let who = NAMES.iter().position(|name| spiffe(name) == identity)?;
+        let turns = self.world.turns().into_iter().filter_map(|(ended, identity, client_id)| {
+            let is_it = |(name, id): &(&str, &str)| spiffe(name) == identity && **id == *client_id;
+            let who = CLIENTS.iter().position(is_it)?;
             Some(if ended == Ended::Connection { Turn::Will(who) } else { Turn::End(who) })
         });
         turns.collect()
@@ -199,13 +210,19 @@ impl Play {
             will: will
                 .as_ref()
                 .map(|(message, secs)| Will { message: publication(message), delay_secs: *secs }),
-            ..v5("c")
+            ..v5(CLIENTS[who].1)
         };
+        if !self.model.may_connect(who) {
+            let refused = self.world.connect(CLIENTS[who].0, connect);
+            self.world.expect(refused, ["CONNACK 97", "CLOSE Refused(QuotaExceeded)"]);
+            self.model.tally.refused.sessions += 1;
+            return self.look(None);
+        }
         let window = if is_v5 { usize::from(window) } else { usize::MAX };
         let old = self.conns.remove(&who).map(|old| (old, self.is_v5(who)));
         let conn = Conn { v5: is_v5, window, will: will.map(|(message, secs)| (message, secs.into())) };
         let present = if self.model.connect(who, clean, kept.into(), conn) { " present" } else { "" };
-        let new = self.world.connect(NAMES[who], connect);
+        let new = self.world.connect(CLIENTS[who].0, connect);
         self.conns.insert(who, new);
         if let Some((old, was_v5)) = old {
             let seen = self.world.take(old);
@@ -260,6 +277,11 @@ impl Play {
             ..sub(wish.filter, subscribed.qos)
         };
         let packet = subscribe_with_id(subscribed.id, [subscription]);
+        if !self.model.may_subscribe(who, wish.filter) {
+            self.model.tally.refused.subscriptions += 1;
+            let code = if is_v5 { "97" } else { "80" };
+            return Some((packet, Some(format!("SUBACK 77 [{code}]"))));
+        }
         self.model.subscribe(who, wish.filter, subscribed, handling);
         Some((packet, Some(format!("SUBACK 77 [0{}]", wish.qos))))
     }
@@ -294,6 +316,12 @@ impl Play {
             Q1 => Some(format!("PUBACK {id} {code}")),
             Q2 => Some(format!("PUBREC {id} 00")),
         };
+        let is_known = qos == Q2 && self.model.is_held(who, id);
+        if is_v5 && qos != Q0 && !is_known && !self.model.may_retain(&message) {
+            self.model.tally.refused.retained += 1;
+            let answer = answer.and_then(|answer| Some(format!("{} 97", answer.rsplit_once(' ')?.0)));
+            return (Packet::Publish(Box::new(packet)), answer);
+        }
         match qos {
             Q2 => self.model.hold(who, id, message),
             Q0 | Q1 => self.model.distribute(message),
@@ -331,6 +359,7 @@ impl Play {
     /// Holds what all clients saw against what they are owed. A disk that was slow is through by then.
     pub(crate) fn look(&mut self, mut answer: Option<(Who, String)>) {
         self.world.end_slowness();
+        self.model.is_slow = false;
         for (who, conn) in self.conns.clone() {
             for text in self.world.take(conn) {
                 if let Some(seen) = Seen::read(&text) {
@@ -356,6 +385,7 @@ impl Play {
         for who in sessions {
             self.connect(who, Opening { expiry: 100, window: 2, ..PLAIN });
         }
+        self.probe();
         let in_flight = |play: &Self| {
             let mut sessions = play.model.sessions.iter();
             sessions.find(|(_, session)| !session.flight.is_empty()).map(|(who, _)| *who)
@@ -364,10 +394,26 @@ impl Play {
             self.acknowledge(who, 0, false);
         }
         for who in self.conns.keys().copied().collect::<Vec<_>>() {
-            let session = self.world.session(NAMES[who], "c").unwrap();
+            let (name, client_id) = CLIENTS[who];
+            let session = self.world.session(name, client_id).unwrap();
             assert_eq!((session.queued, session.queued_bytes), (0, 0));
         }
         self.check_disk();
+    }
+
+    /// Sets quotas of just what one has, which has to be counted right then, and of one more: the reference says that
+    /// what is added is refused first and taken then.
+    fn probe(&mut self) {
+        let Some(who) = self.conns.keys().next_back().copied() else { return };
+        for (more, id) in [(0, 1), (1, 2)] {
+            self.act(Op::Limit(self.model.exact(who, PROBE, more)));
+            self.act(Op::Publish(who, id, kept(PROBE, 1)));
+            self.act(Op::Subscribe(who, all_of(PROBE)));
+            if let Some(other) = (0..CLIENTS.len()).find(|other| !self.conns.contains_key(other)) {
+                self.act(Op::Connect(other, PLAIN));
+            }
+        }
+        self.act(Op::Limit(Quota::default()));
     }
 
     /// Nobody but the attacker waits for anything: the store holds what is retained and what waits for PUBREL, and
@@ -443,7 +489,7 @@ fn every_history_is_one_the_reference_allows() {
     let all = all.into_inner();
     println!("{all}");
     // Who never gets to the end of an exchange finds nothing there.
-    assert!(cases < 200 || all.least() > cases / 64, "too little came to its end: {all}");
+    assert!(cases < 200 || all.least() > cases / 100, "too little came to its end: {all}");
 }
 
 // Histories that failed once.
@@ -507,8 +553,7 @@ fn what_is_due_at_a_restart_comes_in_any_order() {
 #[test]
 fn of_equal_messages_of_a_group_the_one_that_is_due_came() {
     let share = "$share/g/a/#";
-    let mortal =
-        |qos| Opening { will: Some((Said { empty: true, retain: false, ..kept("a/b", qos) }, 0)), ..PLAIN };
+    let mortal = |qos| Opening { will: Some((Said { empty: true, ..kept("a/b", qos) }, 0)), ..PLAIN };
     play(&[
         Op::Connect(0, Opening { expiry: 0, ..mortal(1) }),
         Op::Subscribe(0, all_of(share)),
@@ -549,11 +594,41 @@ fn what_waits_for_the_attacker_stays_in_the_store() {
     play(&[&[Op::Connect(0, PLAIN)][..], &reads_all, &[Op::Publish(0, 1, said)]].concat());
 }
 
+// What is retained waits before something newer of its topic, for which a queue has no room then: it comes once.
+#[test]
+fn what_waits_before_a_message_that_is_dropped_comes_once() {
+    let one = Quota { queue_messages: Some(1), ..Quota::default() };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, PLAIN),
+        Op::Publish(1, 1, kept("a", 1)),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        Op::Subscribe(0, all_of("#")),
+        Op::Limit(one),
+        Op::Publish(1, 1, Said { retain: false, ..kept("a/b", 1) }),
+    ]);
+}
+
+// [MQTT-4.3.3-7]: it was sent before it expired, and waits for the disk when it is to be sent again.
+#[test]
+fn what_was_sent_does_not_expire_while_the_disk_is_slow() {
+    let said = |qos, lasts| Said { retain: false, lasts, ..kept("a/c", qos) };
+    let words = [Word::Nothing, Word::Publish(1, said(1, None))];
+    play(&[
+        Op::Connect(0, Opening { window: 2, ..PLAIN }),
+        Op::Subscribe(0, Wish { qos: 2, ..all_of("a/c") }),
+        Op::Publish(0, 1, said(2, Some(1))),
+        Op::Release(0, 1),
+        Op::Wait(1),
+        Op::EndInput(0, Farewell { words, meanwhile: None, then: Then::TakenOver(PLAIN) }),
+    ]);
+}
+
 // Two empty messages for a group, of which one waits for who is away and one is due to who is there.
 #[test]
 fn of_equal_messages_of_a_group_who_is_there_got_the_one_that_is_due() {
     let share = "$share/g/a/#";
-    let empty = |qos| Said { retain: false, empty: true, ..kept("a/c", qos) };
+    let empty = |qos| Said { empty: true, ..kept("a/c", qos) };
     play(&[
         Op::Connect(1, PLAIN),
         Op::Connect(0, PLAIN),

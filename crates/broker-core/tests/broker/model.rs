@@ -5,6 +5,7 @@
 //! clients at once. It is told what a broker sent and says whether that was owed, and at the end of a step whether
 //! something is still owed that could have been sent.
 
+mod quotas;
 mod sent;
 
 use crate::filters::{is_shared, plain};
@@ -12,6 +13,7 @@ use crate::oracle::matches;
 use crate::seen::Seen;
 use crate::tally::{Life, Tally};
 use crate::world::*;
+use midge_policy::Quota;
 use mqtt_proto::{QoS, RetainHandling};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,9 +44,27 @@ pub(crate) struct Owed {
     /// The identifier under which it was sent before a restart, which is its own still ([MQTT-4.4.0-1]), and as the nth
     /// of all.
     sent: Option<(u16, u32)>,
+    /// It may have been on its way when a connection broke.
+    unseen: bool,
+    /// A full queue may have dropped it.
+    may_be_gone: bool,
 }
 
 impl Owed {
+    fn new(message: Message, qos: QoS, retain: bool, ids: Vec<u32>) -> Self {
+        Self { message, qos, retain, ids, may_be_again: false, sent: None, unseen: false, may_be_gone: false }
+    }
+
+    /// Whether it was sent, as far as a broker may know: then it is sent again even if it has expired.
+    fn may_be_under_way(&self) -> bool {
+        self.sent.is_some() || self.unseen
+    }
+
+    /// Whether it is certain that it waits in a queue.
+    fn waits(&self) -> bool {
+        !self.may_be_under_way() && !self.may_be_gone
+    }
+
     /// Whether this is how it may come, as far as it came before.
     fn is_again(&self, seen: &Seen) -> bool {
         match self.sent {
@@ -102,6 +122,9 @@ pub(crate) struct Session {
     owed: Vec<Owed>,
     /// Subscriptions that may still be sent retained messages.
     replays: BTreeMap<&'static str, Replay>,
+    /// What subscriptions that were replaced or ended may have left to wait: it was retained, and something newer came
+    /// before its turn. With the filter where it stands for what a subscription is sent.
+    left: Vec<(Option<&'static str>, Owed)>,
     pub(crate) flight: Vec<Flight>,
     held: BTreeMap<u16, (Message, Life)>,
     life: Life,
@@ -112,13 +135,27 @@ pub(crate) struct Session {
 struct Replay {
     /// Topics that were retained when the subscription was made, and not sent since.
     owed: BTreeSet<&'static str>,
+    /// How many messages had been sent to everyone when it was made.
+    begun: usize,
     sent: BTreeSet<&'static str>,
     /// Payloads that a broker that was restarted may have sent before.
     may_be_again: BTreeSet<String>,
     /// What was replaced before its turn: it may be sent before what has taken its place.
     replaced: Vec<Message>,
-    /// What was sent meanwhile of each publisher's messages of a topic and QoS on one connection: the newest.
+    /// What was published since and sent of each publisher's messages of a topic and QoS on one connection: the newest.
     newest: BTreeMap<(Who, &'static str, QoS), usize>,
+    /// Some of it may have waited in a queue that was full.
+    may_be_gone: bool,
+}
+
+impl Replay {
+    /// What may wait of it because something newer came.
+    fn waiting<'a>(
+        &'a self,
+        retained: &'a BTreeMap<&'static str, Message>,
+    ) -> impl Iterator<Item = &'a Message> {
+        self.replaced.iter().chain(self.owed.iter().filter_map(|topic| retained.get(topic)))
+    }
 }
 
 impl Session {
@@ -127,9 +164,14 @@ impl Session {
         self.subscriptions.iter().filter(|(_, subscribed)| subscribed.qos != Q0).map(|(filter, _)| *filter)
     }
 
-    fn has_room(&self) -> bool {
+    /// How many messages above QoS 0 it takes at once.
+    fn room(&self) -> usize {
         let sent = self.flight.iter().filter(|flight| flight.counted).count();
-        self.conn.as_ref().is_some_and(|conn| sent < conn.window)
+        self.conn.as_ref().map_or(0, |conn| conn.window.saturating_sub(sent))
+    }
+
+    fn has_room(&self) -> bool {
+        self.room() > 0
     }
 
     /// The packet identifier of the nth message that waits for PUBREL.
@@ -181,6 +223,10 @@ pub(crate) struct Model {
     pub(crate) now: u64,
     pub(crate) sessions: BTreeMap<Who, Session>,
     pub(crate) tally: Tally,
+    /// Of every identity, and of every session.
+    pub(crate) quota: Quota,
+    /// What is sent at QoS 2 waits for the disk.
+    pub(crate) is_slow: bool,
     retained: BTreeMap<&'static str, Message>,
     /// Payloads in the order in which they were sent to everyone they are for.
     distributed: Vec<String>,
@@ -238,11 +284,11 @@ impl Model {
     /// QoS 2 to nobody else ([MQTT-4.8.2-5]).
     pub(crate) fn may_come_again(&mut self, who: Who) {
         let own = self.sessions.get_mut(&who).into_iter().flat_map(|session| &mut session.owed);
-        own.for_each(|owed| owed.may_be_again = true);
+        own.for_each(|owed| (owed.may_be_again, owed.unseen) = (true, true));
         for shared in self.shared.iter_mut().filter(|shared| shared.is_held_by(who)) {
             shared.due = false;
             for (_, owed) in shared.grants.iter_mut().filter(|(holder, _)| *holder == who) {
-                owed.may_be_again = true;
+                (owed.may_be_again, owed.unseen) = (true, true);
                 shared.may_be_lost |= owed.qos == Q2;
             }
         }
@@ -251,9 +297,9 @@ impl Model {
     /// Lets time pass, a second at most, in which the broker did what was due in this order.
     pub(crate) fn pass(&mut self, secs: u64, turns: &[Turn]) {
         self.now += secs;
-        self.take_turns(turns);
         let now = self.now;
         self.retained.retain(|_, message| message.lasts.is_none_or(|secs| message.received + secs > now));
+        self.take_turns(turns);
     }
 
     /// Does what the broker did: nothing before its time, and everything by then. A will goes out after its delay
@@ -343,7 +389,8 @@ impl Model {
         let (direct, shared): (Vec<Flight>, Vec<Flight>) =
             again.into_iter().partition(|flight| flight.group.is_none());
         session.owed.splice(0..0, direct.into_iter().map(|flight| flight.owed));
-        session.owed.iter_mut().for_each(|owed| owed.may_be_again = true);
+        let waiting = session.owed.iter_mut().chain(session.left.iter_mut().map(|(_, owed)| owed));
+        waiting.for_each(|owed| owed.may_be_again = true);
         for Flight { owed, group, group_ended, kept, .. } in shared {
             let (group, message) = (group.unwrap(), owed.message.clone());
             let mut grants = self.members(group, &message);
@@ -393,10 +440,11 @@ impl Model {
         for at in 0..self.shared.len() {
             if self.shared[at].is_held_by(who) {
                 let Shared { group, message, .. } = &self.shared[at];
-                let lost = self
-                    .members(group, message)
-                    .iter()
-                    .all(|(other, owed)| owed.qos == Q0 && self.sessions[other].conn.is_none());
+                let takes = |(other, owed): &(Who, Owed)| match owed.qos {
+                    Q0 => self.sessions[other].conn.is_some(),
+                    Q1 | Q2 => self.has_room_for(*other, message),
+                };
+                let lost = !self.members(group, message).iter().any(takes);
                 self.shared[at].may_be_lost |= lost;
                 self.shared[at].grants.retain(|(holder, _)| *holder != who);
             }
@@ -407,6 +455,10 @@ impl Model {
     pub(crate) fn hold(&mut self, who: Who, pid: u16, message: Message) {
         let session = self.sessions.get_mut(&who).unwrap();
         session.held.entry(pid).or_insert((message, session.life));
+    }
+
+    pub(crate) fn is_held(&self, who: Who, pid: u16) -> bool {
+        self.sessions[&who].held.contains_key(&pid)
     }
 
     /// Releases one; false when there is none.
@@ -436,6 +488,7 @@ impl Model {
     /// Sends a message on to all who subscribe to it.
     pub(crate) fn distribute(&mut self, message: Message) {
         self.distributed.push(message.payload.clone());
+        let fits = self.may_retain(&message);
         if message.retain {
             let replaced = self.retained.remove(message.topic);
             for replay in self.sessions.values_mut().flat_map(|session| session.replays.values_mut()) {
@@ -446,7 +499,7 @@ impl Model {
             return;
         }
         if message.retain {
-            if !message.payload.is_empty() {
+            if !message.payload.is_empty() && fits {
                 self.retained.insert(message.topic, message.clone());
             }
             // Its own it may be passed over at once ([MQTT-3.8.3-3]); what takes its place then it is sent as any other.
@@ -457,6 +510,7 @@ impl Model {
                 }
             }
         }
+        let mut receivers = Vec::new();
         for (who, session) in &mut self.sessions {
             let wanted: Vec<&Subscribed> = session
                 .subscriptions
@@ -478,9 +532,11 @@ impl Model {
                 }
             }
             if qos != Q0 || session.conn.is_some() {
-                let message = message.clone();
-                session.owed.push(Owed { message, qos, retain, ids, may_be_again: false, sent: None });
+                receivers.push((*who, Owed::new(message.clone(), qos, retain, ids)));
             }
+        }
+        for (who, owed) in receivers {
+            self.owe(who, owed);
         }
         let groups: BTreeSet<&'static str> =
             self.sessions.values().flat_map(|s| s.subscriptions.keys()).copied().collect();
@@ -500,7 +556,7 @@ impl Model {
                 let qos = subscribed.qos.min(message.qos);
                 let retain = message.retain && subscribed.retain_as_published;
                 let (message, ids) = (message.clone(), subscribed.id.into_iter().collect());
-                (*who, Owed { message, qos, retain, ids, may_be_again: false, sent: None })
+                (*who, Owed::new(message, qos, retain, ids))
             })
             .collect()
     }
@@ -521,12 +577,12 @@ impl Model {
             session.conn.as_ref().is_some_and(|conn| qos == Q0 || before < conn.window)
         };
         let due = grants.iter().any(|(who, owed)| takes(who, owed.qos));
-        let kept = grants.iter().any(|(_, owed)| owed.qos != Q0);
-        if due || kept {
-            let mut members = grants.iter().filter(|(_, owed)| owed.qos != Q0);
-            let kept = members.any(|(who, _)| self.sessions[who].expiry > 0);
+        let mut members = grants.iter().filter(|(_, owed)| owed.qos != Q0).map(|(who, _)| *who);
+        if due || members.clone().next().is_some() {
+            let may_be_lost = !due && !members.clone().any(|who| self.has_room_for(who, &message));
+            let kept = members.any(|who| self.sessions[&who].expiry > 0);
             let due = due && !again;
-            self.shared.push(Shared { group, message, grants, due, may_be_lost: false, kept });
+            self.shared.push(Shared { group, message, grants, due, may_be_lost, kept });
         }
     }
 
@@ -548,6 +604,8 @@ impl Model {
             matches(plain(filter), topic) && !(subscribed.no_local && message.from == who)
         });
         let owed = topics.map(|(topic, _)| *topic).collect();
+        self.leave(who, filter);
+        let begun = self.distributed.len();
         let session = self.sessions.get_mut(&who).unwrap();
         let existed = session.subscriptions.insert(filter, subscribed).is_some();
         let wanted = match handling {
@@ -556,7 +614,9 @@ impl Model {
             RetainHandling::DoNotSend => false,
         };
         if wanted && !is_shared(filter) {
-            session.replays.insert(filter, Replay { owed, ..Replay::default() });
+            let left = session.left.iter_mut().filter(|(of, _)| *of == Some(filter));
+            left.for_each(|(of, _)| *of = None);
+            session.replays.insert(filter, Replay { owed, begun, ..Replay::default() });
         }
         for at in 0..self.shared.len() {
             if self.shared[at].group == filter {
@@ -567,8 +627,27 @@ impl Model {
         }
     }
 
+    /// A subscription goes, and what it was sent of the retained messages may wait still.
+    fn leave(&mut self, who: Who, filter: &'static str) {
+        let session = self.sessions.get_mut(&who).unwrap();
+        let Some((subscribed, replay)) = session.subscriptions.get(filter).zip(session.replays.get(filter))
+        else {
+            return;
+        };
+        let ids: Vec<u32> = subscribed.id.into_iter().collect();
+        let left = replay.waiting(&self.retained).map(|message| {
+            let may_be_again = replay.may_be_again.contains(&message.payload);
+            let qos = subscribed.qos.min(message.qos);
+            let owed = Owed { may_be_again, ..Owed::new(message.clone(), qos, true, ids.clone()) };
+            (Some(filter), owed)
+        });
+        let left: Vec<_> = left.collect();
+        session.left.extend(left);
+    }
+
     /// Unsubscribes; false when there was nothing.
     pub(crate) fn unsubscribe(&mut self, who: Who, filter: &'static str) -> bool {
+        self.leave(who, filter);
         let session = self.sessions.get_mut(&who).unwrap();
         session.replays.remove(filter);
         let existed = session.subscriptions.remove(filter).is_some();

@@ -2,10 +2,16 @@
 
 use crate::attacker::{Mischief, mischief};
 use crate::model::Who;
+use midge_policy::Quota;
 use proptest::prelude::*;
 
-/// Who takes part, besides the attacker.
-pub(crate) const NAMES: [&str; 4] = ["ada", "bob", "cleo", "dan"];
+/// Who takes part, besides the attacker: identities with their client ids.
+pub(crate) const CLIENTS: [(&str, &str); 4] = [("ada", "c"), ("ada", "d"), ("bob", "c"), ("bob", "d")];
+
+/// Whether its queue drops the oldest message where it is full, and not the newest.
+pub(crate) fn drops_oldest(who: Who) -> bool {
+    CLIENTS[who].0 == "bob"
+}
 
 /// One thing that happens. Of those who are not connected, one connects; the rest another does for them.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +39,8 @@ pub(crate) enum Op {
     /// The broker is killed, and started again after so many seconds.
     Restart(u64),
     Attack(Mischief),
+    /// From now on every identity, or session, has this quota.
+    Limit(Quota),
     /// Nothing more comes from a client, while the disk is slow.
     EndInput(Who, Farewell),
 }
@@ -102,6 +110,7 @@ pub(crate) struct Said {
     pub(crate) topic: &'static str,
     pub(crate) qos: u8,
     pub(crate) retain: bool,
+    /// With nothing in it, if it is to be retained.
     pub(crate) empty: bool,
     /// Message Expiry Interval.
     pub(crate) lasts: Option<u32>,
@@ -131,6 +140,8 @@ struct Theme {
     waits: u32,
     restarts: u32,
     attacks: u32,
+    /// Whether there are quotas.
+    is_limited: bool,
 }
 
 fn theme() -> impl Strategy<Value = Theme> {
@@ -142,8 +153,8 @@ fn theme() -> impl Strategy<Value = Theme> {
     let clean = prop_oneof![Just(0.05), Just(0.3)];
     let acks = prop_oneof![Just(4), Just(16)];
     let often = (acks, seldom(6), seldom(6), seldom(4), seldom(12));
-    (topics, filters, qos, clean, often).prop_map(
-        |(topics, filters, qos, clean, (acks, ends, waits, restarts, attacks))| Theme {
+    (topics, filters, qos, clean, often, prop::bool::weighted(0.3)).prop_map(
+        |(topics, filters, qos, clean, (acks, ends, waits, restarts, attacks), is_limited)| Theme {
             topics,
             filters,
             qos,
@@ -153,6 +164,7 @@ fn theme() -> impl Strategy<Value = Theme> {
             waits,
             restarts,
             attacks,
+            is_limited,
         },
     )
 }
@@ -201,7 +213,7 @@ fn farewell(theme: &Theme) -> impl Strategy<Value = Farewell> + use<> {
         1 => Just(Then::Broken),
         1 => opening(theme).prop_map(Then::TakenOver),
     ];
-    let meanwhile = prop::option::weighted(0.3, (0..NAMES.len(), said(theme)));
+    let meanwhile = prop::option::weighted(0.3, (0..CLIENTS.len(), said(theme)));
     ([word.clone(), word], meanwhile, then).prop_map(|(words, meanwhile, then)| Farewell {
         words,
         meanwhile,
@@ -209,9 +221,31 @@ fn farewell(theme: &Theme) -> impl Strategy<Value = Farewell> + use<> {
     })
 }
 
+/// Small ones, as histories are: what is kept of a message takes 134 bytes at least.
+fn quota() -> impl Strategy<Value = Quota> {
+    let max = |maxima: std::ops::Range<u32>| prop::option::weighted(0.5, maxima);
+    let counts = (max(1..3), max(1..3), max(1..3), max(1..4));
+    (counts, max(130..420), max(130..560)).prop_map(
+        |((sessions, subscriptions, retained_messages, queue_messages), retained_bytes, queue_bytes)| Quota {
+            sessions,
+            subscriptions,
+            retained_messages,
+            retained_bytes,
+            queue_messages,
+            queue_bytes,
+        },
+    )
+}
+
+/// Nothing happens where there are to be no quotas.
+fn limit(theme: &Theme) -> impl Strategy<Value = Op> + use<> {
+    let is_limited = theme.is_limited;
+    quota().prop_map(move |quota| if is_limited { Op::Limit(quota) } else { Op::Wait(0) })
+}
+
 fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
     let Theme { acks, ends, waits, restarts, attacks, .. } = *theme;
-    let who = 0..NAMES.len();
+    let who = 0..CLIENTS.len();
     let closing = (any::<bool>(), prop::option::weighted(0.3, 0..10_u32));
     let closing = closing.prop_map(|(with_will, expiry)| Closing { with_will, expiry });
     prop_oneof![
@@ -230,6 +264,7 @@ fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
         waits => (1..6_u64).prop_map(Op::Wait),
         restarts => (0..6_u64).prop_map(Op::Restart),
         attacks => mischief().prop_map(Op::Attack),
+        4 => limit(theme),
     ]
     .prop_map(Step)
 }
@@ -237,13 +272,15 @@ fn step(theme: &Theme) -> impl Strategy<Value = Step> + use<> {
 pub(crate) fn history() -> impl Strategy<Value = Vec<Step>> {
     theme().prop_flat_map(|theme| {
         // Most are there from the start, and ask for something.
-        let connects = (0..NAMES.len(), opening(&theme)).prop_map(|(who, opening)| Op::Connect(who, opening));
-        let asks = (0..NAMES.len(), wish(&theme)).prop_map(|(who, wish)| Op::Subscribe(who, wish));
+        let connects =
+            (0..CLIENTS.len(), opening(&theme)).prop_map(|(who, opening)| Op::Connect(who, opening));
+        let asks = (0..CLIENTS.len(), wish(&theme)).prop_map(|(who, wish)| Op::Subscribe(who, wish));
         let start = (
+            limit(&theme).prop_map(Step),
             prop::collection::vec(connects.prop_map(Step), 0..6),
             prop::collection::vec(asks.prop_map(Step), 0..6),
         );
         let rest = prop::collection::vec(step(&theme), 1..100);
-        (start, rest).prop_map(|((connects, asks), rest)| [connects, asks, rest].concat())
+        (start, rest).prop_map(|((limit, connects, asks), rest)| [vec![limit], connects, asks, rest].concat())
     })
 }

@@ -51,6 +51,31 @@ impl fmt::Display for Ends {
     }
 }
 
+/// What a quota kept from being added.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refused {
+    pub(crate) sessions: u32,
+    pub(crate) subscriptions: u32,
+    pub(crate) retained: u32,
+    /// What a queue certainly dropped, and what it may have dropped.
+    pub(crate) queued: u32,
+    pub(crate) queued_perhaps: u32,
+}
+
+impl Refused {
+    fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.subscriptions += other.subscriptions;
+        self.retained += other.retained;
+        self.queued += other.queued;
+        self.queued_perhaps += other.queued_perhaps;
+    }
+
+    fn least(self) -> u32 {
+        self.sessions.min(self.subscriptions).min(self.retained).min(self.queued)
+    }
+}
+
 /// The steps of QoS 2 from one to the next, and ends of input.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Tally {
@@ -62,6 +87,7 @@ pub(crate) struct Tally {
     /// Who left with answers due, and who of them got these.
     pub(crate) left_waiting: u32,
     pub(crate) left_answered: u32,
+    pub(crate) refused: Refused,
 }
 
 impl Tally {
@@ -71,23 +97,25 @@ impl Tally {
         self.pubrec_to_pubcomp.add(other.pubrec_to_pubcomp);
         self.left_waiting += other.left_waiting;
         self.left_answered += other.left_answered;
+        self.refused.add(other.refused);
     }
 
     /// How often the rarest of all happened.
     pub(crate) fn least(self) -> u32 {
         let steps = [self.publish_to_pubrel, self.publish_to_pubrec, self.pubrec_to_pubcomp].map(Ends::least);
         let [first, second, third] = steps;
-        first.min(second).min(third).min(self.left_answered)
+        first.min(second).min(third).min(self.left_answered).min(self.refused.least())
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { publish_to_pubrel, publish_to_pubrec, pubrec_to_pubcomp, left_waiting, left_answered } =
-            self;
+        let Self { publish_to_pubrel, publish_to_pubrec, pubrec_to_pubcomp, .. } = self;
+        let Self { left_waiting, left_answered, refused, .. } = self;
         writeln!(f, "QoS 2, from a client, PUBLISH to PUBREL: {publish_to_pubrel}")?;
         writeln!(f, "QoS 2, to a client, PUBLISH to PUBREC: {publish_to_pubrec}")?;
         writeln!(f, "QoS 2, to a client, PUBREC to PUBCOMP: {pubrec_to_pubcomp}")?;
+        writeln!(f, "beyond a quota: {refused:?}")?;
         write!(f, "left with answers due: {left_waiting}, {left_answered} of them answered")
     }
 }

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// The share group that a message came by, as in [`Shared`].
+#[derive(Clone, Copy)]
+struct Lender {
+    group: &'static str,
+    may_be_lost: bool,
+    kept: bool,
+}
+
 impl Model {
     /// A broker sent a PUBLISH.
     pub(crate) fn sent(&mut self, who: Who, seen: &Seen) {
@@ -12,9 +20,10 @@ impl Model {
         let found = self.take_owed(who, seen).map(|owed| (owed, None));
         let found = found.or_else(|| self.take_shared(who, seen));
         let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
+        let found = found.or_else(|| Some((self.take_left(who, seen)?, None)));
         let (owed, group) = found.unwrap_or_else(|| panic!("{seen:?} to {who} is not owed"));
         // What was sent is sent again even then.
-        assert!(owed.sent.is_some() || !self.is_expired(&owed.message), "{seen:?} has expired");
+        assert!(owed.may_be_under_way() || !self.is_expired(&owed.message), "{seen:?} has expired");
         let session = self.sessions.get_mut(&who).unwrap();
         if owed.qos == Q0 {
             return assert_eq!(seen.pid, None);
@@ -28,9 +37,9 @@ impl Model {
             pid,
             first,
             owed,
-            group: group.map(|(group, _)| group),
-            group_ended: false,
-            kept: group.is_some_and(|(_, kept)| kept),
+            group: group.map(|lender| lender.group),
+            group_ended: group.is_some_and(|lender| lender.may_be_lost),
+            kept: group.is_some_and(|lender| lender.kept),
             released: None,
             begun: session.life,
             here: true,
@@ -64,14 +73,14 @@ impl Model {
         let at = owed.iter().position(|owed| self.is_how(owed, seen) && owed.is_again(seen))?;
         // One publisher's messages of one topic and QoS come in its order.
         let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
-        let earlier = owed[..at]
-            .iter()
-            .find(|earlier| key(earlier) == key(&owed[at]) && !self.is_expired(&earlier.message));
+        let is_earlier = |earlier: &Owed| key(earlier) == key(&owed[at]);
+        let is_due = |owed: &&Owed| is_earlier(owed) && !self.is_expired(&owed.message) && !owed.may_be_gone;
+        let earlier = owed[..at].iter().find(is_due);
         assert_eq!(earlier, None, "{seen:?} to {who} comes before");
-        let owed = self.sessions.get_mut(&who).unwrap().owed.remove(at);
+        let owed = self.take_at(who, at);
         let at = self.place(&owed.message);
         for (filter, replay) in &mut self.sessions.get_mut(&who).unwrap().replays {
-            if let Some(at) = at.filter(|_| matches(filter, owed.message.topic)) {
+            if let Some(at) = at.filter(|at| *at >= replay.begun && matches(filter, owed.message.topic)) {
                 let newest = replay.newest.entry((owed.message.from, owed.message.topic, owed.qos));
                 newest.and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
             }
@@ -79,7 +88,25 @@ impl Model {
         Some(owed)
     }
 
-    fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<(&'static str, bool)>)> {
+    /// Takes what came. What may be gone and was to come before it, or is equal to it, is gone or may be.
+    fn take_at(&mut self, who: Who, at: usize) -> Owed {
+        let all = &mut self.sessions.get_mut(&who).unwrap().owed;
+        let owed = all.remove(at);
+        let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
+        let is_equal =
+            |other: &Owed| key(other) == key(&owed) && other.message.payload == owed.message.payload;
+        if owed.may_be_gone {
+            all.iter_mut().filter(|other| is_equal(other)).for_each(|other| other.may_be_gone = true);
+        }
+        let mut place = 0;
+        all.retain(|other| {
+            place += 1;
+            place > at || !other.may_be_gone || key(other) != key(&owed) || is_equal(other)
+        });
+        owed
+    }
+
+    fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<Lender>)> {
         let owed_to = |shared: &Shared| {
             let mut grants = shared.grants.iter().filter(|(holder, _)| *holder == who);
             let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen));
@@ -104,7 +131,7 @@ impl Model {
             }
         }
         self.shared.remove(at);
-        Some((owed, Some((group, kept))))
+        Some((owed, Some(Lender { group, may_be_lost, kept })))
     }
 
     /// Its place in the order of all, if it can be told from others.
@@ -120,6 +147,18 @@ impl Model {
         candidates.into_iter().find_map(|message| self.take_retained_as(who, seen, message))
     }
 
+    fn take_left(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
+        let left = &self.sessions[&who].left;
+        let at = left.iter().position(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen))?;
+        let session = self.sessions.get_mut(&who).unwrap();
+        let (filter, owed) = session.left.remove(at);
+        if let Some(replay) = filter.and_then(|filter| session.replays.get_mut(filter)) {
+            replay.owed.remove(owed.message.topic);
+            replay.sent.insert(owed.message.topic);
+        }
+        Some(owed)
+    }
+
     fn take_retained_as(&mut self, who: Who, seen: &Seen, message: Message) -> Option<Owed> {
         if message.topic != seen.topic {
             return None;
@@ -129,7 +168,7 @@ impl Model {
             let may_be_again = replay.may_be_again.contains(&message.payload);
             let subscribed = session.subscriptions.get(filter).filter(|_| matches(filter, message.topic))?;
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
-            let owed = Owed { message: message.clone(), qos, retain: true, ids, may_be_again, sent: None };
+            let owed = Owed { may_be_again, ..Owed::new(message.clone(), qos, true, ids) };
             let own = subscribed.no_local && message.from == who;
             let is_right = !own
                 && !replay.sent.contains(message.topic)
@@ -156,10 +195,12 @@ impl Model {
         // A broker that was restarted may not know that it has sent what is over by now.
         self.shared.retain_mut(|shared| {
             shared.may_be_lost |= is_over(&shared.message);
-            !is_over(&shared.message) || shared.grants.iter().any(|(_, owed)| owed.sent.is_some())
+            !is_over(&shared.message) || shared.grants.iter().any(|(_, owed)| owed.may_be_under_way())
         });
         for (who, session) in &mut self.sessions {
-            session.owed.retain(|owed| !is_over(&owed.message) || owed.sent.is_some());
+            session.owed.retain(|owed| !is_over(&owed.message) || owed.may_be_under_way());
+            let takes = [Q0, Q1, Q2].map(|qos| session.takes(qos));
+            session.owed.retain(|owed| !owed.may_be_gone || !takes[owed.qos as usize]);
             let mut owed = session.owed.iter().filter(|owed| !is_over(&owed.message));
             let forgotten = owed.find(|owed| owed.qos == Q0 || session.takes(owed.qos));
             assert_eq!(forgotten, None, "{who} was not sent this");
@@ -168,19 +209,23 @@ impl Model {
             }
             let again = session.flight.iter().find(|flight| !flight.here);
             assert!(again.is_none(), "{who} was not sent this again: {again:?}");
+            session.left.clear();
             for (filter, replay) in std::mem::take(&mut session.replays) {
                 let no_local =
                     session.subscriptions.get(filter).is_some_and(|subscribed| subscribed.no_local);
                 // What was retained meanwhile in its place may be its own ([MQTT-3.8.3-3]).
                 let is_owed = |message: &Message| !(no_local && message.from == *who);
                 let missing = replay.owed.iter().find(|topic| self.retained.get(*topic).is_some_and(is_owed));
+                let missing = missing.filter(|_| !replay.may_be_gone);
                 assert_eq!(missing, None, "{who} was not sent what is retained, by {filter}");
             }
         }
-        for shared in &self.shared {
+        let sessions = &self.sessions;
+        self.shared.retain(|shared| {
             assert!(!shared.due || is_over(&shared.message), "no member was sent this: {shared:?}");
-            let somebody_has_it = shared.grants.iter().any(|(who, _)| !self.sessions[who].takes(Q1));
+            let somebody_has_it = shared.grants.iter().any(|(who, _)| !sessions[who].takes(Q1));
             assert!(shared.may_be_lost || somebody_has_it, "no member has this: {shared:?}");
-        }
+            somebody_has_it
+        });
     }
 }
