@@ -170,10 +170,13 @@ impl Broker {
     }
 
     /// Ends a connection whose bytes are not MQTT or too many: DISCONNECT with this code to 5.0 clients, then close.
+    /// Before CONNACK the code is told in that, where it may carry it.
     pub fn handle_malformed(&mut self, conn: ConnId, reason: ReasonCode, now: Now) {
         match self.conns.get(&conn) {
             Some(&key) => self.cut(key, CloseReason::Protocol(reason), now),
-            None => self.end_candidate(conn, reason, now),
+            None if reason.is_allowed_in_connack() => self.end_candidate(conn, reason, now),
+            // [MQTT-3.2.2-8], [MQTT-3.1.2-30]: it is about a packet that has no place there, whatever is wrong with it.
+            None => self.end_candidate(conn, ReasonCode::ProtocolError, now),
         }
     }
 
@@ -182,7 +185,8 @@ impl Broker {
     pub fn handle_unfinished(&mut self, conn: ConnId, now: Now) {
         match self.conns.get(&conn) {
             Some(&key) => self.cut(key, CloseReason::KeepAlive, now),
-            None => self.end_candidate(conn, ReasonCode::KeepAliveTimeout, now),
+            // [MQTT-3.2.2-8]: as if its exchange had run out of time.
+            None => self.end_candidate(conn, ReasonCode::NotAuthorized, now),
         }
     }
 

@@ -188,7 +188,8 @@ impl ReasonCode {
         )
     }
 
-    fn is_allowed_in_connack(self) -> bool {
+    /// Tells whether CONNACK may carry this code (table 3-1).
+    pub fn is_allowed_in_connack(self) -> bool {
         self == Self::Success
             || self.is_error()
                 && !matches!(

@@ -145,6 +145,34 @@ fn only_the_answer_is_taken_before_connack() {
     world.quiet(conn);
 }
 
+// [MQTT-3.2.2-8]: what may be said in DISCONNECT is not all that may be said in CONNACK.
+#[test]
+fn before_connack_a_client_is_told_nothing_that_connack_may_not_say() {
+    let asked = || {
+        let (mut world, conn) = begun();
+        world.judge(conn, question("?"));
+        world.take(conn);
+        (world, conn)
+    };
+    for (reason, connack, disconnect) in [
+        (ReasonCode::TopicAliasInvalid, "CONNACK 82", "DISCONNECT 94"),
+        (ReasonCode::TopicFilterInvalid, "CONNACK 82", "DISCONNECT 8F"),
+        (ReasonCode::MalformedPacket, "CONNACK 81", "DISCONNECT 81"),
+        (ReasonCode::PacketTooLarge, "CONNACK 95", "DISCONNECT 95"),
+    ] {
+        for ((mut world, conn), told) in [(asked(), connack), (let_in(), disconnect)] {
+            world.broker.handle_malformed(conn, reason, world.now);
+            world.drain();
+            assert_eq!(world.take(conn)[0], told);
+        }
+    }
+    for ((mut world, conn), told) in [(asked(), "CONNACK 87"), (let_in(), "DISCONNECT 8D")] {
+        world.broker.handle_unfinished(conn, world.now);
+        world.drain();
+        assert_eq!(world.take(conn)[0], told);
+    }
+}
+
 #[test]
 fn an_exchange_has_its_time_and_leaves_nothing_behind() {
     let (mut world, conn) = begun();
