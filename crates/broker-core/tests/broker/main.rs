@@ -106,6 +106,8 @@ mod tally;
 #[cfg(test)]
 mod will;
 #[cfg(test)]
+mod wire;
+#[cfg(test)]
 mod witness;
 #[cfg(test)]
 mod world;

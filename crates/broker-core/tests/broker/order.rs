@@ -89,7 +89,8 @@ impl Order {
     }
 }
 
-fn info(packet: &Packet) -> Option<&Info> {
+/// Reason String and User Properties, where a packet may have them for itself.
+pub(crate) fn info(packet: &Packet) -> Option<&Info> {
     match packet {
         Packet::ConnAck(ack) => Some(&ack.info),
         Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {

@@ -246,7 +246,7 @@ impl Links {
     fn collect(&mut self) {
         while self.world.broker.handle_backlog(1, self.world.now) {}
         while let Some(effect) = self.world.broker.poll_effect() {
-            self.world.check_rights(&effect);
+            self.world.check(&effect);
             let (conn, packet) = match effect {
                 Effect::Send { conn, packet } => (conn, packet),
                 Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(&delivery)))),
@@ -414,7 +414,7 @@ struct Mob {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Connect(usize, bool, bool, bool),
+    Connect(usize, [bool; 4]),
     Send(usize, Packet),
     Lose(usize),
     Wait(u64),
@@ -454,11 +454,14 @@ impl Mob {
 
     fn act(&mut self, act: Act) {
         match act {
-            Act::Connect(who, v5_, kept, mortal) => {
+            Act::Connect(who, [v5_, kept, mortal, narrow]) => {
                 let mut connect = if kept { durable("c") } else { v5("c") };
                 connect.version = if v5_ { V5 } else { V311 };
                 connect.will = will("secret", "gone", 5).filter(|_| mortal);
                 connect.topic_alias_max = 1;
+                // A success of CONNECT fits, and not every reason string.
+                connect.packet_size_max = (v5_ && narrow).then_some(24);
+                connect.request_problem_info = !kept;
                 let conn = self.world.connect(NAMES[who], connect);
                 self.conns.insert(who, conn);
             }
@@ -518,8 +521,7 @@ impl Mob {
 fn act() -> impl Strategy<Value = Act> {
     let who = 0..NAMES.len();
     prop_oneof![
-        3 => (who.clone(), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(who, v5, kept, mortal)| Act::Connect(who, v5, kept, mortal)),
+        3 => (who.clone(), any::<[bool; 4]>()).prop_map(|(who, how)| Act::Connect(who, how)),
         20 => (who.clone(), packet()).prop_map(|(who, packet)| Act::Send(who, packet)),
         1 => who.clone().prop_map(Act::Lose),
         1 => (1..4_000_u64).prop_map(Act::Wait),

@@ -98,7 +98,7 @@ fn retained_messages_come_back_as_they_were() {
     let ops = world.client("ops");
     world.broker.handle_packet(ops, subscribe([sub("#", Q1)]), world.now);
     let mut found = None;
-    while let Some(effect) = world.broker.poll_effect() {
+    while let Some(effect) = world.poll_effect() {
         if let broker_core::Effect::Deliver { delivery, .. } = effect {
             found = found.or(delivery.message.publication().properties.clone());
         }

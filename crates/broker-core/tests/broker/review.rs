@@ -88,7 +88,7 @@ fn many_revoked_sessions_end_in_portions_and_have_nothing_meanwhile() {
     let revocation = Revocation { identities, reason: "gone".into() };
     world.broker.handle_revoked(&revocation, world.now);
     let mut closed = 0;
-    while let Some(effect) = world.broker.poll_effect() {
+    while let Some(effect) = world.poll_effect() {
         closed += usize::from(matches!(effect, Effect::Close { .. }));
     }
     assert_eq!(closed, 0, "more than can be done at once");
@@ -281,7 +281,7 @@ fn what_was_not_written_is_thrown_away_for_want_of_an_identity_only() {
         let ops = world.client("ops");
         end(&mut world, ops);
         let mut told = Vec::new();
-        while let Some(effect) = world.broker.poll_effect() {
+        while let Some(effect) = world.poll_effect() {
             told.extend(match effect {
                 Effect::Discard { .. } => Some("discard"),
                 Effect::Send { .. } => Some("send"),

@@ -4,6 +4,7 @@ use crate::disk::Disk;
 use crate::oracle::{Oracle, Party};
 use crate::order::Order;
 use crate::spelling::{spell, spell_audit, spell_delivery};
+use crate::wire::Wire;
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
     Durability, Effect, Listener, Now, Origin, PolicyChange, Restored, Revocation, SessionSnapshot,
@@ -37,8 +38,7 @@ pub(crate) struct World {
     epoch: u64,
     /// Whether the rules are those it began with.
     rules_stand: bool,
-    /// Version and Maximum Packet Size of each connection.
-    shapes: BTreeMap<ConnId, (Version, usize)>,
+    wire: Wire,
     seen: BTreeMap<ConnId, Vec<String>>,
     connacks: BTreeMap<ConnId, ConnAck>,
     reason_strings: BTreeMap<ConnId, Vec<String>>,
@@ -110,7 +110,7 @@ impl World {
             conns: 0,
             epoch: 1,
             rules_stand: true,
-            shapes: BTreeMap::new(),
+            wire: Wire::default(),
             seen: BTreeMap::new(),
             connacks: BTreeMap::new(),
             reason_strings: BTreeMap::new(),
@@ -147,24 +147,26 @@ impl World {
 
     /// Connects and leaves the effects to the caller.
     pub(crate) fn connect_silently(&mut self, id: &str, connect: Connect) -> ConnId {
-        self.conns += 1;
-        let conn = ConnId(self.conns);
-        self.owners.insert(conn, (spiffe(id), Arc::clone(&connect.client_id), Arc::clone(&self.listener)));
+        let conn = self.begin(&spiffe(id), &connect);
         self.broker.handle_connect(conn, &self.listener, peer(id), connect, self.now);
         conn
     }
 
     pub(crate) fn connect_peer(&mut self, peer: VerifiedPeer, connect: Connect) -> ConnId {
-        self.conns += 1;
-        let conn = ConnId(self.conns);
-        let packet_size_max = connect.packet_size_max.map_or(usize::MAX, |max| max as usize);
-        self.shapes.insert(conn, (connect.version, packet_size_max));
-        self.order.begin(conn, connect.topic_alias_max);
-        let owner = (peer.id().clone(), Arc::clone(&connect.client_id), Arc::clone(&self.listener));
-        self.owners.insert(conn, owner);
+        let conn = self.begin(peer.id(), &connect);
         self.revoked.remove(peer.id());
         self.broker.handle_connect(conn, &self.listener, peer, connect, self.now);
         self.settle();
+        conn
+    }
+
+    fn begin(&mut self, id: &SpiffeId, connect: &Connect) -> ConnId {
+        self.conns += 1;
+        let conn = ConnId(self.conns);
+        self.wire.begin(conn, connect);
+        self.order.begin(conn, connect.topic_alias_max);
+        let owner = (id.clone(), Arc::clone(&connect.client_id), Arc::clone(&self.listener));
+        self.owners.insert(conn, owner);
         conn
     }
 
@@ -248,7 +250,7 @@ impl World {
     }
 
     pub(crate) fn version(&self, conn: ConnId) -> Version {
-        self.shapes[&conn].0
+        self.wire.version(conn)
     }
 
     /// Lets the broker do what a change left to be done, in portions of one session.
@@ -282,9 +284,7 @@ impl World {
     pub(crate) fn drain(&mut self) {
         while let Some(effect) = self.broker.poll_effect() {
             let bytes = effect.bytes();
-            self.check_wire(&effect);
-            self.order.check(&effect);
-            self.check_rights(&effect);
+            self.check(&effect);
             let conn = match effect {
                 Effect::Audit(event) => {
                     if matches!(event.kind, AuditKind::SessionEnded) {
@@ -332,31 +332,15 @@ impl World {
         }
     }
 
-    /// Whatever is sent can be encoded, in the length it is counted with, and is none too large to the client.
-    fn check_wire(&self, effect: &Effect) {
-        let (conn, packet) = match effect {
-            Effect::Send { conn, packet } => (conn, packet.clone()),
-            Effect::Deliver { conn, delivery } => (conn, Packet::Publish(Box::new(packet_of(delivery)))),
-            Effect::Discard { .. }
-            | Effect::Close { .. }
-            | Effect::Authenticate { .. }
-            | Effect::Audit(_)
-            | Effect::Store(_) => {
-                return;
-            }
-        };
-        let (version, packet_size_max) = self.shapes[conn];
-        let mut bytes = bytes::BytesMut::new();
-        encode(&packet, version, &mut bytes).unwrap();
-        let counted =
-            if matches!(packet, Packet::Publish(_)) { bytes.len() } else { encoded_len(&packet, V5) };
-        assert_eq!(effect.bytes(), counted, "{packet:?}");
-        // [MQTT-3.1.2-24]
-        assert!(bytes.len() <= packet_size_max, "{packet:?}");
+    /// What holds for everything that the broker does, in every test.
+    pub(crate) fn check(&mut self, effect: &Effect) {
+        self.wire.check(effect);
+        self.order.check(effect);
+        self.check_rights(effect);
     }
 
     /// The oracle: at every delivery its publisher may publish it now and its receiver may read it now.
-    pub(crate) fn check_rights(&self, effect: &Effect) {
+    fn check_rights(&self, effect: &Effect) {
         let Effect::Deliver { conn, delivery } = effect else { return };
         let ((receiver, client_id, listener), publication) =
             (&self.owners[conn], delivery.message.publication());
@@ -394,7 +378,7 @@ impl World {
         }
     }
 
-    /// Returns the next effect, other than what the disk is to store.
+    /// Returns the next effect, other than what the disk is to store. It has been held against what holds for all.
     pub(crate) fn poll_effect(&mut self) -> Option<Effect> {
         loop {
             match self.broker.poll_effect()? {
@@ -404,7 +388,10 @@ impl World {
                         self.broker.handle_stored(ticket, self.now);
                     }
                 }
-                effect => return Some(effect),
+                effect => {
+                    self.check(&effect);
+                    return Some(effect);
+                }
             }
         }
     }
