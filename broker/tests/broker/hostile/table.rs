@@ -2,7 +2,8 @@
 //! whatever became of those before.
 //!
 //! Sender, receiver and attack have threads of their own. Those of the attack yield to the others, since a hostile peer
-//! has a machine of its own; `MIDGE_HOSTILE_NICE=0` has it compete with the broker for the processors.
+//! has a machine of its own; `MIDGE_HOSTILE_NICE=0` has it compete with the broker for the processors. All of them run on
+//! one processor, where there are more, as those of other machines would not run on the broker's at all.
 
 use crate::client::publish;
 use crate::house::House;
@@ -64,7 +65,17 @@ impl fmt::Display for Row {
     }
 }
 
+/// Has this thread run where clients run.
+fn is_client() {
+    let all = rustix::thread::sched_getaffinity(None).unwrap();
+    let last = (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|cpu| all.is_set(*cpu)).unwrap();
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(last);
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+}
+
 fn runtime() -> Runtime {
+    is_client();
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -106,7 +117,10 @@ pub(super) fn measure<F: Future<Output = u64>>(house: &House, attack: &(impl Fn(
 fn attack_on<F: Future<Output = u64>>(attack: impl Fn() -> F) -> u64 {
     let nice = std::env::var("MIDGE_HOSTILE_NICE").ok().and_then(|text| text.parse().ok()).unwrap_or(NICE);
     // Of this thread only, as the kernel has it.
-    let yields = move || rustix::process::setpriority_process(None, nice).unwrap();
+    let yields = move || {
+        is_client();
+        rustix::process::setpriority_process(None, nice).unwrap();
+    };
     let runtime = Builder::new_multi_thread().worker_threads(2).on_thread_start(yields).enable_all().build();
     yields();
     runtime.unwrap().block_on(async {
