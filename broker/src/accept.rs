@@ -1,9 +1,9 @@
-//! Accept loops: from a socket to a connection whose peer is proven. Proving runs on any thread, since it
-//! costs much; what follows runs on the thread that the connection belongs to.
+//! Accept loops: from a socket to a connection whose peer is proven and has sent its CONNECT. All that runs on the
+//! threads for arrivals, since it costs much and may come to nothing; what follows runs on the connection's own.
 
 use crate::arrivals::{Arrival, Source};
 use crate::bulk::Bulk;
-use crate::connection::{Entrance, Refused, Visit, serve};
+use crate::connection::{Arrived, Entrance, Refused, Visit, arrive, serve};
 use crate::limits::{PEER_ASKED_AFTER, PEER_ASKED_EVERY, PEER_ASKED_TIMES};
 use crate::threads::Thread;
 use crate::upgrade::Pages;
@@ -30,7 +30,6 @@ static NOT_ACCEPTED: RateLimitedWarn = RateLimitedWarn::new(Duration::from_secs(
 struct Guest {
     thread: Thread,
     remote: Arc<str>,
-    source: Source,
     arrival: Arrival,
     /// Beyond what connections and arrivals together may be, a socket is closed at once.
     place: OwnedSemaphorePermit,
@@ -64,6 +63,8 @@ impl Server {
         way: Way,
     ) -> anyhow::Result<()> {
         let Some(listener) = listener else { return std::future::pending().await };
+        // What it accepts is watched by the reactor of this thread.
+        let listener = TcpListener::from_std(listener.into_std()?)?;
         loop {
             let Some((stream, remote)) = self.accepted(listener.accept().await).await else { continue };
             let source = Source::of(remote.ip());
@@ -75,9 +76,9 @@ impl Server {
                 if let Err(error) = prepare(&stream) {
                     tracing::debug!(%error, "a socket keeps the system's own settings");
                 }
-                let guest = Guest { thread, remote: remote.to_string().into(), source, arrival, place };
-                if let Err(refusal) = this.welcome(stream, remote, way, guest).await {
-                    this.refuse(way.name(), (&remote.to_string(), source), &refusal.into());
+                let guest = Guest { thread, remote: remote.to_string().into(), arrival, place };
+                if let Err(refused) = this.welcome(stream, remote, way, guest).await {
+                    this.refuse(way.name(), (&remote.to_string(), source), &refused);
                 }
             });
         }
@@ -85,6 +86,7 @@ impl Server {
 
     pub(crate) async fn accept_unix(self: &Arc<Self>, listener: Option<UnixListener>) -> anyhow::Result<()> {
         let Some(listener) = listener else { return std::future::pending().await };
+        let listener = UnixListener::from_std(listener.into_std()?)?;
         loop {
             let Some((stream, _)) = self.accepted(listener.accept().await).await else { continue };
             let Some((pid, uid, gid)) = credentials(&stream) else { continue };
@@ -93,67 +95,94 @@ impl Server {
             let Some(place) = self.place("unix", (&remote, source)) else { continue };
             let arrival = self.arrivals.enter(source).await;
             let thread = self.threads.next();
-            let Ok(stream) = thread.adopt_unix(stream) else { continue };
             let this = Arc::clone(self);
             self.tasks.spawn(async move {
-                let guest = Guest { thread, remote: Arc::clone(&remote), source, arrival, place };
-                match this.attest(LocalOrigin::Unix { pid, uid, gid }, &guest.arrival).await {
-                    Ok(claims) => this.run(stream, (&this.listeners.unix, Entrance::Local(claims)), guest),
-                    Err(refusal) => this.refuse("unix", (&remote, source), &refusal.into()),
+                let guest = Guest { thread, remote: Arc::clone(&remote), arrival, place };
+                let origin = LocalOrigin::Unix { pid, uid, gid };
+                if let Err(refused) = this.welcome_local(stream, origin, guest).await {
+                    this.refuse("unix", (&remote, source), &refused);
                 }
             });
         }
     }
 
-    /// Proves who a peer is, and has it served.
+    /// As [`Self::welcome`].
+    async fn welcome_local(
+        self: &Arc<Self>,
+        stream: UnixStream,
+        origin: LocalOrigin,
+        guest: Guest,
+    ) -> Result<(), Refused> {
+        let claims = self.attest(origin, &guest.arrival).await?;
+        let arrived = self.arrive(stream, Entrance::Local(claims), &guest).await?;
+        let arrived = moved(arrived, |stream| guest.thread.adopt_unix(stream))?;
+        self.run(arrived, &self.listeners.unix, guest).await
+    }
+
+    /// Proves who a peer is, and has it served once its CONNECT has come.
     async fn welcome(
         self: &Arc<Self>,
         stream: TcpStream,
         remote: SocketAddr,
         way: Way,
         guest: Guest,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Refused> {
         let (listener, arrival, thread) = (self.listeners.of(way), &guest.arrival, &guest.thread);
         match way {
             Way::Tls => {
-                let (stream, peer) = self.shake(stream, thread, arrival).await?;
-                self.run(stream, (listener, Entrance::Verified(peer)), guest);
+                let (stream, peer) = self.shake(stream, arrival).await?;
+                let arrived = self.arrive(stream, Entrance::Verified(peer), &guest).await?;
+                let arrived = moved(arrived, |stream| adopt_tls(thread, stream))?;
+                self.run(arrived, listener, guest).await
             }
             Way::Tcp => {
                 let claims = self.attest(local_origin(&stream, remote)?, arrival).await?;
-                let stream = thread.adopt_tcp(stream)?;
-                self.run(stream, (listener, Entrance::Local(claims)), guest);
+                let arrived = self.arrive(stream, Entrance::Local(claims), &guest).await?;
+                let arrived = moved(arrived, |stream| thread.adopt_tcp(stream))?;
+                self.run(arrived, listener, guest).await
             }
+            // What is inside a WebSocket cannot be moved any more.
             Way::WebsocketTls => {
-                let (stream, peer) = self.shake(stream, thread, arrival).await?;
+                let (stream, peer) = self.shake(stream, arrival).await?;
+                let stream = adopt_tls(thread, stream).map_err(Refusal::from)?;
                 let stream = arrival.within(self.upgrade(stream, true)).await??;
-                self.run(stream, (listener, Entrance::Verified(peer)), guest);
+                let arrived = self.arrive(stream, Entrance::Verified(peer), &guest).await?;
+                self.run(arrived, listener, guest).await
             }
             Way::WebsocketLoopback => {
                 let claims = self.attest(local_origin(&stream, remote)?, arrival).await?;
-                let stream = thread.adopt_tcp(stream)?;
+                let stream = thread.adopt_tcp(stream).map_err(Refusal::from)?;
                 let stream = arrival.within(self.upgrade(stream, false)).await??;
-                self.run(stream, (listener, Entrance::Local(claims)), guest);
+                let arrived = self.arrive(stream, Entrance::Local(claims), &guest).await?;
+                self.run(arrived, listener, guest).await
             }
         }
-        Ok(())
+    }
+
+    async fn arrive<S: Wire>(
+        &self,
+        stream: S,
+        entrance: Entrance,
+        guest: &Guest,
+    ) -> Result<Arrived<Box<S>>, Refused> {
+        // A task keeps room for a value in each place that it was moved to.
+        let stream = Box::new(stream);
+        arrive(&*self.parts.admission, stream, entrance, &guest.arrival, &self.limits).await
     }
 
     /// Shakes hands with a client that has to show its SVID.
     async fn shake(
         &self,
         stream: TcpStream,
-        thread: &Thread,
         arrival: &Arrival,
     ) -> Result<(TlsStream<Bulk<TcpStream>>, VerifiedPeer), Refusal> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.parts.tls));
         let shaken = arrival.in_turns(acceptor.accept(Bulk::new(stream))).await;
-        let mut stream = shaken?.map_err(|error| {
+        let stream = shaken?.map_err(|error| {
             let reason =
                 midge_pki::rejection_of(&error).map_or_else(|| error.to_string(), ToString::to_string);
             Refusal(format!("TLS handshake: {reason}"))
         })?;
-        stream.get_mut().0.move_socket(|socket| thread.adopt_tcp(socket))?;
         let peer = midge_pki::peer_of(stream.get_ref().1, &*self.parts.trust);
         Ok((stream, peer.map_err(|rejection| Refusal(rejection.to_string()))?))
     }
@@ -171,23 +200,27 @@ impl Server {
     }
 
     /// Serves a peer on its thread from now on.
-    fn run<S>(self: &Arc<Self>, stream: S, (listener, entrance): (&Arc<Listener>, Entrance), guest: Guest)
+    async fn run<S>(
+        self: &Arc<Self>,
+        arrived: Arrived<S>,
+        listener: &Arc<Listener>,
+        guest: Guest,
+    ) -> Result<(), Refused>
     where
         S: Wire + Send + 'static,
     {
         let (this, listener) = (Arc::clone(self), Arc::clone(listener));
-        let Guest { thread, remote, source, arrival, place } = guest;
-        // A task keeps room for a value in each place that it was moved to.
-        let stream = Box::new(stream);
+        let Guest { thread, remote, arrival, place } = guest;
+        let turn = arrival.waits_for(Arc::clone(&self.openings).acquire_owned()).await?;
+        let turn = turn.map_err(|closed| Refusal(closed.to_string()))?;
+        drop(arrival);
         let serving = async move {
-            let from = (&listener, &remote);
-            let visit = Visit { from, entrance, arrival, limits: &this.limits };
-            if let Err(refused) = serve(&this.hub, &*this.parts.admission, stream, visit).await {
-                this.refuse(&listener.name, (&remote, source), &refused);
-            }
+            let visit = Visit { from: (&listener, &remote), limits: &this.limits, turn };
+            serve(&this.hub, &*this.parts.admission, arrived, visit).await;
             drop(place);
         };
         self.tasks.spawn_on(serving, thread.handle());
+        Ok(())
     }
 
     fn refuse(&self, listener: &str, from: (&str, Source), refused: &Refused) {
@@ -223,6 +256,22 @@ impl Server {
         }
         None
     }
+}
+
+/// Has what a peer is served on moved to its thread.
+fn moved<S>(
+    arrived: Arrived<Box<S>>,
+    to: impl FnOnce(S) -> io::Result<S>,
+) -> Result<Arrived<Box<S>>, Refusal> {
+    Ok(arrived.moved(|stream| to(*stream).map(Box::new))?)
+}
+
+fn adopt_tls(
+    thread: &Thread,
+    mut stream: TlsStream<Bulk<TcpStream>>,
+) -> io::Result<TlsStream<Bulk<TcpStream>>> {
+    stream.get_mut().0.move_socket(|socket| thread.adopt_tcp(socket))?;
+    Ok(stream)
 }
 
 /// Settings of every TCP socket, whatever speaks through it.

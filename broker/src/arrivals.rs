@@ -122,6 +122,11 @@ impl Arrivals {
         self.closing.cancel();
     }
 
+    /// Resolves once everybody is sent away.
+    pub(crate) async fn closed(&self) {
+        self.closing.cancelled().await;
+    }
+
     fn try_enter(self: &Arc<Self>, source: Source) -> Option<Arrival> {
         let now = self.millis();
         let mut state = self.state.lock();
@@ -191,6 +196,15 @@ impl Arrival {
         self.limited(Some(PollSemaphore::new(Arc::clone(&self.room.turns))), work).await
     }
 
+    /// Waits with an arrival for what the broker owes it, within its time: it keeps its place.
+    ///
+    /// # Errors
+    /// When the time is over.
+    pub(crate) async fn waits_for<F: Future>(&self, work: F) -> Result<F::Output, Refusal> {
+        self.waited_for.store(0, Ordering::Relaxed);
+        self.until_over(work).await
+    }
+
     async fn limited<F: Future>(
         &self,
         mut turns: Option<PollSemaphore>,
@@ -211,9 +225,13 @@ impl Arrival {
             }
             step
         });
+        self.until_over(steps).await
+    }
+
+    async fn until_over<F: Future>(&self, work: F) -> Result<F::Output, Refusal> {
         tokio::select! {
             biased;
-            output = steps => Ok(output),
+            output = work => Ok(output),
             () = self.displaced.cancelled() => Err(Refusal("too many arrivals: it let the broker wait longest".into())),
             () = self.room.closing.cancelled() => Err(Refusal("the broker stops".into())),
             () = tokio::time::sleep_until(self.deadline) => Err(Refusal("no CONNECT in time".into())),

@@ -14,6 +14,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// First size of the read buffer: an idle connection costs no more.
 const READ_BYTES: usize = 512;
@@ -29,10 +30,13 @@ const LARGE_BYTES: usize = 16 * 1024;
 pub(crate) const FLUSHED_BYTES: usize = 32 * 1024;
 /// How long one connection may keep its thread while others wait: what the core does for a packet may take
 /// long, where many receive it.
-const TURN: Duration = Duration::from_millis(1);
-/// What it takes to have a receiver write (measured: 20 µs), and half as much again. A turn is no shorter than this for
-/// all whom it gave something to write: else a message to a thousand is a turn of its own, and costs each of them a
-/// write of its own.
+const TURN: Duration = Duration::from_micros(100);
+/// How long it is served in such turns before those whom it gave something to write are woken, unless it has nothing more
+/// to say before: the more they have, the less each message costs.
+const STRETCH: Duration = Duration::from_millis(1);
+/// What it takes to have a receiver write (measured: 20 µs), and half as much again. Neither turn nor stretch is shorter
+/// than this for all whom it gave something to write: else a message to a thousand is a turn of its own, and costs each of
+/// them a write of its own.
 const WRITE_TIME: Duration = Duration::from_micros(30);
 /// How long a peer may take to accept its last bytes, and again to hear of the end: together less than a process
 /// has to stop. As long it is waited for what a peer that has left is owed, or has said before.
@@ -56,14 +60,20 @@ pub(crate) enum Entrance {
     Local(Box<dyn LocalClaims>),
 }
 
+/// A peer whose CONNECT has come, and who may be here.
+pub(crate) struct Arrived<S> {
+    reader: Reader<S>,
+    connect: Connect,
+    peer: VerifiedPeer,
+}
+
 /// A peer that is served.
 pub(crate) struct Visit<'a> {
     /// Where it has come in, and where it comes from.
     pub(crate) from: (&'a Arc<Listener>, &'a Arc<str>),
-    pub(crate) entrance: Entrance,
-    /// Its place among those that have sent no CONNECT.
-    pub(crate) arrival: Arrival,
     pub(crate) limits: &'a Limits,
+    /// Its turn to open a session.
+    pub(crate) turn: OwnedSemaphorePermit,
 }
 
 /// A peer that was turned away before the core heard of it.
@@ -79,55 +89,81 @@ impl From<Refusal> for Refused {
     }
 }
 
-/// Serves one connection to its end.
-pub(crate) async fn serve<S>(
-    hub: &Hub,
+/// Reads the CONNECT of a peer and judges whether it may be here.
+///
+/// # Errors
+/// When there is none, or it may not. It has been answered.
+pub(crate) async fn arrive<S: Wire>(
     admission: &dyn Admission,
     stream: S,
-    Visit { from, entrance, arrival, limits }: Visit<'_>,
-) -> Result<(), Refused>
-where
-    S: Wire,
-{
-    let mut arrived = Reader {
+    entrance: Entrance,
+    arrival: &Arrival,
+    limits: &Limits,
+) -> Result<Arrived<S>, Refused> {
+    let mut reader = Reader {
         read: stream,
         decoder: Decoder::server(limits.codec.clone()),
         buffer: BytesMut::with_capacity(READ_BYTES),
         taken: 0,
         patience: None,
     };
-    let connect = match arrival.within(arrived.connect()).await? {
+    let connect = match arrival.within(reader.connect()).await? {
         Ok(connect) => connect,
         Err(NoConnect { answer, refusal }) => {
-            arrived.turn_away(answer, &arrival).await;
+            reader.turn_away(answer, arrival).await;
             return Err(refusal.into());
         }
     };
-    drop(arrival);
-    let version = connect.version;
     let admitted = identify(entrance, connect.username.as_deref()).and_then(|peer| {
         let admitted = admission.admits(peer.id(), Some(peer.proof()));
         admitted.map_err(|Refusal(why)| Refusal(format!("{}: {why}", peer.id())))?;
         Ok(peer)
     });
-    let peer = match admitted {
-        Ok(peer) => peer,
+    match admitted {
+        Ok(peer) => Ok(Arrived { reader, connect, peer }),
         Err(refusal) => {
-            answer_connect(&mut arrived.read, version, ReasonCode::NotAuthorized).await;
-            return Err(Refused { client_id: Some(connect.client_id), refusal });
+            reader.turn_away(Some(ReasonCode::NotAuthorized), arrival).await;
+            Err(Refused { client_id: Some(connect.client_id), refusal })
         }
-    };
-    hub.traffic().read(arrived.taken);
+    }
+}
+
+impl<S> Arrived<S> {
+    /// Has what it is served on moved.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub(crate) fn moved(self, to: impl FnOnce(S) -> io::Result<S>) -> io::Result<Self> {
+        let Reader { read, decoder, buffer, taken, patience } = self.reader;
+        Ok(Self { reader: Reader { read: to(read)?, decoder, buffer, taken, patience }, ..self })
+    }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve<S: Wire>(
+    hub: &Hub,
+    admission: &dyn Admission,
+    arrived: Arrived<S>,
+    Visit { from, limits, turn }: Visit<'_>,
+) {
+    let Arrived { mut reader, connect, peer } = arrived;
+    hub.traffic().read(reader.taken);
     let Limits { unread_timeout, flushed_bytes, .. } = *limits;
-    arrived.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
-    arrived.read.connected();
-    let (mut reader, mut write) = arrived.split();
+    reader.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
+    reader.read.connected();
+    let (mut reader, mut write) = reader.split();
     let (conn, outbox) = {
         let (identity, proof) = (peer.id().clone(), peer.proof().clone());
         let connected = hub.connect(from, peer, connect);
         hub.admit_again(connected.0, &identity, &proof, admission);
         connected
     };
+    drop(turn);
+    // Of this thread's own memory from now on: what it frees of others' goes back to them, and to the system.
+    let ahead = std::mem::take(&mut reader.buffer);
+    reader.buffer.reserve(READ_BYTES.max(ahead.len()));
+    reader.buffer.extend_from_slice(&ahead);
+    drop(ahead);
     let (write, ends_at) = (&mut write, None);
     let outlet = Outlet {
         hub,
@@ -139,7 +175,6 @@ where
         may_be_withdrawn: true,
     };
     converse(conn, &mut reader, outlet).await;
-    Ok(())
 }
 
 /// Reads and writes until both have ended. What a peer has said before it left counts, and what it is owed for it is
@@ -215,15 +250,18 @@ impl<S: Wire> Reader<S> {
         (Reader { read, decoder, buffer, taken, patience }, write)
     }
 
-    /// Ends a connection whose CONNECT did not come, with the answer that it is owed, if any.
+    /// Ends a connection whose CONNECT did not come or is refused, with the answer that it is owed, if any.
     async fn turn_away(&mut self, answer: Option<ReasonCode>, arrival: &Arrival) {
-        if let Some(reason) = answer {
-            let version = self.decoder.version().unwrap_or(Version::V311);
-            answer_connect(&mut self.read, version, reason).await;
-        } else {
-            // Who takes its time to hear of the end may have to give its place to others meanwhile.
-            drop(tokio::time::timeout(LINGER, arrival.within(self.read.shutdown())).await);
-        }
+        let ending = async {
+            if let Some(reason) = answer {
+                let version = self.decoder.version().unwrap_or(Version::V311);
+                answer_connect(&mut self.read, version, reason).await;
+            } else {
+                drop(tokio::time::timeout(LINGER, self.read.shutdown()).await);
+            }
+        };
+        // Who takes its time to hear of the end may have to give its place to others meanwhile.
+        drop(arrival.within(ending).await);
     }
 }
 
@@ -257,9 +295,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Decodes the next packets of what was read, and tells whether more may follow.
-    fn decode_some(&mut self, packets: &mut VecDeque<Packet>) -> Result<bool, DecodeError> {
-        while packets.len() < PACKETS_MAX {
+    /// Decodes the next packets of what was read, so many at most, and tells whether more may follow.
+    fn decode_some(&mut self, packets: &mut VecDeque<Packet>, at_most: usize) -> Result<bool, DecodeError> {
+        while packets.len() < at_most {
             let Some(packet) = self.decoder.decode(&mut self.buffer)? else { return Ok(false) };
             packets.push_back(packet);
         }
@@ -284,33 +322,37 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
         let (mut packets, mut woken) = (VecDeque::new(), Woken::default());
         let mut wanted = READ_BYTES;
-        let mut began = Instant::now();
+        let mut pace = Pace::start();
         loop {
-            let decoded = self.decode_some(&mut packets);
+            let decoded = self.decode_some(&mut packets, pace.packets);
             let mut has_more = !packets.is_empty();
             while has_more {
                 let wait = hub.packets(conn, &mut packets, &mut woken);
                 has_more = wait.is_some() || !packets.is_empty();
                 let Some(wait) = wait else { continue };
-                woken.wake();
+                pace.wake(&mut woken);
                 if wait.is_zero() {
                     // It was a turn's work.
                     tokio::task::yield_now().await;
-                    began = Instant::now();
                 } else {
                     // Back-pressure: what is not read here fills the client's own buffers.
                     tokio::time::sleep(wait).await;
                 }
+                pace.rest();
             }
-            if began.elapsed() > TURN.max(WRITE_TIME.saturating_mul(woken.count())) {
-                woken.wake();
+            let writing = pace.writing(&woken);
+            if pace.is_turn_over(TURN.max(writing)) {
+                if pace.worked > STRETCH.max(writing) {
+                    pace.wake(&mut woken);
+                    pace.worked = Duration::ZERO;
+                }
                 tokio::task::yield_now().await;
-                began = Instant::now();
+                pace.began = Instant::now();
             }
             if let Ok(true) = decoded {
                 continue;
             }
-            woken.wake();
+            pace.wake(&mut woken);
             if let Err(error) = decoded {
                 tracing::debug!(conn = conn.0, %error, "malformed packet");
                 hub.malformed(conn, error.reason());
@@ -333,7 +375,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         continue;
                     }
                     // There was no more to read: others have had their turn, or have it at the next read.
-                    began = Instant::now();
+                    pace.rest();
                     if count < wanted / 4 {
                         wanted = (wanted / 2).max(READ_BYTES);
                     }
@@ -341,6 +383,52 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Err(error) => return CloseCause::Failed(error.to_string().into()),
             }
         }
+    }
+}
+
+/// How much a connection that has much to say does at a time.
+struct Pace {
+    /// When this turn began.
+    began: Instant,
+    /// What earlier turns of this stretch took.
+    worked: Duration,
+    /// Packets that are decoded for one entry of the core: fewer where each costs much.
+    packets: usize,
+    /// About how many receivers it has: those that have not written yet are not among the next to be woken.
+    receivers: u32,
+}
+
+impl Pace {
+    fn start() -> Self {
+        Self { began: Instant::now(), worked: Duration::ZERO, packets: PACKETS_MAX, receivers: 0 }
+    }
+
+    /// How long all whom it gives something need to write.
+    fn writing(&self, woken: &Woken) -> Duration {
+        WRITE_TIME.saturating_mul(self.receivers.max(woken.count()))
+    }
+
+    fn wake(&mut self, woken: &mut Woken) {
+        self.receivers = woken.count().max(self.receivers / 2);
+        woken.wake();
+    }
+
+    /// Begins a new stretch.
+    fn rest(&mut self) {
+        (self.began, self.worked) = (Instant::now(), Duration::ZERO);
+    }
+
+    /// Tells whether it is others' turn, after some packets, where one may take so long.
+    fn is_turn_over(&mut self, turn: Duration) -> bool {
+        let took = self.began.elapsed();
+        let is_over = took > turn;
+        if is_over {
+            self.worked += took;
+        }
+        // A turn of one entry that was longer than it should be.
+        let is_dear = took > 2 * turn;
+        self.packets = if is_dear { self.packets / 2 } else { self.packets * 2 }.clamp(1, PACKETS_MAX);
+        is_over
     }
 }
 

@@ -306,10 +306,7 @@ impl Hub {
     }
 
     fn enter_inner<R>(&self, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
-        let mut woken = Woken::default();
-        let result = self.enter_waking(&mut woken, act);
-        woken.wake();
-        result
+        self.enter_waking(&mut Woken::default(), act)
     }
 
     fn enter_waking<R>(&self, woken: &mut Woken, act: impl FnOnce(&mut Inner, Now) -> R) -> R {

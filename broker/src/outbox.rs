@@ -118,6 +118,13 @@ impl Woken {
     }
 }
 
+// Whoever is to wake them may end between its turns, and nobody else would.
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
 /// What [`Outbox::next`] found.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -216,5 +223,36 @@ impl Outbox {
             }
             self.filled.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    // A publisher that is cut between two turns of a stretch owes those a waking whom it gave something.
+    #[tokio::test]
+    async fn who_was_given_something_is_woken_even_if_the_giver_ends_first() {
+        let outbox = Arc::new(Outbox::new(Version::V5, "pid 1 uid 2".into()));
+        let mut next = waiting(outbox.next()).await;
+        assert!(outbox.push(&Outgoing::Packet(Packet::PingResp), 2));
+        let mut woken = Woken::default();
+        woken.add(&mut vec![Arc::clone(&outbox)]);
+        let soon = Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, &mut next).await.is_err(), "it is woken later");
+        drop(woken);
+        assert_eq!(next.await.unwrap().bytes, 2);
+    }
+
+    /// Returns a future that has been polled and waits.
+    async fn waiting<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+        let mut future = Box::pin(future);
+        tokio::select! {
+            biased;
+            _ = &mut future => panic!("it does not wait"),
+            () = std::future::ready(()) => {}
+        }
+        future
     }
 }

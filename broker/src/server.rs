@@ -19,6 +19,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+/// Sessions that are opened at one time: what others do on the same thread stands behind these few, however many come.
+const OPENINGS: usize = 2;
+
 /// What the server is made of besides its listeners.
 pub struct Parts {
     /// Who may be connected.
@@ -53,6 +56,8 @@ pub struct Server {
     pub(crate) arrivals: Arc<Arrivals>,
     /// Sockets that may be open, arrivals and connections together.
     pub(crate) sockets: Arc<Semaphore>,
+    /// Turns of those who open a session.
+    pub(crate) openings: Arc<Semaphore>,
     /// Origins of web pages that may connect over WebSocket.
     pub(crate) origins: Vec<String>,
     pub(crate) tasks: TaskTracker,
@@ -104,6 +109,7 @@ impl Server {
             },
             listeners: Listeners::new(&config.subscribe_mode),
             arrivals: Arrivals::new(arrivals_max, connect_timeout, turns),
+            openings: Arc::new(Semaphore::new(OPENINGS)),
             sockets: Arc::new(Semaphore::new(permits(arrivals_max.saturating_add(connections_max)))),
             origins: config.websocket_origins.clone(),
             parts,
@@ -123,37 +129,56 @@ impl Server {
     ///
     /// # Errors
     /// When a listener fails for good.
-    pub async fn serve(self, bound: Bound, token: CancellationToken) -> anyhow::Result<()> {
+    pub async fn serve(self, mut bound: Bound, token: CancellationToken) -> anyhow::Result<()> {
         let this = Arc::new(self);
         let persister = this.parts.store.clone().map(|store| tokio::spawn(persister::run(this.hub(), store)));
         // Entries may have ended while nobody served.
         this.hub.re_admit_all(&*this.parts.admission);
         let keeping = this.keep();
+        let unix_name = bound.unix_name.take();
+        let mut welcoming = this.welcome_all(bound);
         let served = tokio::select! {
             // First: when the process stops, the feeds below may end before this is seen.
             biased;
             () = token.cancelled() => Ok(()),
-            result = this.accept(bound.tls, Way::Tls) => result,
-            result = this.accept(bound.tcp, Way::Tcp) => result,
-            result = this.accept(bound.websocket_tls, Way::WebsocketTls) => result,
-            result = this.accept(bound.websocket_loopback, Way::WebsocketLoopback) => result,
-            result = this.accept_unix(bound.unix) => result,
+            ended = &mut welcoming => ended.context("what takes arrivals ended").flatten(),
             ended = keeping => ended,
             () = sys::publish(&this.hub, &this.parts, this.sys_interval) => Ok(()),
             result = this.follow_policy() => result,
             result = this.follow_admission() => result,
         };
-        this.hub.drain();
         this.arrivals.close();
+        // Nobody is taken any more from here on.
+        let welcomed = match welcoming.is_finished() {
+            true => Ok(()),
+            false => welcoming.await.context("what takes arrivals ended").flatten(),
+        };
+        this.hub.drain();
         this.tasks.close();
         this.tasks.wait().await;
         this.hub.end_storing();
         if let Some(persister) = persister {
             persister.await.context("the persister ended")??;
         }
-        drop(bound.unix_name);
+        drop(unix_name);
         // At a stop its sources may end before it does.
-        if token.is_cancelled() { Ok(()) } else { served }
+        if token.is_cancelled() { Ok(()) } else { served.and(welcomed) }
+    }
+
+    /// Takes whoever comes, where arrivals are dealt with, until these are closed.
+    fn welcome_all(self: &Arc<Self>, bound: Bound) -> AbortOnDropHandle<anyhow::Result<()>> {
+        let this = Arc::clone(self);
+        let task = self.threads.arrivals().spawn(async move {
+            tokio::select! {
+                () = this.arrivals.closed() => Ok(()),
+                result = this.accept(bound.tls, Way::Tls) => result,
+                result = this.accept(bound.tcp, Way::Tcp) => result,
+                result = this.accept(bound.websocket_tls, Way::WebsocketTls) => result,
+                result = this.accept(bound.websocket_loopback, Way::WebsocketLoopback) => result,
+                result = this.accept_unix(bound.unix) => result,
+            }
+        });
+        AbortOnDropHandle::new(task)
     }
 
     /// Keeps time and clears the backlog, where the core is entered most: elsewhere each portion would fight for it.

@@ -1,6 +1,6 @@
 //! Bytes in, bytes out and the end of the stream: what MQTT says about the network connection itself.
 
-use super::{Entrance, LINGER, Limits, Outlet, Refused, Visit, serve, write_all};
+use super::{Entrance, LINGER, Limits, Outlet, Refused, Visit, arrive, serve, write_all};
 use crate::arrivals::{Arrivals, Source};
 use crate::outbox::{Outbox, Outgoing};
 use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Lets everybody in but `nobody`, and `gone` once.
 #[derive(Default)]
@@ -93,7 +93,10 @@ impl Stage {
         let listener = &Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
         let door = Door::default();
         let from = (listener, &"pid 1 uid 2".into());
-        serve(&self.hub, &door, far, Visit { from, entrance, arrival, limits: &limits }).await
+        let arrived = arrive(&door, far, entrance, &arrival, &limits).await?;
+        let turn = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        serve(&self.hub, &door, arrived, Visit { from, limits: &limits, turn }).await;
+        Ok(())
     }
 
     async fn answer(&self, sent: &[u8]) -> Vec<u8> {
