@@ -149,9 +149,10 @@ impl Server {
         };
         this.arrivals.close();
         // Nobody is taken any more from here on.
-        let welcomed = match welcoming.is_finished() {
-            true => Ok(()),
-            false => welcoming.await.context("what takes arrivals ended").flatten(),
+        let welcomed = if welcoming.is_finished() {
+            Ok(())
+        } else {
+            welcoming.await.context("what takes arrivals ended").flatten()
         };
         this.hub.drain();
         this.tasks.close();

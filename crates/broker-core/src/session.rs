@@ -13,7 +13,7 @@ use crate::replay::Replays;
 use crate::review::Review;
 use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
-use crate::total::{Share, Total};
+use crate::total::{Counted, Total};
 use crate::will::KeptWill;
 use midge_identity::{SpiffeId, UnixMillis};
 use midge_policy::{Context, QueueOverflow, Rights, SubscribeMode};
@@ -47,7 +47,7 @@ pub(crate) struct Session {
     /// By the filter as the client spells it.
     pub(crate) subscriptions: BTreeMap<Arc<str>, Subscribed>,
     /// What these take.
-    pub(crate) subscribed: Share,
+    pub(crate) subscribed: Counted,
     pub(crate) inflight: Inflight,
     pub(crate) queue: Queue,
     pub(crate) held: Held,
@@ -139,7 +139,7 @@ impl Session {
             expiry,
             link,
             subscriptions: BTreeMap::new(),
-            subscribed: Share::default(),
+            subscribed: Counted::default(),
             inflight: Inflight::default(),
             queue,
             held: Held::default(),
@@ -201,7 +201,7 @@ impl Session {
     /// Counts what waits, what is in exchange and its subscriptions, of which there is nothing yet, among those of all
     /// sessions; the subscriptions among those of its identity too.
     pub(crate) fn count_among(&mut self, queued: &Total, exchanged: &Total, subscribed: [Total; 2]) {
-        self.subscribed = Share::new(0, subscribed);
+        self.subscribed = Counted::new(0, subscribed);
         self.queue.count_among(queued);
         self.inflight.count_among(exchanged);
         self.held.count_among(exchanged);

@@ -45,12 +45,12 @@ impl Total {
 
 /// Bytes of something that is kept, counted among all of its kind and among its identity's for as long as it is there.
 #[derive(Debug, Default)]
-pub(crate) struct Share {
+pub(crate) struct Counted {
     bytes: usize,
     among: [Total; 2],
 }
 
-impl Share {
+impl Counted {
     pub(crate) fn new(bytes: usize, among: [Total; 2]) -> Self {
         among.iter().for_each(|total| total.grow(bytes));
         Self { bytes, among }
@@ -73,7 +73,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.among.iter().for_each(|total| total.shrink(self.bytes));
     }

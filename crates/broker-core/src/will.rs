@@ -9,7 +9,7 @@ use crate::rates::limited;
 use crate::session::{LateWill, Link};
 use crate::slab::Key;
 use crate::timers::Due;
-use crate::total::Share;
+use crate::total::Counted;
 use crate::{AuditKind, Origin, Stage};
 use midge_identity::SpiffeId;
 use midge_policy::Question;
@@ -22,7 +22,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct KeptWill {
     will: Will,
-    share: Share,
+    counted: Counted,
 }
 
 impl Deref for KeptWill {
@@ -37,16 +37,16 @@ impl Broker {
     /// Counts a will that a client of this identity leaves.
     pub(crate) fn keep_will(&mut self, identity: &Arc<SpiffeId>, will: Will) -> KeptWill {
         let own = self.by_identity.entry(Arc::clone(identity)).or_default();
-        let share = Share::new(Message::cost(&will.message), [self.wills.clone(), own.wills.clone()]);
-        KeptWill { will, share }
+        let counted = Counted::new(Message::cost(&will.message), [self.wills.clone(), own.wills.clone()]);
+        KeptWill { will, counted }
     }
 
     /// Tells whether there is room for a will, in place of the one that the same client has left.
     pub(crate) fn has_room_for_will(&self, identity: &Arc<SpiffeId>, client_id: &str, will: &Will) -> bool {
         let bytes = Message::cost(&will.message);
         let left = |key: &Key| match &self.sessions.get(*key)?.link {
-            Link::Live(connection) => connection.will.as_ref().map(|will| will.share.bytes()),
-            Link::Parked(parked) => parked.will.as_ref().map(|late| late.will.share.bytes()),
+            Link::Live(connection) => connection.will.as_ref().map(|will| will.counted.bytes()),
+            Link::Parked(parked) => parked.will.as_ref().map(|late| late.will.counted.bytes()),
         };
         let own = self.by_identity.get(identity);
         let replaced = own.and_then(|own| left(own.sessions.get(client_id)?)).unwrap_or(0);
