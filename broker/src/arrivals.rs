@@ -202,7 +202,7 @@ impl Arrival {
     /// When the time is over.
     pub(crate) async fn waits_for<F: Future>(&self, work: F) -> Result<F::Output, Refusal> {
         self.waited_for.store(0, Ordering::Relaxed);
-        self.until_over(work).await
+        self.until_over(work, "too many come at once: no turn to open its session in time").await
     }
 
     async fn limited<F: Future>(
@@ -225,16 +225,16 @@ impl Arrival {
             }
             step
         });
-        self.until_over(steps).await
+        self.until_over(steps, "no CONNECT in time").await
     }
 
-    async fn until_over<F: Future>(&self, work: F) -> Result<F::Output, Refusal> {
+    async fn until_over<F: Future>(&self, work: F, late: &str) -> Result<F::Output, Refusal> {
         tokio::select! {
             biased;
             output = work => Ok(output),
             () = self.displaced.cancelled() => Err(Refusal("too many arrivals: it let the broker wait longest".into())),
             () = self.room.closing.cancelled() => Err(Refusal("the broker stops".into())),
-            () = tokio::time::sleep_until(self.deadline) => Err(Refusal("no CONNECT in time".into())),
+            () = tokio::time::sleep_until(self.deadline) => Err(Refusal(late.into())),
         }
     }
 }
@@ -309,6 +309,24 @@ mod tests {
         drop(waits);
         assert!(!is_displaced(&working).await);
         drop(working);
+        newcomer.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_owed_a_turn_keeps_its_place_until_its_time_is_over() {
+        let room = room(1);
+        let owed = room.enter(user(1)).await;
+        assert_eq!(owed.waits_for(std::future::ready(7)).await.unwrap(), 7);
+        let mut waits = Box::pin(owed.waits_for(std::future::pending::<()>()));
+        let newcomer = room.enter(user(2));
+        tokio::pin!(newcomer);
+        tokio::select! {
+            _ = &mut waits => panic!("there is no turn"),
+            _ = &mut newcomer => panic!("there is no room"),
+            () = tokio::time::sleep(PATIENCE * 4) => {}
+        }
+        assert!(waits.await.unwrap_err().0.contains("no turn"));
+        drop(owed);
         newcomer.await;
     }
 
