@@ -257,17 +257,17 @@ impl EntryTable {
     /// Another host's agent ends the walk, because its workloads are attested there and not here.
     pub fn served_by(&self, agent: &SpiffeId) -> Vec<Arc<RegistrationEntry>> {
         let mut found = BTreeMap::new();
-        let mut visited = BTreeSet::from([agent.clone()]);
-        let mut waiting = vec![agent.clone()];
+        let mut visited = BTreeSet::from([agent]);
+        let mut waiting = vec![agent];
         while let Some(parent) = waiting.pop() {
-            for entry in self.children(&parent) {
-                found.insert(entry.id.clone(), Arc::clone(entry));
-                if !is_agent(&entry.spiffe_id) && visited.insert(entry.spiffe_id.clone()) {
-                    waiting.push(entry.spiffe_id.clone());
+            for entry in self.children(parent) {
+                found.insert(entry.id.as_str(), entry);
+                if !is_agent(&entry.spiffe_id) && visited.insert(&entry.spiffe_id) {
+                    waiting.push(&entry.spiffe_id);
                 }
             }
         }
-        found.into_values().collect()
+        found.into_values().map(Arc::clone).collect()
     }
 
     /// Tells whether an entry is among those that [`EntryTable::served_by`] returns, from the entry upwards.
@@ -285,7 +285,7 @@ impl EntryTable {
         false
     }
 
-    fn children<'a>(&'a self, parent: &SpiffeId) -> impl Iterator<Item = &'a Arc<RegistrationEntry>> {
+    fn children(&self, parent: &SpiffeId) -> impl Iterator<Item = &Arc<RegistrationEntry>> {
         self.by_parent.get(parent).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
