@@ -10,9 +10,17 @@ use midge_policy::Policy;
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Sessions dealt with at once when a change concerns many: a tenth of a millisecond.
 const PORTION: usize = 8;
+/// How long what nobody waits for is worked on at a time. The kernel may leave others of this processor waiting as long as
+/// a thread goes on, and clients may live on this machine too.
+const STRETCH: Duration = Duration::from_micros(500);
+/// How long the processor is left to others then.
+const REST: Duration = Duration::from_millis(1);
+/// Identities that are asked about at once: a tenth of a millisecond.
+const IDENTITIES: usize = 256;
 /// Connections whose proofs are read at once.
 const PROOFS: usize = 128;
 
@@ -43,10 +51,14 @@ impl Hub {
     fn re_admit_identities(&self, admission: &dyn Admission) {
         let identities = self.0.inner.lock().broker.identities();
         let mut revoked: BTreeMap<String, Vec<SpiffeId>> = BTreeMap::new();
-        for identity in &identities {
-            if let Err(refusal) = admission.admits(identity, None) {
-                revoked.entry(refusal.0).or_default().push((**identity).clone());
+        for some in identities.chunks(IDENTITIES) {
+            for identity in some {
+                if let Err(refusal) = admission.admits(identity, None) {
+                    revoked.entry(refusal.0).or_default().push((**identity).clone());
+                }
             }
+            // Whoever waits for this processor has it now.
+            std::thread::yield_now();
         }
         for (reason, identities) in revoked {
             self.revoke(identities, &reason);
@@ -95,16 +107,24 @@ impl Hub {
     pub(crate) async fn clear_backlog(&self) {
         loop {
             self.0.backlog.notified().await;
-            while self.portion() {
-                tokio::task::yield_now().await;
+            let mut began = Instant::now();
+            while let Some(is_urgent) = self.portion() {
+                if is_urgent || began.elapsed() < STRETCH {
+                    tokio::task::yield_now().await;
+                } else {
+                    tokio::time::sleep(REST).await;
+                    began = Instant::now();
+                }
             }
         }
     }
 
-    pub(super) fn portion(&self) -> bool {
+    /// Does a portion. Returns whether somebody waits for what is left, if something is.
+    pub(super) fn portion(&self) -> Option<bool> {
         let now = self.now();
         let mut inner = self.0.inner.lock();
         let has_more = inner.broker.handle_backlog(PORTION, now);
+        let left = has_more.then(|| inner.broker.is_backlog_urgent());
         self.carry_out(&mut inner);
         let mut woken = Woken::default();
         let calls = inner.leave(&mut woken);
@@ -112,7 +132,7 @@ impl Hub {
         MutexGuard::unlock_fair(inner);
         self.call(calls);
         woken.wake();
-        has_more
+        left
     }
 
     /// Tells a witness of what sessions were granted before it came; others get their turn in between.

@@ -201,7 +201,7 @@ async fn what_a_change_left_to_be_done_is_written_without_waiting_for_others() {
     let waiting = tokio::spawn(async move { hub.wait_for_pending().await });
     tokio::task::yield_now().await;
     assert_eq!(stage.hub.metrics().subscriptions, 1, "it is looked at in portions");
-    while stage.hub.portion() {}
+    while stage.hub.portion().is_some() {}
     assert_eq!(stage.hub.metrics().subscriptions, 0);
     assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap());
 }

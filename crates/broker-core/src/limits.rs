@@ -31,7 +31,7 @@
 //!   for all sessions together. Whoever needs more waits in line, for turns of as many, and loses nothing. Of a topic of
 //!   which something newer comes meanwhile it is sent before that (128 topics of a subscription).
 //! - **Filters of one SUBSCRIBE or UNSUBSCRIBE**, and subscriptions to be looked at again after a change of rules: what is
-//!   decided at once is limited to about a millisecond, by the number of filters and of the patterns for the identity
+//!   decided at once is limited to about a quarter of a millisecond, by the number of filters and of the patterns for the identity
 //!   (`portions.rs`); the rest follows when others have had their turn. The client is left unread until it has its answer.
 //! - **Wills** of all sessions and of one identity's (`wills_bytes_max`, `wills_bytes_per_identity_max`): the CONNECT is
 //!   refused with 0x97 (3.1.1: 3). Those of an earlier run are kept.

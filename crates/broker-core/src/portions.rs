@@ -14,8 +14,8 @@ use mqtt_proto::{Info, Packet, PacketId, ReasonCode, SharedFilter, SubAck, Subsc
 use std::time::Duration;
 use std::vec::IntoIter;
 
-/// Steps of one portion: about a millisecond. One filter is decided at a time, however many it takes.
-const STEPS: usize = 16_384;
+/// Steps of one portion: about a quarter of a millisecond. One filter is decided at a time, however many it takes.
+const STEPS: usize = 4_096;
 
 /// What one filter takes beside its decision.
 const STEPS_PER_FILTER: usize = 64;

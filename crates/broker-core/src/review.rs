@@ -134,6 +134,12 @@ impl Broker {
         !ends.is_empty() || !reviews.is_empty() || !line.is_empty() || purge.is_some()
     }
 
+    /// Tells whether somebody waits for what is left: a session that is to end, or one that is owed retained messages. What
+    /// a change of rights leaves beside that takes effect without it.
+    pub fn is_backlog_urgent(&self) -> bool {
+        !self.backlog.ends.is_empty() || !self.backlog.line.is_empty()
+    }
+
     /// Does what changes of policy and identities left to be done, for so many sessions at most, and for fewer where they
     /// have many subscriptions or many rules speak of them. Looks at retained messages for those in line, as many as are
     /// one turn, or a few turns that are short. Tells whether there is more.
@@ -156,7 +162,7 @@ impl Broker {
                     session.is_in_line = false;
                 }
                 self.pump(key, now);
-            } else if !self.purge_step(now) {
+            } else if !self.purge_step(&mut portion, now) {
                 break;
             }
         }
@@ -325,12 +331,13 @@ impl Broker {
     }
 
     /// Looks at one more session or a few retained messages; false when there is nothing left.
-    fn purge_step(&mut self, now: Now) -> bool {
+    fn purge_step(&mut self, portion: &mut Portion, now: Now) -> bool {
         let Some(purge) = &mut self.backlog.purge else { return false };
         if let Some(key) = purge.sessions.pop_front() {
             if let Some(session) = self.sessions.get_mut(key) {
                 let authority = &self.authority;
                 let (number, ledger) = (session.number, &mut self.out.ledger);
+                portion.take(session.queue.len());
                 let purged = session.queue.extract(|waiting| authority.is_dead(&waiting.message));
                 purged.iter().for_each(|waiting| ledger.dequeue(number, waiting));
                 let withdrawn = session.inflight.withdraw(|waiting| authority.is_dead(&waiting.message));

@@ -129,7 +129,7 @@ fn an_unsubscribe_of_very_many_filters_is_done_in_portions() {
         filters: names.iter().map(|name| mqtt_proto::SharedFilter::new(name).unwrap()).collect(),
     }));
     assert!(world.broker.handle_packet(ops, packet, world.now).is_some());
-    assert!((2..10).contains(&finish(&mut world, ops)));
+    assert!((2..40).contains(&finish(&mut world, ops)));
     let seen = world.take(ops);
     assert!(seen[0].starts_with("UNSUBACK 9 [11 11") && seen[0].ends_with("11 00]"), "{seen:?}");
     assert_eq!(world.broker.metrics().subscriptions, 0);

@@ -207,6 +207,22 @@ fn who_is_revoked_while_others_messages_are_purged_is_not_forgotten() {
     world.expect(ops, ["CONNACK 00 present"]);
 }
 
+#[test]
+fn work_that_somebody_waits_for_is_urgent_and_what_takes_effect_without_it_is_not() {
+    let (mut world, _) = world();
+    change(&mut world, rules(&[3, 7]));
+    assert!(world.broker.has_backlog() && !world.broker.is_backlog_urgent(), "subscriptions to look at");
+    portions(&mut world, 8);
+    let (mut world, ..) = crowded(1000);
+    world.revoke("ops");
+    assert!(world.broker.is_backlog_urgent(), "sessions to end");
+    while world.broker.is_backlog_urgent() {
+        world.broker.handle_backlog(8, world.now);
+    }
+    assert!(world.broker.sessions().iter().all(|session| session.identity.path() != "/ops"));
+    assert!(world.broker.has_backlog(), "what they left is looked for");
+}
+
 /// `ops` has more sessions than a revocation ends at once; one of them subscribes to `a`.
 fn crowded(unsent_bytes_soft: usize) -> (World, ConnId, ConnId) {
     let mut world = World::limited(|config| config.unsent_bytes_soft = unsent_bytes_soft);
