@@ -3,13 +3,15 @@
 //!
 //! Sender, receiver and attack have threads of their own. Those of the attack yield to the others, since a hostile peer
 //! has a machine of its own; `MIDGE_HOSTILE_NICE=0` has it compete with the broker for the processors. All of them run on
-//! one processor, where there are more, as those of other machines would not run on the broker's at all.
+//! one processor, where there are more, as those of other machines would not run on the broker's at all. There the pair
+//! comes first where the kernel lets it (root): else it waits for the attack's slices, which is no doing of the broker's.
 
 use crate::client::publish;
 use crate::house::House;
 use futures_util::FutureExt as _;
 use mqtt_proto::{Packet, QoS, ReasonCode};
 use std::fmt;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -74,8 +76,18 @@ fn is_client() {
     rustix::thread::sched_setaffinity(None, &one).unwrap();
 }
 
+/// Has the kernel run this thread as soon as it has something to do.
+fn comes_first() {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let tool = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).stderr(Stdio::null()).status();
+    if !tool.is_ok_and(|status| status.success()) {
+        println!("the pair may wait for the attack's time slices: chrt (util-linux) refuses it a priority");
+    }
+}
+
 fn runtime() -> Runtime {
     is_client();
+    comes_first();
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 

@@ -4,6 +4,7 @@
 use crate::load::client::{Client, Phase};
 use crate::load::timer::Timer;
 use crate::load::{Dialect, Reach, Role, Score, Shape, Template, Version};
+use crate::usage;
 use anyhow::{Context as _, bail, ensure};
 use mio::{Events, Poll, Token, Waker};
 use parking_lot::Mutex;
@@ -199,8 +200,11 @@ struct Thread {
 }
 
 impl Thread {
-    #[expect(clippy::print_stdout, reason = "a failed measurement has to say why")]
+    #[expect(clippy::print_stdout, reason = "a measurement has to say what it is worth")]
     fn run(&mut self) {
+        if !usage::come_first() {
+            println!("the clients may wait for the broker's time slices: they have no priority before it");
+        }
         if let Err(error) = self.serve() {
             println!("the loader failed: {error:#}");
         }
