@@ -99,8 +99,9 @@ impl Play {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::histories::{PLAIN, all_of, kept, play};
+    use crate::histories::play;
     use crate::steps::{Op, Opening, Wish};
+    use crate::steps::{PLAIN, all_of, kept};
 
     fn leave(who: Who, words: [Word; 2], then: Then) -> Op {
         Op::EndInput(who, Farewell { words, meanwhile: None, then })

@@ -24,6 +24,8 @@ mod disk;
 #[cfg(test)]
 mod exchanges;
 #[cfg(test)]
+mod failed_once;
+#[cfg(test)]
 mod farewell;
 #[cfg(test)]
 mod filters;

@@ -284,3 +284,14 @@ pub(crate) fn history() -> impl Strategy<Value = Vec<Step>> {
         (start, rest).prop_map(|((limit, connects, asks), rest)| [vec![limit], connects, asks, rest].concat())
     })
 }
+
+pub(crate) const PLAIN: Opening =
+    Opening { v5: true, clean: false, expiry: 1000, window: 1, aliases: 0, will: None };
+
+pub(crate) fn kept(topic: &'static str, qos: u8) -> Said {
+    Said { topic, qos, retain: true, empty: false, lasts: None }
+}
+
+pub(crate) fn all_of(filter: &'static str) -> Wish {
+    Wish { filter, qos: 1, no_local: false, retain_as_published: false, handling: 0, id: None }
+}

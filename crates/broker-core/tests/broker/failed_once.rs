@@ -1,0 +1,197 @@
+//! Histories that failed once, of the broker's or of the reference's fault.
+
+use crate::attacker::Mischief;
+use crate::histories::play;
+use crate::steps::*;
+use midge_policy::Quota;
+
+// [MQTT-3.8.3-3]: with its window full a client waits for a retained message, and puts one of its own in its place.
+#[test]
+fn a_retained_message_of_its_own_is_not_owed_where_no_local_is() {
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(2, PLAIN),
+        Op::Subscribe(2, all_of("a/b")),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        Op::Subscribe(2, Wish { no_local: true, ..all_of("a/b") }),
+        Op::Publish(2, 1, kept("a/b", 0)),
+    ]);
+}
+
+// The will of who is taken over may be what it then finds retained.
+#[test]
+fn a_retained_will_of_its_own_is_not_owed_where_no_local_is() {
+    let mortal = Opening { will: Some((kept("a", 0), 0)), ..PLAIN };
+    play(&[
+        Op::Connect(2, PLAIN),
+        Op::Connect(1, mortal),
+        Op::Publish(2, 1, kept("a", 1)),
+        Op::Subscribe(1, all_of("a")),
+        Op::Subscribe(1, Wish { no_local: true, ..all_of("a") }),
+    ]);
+}
+
+// Two wills that are due at the restart, of which one is retained in the end; a session that once was to be kept
+// comes back only to end.
+#[test]
+fn what_is_due_at_a_restart_comes_in_any_order() {
+    let mortal = |topic| Opening { will: Some((kept(topic, 1), 0)), ..PLAIN };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, mortal("a")),
+        Op::Connect(2, mortal("a")),
+        Op::Connect(1, Opening { expiry: 0, ..mortal("a") }),
+        Op::Connect(3, PLAIN),
+        Op::Subscribe(3, all_of("#")),
+        Op::Restart(0),
+        Op::Connect(3, PLAIN),
+        Op::Subscribe(3, all_of("a")),
+    ]);
+}
+
+// An empty will that nobody was left to keep, and an empty one that is due: they look the same.
+#[test]
+fn of_equal_messages_of_a_group_the_one_that_is_due_came() {
+    let share = "$share/g/a/#";
+    let mortal = |qos| Opening { will: Some((Said { empty: true, ..kept("a/b", qos) }, 0)), ..PLAIN };
+    play(&[
+        Op::Connect(0, Opening { expiry: 0, ..mortal(1) }),
+        Op::Subscribe(0, all_of(share)),
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(0, Wish { qos: 0, ..all_of(share) }),
+        Op::Connect(1, mortal(0)),
+    ]);
+}
+
+// A client that has no room for what is retained when the broker is killed: the rest is owed still, and no more than it.
+#[test]
+fn what_is_retained_is_owed_over_restarts() {
+    for qos in 0..3 {
+        let publish = |topic| [Op::Publish(0, 1, kept(topic, qos)), Op::Release(0, 1)];
+        let start = [Op::Connect(0, PLAIN), Op::Connect(1, PLAIN)];
+        let rest = [
+            Op::Subscribe(1, Wish { qos, ..all_of("#") }),
+            Op::Acknowledge(1, 0, false),
+            Op::Restart(0),
+            Op::Restart(0),
+            Op::Connect(1, PLAIN),
+            Op::Acknowledge(1, 0, false),
+            Op::Restart(0),
+        ];
+        play(&[&start[..], &publish("a"), &publish("a/b"), &publish("a/c"), &publish("d"), &rest].concat());
+    }
+}
+
+// What waits for the attacker is stored, though nobody else waits for it and it is not retained.
+#[test]
+fn what_waits_for_the_attacker_stays_in_the_store() {
+    let reads_all = [
+        Op::Attack(Mischief::Rights(0b10)),
+        Op::Attack(Mischief::Connect { nth: 0, v5: true, clean: false, will: None }),
+        Op::Attack(Mischief::Subscribe(0, 4, 1)),
+    ];
+    let said = Said { retain: false, ..kept("a", 1) };
+    play(&[&[Op::Connect(0, PLAIN)][..], &reads_all, &[Op::Publish(0, 1, said)]].concat());
+}
+
+// What is retained waits before something newer of its topic, for which a queue has no room then: it comes once.
+#[test]
+fn what_waits_before_a_message_that_is_dropped_comes_once() {
+    let one = Quota { queue_messages: Some(1), ..Quota::default() };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, PLAIN),
+        Op::Publish(1, 1, kept("a", 1)),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        Op::Subscribe(0, all_of("#")),
+        Op::Limit(one),
+        Op::Publish(1, 1, Said { retain: false, ..kept("a/b", 1) }),
+    ]);
+}
+
+// [MQTT-4.3.3-7]: it was sent before it expired, and waits for the disk when it is to be sent again.
+#[test]
+fn what_was_sent_does_not_expire_while_the_disk_is_slow() {
+    let said = |qos, lasts| Said { retain: false, lasts, ..kept("a/c", qos) };
+    let words = [Word::Nothing, Word::Publish(1, said(1, None))];
+    play(&[
+        Op::Connect(0, Opening { window: 2, ..PLAIN }),
+        Op::Subscribe(0, Wish { qos: 2, ..all_of("a/c") }),
+        Op::Publish(0, 1, said(2, Some(1))),
+        Op::Release(0, 1),
+        Op::Wait(1),
+        Op::EndInput(0, Farewell { words, meanwhile: None, then: Then::TakenOver(PLAIN) }),
+    ]);
+}
+
+// Two empty messages for a group, of which one waits for who is away and one is due to who is there.
+#[test]
+fn of_equal_messages_of_a_group_who_is_there_got_the_one_that_is_due() {
+    let share = "$share/g/a/#";
+    let empty = |qos| Said { empty: true, ..kept("a/c", qos) };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(0, Wish { qos: 2, ..all_of(share) }),
+        Op::Lose(0),
+        Op::Publish(1, 3, empty(2)),
+        Op::Publish(1, 1, empty(1)),
+        Op::Publish(1, 2, kept("a/c", 1)),
+        Op::Subscribe(1, all_of(share)),
+        Op::Release(1, 3),
+        Op::Acknowledge(1, 0, false),
+    ]);
+}
+
+// [MQTT-4.6.0-1]: also between a message of QoS 1 and one of QoS 2, and on the second connection after it.
+#[test]
+fn what_is_sent_again_after_a_restart_keeps_its_place() {
+    let wide = Opening { window: 2, ..PLAIN };
+    let said = |qos| Said { retain: false, ..kept("a", qos) };
+    play(&[
+        Op::Connect(0, PLAIN),
+        Op::Connect(1, wide),
+        Op::Subscribe(1, Wish { qos: 2, ..all_of("a") }),
+        Op::Publish(0, 1, said(1)),
+        Op::Publish(0, 2, said(2)),
+        Op::Release(0, 2),
+        Op::Restart(0),
+        Op::Connect(1, wide),
+        Op::Lose(1),
+        Op::Connect(1, wide),
+    ]);
+}
+
+// MQTT 5.0 §4.8.2: what a group was to get is gone with its last member, also for who is in it when it is made anew.
+#[test]
+fn a_group_that_ended_takes_nothing_over() {
+    let share = "$share/g/#";
+    play(&[
+        Op::Connect(2, PLAIN),
+        Op::Connect(3, Opening { expiry: 0, ..PLAIN }),
+        Op::Subscribe(3, all_of(share)),
+        Op::Publish(2, 1, Said { retain: false, ..kept("a", 1) }),
+        Op::Unsubscribe(3, share),
+        Op::Subscribe(2, Wish { qos: 0, ..all_of(share) }),
+        Op::Lose(3),
+    ]);
+}
+
+// [MQTT-3.8.3-3]: what waits of a subscription passes over its own message, though another takes that one's place later.
+#[test]
+fn what_replaces_a_retained_message_of_its_own_is_not_owed_as_retained() {
+    let mortal = Opening { expiry: 0, will: Some((Said { retain: false, ..kept("a", 1) }, 0)), ..PLAIN };
+    let without_own = |filter| Wish { no_local: true, ..all_of(filter) };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, mortal),
+        Op::Connect(2, Opening { will: Some((kept("a/b", 1), 0)), ..PLAIN }),
+        Op::Lose(2),
+        Op::Subscribe(1, without_own("a/#")),
+        Op::Lose(0),
+        Op::Subscribe(1, without_own("a/b")),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        Op::Acknowledge(1, 0, false),
+        Op::Connect(0, Opening { will: Some((kept("a/b", 1), 0)), ..PLAIN }),
+    ]);
+}
