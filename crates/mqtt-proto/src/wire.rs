@@ -9,6 +9,7 @@ use std::sync::Arc;
 pub(crate) const VARINT_MAX: u32 = 268_435_455;
 
 /// Bytes a variable byte integer of this value takes.
+#[inline]
 pub(crate) fn varint_len(value: usize) -> usize {
     match value {
         0..=0x7F => 1,

@@ -102,7 +102,18 @@ impl Decoder {
             return Err(error);
         }
         self.look_at(buffer);
+        if let Some(ack) = self.plain_ack(buffer) {
+            buffer.advance(ack::PLAIN_BYTES);
+            return Ok(Some(ack));
+        }
         self.next_packet(buffer).inspect_err(|error| self.refused = Some(*error))
+    }
+
+    /// Returns an acknowledgement that needs no judging; anything else takes the long way.
+    #[inline]
+    fn plain_ack(&self, buffer: &[u8]) -> Option<Packet> {
+        let is_taken = self.version.is_some() && self.limits.packet_bytes_max >= ack::PLAIN_BYTES;
+        if is_taken { ack::plain(buffer) } else { None }
     }
 
     /// Notes how much memory the buffer uses: it cannot tell itself once something was taken off its front.

@@ -48,6 +48,7 @@ fn measured(packet: &Packet, version: Version) -> Count {
     count
 }
 
+#[inline]
 fn framed_len(body_len: usize) -> usize {
     body_len.saturating_add(1 + varint_len(body_len))
 }

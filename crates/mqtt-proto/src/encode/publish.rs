@@ -97,6 +97,7 @@ pub fn encode_publish_head(
 }
 
 /// Returns the bytes `encode_publish` appends, fixed header included.
+#[inline]
 pub fn publish_len(publish: &PublishRef<'_>, version: Version) -> usize {
     if let Some(plain) = Plain::of(publish, version) {
         return framed_len(plain.len());
@@ -190,6 +191,7 @@ fn head(publish: &PublishRef<'_>, version: Version, sink: &mut impl Sink) {
 }
 
 impl PublishRef<'_> {
+    #[inline]
     pub(super) fn first_byte(&self) -> u8 {
         let flags = u8::from(self.dup) << 3 | (self.qos as u8) << 1 | u8::from(self.retain);
         (PacketType::Publish as u8) << 4 | flags
