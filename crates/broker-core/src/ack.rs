@@ -3,9 +3,10 @@
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::inflight::Exchange;
+use crate::output::Output;
 use crate::queue::Waiting;
 use crate::record::OutgoingState;
-use crate::session::Link;
+use crate::session::{Link, Session};
 use crate::slab::Key;
 use mqtt_proto::{Ack, Packet, PacketId, QoS, ReasonCode};
 
@@ -13,16 +14,13 @@ impl Broker {
     /// Ends a QoS 1 exchange. A reason of 0x80 and above ends it too: the message is not sent again
     /// ([MQTT-4.8.2-6]).
     pub(crate) fn take_puback(&mut self, key: Key, ack: &Ack, now: Now) {
-        let Some(session) = self.sessions.get(key) else { return };
-        match session.inflight.get(ack.packet_id) {
-            Some(Exchange::Published(waiting)) if waiting.qos == QoS::AtLeastOnce => {
-                self.finish(key, ack.packet_id, now);
-            }
-            Some(Exchange::Withdrawn(QoS::AtLeastOnce)) => self.finish(key, ack.packet_id, now),
-            Some(_) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
-            // An identifier of before a restart: not an error the client could do anything about.
-            None => {}
-        }
+        self.finish(key, ack.packet_id, now, |exchange| {
+            matches!(
+                exchange,
+                Exchange::Published(Waiting { qos: QoS::AtLeastOnce, .. })
+                    | Exchange::Withdrawn(QoS::AtLeastOnce)
+            )
+        });
     }
 
     /// Answers PUBREC: from here on the message belongs to the client.
@@ -36,7 +34,7 @@ impl Broker {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
             }
             // [MQTT-4.3.3-4]: no PUBREL follows an error.
-            Some(_) if failed => return self.finish(key, ack.packet_id, now),
+            Some(_) if failed => return self.finish(key, ack.packet_id, now, |_| true),
             Some(exchange) => {
                 match exchange {
                     Exchange::Published(waiting) => {
@@ -61,37 +59,43 @@ impl Broker {
 
     /// Ends a QoS 2 exchange.
     pub(crate) fn take_pubcomp(&mut self, key: Key, ack: &Ack, now: Now) {
-        let Some(session) = self.sessions.get(key) else { return };
-        match session.inflight.get(ack.packet_id) {
-            Some(Exchange::Released) => self.finish(key, ack.packet_id, now),
-            Some(_) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
-            None => {}
+        self.finish(key, ack.packet_id, now, |exchange| matches!(exchange, Exchange::Released));
+    }
+
+    /// Ends an exchange that is as far as that, and sends what has room then.
+    fn finish(&mut self, key: Key, id: PacketId, now: Now, is_due: impl FnOnce(&Exchange) -> bool) {
+        let (sessions, mut release) = self.release(now);
+        let Some(session) = sessions.get_mut(key) else { return };
+        // An identifier of before a restart: not an error the client could do anything about.
+        let Some(exchange) = session.inflight.get(id) else { return };
+        if !is_due(exchange) {
+            return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
+        }
+        session.end_exchange(id, release.out);
+        if session.goes_on_in_line(&mut release) {
+            self.backlog.line.push_back(key);
         }
     }
+}
 
-    fn finish(&mut self, key: Key, id: PacketId, now: Now) {
-        self.end_exchange(key, id);
-        self.pump(key, now);
-    }
-
+impl Session {
     /// Ends an exchange, and leaves it to the caller to send what has room then.
-    pub(crate) fn end_exchange(&mut self, key: Key, id: PacketId) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some((exchange, counted)) = session.inflight.remove(id) else { return };
+    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) {
+        let Some((exchange, counted)) = self.inflight.remove(id) else { return };
         match &exchange {
             Exchange::Published(waiting) if waiting.qos == QoS::AtLeastOnce => {
-                self.out.ledger.dequeue(session.number, waiting);
+                out.ledger.dequeue(self.number, waiting);
             }
             Exchange::Published(waiting) => {
-                self.out.ledger.end_exchange(session.number, id, Some(waiting));
+                out.ledger.end_exchange(self.number, id, Some(waiting));
             }
             // Nothing is stored of one that was withdrawn at QoS 1.
             Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
             Exchange::Released | Exchange::Withdrawn(QoS::ExactlyOnce) => {
-                self.out.ledger.end_exchange(session.number, id, None);
+                out.ledger.end_exchange(self.number, id, None);
             }
         }
-        if counted && let Link::Live(connection) = &mut session.link {
+        if counted && let Link::Live(connection) = &mut self.link {
             connection.give_back_quota();
         }
     }

@@ -12,7 +12,7 @@ use crate::replay::LOOKS_AT_ONCE;
 use crate::retained::Retained;
 use crate::review::Backlog;
 use crate::route::{Route, Subscriptions};
-use crate::session::Session;
+use crate::session::{Link, Session};
 use crate::slab::{Key, Slab};
 use crate::timers::Timers;
 use crate::total::Total;
@@ -119,26 +119,49 @@ impl Broker {
             return None;
         };
         self.latest = Some((conn, key));
-        if self.end_condemned(key, now) {
-            return None;
-        }
-        let connection = self.connection_mut(key)?;
-        if connection.has_said_goodbye() {
-            return None;
-        }
-        if connection.rest.is_some() {
-            self.finish_rest(conn, now);
-            self.out.ledger.begin();
-        }
-        let connection = self.connection_mut(key)?;
-        connection.last_seen = now.mono;
-        if connection.peer.expires().is_some_and(|at| at <= now.wall) {
-            self.cut(key, CloseReason::SvidExpired, now);
+        if !(self.is_undisturbed(key, now) || self.may_go_on(conn, key, now)) {
             return None;
         }
         self.dispatch(key, packet, now);
         self.cut_slow(key, now);
         self.paused_until.take()
+    }
+
+    /// Notes that a client has sent something, and tells whether it has done nothing before that stands in the way, and
+    /// nobody else has, as is so nearly always: all of it in one look.
+    fn is_undisturbed(&mut self, key: Key, now: Now) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
+        let Link::Live(connection) = &mut session.link else { return false };
+        let is_undisturbed = session.condemned.is_none()
+            && connection.ends_after.is_none()
+            && connection.rest.is_none()
+            && connection.peer.expires().is_none_or(|at| at > now.wall);
+        if is_undisturbed {
+            connection.last_seen = now.mono;
+        }
+        is_undisturbed
+    }
+
+    /// Deals with what stands before a packet, and tells whether the packet may be taken then.
+    #[cold]
+    fn may_go_on(&mut self, conn: ConnId, key: Key, now: Now) -> bool {
+        if self.end_condemned(key, now) {
+            return false;
+        }
+        let Some(connection) = self.connection_mut(key).filter(|c| !c.has_said_goodbye()) else {
+            return false;
+        };
+        if connection.rest.is_some() {
+            self.finish_rest(conn, now);
+            self.out.ledger.begin();
+        }
+        let Some(connection) = self.connection_mut(key) else { return false };
+        connection.last_seen = now.mono;
+        let is_valid = connection.peer.expires().is_none_or(|at| at > now.wall);
+        if !is_valid {
+            self.cut(key, CloseReason::SvidExpired, now);
+        }
+        is_valid
     }
 
     pub(crate) fn cut_slow(&mut self, key: Key, now: Now) {
@@ -353,10 +376,7 @@ impl Broker {
 
     pub(crate) fn pump(&mut self, key: Key, now: Now) {
         let (sessions, mut release) = self.release(now);
-        let goes_on = sessions.get_mut(key).is_some_and(|session| {
-            session.pump(&mut release) && !std::mem::replace(&mut session.is_in_line, true)
-        });
-        if goes_on {
+        if sessions.get_mut(key).is_some_and(|session| session.goes_on_in_line(&mut release)) {
             self.backlog.line.push_back(key);
         }
     }

@@ -125,7 +125,9 @@ impl Broker {
             {
                 has_room |= !self.deliver_stored(key, *delivery, &mut over, now);
             }
-            over.into_iter().for_each(|id| self.end_exchange(key, id));
+            if let Some(session) = self.sessions.get_mut(key) {
+                over.into_iter().for_each(|id| session.end_exchange(id, &mut self.out));
+            }
             if self.end_answered(key, now) {
                 continue;
             }

@@ -114,6 +114,12 @@ impl Session {
         *release.looks == 0 && !self.replays.is_empty()
     }
 
+    /// Sends what may be sent now. Tells whether the session has to stand in line for its next turn, where it stands in none
+    /// yet.
+    pub(crate) fn goes_on_in_line(&mut self, release: &mut Release<'_>) -> bool {
+        self.pump(release) && !std::mem::replace(&mut self.is_in_line, true)
+    }
+
     /// Sends or discards one message; false when there is nothing to do or no room.
     fn step(&mut self, release: &mut Release<'_>) -> bool {
         let Link::Live(connection) = &mut self.link else { return false };
