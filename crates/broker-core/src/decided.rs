@@ -24,7 +24,8 @@ const REMEMBERED_BYTES_OWN: usize = 4 * 1024;
 #[derive(Debug)]
 pub(crate) struct PublishCache {
     decisions: HashMap<TopicName, Arc<Decided>, BuildHasherDefault<WordHasher>>,
-    /// The one of them asked for last: most publishers repeat one topic.
+    /// The one of them asked for last: most publishers repeat one topic. It is lent out and comes back, which costs less
+    /// than counting who has it.
     latest: Option<Arc<Decided>>,
     /// When all of them were decided.
     at: At,
@@ -95,18 +96,26 @@ impl PublishCache {
         Self { decisions, latest: None, at: At::default(), bytes: 0, all: all.clone() }
     }
 
-    /// Returns what was decided about a topic, if that holds for this publication now.
+    /// Returns what was decided about a topic, if that holds for this publication now. Who is done with it gives it back
+    /// ([`Self::keep_at_hand`]).
     pub(crate) fn find(
         &mut self,
         topic: &TopicName,
         at: At,
         facts: &PublishFacts<'_>,
     ) -> Option<Arc<Decided>> {
-        if self.latest.as_ref().is_none_or(|latest| latest.topic != *topic) {
-            self.latest = Some(Arc::clone(self.decisions.get(topic)?));
+        let decided = match self.latest.take().filter(|latest| latest.topic == *topic) {
+            Some(latest) => latest,
+            None => Arc::clone(self.decisions.get(topic)?),
+        };
+        (decided.at == at && decided.permit.covers(facts)).then_some(decided)
+    }
+
+    /// Takes back what was found, to be found with one look if it is asked for next. What is not remembered is let go of.
+    pub(crate) fn keep_at_hand(&mut self, decided: Arc<Decided>) {
+        if Arc::strong_count(&decided) > 1 {
+            self.latest = Some(decided);
         }
-        let latest = self.latest.as_ref()?;
-        (latest.at == at && latest.permit.covers(facts)).then(|| Arc::clone(latest))
     }
 
     /// Remembers a decision, if there is room for it among these bytes of all caches.
@@ -263,6 +272,19 @@ mod tests {
         assert!(last.knows("a", (1, 1)));
         presses.clear();
         assert_eq!(all.get(), 0);
+    }
+
+    #[test]
+    fn what_was_lent_comes_back_and_what_is_not_remembered_does_not_stay() {
+        let all = Total::default();
+        let mut press = Publisher::new(&all, usize::MAX);
+        press.publish("a", 1, (1, 1));
+        let lent = press.cache.find(&topic("a"), (1, 1), &FACTS).unwrap();
+        press.cache.keep_at_hand(lent);
+        assert!(press.cache.latest.is_some());
+        press.cache.keep_at_hand(decided("b", 1, (1, 1)));
+        assert!(!press.knows("b", (1, 1)));
+        assert!(press.knows("a", (1, 1)));
     }
 
     #[test]

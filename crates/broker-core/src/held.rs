@@ -8,10 +8,10 @@ use crate::message::Message;
 use crate::record::{HeldRecord, Record};
 use crate::total::Total;
 use crate::word_hasher::WordHasher;
-use mqtt_proto::{PacketId, Publication};
+use mqtt_proto::PacketId;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Bytes that a denied message counts for.
 const DENIED_BYTES: usize = 64;
@@ -19,8 +19,8 @@ const DENIED_BYTES: usize = 64;
 /// What waits for PUBREL under one packet identifier.
 #[derive(Debug)]
 pub(crate) enum HeldMessage {
-    /// A message and when it came.
-    Accepted(Box<Publication>, Duration),
+    /// A message, as it was accepted when it came: whether it may still be released is to be decided anew.
+    Accepted(Arc<Message>),
     /// A message that was denied to a 3.1.1 client, which has to finish the exchange all the same.
     Denied,
 }
@@ -28,9 +28,9 @@ pub(crate) enum HeldMessage {
 impl HeldMessage {
     pub(crate) fn record(&self, ledger: &mut Ledger, now: Now) -> Record {
         Record::Held(Box::new(match self {
-            Self::Accepted(publication, received) => {
-                let received = ledger.time_at(*received, now);
-                HeldRecord::Accepted((**publication).clone(), received)
+            Self::Accepted(message) => {
+                let received = ledger.time_at(message.received, now);
+                HeldRecord::Accepted(message.publication().clone(), received)
             }
             Self::Denied => HeldRecord::Denied,
         }))
@@ -102,7 +102,7 @@ impl Drop for Held {
 
 fn cost(message: &HeldMessage) -> usize {
     match message {
-        HeldMessage::Accepted(publication, _) => Message::cost(publication),
+        HeldMessage::Accepted(message) => message.bytes(),
         HeldMessage::Denied => DENIED_BYTES,
     }
 }

@@ -77,6 +77,14 @@ impl Message {
         Self { number, level, ..Self::new(publication, Arc::new(origin), UNDECIDED, Duration::ZERO) }
     }
 
+    /// Notes by which right it is released, where that was decided anew.
+    pub(crate) fn allow(&mut self, origin: &Arc<Origin>, revision: u64) {
+        if !Arc::ptr_eq(&self.origin, origin) {
+            self.origin = Arc::clone(origin);
+        }
+        self.revision = revision;
+    }
+
     /// The message itself; its RETAIN flag is the publisher's.
     pub fn publication(&self) -> &Publication {
         &self.publication

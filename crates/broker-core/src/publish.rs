@@ -11,7 +11,7 @@ use crate::queue::{Lent, Waiting};
 use crate::record::Durability;
 use crate::release::Release;
 use crate::retained::Full;
-use crate::route::{Refused, Route};
+use crate::route::{Refused, Route, Target};
 use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
@@ -98,6 +98,7 @@ impl Broker {
                 // What there is no room to retain is for those who are there.
                 self.has_room(key, &publication, &decided, now);
                 self.distribute(publication, &decided.source, &decided.route, now.mono, now);
+                self.keep_at_hand(key, decided);
             }
             Err(denial) => self.deny(key, &publication, denial, now),
         }
@@ -111,6 +112,7 @@ impl Broker {
                 self.distribute(publication, source, route, now.mono, now);
                 let reason =
                     if route.is_empty() { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+                self.keep_at_hand(key, decided);
                 (reason, None)
             }
             Verdict::Refused(reason, text) => (reason, Some(text)),
@@ -143,7 +145,10 @@ impl Broker {
                 let asked = decided.source.durability;
                 self.wake(asked);
                 let level = self.out.ledger.level_for(asked);
-                self.hold(key, id, HeldMessage::Accepted(Box::new(publication), now.mono), level, now);
+                let (origin, revision) = (Arc::clone(&decided.source.origin), self.authority.revision());
+                let message = Message::new(publication, origin, revision, now.mono);
+                self.hold(key, id, HeldMessage::Accepted(Arc::new(message)), level, now);
+                self.keep_at_hand(key, decided);
                 (ReasonCode::Success, None)
             }
             Verdict::Refused(reason, text) => {
@@ -204,17 +209,24 @@ impl Broker {
             self.out.ledger.remove(session.held_key(ack.packet_id));
         }
         let reason = if held.is_some() { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        if let Some(HeldMessage::Accepted(publication, received)) = held
+        if let Some(HeldMessage::Accepted(mut message)) = held
             && ack.reason == ReasonCode::Success
         {
-            match self.decide(key, &publication, None) {
+            match self.decide(key, message.publication(), None) {
                 None => {}
                 Some(Ok(decided)) => {
-                    self.distribute(*publication, &decided.source, &decided.route, received, now);
+                    let revision = self.authority.revision();
+                    let Decided { source, route, .. } = &*decided;
+                    // Nobody else has it yet: nothing is copied.
+                    let released = Arc::make_mut(&mut message);
+                    released.allow(&source.origin, revision);
+                    self.prepare(released, source.durability);
+                    self.hand_out(message, source, route, now);
+                    self.keep_at_hand(key, decided);
                 }
                 Some(Err(denial)) => {
                     self.count_denied(key, &denial);
-                    let topic = publication.topic.as_str().into();
+                    let topic = message.publication().topic.as_str().into();
                     self.audit(key, AuditKind::PublishDenied { topic, stage: Stage::Release, denial }, now);
                 }
             }
@@ -261,6 +273,13 @@ impl Broker {
             self.sessions.get(key)?.connection()?;
         }
         Some(Ok(decided))
+    }
+
+    /// Gives back what was decided, for the next publication.
+    pub(crate) fn keep_at_hand(&mut self, key: Key, decided: Arc<Decided>) {
+        if let Some(connection) = self.connection_mut(key) {
+            connection.cache.keep_at_hand(decided);
+        }
     }
 
     fn decide_anew(&mut self, key: Key, publication: &Publication) -> Option<Decision> {
@@ -388,9 +407,32 @@ impl Broker {
     pub(crate) fn distribute(
         &mut self,
         publication: Publication,
-        Source { publisher, origin, durability, .. }: &Source,
+        source: &Source,
         route: &Route,
         received: Duration,
+        now: Now,
+    ) {
+        let revision = self.authority.revision();
+        let mut message = Message::new(publication, Arc::clone(&source.origin), revision, received);
+        self.prepare(&mut message, source.durability);
+        self.hand_out(Arc::new(message), source, route, now);
+    }
+
+    /// Prepares a message that is accepted to be stored, should anyone have to wait for it.
+    fn prepare(&mut self, message: &mut Message, asked: Option<Durability>) {
+        // What the broker retains of itself at QoS 0 ($SYS) holds for this run.
+        let is_retained = message.publication().retain && *message.origin() != Origin::Broker;
+        if message.qos() != QoS::AtMostOnce || is_retained {
+            self.wake(asked);
+            self.out.ledger.prepare(message, asked);
+        }
+    }
+
+    fn hand_out(
+        &mut self,
+        message: Arc<Message>,
+        Source { publisher, origin, .. }: &Source,
+        route: &Route,
         now: Now,
     ) {
         if let (Some(key), Origin::Client { rule, will: false, .. }) = (publisher, &**origin)
@@ -398,15 +440,6 @@ impl Broker {
         {
             connection.published.count(rule);
         }
-        let revision = self.authority.revision();
-        let mut message = Message::new(publication, Arc::clone(origin), revision, received);
-        // What the broker retains of itself at QoS 0 ($SYS) holds for this run.
-        let is_retained = message.publication().retain && *message.origin() != Origin::Broker;
-        if message.qos() != QoS::AtMostOnce || is_retained {
-            self.wake(*durability);
-            self.out.ledger.prepare(&mut message, *durability);
-        }
-        let message = Arc::new(message);
         if message.is_expired(now) {
             self.out.metrics.dropped.expired += 1;
             // Late as it is, it stands for what was retained before ([MQTT-3.3.1-5], [MQTT-3.3.1-6]).
@@ -428,28 +461,40 @@ impl Broker {
                 self.out.withhold(session.subject(), &message.publication().topic, denial, now);
             }
         }
-        for target in &route.targets {
-            let Some(grant) = target.grant_for(*publisher) else { continue };
-            let waiting = Waiting {
-                qos: message.qos().min(grant.qos),
-                // [MQTT-3.3.1-12], [MQTT-3.3.1-13].
-                retain: grant.retain_as_published && message.publication().retain,
-                subscription_ids: grant.ids.clone(),
-                group: None,
-                revision,
-                number: 0,
-                resent: false,
-                packet_id: None,
-                lent: Lent::No,
-                message: Arc::clone(&message),
-            };
-            self.hand_to(target.session, waiting, now);
+        // The last one gets the message itself, and need not count itself among those who have it.
+        let (last, others) = match route.targets.split_last() {
+            Some((last, others)) if route.groups.is_empty() => (Some(last), others),
+            _ => (None, &*route.targets),
+        };
+        for target in others {
+            self.hand_to_target(target, *publisher, Arc::clone(&message), now);
         }
         for (group, members) in &route.groups {
             if self.share(*group, members, &message, now).is_none() {
                 self.out.metrics.dropped.no_member += 1;
             }
         }
+        if let Some(last) = last {
+            self.hand_to_target(last, *publisher, message, now);
+        }
+    }
+
+    fn hand_to_target(&mut self, target: &Target, publisher: Option<Key>, message: Arc<Message>, now: Now) {
+        let Some(grant) = target.grant_for(publisher) else { return };
+        let waiting = Waiting {
+            qos: message.qos().min(grant.qos),
+            // [MQTT-3.3.1-12], [MQTT-3.3.1-13].
+            retain: grant.retain_as_published && message.publication().retain,
+            subscription_ids: grant.ids.clone(),
+            group: None,
+            revision: message.revision,
+            number: 0,
+            resent: false,
+            packet_id: None,
+            lent: Lent::No,
+            message,
+        };
+        self.hand_to(target.session, waiting, now);
     }
 
     /// Sends receivers what a message is about to replace, where that is owed to them.

@@ -80,7 +80,8 @@ impl Broker {
             Packet::PubRel(ack) if ack.reason == ReasonCode::Success => {
                 let Some(held) = session.held.remove(ack.packet_id) else { return false };
                 let has_to = match &held {
-                    HeldMessage::Accepted(publication, _) => {
+                    HeldMessage::Accepted(message) => {
+                        let publication = message.publication();
                         self.would_store(key, &publication.topic, facts(publication))
                     }
                     HeldMessage::Denied => false,
@@ -102,7 +103,9 @@ impl Broker {
         let at = (self.authority.generation(), self.subscriptions.epoch());
         let known = self.connection_mut(key).and_then(|connection| connection.cache.find(topic, at, &facts));
         if let Some(decided) = known {
-            return self.is_stored_for(key, &facts, decided.source.durability, &decided.route);
+            let is_stored = self.is_stored_for(key, &facts, decided.source.durability, &decided.route);
+            self.keep_at_hand(key, decided);
+            return is_stored;
         }
         let Some(session) = self.sessions.get_mut(key) else { return false };
         let Ok(permit) = session.rights(&mut self.authority).publish(topic, facts) else { return false };

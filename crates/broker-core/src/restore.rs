@@ -359,7 +359,21 @@ impl Restoration<'_> {
             HeldRecord::Accepted(mut publication, received) => {
                 let waited = self.time.since(received).as_secs();
                 age(&mut publication, u32::try_from(waited).unwrap_or(u32::MAX));
-                HeldMessage::Accepted(Box::new(publication), self.now.mono)
+                // By which rule and listener, is decided when it is released.
+                let origin = Origin::Client {
+                    identity: Arc::clone(&session.identity),
+                    client_id: Arc::clone(&session.client_id),
+                    listener: None,
+                    rule: "".into(),
+                    will: false,
+                };
+                let received = self.now.mono;
+                HeldMessage::Accepted(Arc::new(Message::new(
+                    publication,
+                    Arc::new(origin),
+                    UNDECIDED,
+                    received,
+                )))
             }
         };
         session.held.insert(id, message);
