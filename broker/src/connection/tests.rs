@@ -125,12 +125,12 @@ async fn a_peer_that_begins_with_another_packet_is_closed_unanswered() {
     }
 }
 
-// [MQTT-3.1.2-1], [MQTT-3.1.2-2]: in the form of 3.1.1, which older and newer clients read alike.
+// [MQTT-3.1.2-1], [MQTT-3.1.2-2]: in the form that the rest of the CONNECT has.
 #[tokio::test]
 async fn an_unknown_protocol_is_told_so_and_closed() {
     for connect in [
         &b"\x10\x0C\0\x04MQTT\x03\x02\0\0\0\0"[..],
-        b"\x10\x0D\0\x04MQTT\x06\x02\0\0\0\0\0",
+        b"\x10\x0C\0\x04MQTT\x06\x02\0\0\0\0",
         b"\x10\x0E\0\x06MQIsdp\x03\x02\0\0\0\0",
         b"\x10\x0C\0\x04MQTX\x04\x02\0\0\0\0",
     ] {
@@ -140,12 +140,13 @@ async fn an_unknown_protocol_is_told_so_and_closed() {
         assert!(ended.served.is_err());
         assert_eq!(stage.hub.metrics().connects, 0);
     }
-    // Level 5 reads its own form only.
-    let stage = Stage::new();
-    let connect = b"\x10\x0D\0\x04MQTX\x05\x02\0\0\0\0\0";
-    let ended = stage.talk("press", &[connect, CONNECT_5], usize::MAX).await;
-    assert_eq!(ended.answer, b"\x20\x03\0\x84\0");
-    assert_eq!(stage.hub.metrics().connects, 0);
+    // Level 5 reads its own form only, and so does who comes after it.
+    for connect in [b"\x10\x0D\0\x04MQTX\x05\x02\0\0\0\0\0", b"\x10\x0D\0\x04MQTT\x06\x02\0\0\0\0\0"] {
+        let stage = Stage::new();
+        let ended = stage.talk("press", &[connect, CONNECT_5], usize::MAX).await;
+        assert_eq!(ended.answer, b"\x20\x03\0\x84\0");
+        assert_eq!(stage.hub.metrics().connects, 0);
+    }
 }
 
 // [MQTT-3.1.2-3], [MQTT-3.1.4-1]; 3.1.1 [MQTT-3.1.4-1], [MQTT-3.2.2-6]: without CONNACK.

@@ -34,6 +34,7 @@ pub(crate) fn read_varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, Violatio
 }
 
 /// A cursor over the body of one frame.
+#[derive(Clone)]
 pub(crate) struct Reader<'a> {
     /// Where what is kept may share memory; else it is copied.
     frame: Option<&'a Bytes>,

@@ -57,6 +57,7 @@ fn version(reader: &mut Reader<'_>, known: &mut Option<Version>) -> Result<Versi
         (b"MQTT", Ok(4)) => Some(Version::V311),
         // Whatever the name: who speaks level 5 could not read a refusal of 3.1.1.
         (_, Ok(5)) => Some(Version::V5),
+        (b"MQTT", Ok(6..)) if !has_form_of_311(reader.clone()) => Some(Version::V5),
         _ => None,
     };
     match (name, level) {
@@ -67,6 +68,20 @@ fn version(reader: &mut Reader<'_>, known: &mut Option<Version>) -> Result<Versi
         (b"MQTT", Err(violation)) => Err(violation),
         _ => Err(Violation::ProtocolName),
     }
+}
+
+/// Tells whether what follows the level of a CONNECT is what 3.1.1 has there. Of a level that is not known, say of
+/// a test or of a bridge that adds a bit to it, nothing else says which refusal its sender reads.
+fn has_form_of_311(mut reader: Reader<'_>) -> bool {
+    let Ok(flags) = reader.u8() else { return false };
+    let fields = [(WILL, 2), (USER_NAME, 1), (PASSWORD, 1)];
+    let fields: usize = fields.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, count)| count).sum();
+    let mut read = || {
+        reader.u16()?;
+        (0..=fields).try_for_each(|_| reader.prefixed().map(drop))?;
+        reader.finish()
+    };
+    read().is_ok()
 }
 
 fn check_flags(flags: u8, version: Version) -> Result<QoS, Violation> {

@@ -82,8 +82,8 @@ impl Decoder {
     }
 
     /// Returns the version; at a server it is known once CONNECT named one that is served, even when the
-    /// rest of that CONNECT was refused, or level 5 of another protocol, so that the refusal can be told in the right
-    /// form.
+    /// rest of that CONNECT was refused, or level 5 of another protocol, or one above 5 in the form of 5.0, so that the
+    /// refusal can be told in the right form.
     pub fn version(&self) -> Option<Version> {
         self.version
     }

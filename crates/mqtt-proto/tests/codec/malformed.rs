@@ -647,6 +647,13 @@ fn the_version_is_known_once_connect_named_one() {
         ("10 [<MQTT> 05]", Some(V5)),
         ("10 [<HTTP> 05]", Some(V5)),
         ("10 [<HTTP> 04]", None),
+        // Above 5 the rest says whose form it is: that of 5.0 has properties.
+        ("10 [<MQTT> 06 02 0000 [] <>]", Some(V5)),
+        ("10 [<MQTT> 63 02 003c [] <c>]", Some(V5)),
+        ("10 [<MQTT> 06 02 0000 <>]", None),
+        ("10 [<MQTT> 84 c6 003c <c> <w> <m> <u> <p>]", None),
+        ("10 [<MQTT> 84 c6 003c [] <c> [] <w> <m> <u> <p>]", Some(V5)),
+        ("10 [<MQTT> 02 02 0000 [] <>]", None),
         ("11 00", None),
     ] {
         let mut decoder = Decoder::server(Limits::default());
