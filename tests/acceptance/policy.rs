@@ -212,6 +212,30 @@ fn what_becomes_of_a_subscription_in_part_is_explained() {
 }
 
 #[test]
+fn quotas_and_rates_are_explained_by_listener() {
+    let place = Place::new();
+    let quota = |name: &str, more: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nid = \"spiffe://*/**\"\nquota = {{ sessions = {more}\n")
+    };
+    let slow = PRESS.replace("qos-max = 1", "rate = { messages-per-second = 5 }");
+    let rules = [slow, quota("all", "9 }"), quota("wire", "2 }\nlistener = \"tls\"")].concat();
+    let policy = place.write("press.toml", &rules);
+    let ask = ["policy", "explain", LEFT, "publish", "line/left/temperature", "-p", &policy];
+    let shown = run_midge(&ask).ok().stdout;
+    let rate = format!("Rate     : 5 messages/s (burst 5) for each identity by `press` ({policy}:2)\n");
+    let all =
+        format!(" sessions = 9 on tcp, unix, websocket-tls, websocket-loopback by `all` ({policy}:8)\n");
+    for told in [&*rate, &format!("Quotas   : sessions = 2 on tls by `wire` ({policy}:12)\n"), &all] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    let told = |listener: &str| json(&[&ask[..], &["--listener", listener]].concat());
+    assert_eq!(told("tls")["quotas"][0]["max"], 2);
+    let tcp = told("tcp");
+    assert_eq!((&tcp["quotas"][0]["max"], tcp["quotas"][0].get("listeners")), (&9.into(), None), "{tcp}");
+    assert_eq!(tcp["rates"][0]["messages-per-second"], 5);
+}
+
+#[test]
 fn who_may_in_part_is_told_and_expected_by_listener() {
     let place = Place::new();
     let (policy, config) = in_part(&place);

@@ -4,10 +4,11 @@ use crate::access::Access;
 use crate::cell::Cell;
 use crate::model::Ruleset;
 use crate::modes::Asked;
+use crate::rates::RateSaid;
 use crate::request::{Request, Verb};
 use crate::topics::{Filter, Topics};
 use midge_identity::SpiffeId;
-use midge_policy::{Effect, Extent, RuleName, SubscribeMode, SubscribePermit};
+use midge_policy::{Effect, Extent, PublishPermit, RuleName, SubscribeMode, SubscribePermit};
 use mqtt_proto::{QoS, TopicFilter};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -38,6 +39,9 @@ pub struct Decision {
     /// Quality of service that a subscription is granted, or that a message of one topic is delivered at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granted_qos: Option<u8>,
+    /// How fast it may be published, where every rule that allows it says so: as long as one of them has room.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<RateSaid>,
     /// Whether some topics are left out of what a subscription brings.
     pub filtered: bool,
     /// Filters that a granted subscription stands for: its own, unless it is narrowed.
@@ -108,6 +112,10 @@ impl Decision {
 
     pub(crate) fn allowed(rule: &RuleName) -> Self {
         Self { allowed: true, reason: format!("rule {rule} allows it"), ..Self::default() }.by(rule)
+    }
+
+    pub(crate) fn published(permit: &PublishPermit) -> Self {
+        Self { rates: RateSaid::of(permit), ..Self::allowed(permit.rule_name()) }
     }
 
     pub(crate) fn denied(denial: midge_policy::Denial) -> Self {

@@ -4,6 +4,7 @@ use crate::cell::Cell;
 use crate::decision::Answer;
 use crate::model::{Held, Ruleset};
 use crate::modes::Asked;
+use crate::own_quotas::QuotaSaid;
 use crate::request::{Request, Verb};
 use midge_identity::SpiffeId;
 use midge_policy::{Effect, Rule};
@@ -30,7 +31,7 @@ pub struct Explanation {
     /// The decision.
     #[serde(flatten)]
     pub answer: Answer,
-    /// How much the identity may keep, where rules say so.
+    /// How much the identity may keep, where rules say so, on the listeners that the request may come by.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub quotas: Vec<QuotaSaid>,
     /// Rules whose `id` matches, first by precedence first.
@@ -39,19 +40,6 @@ pub struct Explanation {
     pub others: usize,
     /// In which order rules decide.
     pub precedence: Vec<&'static str>,
-}
-
-/// A quota that holds, and by which rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct QuotaSaid {
-    /// Its key, such as `sessions`.
-    pub quota: &'static str,
-    /// How much there may be.
-    pub max: usize,
-    /// Name of the rule.
-    pub rule: String,
-    /// Where the rule stands.
-    pub place: String,
 }
 
 /// What one rule has to say.
@@ -92,13 +80,6 @@ pub struct Said {
 impl Explanation {
     /// Explains the decision on a request.
     pub fn of(rules: &Ruleset, id: &SpiffeId, request: &Request) -> Self {
-        let rights = rules.policy().rights_at(id, request.context());
-        let quotas = rights.quotas().map(|(of, max, rule)| QuotaSaid {
-            quota: of.key(),
-            max,
-            rule: rule.text().to_string(),
-            place: rule.source().to_string(),
-        });
         let cell = Cell::of(id);
         let mut speaking: Vec<&Arc<Held>> = rules.speaking_of(id);
         speaking.sort_by(|a, b| a.checked.name().cmp_precedence(b.checked.name()));
@@ -112,7 +93,7 @@ impl Explanation {
             id: id.to_string(),
             request: request.to_string(),
             answer: request.answer(rules, id),
-            quotas: quotas.collect(),
+            quotas: QuotaSaid::of(rules, id, request),
             others: rules.held().len() - considered.len(),
             considered,
             precedence: PRECEDENCE.to_vec(),

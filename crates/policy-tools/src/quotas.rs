@@ -1,12 +1,12 @@
 //! What policies say of quotas: how two of them differ, and which quotas others make needless.
 //!
-//! Quotas are compared as their rules say them, by the pattern of the identities.
+//! Quotas are compared as their rules say them, by the pattern of the identities; `own_quotas.rs` compares what holds
+//! for one.
 
 use crate::check::{Finding, Severity, finding};
 use crate::explore::{Left, TooMuch};
 use crate::model::{Held, Ruleset};
 use crate::overlap::{Level, Overlaps, covers, levels, uncut};
-use midge_identity::SpiffeId;
 use midge_policy::{Quantity, Quota, Rule};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -73,17 +73,6 @@ impl QuotaChange {
     /// Tells whether it lets identities keep more than before.
     pub fn raises(&self) -> bool {
         self.old.is_some_and(|old| self.new.is_none_or(|new| new > old))
-    }
-
-    /// Returns the quotas that hold for one identity under one policy and not under the other. Those of some
-    /// listeners only are among them.
-    pub fn for_identity(old: &Ruleset, new: &Ruleset, id: &SpiffeId) -> Vec<Self> {
-        let holding = |rules: &Ruleset| -> BTreeMap<Key, Max> {
-            let rights = rules.policy().rights(id);
-            let key = |of| (id.to_string(), Vec::new(), Vec::new(), of);
-            rights.quotas().map(|(of, max, rule)| (key(of), (max, rule.text().to_string()))).collect()
-        };
-        Self::of(&holding(old), &holding(new))
     }
 
     fn of(old: &BTreeMap<Key, Max>, new: &BTreeMap<Key, Max>) -> Vec<Self> {
@@ -251,22 +240,6 @@ mod tests {
                 "spiffe://*/*: quota sessions = 2 (was none) on tls"
             ]
         );
-    }
-
-    #[test]
-    fn what_holds_for_one_identity_is_the_smallest() {
-        let old = rule("a", "td/**", "quota = { sessions = 2 }");
-        let new = old.clone() + &rule("b", "td/app", "quota = { sessions = 1, subscriptions = 9 }");
-        let changes = |id: &str| {
-            let id = SpiffeId::new(id).unwrap();
-            let found = QuotaChange::for_identity(&ruleset(&old), &ruleset(&new), &id);
-            found.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(
-            changes("spiffe://td/app"),
-            ["quota sessions = 1 (was 2)", "quota subscriptions = 9 (was none)"]
-        );
-        assert_eq!(changes("spiffe://td/other"), [""; 0]);
     }
 
     #[test]

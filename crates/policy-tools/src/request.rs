@@ -144,10 +144,10 @@ impl Request {
             (Verb::Subscribe, _) => self.decide_subscription(rights, rules, id),
             (Verb::Publish, Some(topic)) => rights
                 .publish(&topic, self.facts())
-                .map_or_else(Decision::denied, |permit| Decision::allowed(permit.rule_name())),
+                .map_or_else(Decision::denied, |permit| Decision::published(&permit)),
             (Verb::Will, Some(topic)) => rights
                 .will(&topic, self.facts())
-                .map_or_else(Decision::denied, |permit| Decision::allowed(permit.rule_name())),
+                .map_or_else(Decision::denied, |permit| Decision::published(&permit)),
             (Verb::Receive, Some(topic)) => rights.receive(&topic).map_or_else(Decision::denied, |permit| {
                 Decision::allowed(permit.rule()).at(self.qos, permit.qos())
             }),

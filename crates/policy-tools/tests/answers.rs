@@ -500,3 +500,49 @@ fn a_share_group_whose_name_means_any_group_in_a_rule_is_left_out() {
     let proposal = learn(&read.seen, Generality::default()).unwrap();
     assert_eq!(proposal.rules[0].share_groups.as_deref(), Some(&["workers".to_owned()][..]));
 }
+
+const HURRIED: &str = r#"
+[[rule]]
+name = "slow"
+id = "spiffe://td/app/*"
+publish = ["up/+"]
+rate = { messages-per-second = 5, burst-messages = 20 }
+
+[[rule]]
+name = "bytes"
+id = "spiffe://td/app/*"
+publish = ["up/a"]
+rate = { bytes-per-second = 100, per = "rule" }
+
+[[rule]]
+name = "local"
+id = "spiffe://td/app/*"
+publish = ["up/b"]
+listener = "unix"
+"#;
+
+#[test]
+fn the_rates_of_what_is_allowed_are_told_and_none_where_a_rule_without_one_allows_it() {
+    let rules = ruleset(HURRIED);
+    let answer =
+        |topic: &str| Request::new(Verb::Publish, topic).unwrap().answer(&rules, &id("spiffe://td/app/x"));
+    let told = |decision: &midge_policy_tools::Decision| {
+        decision.rates.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let slow = "5 messages/s (burst 20) for each identity by `slow` (p.toml:2)";
+    let both = [slow, "100 B/s (burst 100) for all identities of the rule together by `bytes` (p.toml:8)"];
+    assert_eq!(told(&answer("up/a").decision), both);
+    assert_eq!(told(&answer("up/c").decision), [slow]);
+    // Local connections have a right without a rate.
+    let answer = answer("up/b");
+    let told: Vec<_> =
+        answer.by_listener.iter().map(|own| (own.listeners.join(","), told(&own.decision))).collect();
+    assert!(answer.decision.allowed && answer.decision.rates.is_empty());
+    assert_eq!(
+        told,
+        [
+            ("tls,tcp,websocket-tls,websocket-loopback".to_owned(), vec![slow.to_owned()]),
+            ("unix".to_owned(), vec![])
+        ]
+    );
+}

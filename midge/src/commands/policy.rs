@@ -135,7 +135,7 @@ fn decision(decision: &Decision) -> Value {
     json!({
         "allowed": decision.allowed, "in-part": decision.in_part, "mode": decision.mode,
         "reason": decision.reason, "rule": decision.rule, "place": decision.place,
-        "granted-qos": decision.granted_qos, "filtered": decision.filtered,
+        "granted-qos": decision.granted_qos, "rates": decision.rates, "filtered": decision.filtered,
         "parts": decision.parts, "left-out": decision.left_out, "not-whole": decision.not_whole,
     })
 }

@@ -44,6 +44,8 @@ fn decided(decision: &Decision) -> Vec<(&'static str, String)> {
     if let Some(qos) = decision.granted_qos {
         fields.push(("Granted QoS", qos.to_string()));
     }
+    let rates = decision.rates.iter().map(ToString::to_string).enumerate();
+    fields.extend(rates.map(|(at, rate)| (if at == 0 { "Rate" } else { "or" }, rate)));
     if decision.extent == Some(Extent::Narrowed) {
         let part = |part: &Part| {
             let filtered = if part.filtered { ", filtered" } else { "" };
@@ -69,10 +71,13 @@ pub(super) fn explanation(explanation: &Explanation) {
         _ => fields.push(("Decision", explanation.answer.decision.reason.clone())),
     }
     if !explanation.quotas.is_empty() {
-        let said =
-            |said: &QuotaSaid| format!("{} = {} by `{}` ({})", said.quota, said.max, said.rule, said.place);
-        let quotas: Vec<String> = explanation.quotas.iter().map(said).collect();
-        fields.push(("Quotas", quotas.join(", ")));
+        let said = |said: &QuotaSaid| {
+            let QuotaSaid { quota, max, rule, place, listeners } = said;
+            let on = if listeners.is_empty() { "" } else { " on " };
+            format!("{quota} = {max}{on}{} by `{rule}` ({place})", listeners.join(", "))
+        };
+        let quotas = explanation.quotas.iter().map(said).enumerate();
+        fields.extend(quotas.map(|(at, quota)| (if at == 0 { "Quotas" } else { "" }, quota)));
     }
     output::fields(&fields);
     for verdict in &explanation.answer.by_listener {
