@@ -236,6 +236,45 @@ fn quotas_and_rates_are_explained_by_listener() {
 }
 
 #[test]
+fn a_change_of_mode_is_told_and_checked() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("policies")).unwrap();
+    let policy = place.write("policies/press.toml", PRESS);
+    let config = |name: &str, mode: &str| {
+        let policy = format!("[policy]\nbuiltin = false\ndir = \"{}\"\n", place.text("policies"));
+        place.edge(name, "", "", &format!("[mqtt.subscribe-mode]\ntls = \"{mode}\"\n{policy}"))
+    };
+    let (old, new) = (config("old", "reject"), config("new", "narrow"));
+    let diff = |arguments: &[&str]| run_midge(&[&["policy", "diff"], arguments].concat());
+    let told = diff(&[&old, &new]).ok().stdout;
+    let mode = "subscribe-mode on tls = narrow (was reject)\n\nspiffe://*/edge/*/press/{name}\n";
+    let gained = "  + subscribe-part line/{name}/command/# (qos up to 1, on listener tls)\n";
+    assert!(told.starts_with(mode) && told.contains(gained), "{told}");
+    assert_eq!(diff(&[&old, &new, "--exit-code"]).code, Some(1));
+    diff(&[&new, &new, "--exit-code"]).ok();
+    let own = diff(&[&new, &old, "--spiffeID", LEFT, "--output", "json"]).ok().json();
+    let lost = &own["kinds"][0]["changes"][0];
+    assert_eq!((&lost["gained"], &lost["access"]), (&false.into(), &"subscribe-part".into()), "{own}");
+    let modes = serde_json::json!([{ "listener": "tls", "old": "narrow", "new": "reject" }]);
+    assert_eq!(own["modes"], modes);
+
+    // Rules alone say nothing of modes, unless an option does for both.
+    diff(&[&policy, &new, "--exit-code"]).ok();
+    diff(&[&policy, &policy, "--new-subscribe-mode", "filter"]).refused(64, &["--old-subscribe-mode"]);
+    let options = ["--old-subscribe-mode", "reject", "--new-subscribe-mode", "filter"];
+    assert!(diff(&[&[&*policy, &policy], &options[..]].concat()).ok().stdout.contains("subscribe-part"));
+
+    let check = |arguments: &[&str]| run_midge(&[&["policy", "check"], arguments].concat());
+    let wider = check(&[&new, "--against", &old]);
+    assert!(wider.code == Some(1) && wider.stdout.contains("subscribe-part"), "{}", wider.stdout);
+    check(&[&old, "--against", &new]).ok();
+    check(&[&policy, "--against", &old]).ok();
+    let none = check(&["none", "--subscribe-mode", "narrow", "--strict"]);
+    assert!(none.stdout.starts_with("note[idle-mode] [mqtt.subscribe-mode] tls = \"narrow\"\n"), "{none:?}");
+    check(&["none", "--strict"]).ok();
+}
+
+#[test]
 fn who_may_in_part_is_told_and_expected_by_listener() {
     let place = Place::new();
     let (policy, config) = in_part(&place);

@@ -22,10 +22,12 @@ pub enum Access {
     SubscribeLiteral,
     /// To be given messages of these topics.
     Receive,
+    /// To be brought these topics by subscriptions to filters that rights to topics allow in part only.
+    SubscribePart,
 }
 
 impl Access {
-    /// All kinds of access.
+    /// The kinds of access that rules alone decide, whatever listeners make of what is allowed in part.
     pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::SubscribeLiteral, Self::Receive];
 
     /// Name as a policy file spells it.
@@ -35,6 +37,7 @@ impl Access {
             Self::Subscribe => "subscribe",
             Self::SubscribeLiteral => "subscribe-literal",
             Self::Receive => "receive",
+            Self::SubscribePart => "subscribe-part",
         }
     }
 
@@ -42,7 +45,7 @@ impl Access {
     pub(crate) fn verb(self) -> Verb {
         match self {
             Self::Publish => Verb::Publish,
-            Self::Subscribe | Self::SubscribeLiteral => Verb::Subscribe,
+            Self::Subscribe | Self::SubscribeLiteral | Self::SubscribePart => Verb::Subscribe,
             Self::Receive => Verb::Receive,
         }
     }
@@ -55,7 +58,7 @@ impl Access {
                 | (Self::Subscribe, Effect::Subscribe | Effect::DenySubscribe)
                 | (Self::SubscribeLiteral, Effect::SubscribeLiteral | Effect::DenySubscribeLiteral)
                 | (
-                    Self::Receive,
+                    Self::Receive | Self::SubscribePart,
                     Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive
                 )
         )
@@ -77,12 +80,17 @@ impl Access {
             (Self::Publish, Effect::DenyPublish)
             | (Self::Subscribe | Self::SubscribeLiteral, Effect::DenySubscribe)
             | (Self::SubscribeLiteral, Effect::DenySubscribeLiteral)
-            | (Self::Receive, Effect::DenySubscribe | Effect::DenyReceive) => Some(connection()),
-            (Self::Subscribe | Self::SubscribeLiteral | Self::Receive, Effect::Subscribe)
+            | (Self::Receive | Self::SubscribePart, Effect::DenySubscribe | Effect::DenyReceive) => {
+                Some(connection())
+            }
+            (
+                Self::Subscribe | Self::SubscribeLiteral | Self::Receive | Self::SubscribePart,
+                Effect::Subscribe,
+            )
             | (Self::SubscribeLiteral, Effect::SubscribeLiteral) => {
                 Some(connection().subscribe(rule, cell, part))
             }
-            (Self::Receive, Effect::Receive) => Some(connection().receive(rule)),
+            (Self::Receive | Self::SubscribePart, Effect::Receive) => Some(connection().receive(rule)),
             _ => None,
         };
         let mut lists: Vec<Listed> = Vec::new();

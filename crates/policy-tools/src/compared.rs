@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::model::{Held, Ruleset};
+use crate::modes::ModeChanges;
 use crate::overlap::{Overlaps, levels};
 use midge_identity::SpiffeId;
 use midge_policy::{Effect, Rule};
@@ -35,30 +36,22 @@ pub(crate) struct Compared(Vec<Sided>);
 impl Compared {
     /// Compares two policies as wholes.
     pub(crate) fn of(old: &Ruleset, new: &Ruleset) -> Self {
-        Self::of_rules(old.held().iter(), new.held().iter())
+        Sorted::of(old.held().iter(), new.held().iter()).compared()
     }
 
     /// Compares those rules of two policies that speak of one identity.
     pub(crate) fn of_identity(old: &Ruleset, new: &Ruleset, id: &SpiffeId) -> Self {
-        Self::of_rules(old.applying(id).into_iter(), new.applying(id).into_iter())
+        Sorted::of(old.applying(id).into_iter(), new.applying(id).into_iter()).compared()
     }
 
-    fn of_rules<'a>(
-        old: impl Iterator<Item = &'a Arc<Held>>,
-        new: impl Iterator<Item = &'a Arc<Held>>,
-    ) -> Self {
-        let mut by_name: BTreeMap<&str, Vec<&Arc<Held>>> = BTreeMap::new();
-        old.for_each(|held| by_name.entry(&held.rule.name).or_default().push(held));
-        let (mut come, mut kept) = (Vec::new(), Vec::new());
-        for held in new {
-            let same = by_name.get_mut(&*held.rule.name).and_then(|known| {
-                let at = known.iter().position(|old| old.rule.says_same_as(&held.rule))?;
-                Some(known.swap_remove(at))
-            });
-            if same.is_some() { &mut kept } else { &mut come }.push(Arc::clone(held));
-        }
-        let gone = by_name.into_values().flatten().cloned().collect();
-        Self::new(gone, come, kept, |held| &held.rule, |held| held)
+    /// Returns every rule of two policies that holds on a listener of which the mode changes, whether it differs or not.
+    pub(crate) fn by_modes(old: &Ruleset, new: &Ruleset, changes: &ModeChanges) -> Self {
+        Sorted::of(old.held().iter(), new.held().iter()).on(changes)
+    }
+
+    /// Returns those that speak of one identity.
+    pub(crate) fn by_modes_of(old: &Ruleset, new: &Ruleset, changes: &ModeChanges, id: &SpiffeId) -> Self {
+        Sorted::of(old.applying(id).into_iter(), new.applying(id).into_iter()).on(changes)
     }
 
     /// Compares rules that only the old and only the new policy has; `kept` are those of both, which are
@@ -92,6 +85,12 @@ impl Compared {
     /// where none differs.
     pub(crate) fn bearing(&self, access: Access) -> Option<(Vec<Sided>, usize)> {
         let weighs = |effect| access.weighs(effect);
+        if access == Access::SubscribePart {
+            // Every rule makes a difference where the mode does.
+            let rules: Vec<Sided> = self.0.iter().filter(|sided| sided.held.has(weighs)).cloned().collect();
+            let count = rules.len();
+            return (count > 0).then_some((rules, count));
+        }
         let (mut rules, kept): (Vec<&Sided>, Vec<&Sided>) =
             self.0.iter().filter(|sided| sided.held.has(weighs)).partition(|sided| sided.differs());
         let changed: Vec<&Rule> = rules.iter().map(|sided| &sided.held.rule).collect();
@@ -99,6 +98,42 @@ impl Compared {
         rules.extend(related(&changed, kept, |sided| &sided.held.rule, weighs));
         let is_there = count > 0 && rules.iter().any(|sided| sided.held.has(|effect| access.has(effect)));
         is_there.then(|| (rules.into_iter().cloned().collect(), count))
+    }
+}
+
+/// Rules that only the old policy has, those that only the new one has, and those of both.
+struct Sorted {
+    gone: Vec<Arc<Held>>,
+    come: Vec<Arc<Held>>,
+    kept: Vec<Arc<Held>>,
+}
+
+impl Sorted {
+    fn of<'a>(old: impl Iterator<Item = &'a Arc<Held>>, new: impl Iterator<Item = &'a Arc<Held>>) -> Self {
+        let mut by_name: BTreeMap<&str, Vec<&Arc<Held>>> = BTreeMap::new();
+        old.for_each(|held| by_name.entry(&held.rule.name).or_default().push(held));
+        let (mut come, mut kept) = (Vec::new(), Vec::new());
+        for held in new {
+            let same = by_name.get_mut(&*held.rule.name).and_then(|known| {
+                let at = known.iter().position(|old| old.rule.says_same_as(&held.rule))?;
+                Some(known.swap_remove(at))
+            });
+            if same.is_some() { &mut kept } else { &mut come }.push(Arc::clone(held));
+        }
+        Self { gone: by_name.into_values().flatten().cloned().collect(), come, kept }
+    }
+
+    fn compared(self) -> Compared {
+        Compared::new(self.gone, self.come, self.kept, |held| &held.rule, |held| held)
+    }
+
+    fn on(self, changes: &ModeChanges) -> Compared {
+        let sided = |rules: Vec<Arc<Held>>, in_old, in_new| {
+            let rules = rules.into_iter().filter(|held| changes.concern(&held.rule));
+            rules.map(move |held| Sided { held, in_old, in_new })
+        };
+        let rules = sided(self.gone, true, false).chain(sided(self.come, false, true));
+        Compared(rules.chain(sided(self.kept, true, true)).collect())
     }
 }
 

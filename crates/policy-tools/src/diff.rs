@@ -5,6 +5,7 @@ use crate::cell::Cell;
 use crate::compared::Compared;
 use crate::explore::{Bounds, Left, Stop, TooMuch};
 use crate::model::Ruleset;
+use crate::modes::ModeChanges;
 use crate::part::{Changes, Part};
 use crate::shown::Names;
 use midge_identity::SpiffeId;
@@ -67,13 +68,21 @@ pub struct Diff {
 }
 
 impl Diff {
-    /// Compares two policies. Costs the rules that differ, and of the others those that share topics and
-    /// identities with them.
+    /// Compares two policies, with what becomes of subscriptions that they allow in part. Costs the rules that differ,
+    /// and of the others those that share topics and identities with them; where listeners differ in their mode, all.
     ///
     /// # Errors
     /// When there is too much to look at for an exact answer.
     pub fn between(old: &Ruleset, new: &Ruleset) -> Result<Self, TooMuch> {
-        Self::of(&Compared::of(old, new), Bounds::AT_HAND)
+        let (compared, modes) = (Compared::of(old, new), ModeChanges::between(old, new));
+        let mut diff = Self::of(&compared, Bounds::AT_HAND)?;
+        if !modes.is_empty() {
+            let by_modes = Compared::by_modes(old, new, &modes);
+            let mut left = Left::of(Bounds::AT_HAND);
+            diff.parts.push(Part::of(&by_modes, Access::SubscribePart, &modes, &mut left)?);
+            diff.names = Names::of(compared.patterns().chain(by_modes.patterns()));
+        }
+        Ok(diff)
     }
 
     /// Says which rules make a comparison dear: of those that differ and speak of more than one identity, the most that
@@ -91,7 +100,9 @@ impl Diff {
     }
 
     pub(crate) fn of(compared: &Compared, bounds: Bounds) -> Result<Self, TooMuch> {
-        let parts = Access::ALL.into_iter().map(|access| Part::of(compared, access, &mut Left::of(bounds)));
+        let none = ModeChanges::default();
+        let part = |access| Part::of(compared, access, &none, &mut Left::of(bounds));
+        let parts = Access::ALL.into_iter().map(part);
         Ok(Self { parts: parts.collect::<Result<_, _>>()?, names: Names::of(compared.patterns()) })
     }
 
@@ -100,13 +111,15 @@ impl Diff {
     /// # Errors
     /// When there is too much to look at for an exact answer.
     pub fn for_identity(old: &Ruleset, new: &Ruleset, id: &SpiffeId) -> Result<Vec<Change>, TooMuch> {
-        let compared = Compared::of_identity(old, new, id);
+        let (compared, modes) = (Compared::of_identity(old, new, id), ModeChanges::between(old, new));
+        let by_modes = Compared::by_modes_of(old, new, &modes, id);
+        let by_modes = (!modes.is_empty()).then_some((Access::SubscribePart, &by_modes));
         let (cell, mut left) = (Cell::of(id), Left::of(Bounds::AT_HAND));
         let shown = Names::default().show(&cell, &BTreeSet::new(), &[]);
         let mut changes = Vec::new();
-        for access in Access::ALL {
+        for (access, compared) in Access::ALL.map(|access| (access, &compared)).into_iter().chain(by_modes) {
             let rules = compared.bearing(access).map(|(rules, _)| rules).unwrap_or_default();
-            match Changes::of(access, &cell, &rules.iter().collect::<Vec<_>>(), &mut left) {
+            match Changes::of(access, &cell, (&rules.iter().collect::<Vec<_>>(), &modes), &mut left) {
                 Ok(found) => changes.extend(found.shown(&shown)),
                 Err(Stop::TooMuch(error)) => return Err(error),
                 // No question is open about one identity.

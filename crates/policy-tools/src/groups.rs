@@ -29,7 +29,7 @@ pub(crate) fn groups<'a>(
     left: &mut Left,
 ) -> Result<Vec<Group<'a>>, TooMuch> {
     let listed = lists.iter().enumerate();
-    let pieces: Vec<Piece<'a>> = listed.flat_map(|(at, list)| Piece::all(at, list)).collect();
+    let pieces: Vec<Piece<'a>> = listed.flat_map(|(at, list)| Piece::all(access, at, list)).collect();
     left.take_steps(pieces.len().saturating_mul(STEPS_OF_PIECE))?;
     let filters: Vec<Filter> = pieces.iter().map(|piece| piece.filter.clone()).collect();
     let near = Near::of(&filters);
@@ -72,9 +72,10 @@ struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
-    fn all(at: usize, (sided, list): &'a SidedList<'_>) -> impl Iterator<Item = Self> {
+    fn all(access: Access, at: usize, (sided, list): &'a SidedList<'_>) -> impl Iterator<Item = Self> {
         let is_literal = matches!(list.effect, Effect::SubscribeLiteral | Effect::DenySubscribeLiteral);
-        let differs = sided.differs();
+        // What listeners make of a right may differ where rules do not.
+        let differs = sided.differs() || access == Access::SubscribePart;
         list.filters.iter().map(move |filter| Self { list: at, filter, differs, is_literal })
     }
 }

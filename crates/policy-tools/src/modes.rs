@@ -1,9 +1,10 @@
 //! What becomes of subscriptions that are allowed in part, listener by listener, and which listeners a question has to be
 //! put for.
 
-use crate::model::Held;
+use crate::model::{Held, Ruleset};
 use crate::request::{Request, Verb};
-use midge_policy::{LISTENERS, SubscribeMode};
+use midge_policy::{LISTENERS, Rule, SubscribeMode};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The mode of each listener.
@@ -25,6 +26,50 @@ impl Modes {
     pub fn on(&self, listener: &str) -> SubscribeMode {
         let at = LISTENERS.iter().position(|name| *name == listener);
         at.and_then(|at| self.0.get(at)).copied().unwrap_or_default()
+    }
+}
+
+/// A listener that makes something else of subscriptions that are allowed in part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModeChange {
+    /// Its name.
+    pub listener: &'static str,
+    /// What it made of them.
+    pub old: SubscribeMode,
+    /// What it makes of them.
+    pub new: SubscribeMode,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ModeChanges(Vec<ModeChange>);
+
+impl ModeChange {
+    /// Returns the listeners on which two policies differ in it.
+    pub fn between(old: &Ruleset, new: &Ruleset) -> Vec<Self> {
+        let change =
+            |listener| Self { listener, old: old.modes().on(listener), new: new.modes().on(listener) };
+        LISTENERS.map(change).into_iter().filter(|change| change.old != change.new).collect()
+    }
+}
+
+impl ModeChanges {
+    pub(crate) fn between(old: &Ruleset, new: &Ruleset) -> Self {
+        Self(ModeChange::between(old, new))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns what changes on a listener: the mode before and after.
+    pub(crate) fn on(&self, listener: &str) -> Option<(SubscribeMode, SubscribeMode)> {
+        self.0.iter().find(|change| change.listener == listener).map(|change| (change.old, change.new))
+    }
+
+    /// Tells whether the rule holds on one of the listeners.
+    pub(crate) fn concern(&self, rule: &Rule) -> bool {
+        rule.listener.is_empty() || rule.listener.iter().any(|listener| self.on(listener).is_some())
     }
 }
 

@@ -6,7 +6,9 @@ use crate::compared::{Compared, Sided};
 use crate::diff::{Change, Kind};
 use crate::explore::{Left, Stop, TooMuch, explore};
 use crate::groups::{STEPS_OF_PIECE, SidedList, groups};
+use crate::in_part::Parts;
 use crate::marked;
+use crate::modes::ModeChanges;
 use crate::overlap::{Level, Overlaps, covers, cut, levels, uncut};
 use crate::setting::{SETTINGS_MAX, Setting, Space};
 use crate::shown::{Names, Shown};
@@ -23,7 +25,12 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    pub(crate) fn of(compared: &Compared, access: Access, left: &mut Left) -> Result<Self, TooMuch> {
+    pub(crate) fn of(
+        compared: &Compared,
+        access: Access,
+        modes: &ModeChanges,
+        left: &mut Left,
+    ) -> Result<Self, TooMuch> {
         let nothing = Self { tree: Tree::Leaf(Changes::default()), points: BTreeMap::new() };
         let Some((rules, changed)) = compared.bearing(access) else { return Ok(nothing) };
         let is_pattern = |sided: &&Sided| sided.held.only().is_none();
@@ -38,13 +45,13 @@ impl Part {
             let before = left.steps();
             let tree = explore(Cell::all(), (&patterns, differing), left, |cell, found, left| {
                 let found: Vec<&Sided> = found.iter().filter_map(|at| patterns.get(*at).copied()).collect();
-                Changes::of(access, cell, &found, left)
+                Changes::of(access, cell, (&found, modes), left)
             })?;
             debug_assert!(before - left.steps() >= least, "nothing is refused that could be answered");
             tree
         };
         let mut part = Self { tree, ..nothing };
-        part.look_at_points(access, (&rules, topics), left)?;
+        part.look_at_points(access, (&rules, topics, modes), left)?;
         Ok(part)
     }
 
@@ -52,7 +59,7 @@ impl Part {
     fn look_at_points(
         &mut self,
         access: Access,
-        (rules, topics): (&[Sided], usize),
+        (rules, topics, modes): (&[Sided], usize, &ModeChanges),
         left: &mut Left,
     ) -> Result<(), TooMuch> {
         let mut own: BTreeMap<SpiffeId, Vec<&Sided>> = BTreeMap::new();
@@ -75,7 +82,7 @@ impl Part {
             found.extend(matching.into_iter().filter_map(|at| rules.get(at)));
             left.take_steps(found.len())?;
             found.retain(|sided| sided.held.applies(&cell) == Ok(true));
-            let changes = match Changes::of(access, &cell, &found, left) {
+            let changes = match Changes::of(access, &cell, (&found, modes), left) {
                 Ok(changes) => changes,
                 Err(Stop::TooMuch(error)) => return Err(error),
                 // No question is open about one identity.
@@ -185,31 +192,42 @@ impl RawChange {
 pub(crate) struct Changes(Vec<RawChange>);
 
 impl Changes {
-    /// Compares what rules say of one cell.
-    pub(crate) fn of(access: Access, cell: &Cell, found: &[&Sided], left: &mut Left) -> Result<Self, Stop> {
-        if !found.iter().any(|sided| sided.differs()) {
+    /// Compares what rules say of one cell; the modes count for subscriptions that are allowed in part.
+    pub(crate) fn of(
+        access: Access,
+        cell: &Cell,
+        (found, modes): (&[&Sided], &ModeChanges),
+        left: &mut Left,
+    ) -> Result<Self, Stop> {
+        if access != Access::SubscribePart && !found.iter().any(|sided| sided.differs()) {
             return Ok(Self::default());
         }
         let lists = |sided: &&'_ Sided| access.lists(&sided.held, cell);
         let lists: Vec<SidedList<'_>> =
             found.iter().flat_map(|sided| lists(sided).into_iter().map(|list| (*sided, list))).collect();
         let mut changes = Vec::new();
+        let parts = match access {
+            Access::SubscribePart => Some(Parts::of(&lists, modes, cell, left)?),
+            _ => None,
+        };
         for group in groups(access, &lists, left)? {
             let group = group.into_iter().filter_map(|(at, filters)| lists.get(at).zip(Some(filters)));
-            Self::of_group(access, cell, &group.collect::<Vec<_>>(), left, &mut changes)?;
+            let group: Vec<_> = group.collect();
+            Self::of_group((access, parts.as_ref()), cell, &group, left, &mut changes)?;
         }
         changes.sort();
         Ok(Self(changes))
     }
 
     fn of_group(
-        access: Access,
+        (access, parts): (Access, Option<&Parts<'_>>),
         cell: &Cell,
         group: &[(&SidedList<'_>, Vec<&Filter>)],
         left: &mut Left,
         changes: &mut Vec<RawChange>,
     ) -> Result<(), Stop> {
-        let space = Space::of(group.iter().map(|((_, list), _)| &list.conditions), cell)?;
+        let more = parts.map(|parts| parts.conditions(group)).unwrap_or_default();
+        let space = Space::of(group.iter().map(|((_, list), _)| &list.conditions).chain(&more), cell)?;
         if space.is_too_large() {
             return Err(TooMuch::Settings(SETTINGS_MAX).into());
         }
@@ -217,14 +235,17 @@ impl Changes {
         for setting in space.settings() {
             let (mut old, mut new) = (Side::default(), Side::default());
             left.take_steps(group.len())?;
+            let brought = parts.map(|parts| parts.brought(&space, &setting, cell, left)).transpose()?;
             let holding = group.iter().filter(|((_, list), _)| list.conditions.hold(&space, &setting));
             for ((sided, list), filters) in holding {
                 left.take_steps(filters.len())?;
-                if sided.in_old {
-                    old.add(list.effect, filters.iter().copied());
-                }
-                if sided.in_new {
-                    new.add(list.effect, filters.iter().copied());
+                for (is_in, side, at) in [(sided.in_old, &mut old, 0), (sided.in_new, &mut new, 1)] {
+                    let counts = |filter: &&&Filter| {
+                        brought.as_ref().is_none_or(|brought| brought.counts(at, list.effect, filter))
+                    };
+                    if is_in {
+                        side.add(list.effect, filters.iter().filter(counts).copied());
+                    }
                 }
             }
             for (gained, more, less) in [(true, &new, &old), (false, &old, &new)] {

@@ -6,7 +6,7 @@
 
 use crate::cell::{Cell, PartIndex, Question, Term};
 use crate::marked;
-use midge_policy::Rule;
+use midge_policy::{LISTENERS, Rule};
 use std::collections::BTreeSet;
 
 /// Most settings that are looked at.
@@ -21,7 +21,7 @@ enum Facet {
     /// No, yes.
     Retain,
     Will,
-    /// These names, and any other.
+    /// These names, and any other if there is one.
     Listener(Vec<String>),
     /// None, these groups, and any other.
     Group(Vec<Term>),
@@ -106,6 +106,17 @@ impl Conditions {
         Self { groups: groups.map(|groups| groups.iter().map(group).collect()), ..self.receive(rule) }
     }
 
+    /// Tell every listener apart, and subscriptions that are shared from others.
+    pub(crate) fn of_modes() -> [Self; 2] {
+        let listeners = LISTENERS.map(str::to_owned).into();
+        [Self { listeners, ..Self::default() }, Self { groups: Some(Vec::new()), ..Self::default() }]
+    }
+
+    /// Returns them without what they say of the quality of service.
+    pub(crate) fn at_any_qos(&self) -> Self {
+        Self { qos_max: None, ..self.clone() }
+    }
+
     /// Tells whether they are the same as others, or there are none.
     pub(crate) fn are_within(&self, others: &Self) -> bool {
         *self == Self::default() || self == others
@@ -177,6 +188,19 @@ impl Space {
             .map(Facet::choices)
             .try_fold(1_usize, usize::checked_mul)
             .is_none_or(|all| all > SETTINGS_MAX)
+    }
+
+    /// Returns the listener of a setting, if the conditions tell it apart.
+    pub(crate) fn listener(&self, setting: &Setting) -> Option<&str> {
+        self.0.iter().zip(setting).find_map(|(facet, chosen)| match facet {
+            Facet::Listener(names) => names.get(*chosen).map(String::as_str),
+            _ => None,
+        })
+    }
+
+    /// Tells whether the subscriptions of a setting are shared.
+    pub(crate) fn is_shared(&self, setting: &Setting) -> bool {
+        self.0.iter().zip(setting).any(|(facet, chosen)| matches!(facet, Facet::Group(_)) && *chosen > 0)
     }
 
     /// Returns every setting; there is always one.
@@ -259,7 +283,7 @@ impl Facet {
         match self {
             Self::Qos(spans) | Self::Payload(spans) => spans.len(),
             Self::Retain | Self::Will | Self::Client(_) | Self::Rate(_) => 2,
-            Self::Listener(names) => names.len() + 1,
+            Self::Listener(names) => names.len() + usize::from(names.len() < LISTENERS.len()),
             Self::Group(groups) => groups.len() + 2,
             Self::Reply(patterns) => patterns.len() + 1,
         }

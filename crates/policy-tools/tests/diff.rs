@@ -5,8 +5,8 @@
 mod world;
 
 use midge_identity::SpiffeId;
-use midge_policy::{Context, PublishFacts, Rights, Rule, SubscribeMode};
-use midge_policy_tools::{Access, Change, Diff, Kind, PolicyChange, Ruleset};
+use midge_policy::{Context, Extent, PublishFacts, Rights, Rule, SubscribeMode};
+use midge_policy_tools::{Access, Change, Diff, Kind, ModeChange, Modes, PolicyChange, Ruleset};
 use mqtt_proto::{QoS, SharedFilter, TopicName};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -70,7 +70,9 @@ fn may(rights: &Rights, access: Access, (name, _, filter): &Topic, request: Requ
             Some(group) => rights.receive_shared(name, group).is_ok_and(|permit| permit.qos() >= qos),
             None => rights.receive(name).is_ok_and(|permit| permit.qos() >= qos),
         },
-        Access::Subscribe | Access::SubscribeLiteral => may_subscribe(rights, filter, request),
+        Access::Subscribe | Access::SubscribeLiteral | Access::SubscribePart => {
+            may_subscribe(rights, filter, request)
+        }
     }
 }
 
@@ -152,6 +154,70 @@ fn printed(changes: &[Filled], access: Access, topic: &[String]) -> Option<bool>
     Some(first)
 }
 
+/// Tells whether the widest filter that matches a topic is granted in part, and brings it.
+fn is_brought(rights: &Rights, mode: SubscribeMode, (name, levels, _): &Topic, request: Request) -> bool {
+    let widest = if levels[0].starts_with('$') { format!("{}/#", levels[0]) } else { "#".to_owned() };
+    let widest = filter(&widest, request);
+    let Ok(permit) = rights.subscribe(&widest, request.qos, mode.of(&widest)) else { return false };
+    let brings = |part: &midge_policy::SubscribePart| {
+        matches(&self::levels(part.filter().as_str()), levels) && part.qos() >= request.qos
+    };
+    permit.extent() != Extent::Whole
+        && permit.parts().iter().any(brings)
+        && may(rights, Access::Receive, &(name.clone(), levels.clone(), widest), request)
+}
+
+/// Compares what listeners make of subscriptions that are allowed in part.
+fn compare_modes((old, new): (&Ruleset, &Ruleset), some: &[SpiffeId], modes: [Modes; 2], request: Request) {
+    let (old, new) = (old.clone().with_modes(modes[0]), new.clone().with_modes(modes[1]));
+    let kinds = Diff::between(&old, &new).unwrap().kinds();
+    let changed: Vec<&str> = ModeChange::between(&old, &new).iter().map(|change| change.listener).collect();
+    let (was, is) = (modes[0].on(request.listener), modes[1].on(request.listener));
+    assert_eq!(changed.contains(&request.listener), was != is);
+    for id in some {
+        let own = kinds.iter().filter(|kind| belongs(kind, id));
+        let changes: Vec<Filled> = own.flat_map(|kind| filled_in(kind, id, request)).collect();
+        let alone = Kind {
+            id: id.to_string(),
+            except: Vec::new(),
+            example: id.to_string(),
+            changes: Diff::for_identity(&old, &new, id).unwrap(),
+        };
+        let alone = filled_in(&alone, id, request);
+        let rights = [&old, &new].map(|rules| rules.policy().rights_at(id, request.context()));
+        for text in topics(3) {
+            let topic = (TopicName::new(&text).unwrap(), levels(&text), filter(&text, request));
+            let before = is_brought(&rights[0], was, &topic, request);
+            let after = is_brought(&rights[1], is, &topic, request);
+            let truth = (was != is && before != after).then_some(after);
+            for told in [&changes, &alone] {
+                let told = printed(told, Access::SubscribePart, &topic.1);
+                assert_eq!(told, truth, "{id} {text} {was:?} {is:?} {kinds:#?}");
+            }
+        }
+    }
+}
+
+fn mode() -> impl Strategy<Value = SubscribeMode> {
+    proptest::sample::select(SubscribeMode::ALL.to_vec())
+}
+
+/// Modes of the listeners that requests come by.
+fn modes() -> impl Strategy<Value = Modes> {
+    (mode(), mode()).prop_map(|(tls, others)| Modes::by_name(|name| if name == "tls" { tls } else { others }))
+}
+
+/// Rights to filters alone grant as a whole what rights to topics grant in part.
+fn without_literals(rules: &[Rule]) -> Vec<Rule> {
+    let without = |rule: &Rule| Rule {
+        subscribe_literal: Vec::new(),
+        deny_subscribe_literal: Vec::new(),
+        ..rule.clone()
+    };
+    let rules = rules.iter().map(without).filter(|rule| rule.check().is_ok());
+    rules.collect()
+}
+
 fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
     let (old, new) = (Ruleset::new(old.to_vec()).unwrap(), Ruleset::new(new.to_vec()).unwrap());
     let diff = Diff::between(&old, &new).unwrap();
@@ -226,6 +292,19 @@ proptest! {
         request in request(),
     ) {
         compare(&old, &new, &some, request);
+    }
+
+    #[test]
+    fn what_a_mode_changes_is_told_exactly(
+        (old, new) in (rules(3), rules(3)),
+        is_same in any::<bool>(),
+        some in proptest::sample::subsequence(ids(), 3),
+        modes in (modes(), modes()),
+        request in request(),
+    ) {
+        let new = if is_same { &old } else { &new };
+        let rules = |rules: &[Rule]| Ruleset::new(without_literals(rules)).unwrap();
+        compare_modes((&rules(&old), &rules(new)), &some, [modes.0, modes.1], request);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 use SubscribeMode::{Filter, Narrow, Reject};
 use midge_identity::SpiffeId;
 use midge_policy::{Extent, Rule, SubscribeMode};
-use midge_policy_tools::{Answer, Case, Decision, Explanation, Modes, Request, Ruleset, Verb, Way, Who};
+use midge_policy_tools::{
+    Answer, Case, Decision, Diff, Explanation, Modes, Request, Ruleset, Verb, Way, Who, check_modes,
+};
 
 const READER: &str = r#"
 [[rule]]
@@ -293,4 +295,84 @@ fn a_right_to_a_filter_alone_brings_what_may_be_received() {
         assert!(decision.allowed && decision.in_part);
         assert_eq!(decision.reason, format!("rule `all` (p.toml:1) allows it, and {told} delivered"));
     }
+}
+
+/// Lines as `± access filter (when)` of two policies with modes.
+fn told(old: &Ruleset, new: &Ruleset) -> Vec<String> {
+    let kinds = Diff::between(old, new).unwrap().kinds();
+    let changes = kinds.iter().flat_map(|kind| &kind.changes);
+    changes.map(|change| format!("{} {change}", if change.gained { '+' } else { '-' })).collect()
+}
+
+#[test]
+fn a_change_of_mode_is_told_as_what_subscriptions_in_part_bring() {
+    let news = "[[rule]]\nname = \"news\"\nid = \"spiffe://td/app/*\"\nreceive = [\"news\"]\n";
+    let rules = ruleset(&format!("{READER}{news}"));
+    let all = |mode| rules.clone().with_modes(Modes::everywhere(mode));
+    let lines = |sign: &str, more: &str| {
+        let own = ["line/1/# except line/1/secret", "line/+/state"];
+        own.map(|topics| format!("{sign} subscribe-part {topics} (qos up to 1{more})"))
+    };
+    assert_eq!(told(&all(Reject), &all(Reject)), [""; 0]);
+    // What no right to subscribe gives comes where deliveries are filtered, as those of share groups are.
+    let shared = "subscribe-part news (qos up to 1, shared)";
+    let gained = [&lines("+", "")[..], &[format!("+ {shared}")]].concat();
+    assert_eq!(told(&all(Reject), &all(Narrow)), gained);
+    let lost = [&lines("-", "")[..], &[format!("- {shared}")]].concat();
+    assert_eq!(told(&all(Narrow), &all(Reject)), lost);
+    assert_eq!(told(&all(Narrow), &all(Filter)), ["+ subscribe-part news (qos up to 1, not shared)"]);
+    // On the listeners that differ, to whom a rule there gives something, and not where everything is granted anyway.
+    let unix = |mode| Modes::by_name(|name| if name == "unix" { mode } else { Narrow });
+    let on_unix = |mode| rules.clone().with_modes(unix(mode));
+    assert_eq!(told(&on_unix(Narrow), &on_unix(Reject)).len(), 3);
+    assert!(told(&on_unix(Narrow), &on_unix(Reject)).iter().all(|line| line.contains("on listener unix")));
+    let whole = READER.replace("\"line/+/state\", \"line/1/#\"", "\"#\"");
+    let whole = |mode| ruleset(&whole).with_modes(Modes::everywhere(mode));
+    assert_eq!(told(&whole(Reject), &whole(Filter)), [""; 0]);
+    let tcp = READER.replace("qos-max = 1", "listener = \"tcp\"");
+    let tcp = |mode| ruleset(&tcp).with_modes(unix(mode));
+    assert_eq!(told(&tcp(Narrow), &tcp(Reject)), [""; 0]);
+}
+
+#[test]
+fn what_a_mode_makes_idle_is_found() {
+    let found = |text: &str, modes: Modes| -> Vec<(&'static str, String)> {
+        let found = check_modes(&ruleset(text), &modes);
+        found.into_iter().map(|found| (found.code, format!("{} {}", found.rule, found.place))).collect()
+    };
+    let all = Modes::everywhere;
+    let only = |own: &'static str, mode| Modes::by_name(move |name| if name == own { mode } else { Reject });
+    // A mode on a listener that no right to subscribe holds on.
+    let unix = READER.replace("qos-max = 1", "listener = \"unix\"");
+    let idle = ("idle-mode", " [mqtt.subscribe-mode] tls = \"narrow\"".to_owned());
+    assert_eq!(found(&unix, only("tls", Narrow)), [idle]);
+    for (text, modes) in [(&*unix, only("unix", Narrow)), (READER, only("tls", Narrow)), (&unix, all(Reject))]
+    {
+        assert_eq!(found(text, modes), []);
+    }
+    // A right to receive that nothing brings.
+    let rule = |more: &str| format!("[[rule]]\nname = \"r\"\nid = \"spiffe://td/app/*\"\n{more}\n");
+    let news = rule("receive = [\"news/#\"]");
+    let idle = ("idle-receive", "r p.toml:1".to_owned());
+    assert_eq!(found(&news, all(Reject)), std::slice::from_ref(&idle));
+    assert_eq!(found(&news, only("tls", Filter))[1..], []);
+    let unix = rule("receive = [\"news/#\"]\nlistener = \"unix\"");
+    assert!(found(&unix, only("tls", Filter)).contains(&idle));
+    assert_eq!(found(&rule("receive = [\"news/#\"]\nsubscribe-literal = [\"#\"]"), all(Reject)), []);
+    // More rights than a filter is narrowed to.
+    let rights = |count: usize, more: &str| {
+        let rights: Vec<String> = (0..count).map(|n| format!("\"line/{n}/state\"")).collect();
+        rule(&format!("subscribe = [{}{more}]", rights.join(", ")))
+    };
+    let many = [("too-many-parts", "r p.toml:1".to_owned())];
+    assert_eq!(found(&rights(65, ""), all(Narrow)), many);
+    for (text, mode) in
+        [(rights(64, ""), Narrow), (rights(65, ", \"line/+/state\""), Narrow), (rights(65, ""), Filter)]
+    {
+        assert_eq!(found(&text, all(mode)), []);
+        let decision = subscribe("#", None).answer(&ruleset(&text).with_modes(all(mode)), &app()).decision;
+        assert!(decision.allowed, "{}", decision.reason);
+    }
+    let refused = subscribe("#", None).answer(&ruleset(&rights(65, "")).with_modes(all(Narrow)), &app());
+    assert!(!refused.decision.allowed);
 }

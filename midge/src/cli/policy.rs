@@ -63,6 +63,10 @@ pub(crate) enum PolicyCommand {
         /// Names every grant that goes beyond this policy.
         #[arg(long = "against", value_name = "SOURCE")]
         against: Option<String>,
+        /// What becomes of subscriptions that are allowed in part, on every listener: reject, narrow or filter. Default:
+        /// what the sources say; what modes make idle is found only where it is said.
+        #[arg(long = "subscribe-mode", value_name = "MODE", value_parser = mode)]
+        subscribe_mode: Option<SubscribeMode>,
         /// Counts notes as findings.
         #[arg(long = "strict")]
         strict: bool,
@@ -118,6 +122,13 @@ pub(crate) enum PolicyCommand {
         /// Only for this identity.
         #[arg(long = "spiffeID", visible_alias = "spiffe-id", value_name = "ID")]
         id: Option<String>,
+        /// What became of subscriptions that are allowed in part, on every listener: reject, narrow or filter. Default:
+        /// what OLD says, else what NEW says.
+        #[arg(long = "old-subscribe-mode", value_name = "MODE", value_parser = mode)]
+        old_mode: Option<SubscribeMode>,
+        /// What becomes of them. Default: what NEW says, else what OLD says.
+        #[arg(long = "new-subscribe-mode", value_name = "MODE", value_parser = mode)]
+        new_mode: Option<SubscribeMode>,
         /// Ends with exit code 1 when access differs.
         #[arg(long = "exit-code")]
         exit_code: bool,

@@ -26,8 +26,10 @@ pub(super) use source::text;
 
 pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -> anyhow::Result<ExitCode> {
     match command {
-        PolicyCommand::Check { sources, against, strict } => {
-            check::run(admin, &sources, against.as_deref(), strict, output).await
+        PolicyCommand::Check { sources, against, subscribe_mode, strict } => {
+            let asked =
+                check::Asked { sources: &sources, against: against.as_deref(), subscribe_mode, strict };
+            check::run(admin, &asked, output).await
         }
         PolicyCommand::Explain { id, action, topic, conditions, deciding } => {
             let (id, request) = (spiffe_id(&id)?, request(&action, &topic, conditions)?);
@@ -48,9 +50,9 @@ pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -
             }
             who(&rules, &request, &known, output)
         }
-        PolicyCommand::Diff { old, new, id, exit_code } => {
+        PolicyCommand::Diff { old, new, id, old_mode, new_mode, exit_code } => {
             let id = id.as_deref().map(spiffe_id).transpose()?;
-            let (old, new) = (source::ruleset(admin, &[old]).await?, source::ruleset(admin, &[new]).await?);
+            let (old, new) = source::both_with_modes(admin, (old, old_mode), (new, new_mode)).await?;
             let differs = diff::run(&old, &new, id.as_ref(), output)?;
             Ok(if differs && exit_code { ExitCode::from(exit::NO) } else { ExitCode::SUCCESS })
         }

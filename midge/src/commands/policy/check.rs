@@ -4,25 +4,33 @@ use super::source;
 use crate::commands::admin::Admin;
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
-use midge_policy::{DEFAULT_POLICY_NAME, PolicyError};
-use midge_policy_tools::{Diff, Finding, Severity, check, check_against};
+use midge_policy::{DEFAULT_POLICY_NAME, PolicyError, SubscribeMode};
+use midge_policy_tools::{Diff, Finding, Severity, check, check_against, check_modes};
 use serde_json::json;
 use std::process::ExitCode;
 
-pub(super) async fn run(
-    admin: &Admin,
-    sources: &[String],
-    against: Option<&str>,
-    strict: bool,
-    output: Output,
-) -> anyhow::Result<ExitCode> {
-    let rules = match source::read(admin, sources).await? {
-        Ok(rules) => rules,
+/// What is to be checked, and how.
+pub(super) struct Asked<'a> {
+    pub(super) sources: &'a [String],
+    pub(super) against: Option<&'a str>,
+    pub(super) subscribe_mode: Option<SubscribeMode>,
+    pub(super) strict: bool,
+}
+
+pub(super) async fn run(admin: &Admin, asked: &Asked<'_>, output: Output) -> anyhow::Result<ExitCode> {
+    let Asked { sources, against, subscribe_mode, strict } = *asked;
+    let read = match source::read(admin, sources, subscribe_mode).await? {
+        Ok(read) => read,
         Err(faults) => return faulty(&faults, output),
     };
-    let mut findings = check(&rules).code(exit::INTERNAL)?;
+    let mut findings = check(&read.rules).code(exit::INTERNAL)?;
+    if let Some(modes) = read.modes() {
+        findings.extend(check_modes(&read.rules, &modes));
+    }
+    let count = read.rules.rules().count();
     if let Some(against) = against {
-        let reference = source::ruleset(admin, &[against.to_owned()]).await?;
+        let reference = source::read(admin, &[against.to_owned()], None).await?.map_err(source::refused)?;
+        let (reference, rules) = source::compared((reference, false), (read, false))?;
         let found = check_against(&rules, &reference).map_err(|error| {
             let dearest = Diff::dearest(&reference, &rules).map(|dearest| format!("; {dearest}"));
             failure(exit::INTERNAL, format!("{error}{}", dearest.unwrap_or_default()))
@@ -33,7 +41,6 @@ pub(super) async fn run(
     let is_builtin = |finding: &Finding| finding.place.starts_with(&format!("{DEFAULT_POLICY_NAME}:"));
     findings.retain(|finding| finding.severity == Severity::Warning || !is_builtin(finding));
     findings.sort_by(|a, b| (a.severity, a.code).cmp(&(b.severity, b.code)));
-    let count = rules.rules().count();
     match output {
         Output::Json => output::json(&json!({ "rules": count, "findings": findings }))?,
         Output::Pretty => print(count, &findings),
@@ -45,7 +52,9 @@ pub(super) async fn run(
 fn print(rules: usize, findings: &[Finding]) {
     for finding in findings {
         let severity = if finding.severity == Severity::Warning { "warning" } else { "note" };
-        output::line(format_args!("{severity}[{}] {}: rule `{}`", finding.code, finding.place, finding.rule));
+        // What is said of a mode is of no rule.
+        let rule = if finding.rule.is_empty() { String::new() } else { format!(": rule `{}`", finding.rule) };
+        output::line(format_args!("{severity}[{}] {}{rule}", finding.code, finding.place));
         output::line(format_args!("    {}", finding.message));
         output::line(format_args!("    {}", finding.remedy));
     }

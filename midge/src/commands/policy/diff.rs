@@ -1,9 +1,10 @@
-//! `midge policy diff`: which access a change of the policy gives and takes, and which quotas are not as they were.
+//! `midge policy diff`: which access a change of the policy gives and takes, and which quotas and subscribe modes are not
+//! as they were.
 
 use crate::exit::{self, WithCode as _, failure};
 use crate::output::{self, Output};
 use midge_identity::SpiffeId;
-use midge_policy_tools::{Change, Diff, Kind, QuotaChange, Ruleset};
+use midge_policy_tools::{Change, Diff, Kind, ModeChange, QuotaChange, Ruleset};
 use serde_json::json;
 
 /// Exceptions that are listed for people; programs get all.
@@ -30,14 +31,25 @@ pub(super) fn run(
             (one(id, changes), QuotaChange::for_identity(old, new, id))
         }
     };
+    let modes = ModeChange::between(old, new);
     match output {
-        Output::Json => output::json(&json!({ "kinds": kinds, "quotas": quotas }))?,
+        Output::Json => output::json(&json!({ "modes": modes, "kinds": kinds, "quotas": quotas }))?,
         Output::Pretty => {
+            for ModeChange { listener, old, new } in &modes {
+                output::line(format_args!(
+                    "subscribe-mode on {listener} = {} (was {})",
+                    new.name(),
+                    old.name()
+                ));
+            }
+            if !modes.is_empty() {
+                output::line("");
+            }
             print(&kinds);
             print_quotas(&quotas);
         }
     }
-    Ok(!(kinds.is_empty() && quotas.is_empty()))
+    Ok(!(kinds.is_empty() && quotas.is_empty() && modes.is_empty()))
 }
 
 fn print_quotas(quotas: &[QuotaChange]) {

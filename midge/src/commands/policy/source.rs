@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use midge_api::midge::v1::{ListSessionsRequest, ShowPolicyRequest};
 use midge_api::spire::api::server::entry::v1::ListEntriesRequest;
 use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
-use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule};
+use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule, SubscribeMode};
 use midge_policy_tools::{Modes, Ruleset};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,12 @@ pub(super) const RUNNING: &str = "running";
 
 /// Rules, or every fault of them.
 pub(super) type Read = Result<Ruleset, Vec<PolicyError>>;
+
+/// Rules with what becomes of subscriptions that they allow in part, where that is said.
+pub(super) struct Source {
+    pub(super) rules: Ruleset,
+    said: Said,
+}
 
 /// What one source has.
 struct Found {
@@ -50,48 +56,117 @@ impl From<Result<Vec<Rule>, Vec<PolicyError>>> for Found {
     }
 }
 
-/// Reads rules from several sources as one policy.
-pub(super) async fn read(admin: &Admin, sources: &[String]) -> anyhow::Result<Read> {
-    Ok(joined(all(admin, sources).await?).0)
+/// Reads rules from several sources as one policy, and what they say of subscriptions that are allowed in part.
+pub(super) async fn read(
+    admin: &Admin,
+    sources: &[String],
+    mode: Option<SubscribeMode>,
+) -> anyhow::Result<Result<Source, Vec<PolicyError>>> {
+    let (rules, said) = joined(all(admin, sources).await?);
+    let said = match mode {
+        Some(mode) => Said::Modes(Modes::everywhere(mode)),
+        None if rules.is_err() => Said::Nothing,
+        None => together(said, "--subscribe-mode")?,
+    };
+    Ok(rules.map(|rules| Source { rules, said }))
+}
+
+/// Reads two policies that are compared. One that does not say what becomes of subscriptions in part is taken to have
+/// what the other has: then rules alone are compared.
+pub(super) async fn both_with_modes(
+    admin: &Admin,
+    (old, old_mode): (String, Option<SubscribeMode>),
+    (new, new_mode): (String, Option<SubscribeMode>),
+) -> anyhow::Result<(Ruleset, Ruleset)> {
+    let old = read(admin, &[old], old_mode).await?.map_err(refused)?;
+    let new = read(admin, &[new], new_mode).await?.map_err(refused)?;
+    compared((old, old_mode.is_some()), (new, new_mode.is_some()))
+}
+
+/// Gives two policies the modes by which they are compared; `true` where an option gives them.
+pub(super) fn compared(
+    (old, old_given): (Source, bool),
+    (new, new_given): (Source, bool),
+) -> anyhow::Result<(Ruleset, Ruleset)> {
+    for (given, other, name) in [(new_given, &old.said, "OLD"), (old_given, &new.said, "NEW")] {
+        if given && matches!(other, Said::Nothing) {
+            let option = format!("--{}-subscribe-mode", name.to_lowercase());
+            let text = format!(
+                "{name} does not say what becomes of subscriptions that are allowed in part, so there is nothing to \
+                 compare with: add {option}"
+            );
+            return Err(failure(exit::USAGE, text));
+        }
+    }
+    let modes = match (old.said, new.said) {
+        (Said::Modes(old), Said::Modes(new)) => (old, new),
+        (Said::Unknown, Said::Modes(_)) => return Err(unknown("--old-subscribe-mode")),
+        (Said::Modes(_), Said::Unknown) => return Err(unknown("--new-subscribe-mode")),
+        _ => (Modes::default(), Modes::default()),
+    };
+    Ok((old.rules.with_modes(modes.0), new.rules.with_modes(modes.1)))
+}
+
+impl Source {
+    /// Returns what becomes of subscriptions that are allowed in part, where that is said.
+    pub(super) fn modes(&self) -> Option<Modes> {
+        match self.said {
+            Said::Modes(modes) => Some(modes),
+            Said::Nothing | Said::Unknown => None,
+        }
+    }
+}
+
+/// Says why a policy cannot be looked at.
+pub(super) fn refused(faults: Vec<PolicyError>) -> anyhow::Error {
+    failure(exit::CONFIG, listed(&faults))
 }
 
 /// Reads rules that must be without fault.
 pub(super) async fn ruleset(admin: &Admin, sources: &[String]) -> anyhow::Result<Ruleset> {
-    read(admin, sources).await?.map_err(|faults| failure(exit::CONFIG, listed(&faults)))
+    joined(all(admin, sources).await?).0.map_err(refused)
 }
 
 /// Reads rules that must be without fault, with what becomes of subscriptions that they allow in part.
 pub(super) async fn deciding(admin: &Admin, deciding: &Deciding) -> anyhow::Result<Ruleset> {
     let (rules, said) = joined(all(admin, &deciding.sources.policy).await?);
-    let rules = rules.map_err(|faults| failure(exit::CONFIG, listed(&faults)))?;
+    let rules = rules.map_err(refused)?;
     let modes = deciding.subscribe_mode.map_or_else(|| agreed(said), |mode| Ok(Modes::everywhere(mode)));
     Ok(rules.with_modes(modes?))
 }
 
 /// Returns what the sources say that say something.
 fn agreed(said: Vec<Said>) -> anyhow::Result<Modes> {
-    const REMEDY: &str = "say what becomes of subscriptions that are allowed in part with --subscribe-mode";
-    let mut agreed = None;
+    match together(said, "--subscribe-mode")? {
+        Said::Modes(modes) => Ok(modes),
+        Said::Nothing => Ok(Modes::default()),
+        Said::Unknown => Err(unknown("--subscribe-mode")),
+    }
+}
+
+/// Puts together what several sources say; `option` says it in their place.
+fn together(said: Vec<Said>, option: &str) -> anyhow::Result<Said> {
+    let mut together = Said::Nothing;
     for said in said {
-        let modes = match said {
-            Said::Nothing => continue,
-            Said::Unknown => {
-                let text = format!(
-                    "the running edge is of another version and does not tell its subscribe modes: {REMEDY}"
-                );
+        together = match (together, said) {
+            (Said::Modes(one), Said::Modes(other)) if one != other => {
+                let text = format!("the sources differ in [mqtt.subscribe-mode]: {}", remedy(option));
                 return Err(failure(exit::CONFIG, text));
             }
-            Said::Modes(modes) => modes,
+            (known, Said::Nothing) | (known @ Said::Unknown, _) => known,
+            (_, said) => said,
         };
-        if agreed.is_some_and(|known| known != modes) {
-            return Err(failure(
-                exit::CONFIG,
-                format!("the sources differ in [mqtt.subscribe-mode]: {REMEDY}"),
-            ));
-        }
-        agreed = Some(modes);
     }
-    Ok(agreed.unwrap_or_default())
+    Ok(together)
+}
+
+fn unknown(option: &str) -> anyhow::Error {
+    let text = "the running edge is of another version and does not tell its subscribe modes";
+    failure(exit::CONFIG, format!("{text}: {}", remedy(option)))
+}
+
+fn remedy(option: &str) -> String {
+    format!("say what becomes of subscriptions that are allowed in part with {option}")
 }
 
 async fn all(admin: &Admin, sources: &[String]) -> anyhow::Result<Vec<Found>> {
