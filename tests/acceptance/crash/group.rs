@@ -16,7 +16,7 @@ pub(super) struct Group {
     qos: QoS,
     inbox: Arc<Inbox>,
     publisher: JoinHandle<u32>,
-    deserter: Option<JoinHandle<u32>>,
+    deserters: Vec<JoinHandle<u32>>,
     members: Vec<JoinHandle<()>>,
 }
 
@@ -35,17 +35,20 @@ impl Group {
         });
         let members = members.collect();
         // What is in flight at QoS 2 goes to nobody else when a session ends ([MQTT-4.8.2-5]).
-        let deserter = (qos == QoS::AtLeastOnce).then(|| {
-            let (on, random) = (Arc::clone(stage), Random(random.below(u64::MAX)));
-            thread::spawn(move || desert(&on, &filter, random))
+        let kinds = if qos == QoS::AtLeastOnce { &KINDS[..] } else { &[] };
+        let deserters = kinds.iter().map(|kind| {
+            let (on, filter) = (Arc::clone(stage), filter.clone());
+            let random = Random(random.below(u64::MAX));
+            thread::spawn(move || kind.desert(&on, &filter, random))
         });
+        let deserters = deserters.collect();
         let mut publisher = Publisher::new(format!("pub-group-{}", qos as u8), topic, qos);
         let (on, received) = (Arc::clone(stage), Arc::clone(&inbox));
         let publisher = thread::spawn(move || {
             publisher.run(&on, |next| next < received.count() + AHEAD_MAX);
             publisher.next()
         });
-        Self { qos, inbox, publisher, deserter, members }
+        Self { qos, inbox, publisher, deserters, members }
     }
 
     pub(super) fn received(&self) -> u32 {
@@ -55,7 +58,8 @@ impl Group {
     /// Waits until everything was received; the members go on until all is over.
     pub(super) fn end(self) -> impl FnOnce() -> String {
         let sent = self.publisher.join().unwrap();
-        let deserted = self.deserter.map(|deserter| deserter.join().unwrap());
+        let deserted: Vec<u32> =
+            self.deserters.into_iter().map(|deserter| deserter.join().unwrap()).collect();
         eventually("received by the group", || match self.inbox.count() {
             count if count >= sent => Ok(()),
             count => Err(format!("{count} of {sent}")),
@@ -70,44 +74,69 @@ impl Group {
             }
             all.dedup();
             assert!(sent > 0 && all.into_iter().eq(0..sent), "not all that were sent");
-            format!("group-{}: sent {sent}, received {received}, deserted {deserted:?}", self.qos as u8)
+            let (stored, brief) = (deserted.first(), deserted.get(1));
+            // Or nothing was shown of them.
+            assert!(deserted.iter().all(|taken| *taken > 0), "nothing deserted: {deserted:?}");
+            format!(
+                "group-{}: sent {sent}, received {received}, deserted {stored:?} by stored sessions, {brief:?} by others",
+                self.qos as u8
+            )
         }
     }
 }
 
-/// A member whose session ends with messages that it did not acknowledge. Returns how many.
-fn desert(stage: &Stage, filter: &str, mut random: Random) -> u32 {
-    let mut taken = 0;
-    loop {
-        let is_last = stage.winding_up.load(Ordering::Relaxed);
-        let served = desert_once(stage, filter, is_last, &mut random);
-        match served {
-            Ok(_) if is_last => return taken,
-            Ok(count) => taken += count,
-            Err(_) => sleep(Duration::from_millis(5)),
-        }
-    }
+/// A member that takes messages, acknowledges none, and whose session ends.
+struct Deserter {
+    client_id: &'static str,
+    /// None where its session ends with its connection: then nothing of it is stored but what the group is owed.
+    expiry_secs: Option<u32>,
 }
 
-/// Ends the session there may be, and is a member for a while, unless this is the last time.
-fn desert_once(stage: &Stage, filter: &str, is_last: bool, random: &mut Random) -> Result<u32> {
-    let session_expiry_secs = (!is_last).then_some(3600);
-    let (mut link, _) = Link::connect(stage, Connect { session_expiry_secs, ..new("deserter") })?;
-    if is_last {
-        return Ok(0);
-    }
-    link.send(&link::subscribe(filter, QoS::AtLeastOnce))?;
-    let mut taken = 0;
-    for _ in 0..random.below(10) {
-        while let Some(packet) = link.next()? {
-            taken += u32::from(matches!(packet, Packet::Publish(_)));
+const KINDS: [Deserter; 2] = [
+    Deserter { client_id: "deserter", expiry_secs: Some(3600) },
+    Deserter { client_id: "brief", expiry_secs: None },
+];
+
+impl Deserter {
+    /// Is a member again and again. Returns how many messages it took.
+    fn desert(&self, stage: &Stage, filter: &str, mut random: Random) -> u32 {
+        let mut taken = 0;
+        loop {
+            let is_last = stage.winding_up.load(Ordering::Relaxed);
+            let served = self.once(stage, filter, (is_last, &mut taken), &mut random);
+            match served {
+                Ok(()) if is_last => return taken,
+                Ok(()) => {}
+                Err(_) => sleep(Duration::from_millis(5)),
+            }
         }
     }
-    // Its session ends now, or with the next one's clean start.
-    if random.below(2) == 0 {
-        link.send(&disconnect(Some(0)))?;
+
+    /// Ends the session there may be, and is a member for a while, unless this is the last time.
+    fn once(
+        &self,
+        stage: &Stage,
+        filter: &str,
+        (is_last, taken): (bool, &mut u32),
+        random: &mut Random,
+    ) -> Result<()> {
+        let session_expiry_secs = self.expiry_secs.filter(|_| !is_last);
+        let (mut link, _) = Link::connect(stage, Connect { session_expiry_secs, ..new(self.client_id) })?;
+        if is_last {
+            return Ok(());
+        }
+        link.send(&link::subscribe(filter, QoS::AtLeastOnce))?;
+        for _ in 0..random.below(10) {
+            while let Some(packet) = link.next()? {
+                *taken += u32::from(matches!(packet, Packet::Publish(_)));
+            }
+        }
+        // Its session ends now, or with the next one's clean start.
+        if random.below(2) == 0 {
+            link.send(&disconnect(self.expiry_secs.map(|_| 0)))?;
+        }
+        drop(link);
+        sleep(Duration::from_millis(random.below(40)));
+        Ok(())
     }
-    drop(link);
-    sleep(Duration::from_millis(random.below(40)));
-    Ok(taken)
 }
