@@ -5,6 +5,7 @@ use crate::error::{IdFault, TopicFault};
 use crate::id_pattern::{Captures, IdPattern};
 use crate::permit::Limits;
 use crate::rights::{Context, Standing};
+use crate::segments::Segments;
 use crate::template::Template;
 use crate::text_pattern::{ClientIdPattern, GroupPattern};
 use crate::{Effect, PolicyError, Problem, QueueOverflow, Quota, RateLimit, Rule, RuleName};
@@ -32,6 +33,9 @@ pub(crate) struct Compiled {
     pub(crate) limits: Limits,
 }
 
+/// `unless`, `client-id` and `listener`.
+pub(crate) type Condition<'a> = (&'a [IdPattern], &'a [ClientIdPattern], &'a [String]);
+
 impl CheckedRule {
     /// Name and source of the rule.
     pub fn name(&self) -> &RuleName {
@@ -55,7 +59,8 @@ impl CheckedRule {
 
     /// Tells whether the rule speaks of the identity.
     pub fn speaks_of(&self, id: &SpiffeId) -> bool {
-        self.bind(id).is_some()
+        let id = &Segments::of(id);
+        self.0.id.matches(id) && !self.excepts(id)
     }
 
     /// Tells whether it depends on the client id or the listener if the rule holds.
@@ -69,17 +74,26 @@ impl CheckedRule {
         Arc::ptr_eq(&self.0, &other.0) || (one.name.text == two.name.text && one.rule.says_same_as(&two.rule))
     }
 
-    /// Returns what its captures stand for when the rule speaks of the identity.
-    pub(crate) fn bind<'a>(&self, id: &'a SpiffeId) -> Option<Vec<&'a str>> {
-        let mut values = self.0.id.bind(id)?;
-        let excepted = self.0.unless.iter().any(|pattern| pattern.matches(id, &mut values));
-        (!excepted).then_some(values)
+    /// Tells whether both are one value.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Tells whether it makes an exception of an identity that matches its `id`.
+    pub(crate) fn excepts(&self, id: &Segments) -> bool {
+        self.0.unless.iter().any(|pattern| pattern.matches(id))
+    }
+
+    /// Returns what it depends on beside its `id` whether the rule holds: two of the same `id` that make the same
+    /// condition hold for the same.
+    pub(crate) fn condition(&self) -> Condition<'_> {
+        (&self.0.unless, &self.0.client_ids, &self.0.rule.listener)
     }
 
     /// Tells how much of the rule holds on a connection.
-    pub(crate) fn standing(&self, context: Context<'_>, values: &[&str]) -> Standing {
+    pub(crate) fn standing(&self, context: Context<'_>, id: &Segments) -> Standing {
         let ids = &self.0.client_ids;
-        let is_client = |client_id: &str| ids.iter().any(|pattern| pattern.matches(client_id, values));
+        let is_client = |client_id: &str| ids.iter().any(|pattern| pattern.matches(client_id, id));
         if !ids.is_empty() && !context.client_id.is_some_and(is_client) {
             return Standing::Nothing;
         }

@@ -8,43 +8,46 @@
 //! by the size of the trie and the length of the filter, whatever a client sends.
 
 use crate::Effect;
-use crate::trie::{Mark, Node, Trie};
+use crate::trie::{At, Mark};
 use mqtt_proto::{TopicFilter, TopicName};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
-impl Trie {
-    /// Returns the first of the accepted patterns that cover the filter alone, or one that covers a part
-    /// of it when accepted patterns cover it all together. The filter is canonical.
-    ///
-    /// # Errors
-    /// A topic that the filter matches and no accepted pattern does; none when it would be too long
-    /// for a topic.
-    pub(crate) fn cover(
-        &self,
-        filter: &TopicFilter,
-        accept: impl Fn(Mark) -> bool,
-    ) -> Result<Mark, Option<TopicName>> {
-        Cover { front: vec![self.root()], path: Path::default(), first: None, accept }.run(filter)
-    }
+/// Returns the first of the accepted patterns that cover the filter alone, or one that covers a part of it when accepted
+/// patterns cover it all together. The filter is canonical.
+///
+/// # Errors
+/// A topic that the filter matches and no accepted pattern does; none when it would be too long for a topic.
+pub(crate) fn cover(
+    roots: Vec<At<'_>>,
+    filter: &TopicFilter,
+    accept: impl Fn(Mark) -> bool,
+    order: impl Fn(Mark, Mark) -> Ordering,
+) -> Result<Mark, Option<TopicName>> {
+    Cover { front: roots, path: Path::default(), first: None, accept, order }.run(filter)
+}
 
-    /// Returns a pattern with the effect and a topic that both it and the filter match, if any; no
-    /// topic when it would be too long for one.
-    pub(crate) fn overlap(&self, filter: &TopicFilter, effect: Effect) -> Option<(Mark, Option<TopicName>)> {
-        let levels: Vec<&str> = filter.levels().collect();
-        let mut overlap = Overlap { path: Path::default(), effect, left: usize::MAX };
-        let mark = overlap.find(self.root(), &levels)?;
-        Some((mark, overlap.path.topic()))
-    }
+/// Returns a pattern with the effect and a topic that both it and the filter match, if any; no topic when it would be
+/// too long for one.
+pub(crate) fn overlap(
+    roots: &[At<'_>],
+    filter: &TopicFilter,
+    effect: Effect,
+) -> Option<(Mark, Option<TopicName>)> {
+    let levels: Vec<&str> = filter.levels().collect();
+    let mut overlap = Overlap { path: Path::default(), effect, left: usize::MAX };
+    let mark = roots.iter().find_map(|root| overlap.find(*root, &levels))?;
+    Some((mark, overlap.path.topic()))
+}
 
-    /// Tells whether a pattern with the effect shares a topic with the filter; also when that would take more than
-    /// `left` steps to be seen, of which it takes away its own.
-    pub(crate) fn may_overlap(&self, filter: &TopicFilter, effect: Effect, left: &mut usize) -> bool {
-        let levels: Vec<&str> = filter.levels().collect();
-        let mut overlap = Overlap { path: Path::default(), effect, left: *left };
-        let found = overlap.find(self.root(), &levels).is_some();
-        *left = overlap.left;
-        found || *left == 0
-    }
+/// Tells whether a pattern with the effect shares a topic with the filter; also when that would take more than `left`
+/// steps to be seen, of which it takes away its own.
+pub(crate) fn may_overlap(roots: &[At<'_>], filter: &TopicFilter, effect: Effect, left: &mut usize) -> bool {
+    let levels: Vec<&str> = filter.levels().collect();
+    let mut overlap = Overlap { path: Path::default(), effect, left: *left };
+    let found = roots.iter().any(|root| overlap.find(*root, &levels).is_some());
+    *left = overlap.left;
+    found || *left == 0
 }
 
 /// The levels of a topic under construction.
@@ -67,15 +70,16 @@ impl Path<'_> {
 }
 
 /// Nodes reached along the fresh topics of a filter.
-struct Cover<'t, 'f, A> {
-    front: Vec<&'t Node>,
+struct Cover<'t, 'f, A, O> {
+    front: Vec<At<'t>>,
     path: Path<'f>,
     /// First pattern found that covers: the whole filter before its `#`, a part of it after.
     first: Option<Mark>,
     accept: A,
+    order: O,
 }
 
-impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
+impl<'f, A: Fn(Mark) -> bool, O: Fn(Mark, Mark) -> Ordering> Cover<'_, 'f, A, O> {
     fn run(mut self, filter: &'f TopicFilter) -> Result<Mark, Option<TopicName>> {
         let open = self.run_to_end(filter);
         match self.first {
@@ -91,7 +95,7 @@ impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
         let mut system = filter.as_str().starts_with('$');
         for level in filter.levels() {
             if !system {
-                self.first = earliest(self.first, self.open_here());
+                self.first = self.earliest(self.first, self.open_here());
             }
             match level {
                 _ if self.first.is_some() && self.front.is_empty() => return false,
@@ -101,7 +105,7 @@ impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
             }
             system = false;
         }
-        self.first = earliest(self.first, self.ending_here());
+        self.first = self.earliest(self.first, self.ending_here());
         false
     }
 
@@ -124,41 +128,41 @@ impl<'f, A: Fn(Mark) -> bool> Cover<'_, 'f, A> {
 
     /// Returns the first pattern that matches all that is beneath.
     fn open_here(&self) -> Option<Mark> {
-        self.first_of(self.front.iter().flat_map(|node| &node.hash))
+        self.first_of(self.front.iter().flat_map(|at| at.hash()))
     }
 
     /// Returns the first pattern that matches the path.
     fn ending_here(&self) -> Option<Mark> {
-        self.first_of(self.front.iter().flat_map(|node| node.exact.iter().chain(&node.hash)))
+        self.first_of(self.front.iter().flat_map(|at| at.exact().chain(at.hash())))
     }
 
-    fn first_of<'m>(&self, marks: impl Iterator<Item = &'m Mark>) -> Option<Mark> {
-        marks.copied().filter(|mark| (self.accept)(*mark)).min_by_key(|mark| mark.rule)
+    fn first_of(&self, marks: impl Iterator<Item = Mark>) -> Option<Mark> {
+        marks.filter(|mark| (self.accept)(*mark)).min_by(|a, b| (self.order)(*a, *b))
+    }
+
+    fn earliest(&self, one: Option<Mark>, two: Option<Mark>) -> Option<Mark> {
+        one.into_iter().chain(two).min_by(|a, b| (self.order)(*a, *b))
     }
 
     fn step_fresh(&mut self) {
         self.path.0.push(fresh(&self.front));
-        self.front = self.front.iter().filter_map(|node| node.plus.as_deref()).collect();
+        self.front = self.front.iter().filter_map(|at| at.plus()).collect();
     }
 
     fn step_literal(&mut self, text: &'f str, system: bool) {
         self.path.0.push(Cow::Borrowed(text));
         let mut front = Vec::with_capacity(self.front.len());
-        for node in &self.front {
-            front.extend(node.literal(text));
-            front.extend(node.plus.as_deref().filter(|_| !system));
+        for at in &self.front {
+            front.extend(at.spelled(text));
+            front.extend(at.plus().filter(|_| !system));
         }
         self.front = front;
     }
 }
 
-fn earliest(one: Option<Mark>, two: Option<Mark>) -> Option<Mark> {
-    one.into_iter().chain(two).min_by_key(|mark| mark.rule)
-}
-
 /// Returns a level that none of the nodes spells.
-fn fresh(front: &[&Node]) -> Cow<'static, str> {
-    let spelled = |level: &str| front.iter().any(|node| node.literal(level).is_some());
+fn fresh(front: &[At<'_>]) -> Cow<'static, str> {
+    let spelled = |level: &str| front.iter().any(|at| at.spelled(level).next().is_some());
     if !spelled("x") {
         return Cow::Borrowed("x");
     }
@@ -177,45 +181,44 @@ struct Overlap<'p> {
 }
 
 impl<'p> Overlap<'p> {
-    fn find(&mut self, node: &'p Node, filter: &[&'p str]) -> Option<Mark> {
-        if !node.has(self.effect) || self.left == 0 {
+    fn find(&mut self, at: At<'p>, filter: &[&'p str]) -> Option<Mark> {
+        if !at.has(self.effect) || self.left == 0 {
             return None;
         }
         self.left -= 1;
         let system = self.path.0.is_empty() && filter.first().is_some_and(|level| level.starts_with('$'));
         if !system
-            && let Some(mark) = self.pick(&node.hash)
+            && let Some(mark) = self.pick(at.hash())
             && self.shortest(filter)
         {
             return Some(mark);
         }
         let Some((level, rest)) = filter.split_first() else {
-            return self.pick(&node.exact).filter(|_| self.path.is_topic());
+            return self.pick(at.exact()).filter(|_| self.path.is_topic());
         };
         match *level {
             "#" => {
-                let here = self.pick(&node.exact).filter(|_| self.path.is_topic());
-                here.or_else(|| self.find_beneath(node, filter))
+                let here = self.pick(at.exact()).filter(|_| self.path.is_topic());
+                here.or_else(|| self.find_beneath(at, filter))
             }
-            "+" => self.find_beneath(node, rest),
+            "+" => self.find_beneath(at, rest),
             text => {
-                let literal = node.literal(text).map(|next| (Cow::Borrowed(text), next));
-                let plus = node.plus.as_deref().filter(|_| !system).map(|next| (Cow::Borrowed(text), next));
-                [literal, plus].into_iter().flatten().find_map(|(level, next)| self.enter(level, next, rest))
+                let plus = at.plus().filter(|_| !system);
+                at.spelled(text).chain(plus).find_map(|next| self.enter(Cow::Borrowed(text), next, rest))
             }
         }
     }
 
     /// Searches under a wildcard of the filter.
-    fn find_beneath(&mut self, node: &'p Node, rest: &[&'p str]) -> Option<Mark> {
+    fn find_beneath(&mut self, at: At<'p>, rest: &[&'p str]) -> Option<Mark> {
         let leading = self.path.0.is_empty();
-        let literal = node.literal.iter().filter(|(text, _)| !(leading && text.starts_with('$')));
-        let literal = literal.map(|(text, next)| (Cow::Borrowed(text), next));
-        let plus = node.plus.as_deref().map(|next| (fresh(&[node]), next));
-        literal.chain(plus).find_map(|(level, next)| self.enter(level, next, rest))
+        let spelled = at.all_spelled().filter(|(text, _)| !(leading && text.starts_with('$')));
+        let spelled = spelled.map(|(text, next)| (Cow::Borrowed(text), next));
+        let plus = at.plus().map(|next| (fresh(&[at]), next));
+        spelled.chain(plus).find_map(|(level, next)| self.enter(level, next, rest))
     }
 
-    fn enter(&mut self, level: Cow<'p, str>, next: &'p Node, rest: &[&'p str]) -> Option<Mark> {
+    fn enter(&mut self, level: Cow<'p, str>, next: At<'p>, rest: &[&'p str]) -> Option<Mark> {
         self.path.0.push(level);
         let found = self.find(next, rest);
         if found.is_none() {
@@ -224,8 +227,8 @@ impl<'p> Overlap<'p> {
         found
     }
 
-    fn pick(&self, marks: &[Mark]) -> Option<Mark> {
-        marks.iter().copied().find(|mark| mark.effect == self.effect)
+    fn pick(&self, mut marks: impl Iterator<Item = Mark>) -> Option<Mark> {
+        marks.find(|mark| mark.effect == self.effect)
     }
 
     /// Completes the path with the shortest rest that the filter matches; tells whether a topic can

@@ -1,22 +1,23 @@
 //! Patterns of SPIFFE IDs: which identities a rule speaks of, and what their segments bind.
 
 use crate::error::IdFault;
+use crate::segments::Segments;
 use midge_identity::{SpiffeId, TrustDomain};
 use std::fmt;
 
 /// Name of the capture that every identity binds: its trust domain.
 const TRUST_DOMAIN: &str = "td";
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Segment {
     Literal(Box<str>),
     Any,
-    /// Index into the names of captures.
+    /// Place of the segment that it stands for.
     Capture(usize),
 }
 
 /// `spiffe://<trust domain>/<segment>/…`, where a segment is literal, `*`, `{name}` or a last `**`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdPattern {
     text: Box<str>,
     /// `None` stands for any.
@@ -31,23 +32,24 @@ impl fmt::Display for IdPattern {
     }
 }
 
-/// Names of the captures of an `id` pattern, `td` first, in the order of their values.
+/// Names of the captures of an `id` pattern, `td` first, each with the place of the segment that it stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Captures(Vec<Box<str>>);
+pub(crate) struct Captures(Vec<(Box<str>, usize)>);
 
 impl Captures {
     /// Those of an identity that is written out.
     pub(crate) fn of_no_segments() -> Self {
-        Self(vec![TRUST_DOMAIN.into()])
+        Self(vec![(TRUST_DOMAIN.into(), 0)])
     }
 
+    /// Returns the place of the segment that one stands for.
     pub(crate) fn position(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|known| **known == *name)
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, place)| *place)
     }
 
     /// Lists them for people.
     pub(crate) fn listed(&self) -> String {
-        let braced: Vec<String> = self.0.iter().map(|name| format!("{{{name}}}")).collect();
+        let braced: Vec<String> = self.0.iter().map(|(name, _)| format!("{{{name}}}")).collect();
         braced.join(", ")
     }
 }
@@ -78,26 +80,26 @@ impl IdPattern {
     /// Parses the `id` of a rule.
     pub(crate) fn parse(text: &str) -> Result<(Self, Captures), IdFault> {
         let mut captures = Captures::of_no_segments();
-        let pattern = Self::parse_with(text, |name| {
+        let pattern = Self::parse_with(text, |name, place| {
             if captures.position(name).is_some() {
                 return Err(IdFault::CaptureTwice(name.to_owned()));
             }
-            captures.0.push(name.into());
-            Ok(captures.0.len() - 1)
+            captures.0.push((name.into(), place));
+            Ok(place)
         })?;
         Ok((pattern, captures))
     }
 
     /// Parses an `unless` of a rule, whose captures repeat those of its `id`.
     pub(crate) fn parse_unless(text: &str, captures: &Captures) -> Result<Self, IdFault> {
-        Self::parse_with(text, |name| {
+        Self::parse_with(text, |name, _| {
             captures.position(name).ok_or_else(|| IdFault::Unbound(name.to_owned()))
         })
     }
 
     fn parse_with(
         text: &str,
-        mut capture: impl FnMut(&str) -> Result<usize, IdFault>,
+        mut capture: impl FnMut(&str, usize) -> Result<usize, IdFault>,
     ) -> Result<Self, IdFault> {
         let rest = text.strip_prefix("spiffe://").ok_or(IdFault::Scheme)?;
         let mut segments = rest.split('/').peekable();
@@ -116,7 +118,8 @@ impl IdPattern {
                 }
                 pattern.open = true;
             } else {
-                pattern.path.push(parse_segment(segment, &mut capture)?);
+                let place = pattern.path.len() + 1;
+                pattern.path.push(parse_segment(segment, |name| capture(name, place))?);
             }
         }
         Ok(pattern)
@@ -136,30 +139,18 @@ impl IdPattern {
         SpiffeId::new(id).ok()
     }
 
-    /// Returns the values of its captures, trust domain first, when the identity matches.
-    pub(crate) fn bind<'a>(&self, id: &'a SpiffeId) -> Option<Vec<&'a str>> {
-        let mut values = vec![id.trust_domain_name()];
-        self.matches(id, &mut values).then_some(values)
-    }
-
-    /// Matches an identity: a capture that has a value must have the same one again.
-    pub(crate) fn matches<'a>(&self, id: &'a SpiffeId, values: &mut Vec<&'a str>) -> bool {
-        if self.trust_domain.as_deref().is_some_and(|wanted| wanted != id.trust_domain_name()) {
+    /// Tells whether an identity matches: a capture of another pattern must have the same segment again.
+    pub(crate) fn matches(&self, id: &Segments) -> bool {
+        if self.trust_domain.as_deref().is_some_and(|wanted| wanted != id.trust_domain()) {
             return false;
         }
-        let mut found = id.path().split('/').skip(1);
+        let mut found = id.path();
         for segment in &self.path {
             let Some(text) = found.next() else { return false };
             let same = match segment {
                 Segment::Any => true,
                 Segment::Literal(literal) => **literal == *text,
-                Segment::Capture(index) => match values.get(*index) {
-                    Some(value) => *value == text,
-                    None => {
-                        values.push(text);
-                        true
-                    }
-                },
+                Segment::Capture(place) => id.get(*place) == Some(text),
             };
             if !same {
                 return false;
@@ -171,7 +162,7 @@ impl IdPattern {
 
 fn parse_segment(
     segment: &str,
-    capture: &mut impl FnMut(&str) -> Result<usize, IdFault>,
+    capture: impl FnOnce(&str) -> Result<usize, IdFault>,
 ) -> Result<Segment, IdFault> {
     if segment.is_empty() {
         return Err(IdFault::EmptySegment);

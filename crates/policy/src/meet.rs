@@ -2,25 +2,23 @@
 //! one other filter matches.
 
 use crate::Effect;
-use crate::trie::{Mark, Node, Trie};
+use crate::trie::{At, Mark};
 use mqtt_proto::TopicFilter;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-impl Trie {
-    /// Visits what the filter, which is canonical, shares with patterns of the effect: each part once, by its
-    /// levels, with the marks of all patterns that share it. A part comes after those that contain it, and is
-    /// canonical too.
-    pub(crate) fn meet<'p, B>(
-        &'p self,
-        filter: &'p TopicFilter,
-        effect: Effect,
-        visitor: &mut impl FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let levels: Vec<&str> = filter.levels().collect();
-        let mut meet = Meet { path: Vec::new(), open: Vec::new(), marks: Vec::new(), effect, visitor };
-        meet.walk(&[self.root()], 0, &levels)
-    }
+/// Visits what the filter, which is canonical, shares with patterns of the effect: each part once, by its levels, with the
+/// marks of all patterns that share it. A part comes after those that contain it, and is canonical too.
+pub(crate) fn meet<'p, B>(
+    roots: &[At<'p>],
+    filter: &'p TopicFilter,
+    effect: Effect,
+    visitor: &mut impl FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    let levels: Vec<&str> = filter.levels().collect();
+    let mut meet = Meet { path: Vec::new(), open: Vec::new(), marks: Vec::new(), effect, visitor };
+    let roots: Vec<At<'_>> = roots.iter().copied().filter(|root| root.has(effect)).collect();
+    meet.walk(&roots, 0, &levels)
 }
 
 /// Tells whether one filter matches everything that another does. Both are canonical.
@@ -45,8 +43,8 @@ pub(crate) fn covers(outer: &[&str], inner: &[&str]) -> bool {
 /// A walk through the parts from wide to narrow: at each level `#` before `+` before what is spelled.
 struct Meet<'p, 'v, V> {
     path: Vec<&'p str>,
-    /// Of patterns that match everything beneath a level of the path.
-    open: Vec<&'p [Mark]>,
+    /// Where patterns match everything beneath a level of the path.
+    open: Vec<At<'p>>,
     marks: Vec<Mark>,
     effect: Effect,
     visitor: &'v mut V,
@@ -55,18 +53,18 @@ struct Meet<'p, 'v, V> {
 impl<'p, V: FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>, B> Meet<'p, '_, V> {
     /// Goes on from the nodes that patterns reach along the path. Those that are open from `from` on share with the
     /// filter whatever is left of it.
-    fn walk(&mut self, front: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+    fn walk(&mut self, front: &[At<'p>], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
         let known = self.open.len();
         let flow = if front.is_empty() { self.tell(from, front, rest) } else { self.step(front, from, rest) };
         self.open.truncate(known);
         flow
     }
 
-    fn step(&mut self, front: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+    fn step(&mut self, front: &[At<'p>], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
         // [MQTT-4.7.2-1]: no leading wildcard matches a topic that starts with $.
         let system = self.path.is_empty() && rest.first().is_some_and(|level| level.starts_with('$'));
         if !system {
-            self.open.extend(front.iter().map(|node| &*node.hash).filter(|marks| !marks.is_empty()));
+            self.open.extend(front.iter().filter(|at| at.hash().next().is_some()));
         }
         let Some((level, below)) = rest.split_first() else { return self.tell(from, front, &[]) };
         match *level {
@@ -79,33 +77,34 @@ impl<'p, V: FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>, B> Meet<'p, '_, V> {
             }
             "+" => self.beneath(front, from, below),
             text => {
-                let spelled = front.iter().filter_map(|node| node.literal(text));
-                let plus = front.iter().filter(|_| !system).filter_map(|node| node.plus.as_deref());
-                let next: Vec<&Node> = spelled.chain(plus).filter(|node| node.has(self.effect)).collect();
+                let spelled = front.iter().flat_map(|at| at.spelled(text));
+                let plus = front.iter().filter(|_| !system).filter_map(|at| at.plus());
+                let next: Vec<At<'_>> = spelled.chain(plus).filter(|at| at.has(self.effect)).collect();
                 self.enter(text, &next, from, below)
             }
         }
     }
 
     /// Goes on under a wildcard of the filter.
-    fn beneath(&mut self, front: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+    fn beneath(&mut self, front: &[At<'p>], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
         let (leading, effect) = (self.path.is_empty(), self.effect);
-        let plus = front.iter().filter_map(|node| node.plus.as_deref());
-        let plus: Vec<&Node> = plus.filter(|node| node.has(effect)).collect();
+        let plus = front.iter().filter_map(|at| at.plus());
+        let plus: Vec<At<'_>> = plus.filter(|at| at.has(effect)).collect();
         self.enter("+", &plus, from, rest)?;
-        let spelled = front.iter().flat_map(|node| node.literal.iter());
-        let mut spelled =
-            spelled.filter(|(text, node)| node.has(effect) && !(leading && text.starts_with('$')));
+        let spelled = front.iter().flat_map(|at| at.all_spelled());
+        let mut spelled = spelled.filter(|(text, at)| at.has(effect) && !(leading && text.starts_with('$')));
         let from = self.open.len();
-        if front.len() == 1 {
+        if let [at] = front
+            && !at.may_repeat()
+        {
             return spelled.try_for_each(|(text, next)| self.enter(text, &[next], from, rest));
         }
-        let mut merged: BTreeMap<&str, Vec<&Node>> = BTreeMap::new();
+        let mut merged: BTreeMap<&str, Vec<At<'_>>> = BTreeMap::new();
         spelled.for_each(|(text, next)| merged.entry(text).or_default().push(next));
         merged.iter().try_for_each(|(text, next)| self.enter(text, next, from, rest))
     }
 
-    fn enter(&mut self, level: &'p str, next: &[&'p Node], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
+    fn enter(&mut self, level: &'p str, next: &[At<'p>], from: usize, rest: &[&'p str]) -> ControlFlow<B> {
         if next.is_empty() && self.open.len() == from {
             return ControlFlow::Continue(());
         }
@@ -116,10 +115,10 @@ impl<'p, V: FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>, B> Meet<'p, '_, V> {
     }
 
     /// Tells of the path with the rest: whatever is open has it, and so do the patterns that end at these nodes.
-    fn tell(&mut self, from: usize, ends: &[&'p Node], rest: &[&'p str]) -> ControlFlow<B> {
+    fn tell(&mut self, from: usize, ends: &[At<'p>], rest: &[&'p str]) -> ControlFlow<B> {
         let Self { path, open, marks, effect, visitor } = self;
-        let open = open.iter().skip(from).copied().flatten();
-        let all = open.chain(ends.iter().flat_map(|node| &node.exact));
+        let open = open.iter().skip(from).flat_map(|at| at.hash());
+        let all = open.chain(ends.iter().flat_map(|at| at.exact()));
         marks.clear();
         marks.extend(all.filter(|mark| mark.effect == *effect));
         if marks.is_empty() {
@@ -138,7 +137,8 @@ impl<'p, V: FnMut(&[&'p str], &[Mark]) -> ControlFlow<B>, B> Meet<'p, '_, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trie::{Pattern, canonical};
+    use crate::segments::Segments;
+    use crate::trie::{Level, Pattern, Trie, canonical};
     use crate::{contains, intersection};
     use std::collections::BTreeSet;
 
@@ -180,25 +180,23 @@ mod tests {
         for start in 0..filters.len() {
             let some: Vec<&TopicFilter> =
                 filters.iter().cycle().skip(start * 7).step_by(5).take(12).collect();
-            let pattern = |(rule, filter): (usize, &&'_ TopicFilter)| {
-                let mark = Mark { effect: Effect::Subscribe, rule, class: rule };
-                (rule, filter.levels().map(str::to_owned).collect::<Vec<_>>(), mark)
-            };
-            let made: Vec<_> = some.iter().enumerate().map(pattern).collect();
-            let patterns = made.iter().map(|(_, levels, mark)| Pattern {
-                levels: levels.iter().map(String::as_str).collect(),
-                mark: *mark,
+            let patterns = (0..).zip(&some).map(|(rule, filter)| Pattern {
+                levels: filter.levels().map(Level::Text).collect(),
+                effect: Effect::Subscribe,
+                rule,
+                class: rule,
             });
-            let trie = Trie::of(patterns.collect());
+            let (trie, nobody) = (Trie::of(patterns.collect()), Segments::default());
+            let roots: Vec<At<'_>> = trie.root(0, &nobody).into_iter().collect();
             for filter in filters.iter().skip(start % 3).step_by(3) {
                 let (mut told, mut found) = (Vec::new(), BTreeSet::new());
-                let flow = trie.meet(filter, Effect::Subscribe, &mut |levels, marks| {
+                let flow = meet(&roots, filter, Effect::Subscribe, &mut |levels, marks| {
                     found.extend(marks.iter().map(|mark| (levels.join("/"), mark.rule)));
                     told.push(levels.iter().map(|level| (*level).to_owned()).collect::<Vec<_>>());
                     ControlFlow::<()>::Continue(())
                 });
                 assert!(flow.is_continue());
-                let expected = some.iter().enumerate().filter_map(|(rule, one)| {
+                let expected = (0..).zip(&some).filter_map(|(rule, one)| {
                     Some((canonical(&intersection(one, filter)?).as_str().to_owned(), rule))
                 });
                 assert_eq!(found, expected.collect(), "{filter} of {some:?}");

@@ -1,9 +1,12 @@
 //! A set of rules as one value: made, changed, compared, and asked for the rights of an identity.
 
 use crate::index::RuleIndex;
-use crate::rights::{Applying, Context, Standing};
+use crate::principal::Own;
+use crate::segments::Segments;
 use crate::shards::ShardMap;
-use crate::{CheckedRule, PolicyError, Principal, Problem, Rights, Rule, RuleName, RuleSource, Touched};
+use crate::{
+    CheckedRule, Context, PolicyError, Principal, Problem, Rights, Rule, RuleName, RuleSource, Touched,
+};
 use midge_identity::SpiffeId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ pub struct Policy {
     epoch: u64,
     /// Rules that speak of one identity, by it, in order of precedence: the grants, of which there
     /// may be very many.
-    literal: ShardMap<SpiffeId, Arc<[CheckedRule]>>,
+    literal: ShardMap<SpiffeId, Arc<Own>>,
     patterns: Arc<RuleIndex>,
     names: ShardMap<RuleKey, CheckedRule>,
 }
@@ -120,20 +123,22 @@ impl Policy {
             let kept = self.patterns.rules().iter().filter(|rule| is_kept(rule)).cloned();
             let mut patterns: Vec<CheckedRule> = kept.chain(new).collect();
             patterns.sort_by(|a, b| a.name().cmp_precedence(b.name()));
-            next.patterns = Arc::new(RuleIndex::of(patterns));
+            next.patterns = Arc::new(RuleIndex::of(patterns).compiled(&self.patterns));
         }
         Ok(next)
     }
 
     fn edit_literal(&mut self, id: SpiffeId, Edit { gone, come }: Edit) {
-        let known = self.literal.get(&id).map(|rules| &**rules).unwrap_or_default();
+        let known = self.literal.get(&id);
         let stays = |rule: &&CheckedRule| !gone.contains(&RuleKey::of(rule.name()));
-        let mut rules: Vec<CheckedRule> = known.iter().filter(stays).cloned().chain(come).collect();
+        let kept = known.iter().flat_map(|own| &own.rules).filter(stays).cloned();
+        let mut rules: Vec<CheckedRule> = kept.chain(come).collect();
         if rules.is_empty() {
             self.literal.remove(&id);
         } else {
             rules.sort_by(|a, b| a.name().cmp_precedence(b.name()));
-            self.literal.insert(id, rules.into());
+            let own = Own::of(rules, known.map(|own| &**own));
+            self.literal.insert(id, Arc::new(own));
         }
     }
 
@@ -157,8 +162,7 @@ impl Policy {
     /// Returns the rules that only the earlier policy has, and those that only this one has. Costs no more than
     /// the change where one policy was made from the other by [`Policy::changed`].
     pub fn differing<'a>(&'a self, earlier: &'a Self) -> (Vec<&'a CheckedRule>, Vec<&'a CheckedRule>) {
-        let same = |one: &CheckedRule, two: &CheckedRule| Arc::ptr_eq(&one.0, &two.0);
-        let keys = self.names.changed(&earlier.names, same);
+        let keys = self.names.changed(&earlier.names, CheckedRule::is);
         let of = |policy: &'a Self| {
             let mut rules: Vec<&CheckedRule> = keys.iter().filter_map(|key| policy.names.get(*key)).collect();
             rules.sort_by(|a, b| a.name().cmp_precedence(b.name()));
@@ -170,13 +174,13 @@ impl Policy {
     /// Returns the rules that speak of the identity, in order of precedence, whatever the connection.
     /// Costs the rules whose `id` matches, however many others there are.
     pub fn rules_for(&self, id: &SpiffeId) -> Vec<&CheckedRule> {
-        let own = self.literal.get(id).map(|rules| &**rules).unwrap_or_default();
+        let (own, id) = (self.literal.get(id), &Segments::of(id));
         let mut rules = self.patterns.matching(id);
-        if !own.is_empty() {
-            rules.extend(own);
+        if let Some(own) = own {
+            rules.extend(&own.rules);
             rules.sort_by(|a, b| a.name().cmp_precedence(b.name()));
         }
-        rules.retain(|rule| rule.speaks_of(id));
+        rules.retain(|rule| !rule.excepts(id));
         rules
     }
 
@@ -189,22 +193,26 @@ impl Policy {
     /// Returns what the identity may do on a connection. Who asks for many connections of one identity
     /// keeps its [`Policy::principal`].
     pub fn rights_at(&self, id: &SpiffeId, context: Context<'_>) -> Arc<Rights> {
-        let rules = self.rules_for(id);
-        Arc::new(Rights::of(self.epoch, id, &applying(&rules, id, context)))
+        self.principal(id).rights(context)
     }
 
     /// Returns the identity with its rules, to be asked for the rights of each of its connections.
     pub fn principal(&self, id: &SpiffeId) -> Principal {
-        let rules = self.rules_for(id).into_iter().cloned().collect();
-        Principal::new(self.epoch, id.clone(), rules)
+        Principal::new(self.epoch, id, &self.patterns, self.literal.get(id))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared_layers(&self) -> usize {
+        self.patterns.shared_layers()
     }
 
     /// Returns which identities have other rights than under an earlier policy. Costs no more than the
     /// change where one policy was made from the other by [`Policy::changed`].
     pub fn touched_since(&self, earlier: &Self) -> Touched {
-        let alike = |one: &Arc<[CheckedRule]>, two: &Arc<[CheckedRule]>| {
+        let alike = |one: &Arc<Own>, two: &Arc<Own>| {
+            let (ours, theirs) = (&one.rules, &two.rules);
             Arc::ptr_eq(one, two)
-                || (one.len() == two.len() && one.iter().zip(&**two).all(|(a, b)| a.means_same_as(b)))
+                || (ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.means_same_as(b)))
         };
         let mut ids: HashSet<SpiffeId> =
             self.literal.changed(&earlier.literal, alike).into_iter().cloned().collect();
@@ -266,26 +274,12 @@ impl Policy {
 
 /// Leaves out the same rules at the beginning and at the end.
 fn differing<'a>(one: &'a [CheckedRule], two: &'a [CheckedRule]) -> (&'a [CheckedRule], &'a [CheckedRule]) {
-    let same = |(a, b): &(&CheckedRule, &CheckedRule)| Arc::ptr_eq(&a.0, &b.0);
+    let same = |(a, b): &(&CheckedRule, &CheckedRule)| a.is(b);
     let start = one.iter().zip(two).take_while(same).count();
     let (one, two) = (one.get(start..).unwrap_or_default(), two.get(start..).unwrap_or_default());
     let end = one.iter().rev().zip(two.iter().rev()).take_while(same).count();
     let kept = |rules: &'a [CheckedRule]| rules.get(..rules.len() - end).unwrap_or_default();
     (kept(one), kept(two))
-}
-
-/// Returns the rules that hold on a connection, each with what its captures stand for.
-pub(crate) fn applying<'a>(
-    rules: &[&'a CheckedRule],
-    id: &'a SpiffeId,
-    context: Context<'_>,
-) -> Vec<Applying<'a>> {
-    let bound = rules.iter().filter_map(|rule| Some((*rule, rule.bind(id)?)));
-    let standing = bound.map(|(rule, values)| {
-        let standing = rule.standing(context, &values);
-        Applying { rule, values, standing }
-    });
-    standing.filter(|applying| applying.standing != Standing::Nothing).collect()
 }
 
 /// Where names must not repeat. Rules from the cloud cannot make a local policy invalid by taking

@@ -92,19 +92,18 @@ impl Quota {
 
 /// The smallest quota of everything, and the place of the rule that gives it: of several, the first.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Smallest([Option<(usize, usize)>; Quantity::ALL.len()]);
+pub(crate) struct Smallest([Option<(u32, u32)>; Quantity::ALL.len()]);
 
 impl Smallest {
-    pub(crate) fn add(&mut self, quota: &Quota, rule: usize) {
+    pub(crate) fn add(&mut self, quota: &Quota, rule: u32) {
         for (of, known) in Quantity::ALL.into_iter().zip(&mut self.0) {
-            let max = quota.of(of).map(|max| usize::try_from(max).unwrap_or(usize::MAX));
-            if let Some(max) = max.filter(|max| known.is_none_or(|(known, _)| *max < known)) {
+            if let Some(max) = quota.of(of).filter(|max| known.is_none_or(|(known, _)| *max < known)) {
                 *known = Some((max, rule));
             }
         }
     }
 
-    pub(crate) fn of(&self, quantity: Quantity) -> Option<(usize, usize)> {
+    pub(crate) fn of(&self, quantity: Quantity) -> Option<(u32, u32)> {
         self.0.get(quantity as usize).copied().flatten()
     }
 }

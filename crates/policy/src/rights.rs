@@ -1,16 +1,16 @@
 //! What one identity may do on one connection: its rules as tries, and the decisions by topic.
 
-use crate::check::Compiled;
+use crate::layer::{HeldRule, Layer};
 use crate::permit::Limits;
-use crate::quota::Smallest;
-use crate::trie::{Mark, Pattern, Trie, canonical};
+use crate::segments::Segments;
+use crate::trie::{At, Mark, Trie};
 use crate::{
     Action, CheckedRule, Denial, DenyReason, Durability, Effect, PublishFacts, PublishPermit, Quantity,
     QueueOverflow, ReceivePermit, RuleName, Subject,
 };
 use midge_identity::SpiffeId;
-use mqtt_proto::{QoS, TopicFilter, TopicName};
-use std::collections::HashMap;
+use mqtt_proto::{QoS, TopicName};
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// What rules may ask about a connection. What is not known fails every condition on it, and
@@ -36,113 +36,17 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub struct Rights {
     pub(crate) epoch: u64,
-    pub(crate) held: Arc<Held>,
+    who: Arc<Named>,
+    /// The rules that speak of the identity and hold on the connection: where they are many, together with others of
+    /// whom they speak.
+    layers: Box<[Arc<Layer>]>,
 }
 
-/// A rule that speaks of the identity and holds on the connection.
-pub(crate) struct Applying<'a> {
-    pub(crate) rule: &'a CheckedRule,
-    /// What its captures stand for.
-    pub(crate) values: Vec<&'a str>,
-    pub(crate) standing: Standing,
-}
-
+/// An identity, and what captures stand for.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Named {
     pub(crate) id: SpiffeId,
-    pub(crate) rules: Box<[HeldRule]>,
-    writes: Trie,
-    pub(crate) reads: Trie,
-    /// Response Topics, each marked with the rule that lets name it.
-    replies: Trie,
-    /// Literal filters in canonical form, sorted.
-    pub(crate) literals: Box<[(TopicFilter, Mark)]>,
-    quotas: Smallest,
-    /// Levels of all patterns of `reads`.
-    pub(crate) read_levels: usize,
-}
-
-/// One rule of an identity. Limits are at hand so that a decision need not follow a pointer.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct HeldRule {
-    pub(crate) limits: Limits,
-    pub(crate) rule: CheckedRule,
-    whole: bool,
-    /// For share groups that are captures.
-    pub(crate) values: Box<[Box<str>]>,
-}
-
-impl Held {
-    pub(crate) fn of(id: &SpiffeId, applying: &[Applying<'_>]) -> Self {
-        let (mut writes, mut reads, mut replies) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut literals, mut quotas) = (Vec::new(), Smallest::default());
-        let mut classes = HashMap::new();
-        for (index, Applying { rule, values, standing }) in applying.iter().enumerate() {
-            let whole = *standing == Standing::Whole;
-            // As denies do, it holds where it is not known that the rule does not.
-            rule.rule().quota.iter().for_each(|quota| quotas.add(quota, index));
-            let class = class_of(&rule.0, index, &mut classes);
-            for (effect, template) in rule.0.topics.iter().filter(|(effect, _)| whole || effect.is_deny()) {
-                let class = if effect.is_deny() { 0 } else { class };
-                let mark = Mark { effect: *effect, rule: index, class };
-                let levels = || template.levels(values).collect::<Vec<_>>();
-                match effect {
-                    Effect::Publish | Effect::DenyPublish => writes.push(Pattern { levels: levels(), mark }),
-                    Effect::SubscribeLiteral | Effect::DenySubscribeLiteral => {
-                        literals.extend(template.filter(values).map(|filter| (canonical(&filter), mark)));
-                    }
-                    Effect::Subscribe | Effect::Receive | Effect::DenySubscribe | Effect::DenyReceive => {
-                        reads.push(Pattern { levels: levels(), mark });
-                    }
-                }
-            }
-            let mark = Mark { effect: Effect::Publish, rule: index, class: index };
-            let templates = rule.0.replies.iter().filter(|_| whole);
-            replies.extend(templates.map(|t| Pattern { levels: t.levels(values).collect(), mark }));
-        }
-        let read_levels = reads.iter().map(|pattern: &Pattern<'_>| pattern.levels.len()).sum();
-        literals.sort_by(|a: &(TopicFilter, Mark), b| (&a.0, a.1.rule).cmp(&(&b.0, b.1.rule)));
-        Self {
-            id: id.clone(),
-            rules: applying.iter().map(HeldRule::of).collect(),
-            writes: Trie::of(writes),
-            reads: Trie::of(reads),
-            replies: Trie::of(replies),
-            literals: literals.into(),
-            quotas,
-            read_levels,
-        }
-    }
-
-    pub(crate) fn rule(&self, mark: Mark) -> Option<&HeldRule> {
-        self.rules.get(mark.rule)
-    }
-}
-
-/// Returns the index of the first rule whose allows decide like those of this one.
-fn class_of<'a>(rule: &'a Compiled, index: usize, classes: &mut HashMap<&'a Limits, usize>) -> usize {
-    // Each rule with a rate has a bucket of its own.
-    if rule.groups.is_some() || !rule.replies.is_empty() || rule.limits.rate.is_some() {
-        return index;
-    }
-    *classes.entry(&rule.limits).or_insert(index)
-}
-
-impl HeldRule {
-    fn of(applying: &Applying<'_>) -> Self {
-        let Applying { rule, values, standing } = applying;
-        let has_groups = rule.0.groups.is_some();
-        let values = values.iter().filter(|_| has_groups).map(|value| (*value).into()).collect();
-        Self { limits: rule.0.limits, rule: (*rule).clone(), whole: *standing == Standing::Whole, values }
-    }
-
-    /// Tells whether its subscriptions may join the share group.
-    pub(crate) fn lets_join(&self, group: Option<&str>) -> bool {
-        match (&self.rule.0.groups, group) {
-            (Some(patterns), Some(group)) => patterns.iter().any(|p| p.matches(group, &self.values)),
-            _ => true,
-        }
-    }
+    pub(crate) segments: Segments,
 }
 
 /// What was found on the way to a decision about a publication.
@@ -151,7 +55,7 @@ struct Found {
     denied: Option<Mark>,
     allowed: Option<Mark>,
     blocked: Option<(Mark, DenyReason)>,
-    durability: Option<(usize, Durability)>,
+    durability: Option<(Mark, Durability)>,
     refuses_overflow: bool,
     /// Whether a rule that says something of its own might not allow every publication to the topic.
     mixed: bool,
@@ -165,21 +69,21 @@ struct Found {
 enum Naming {
     All,
     /// In order.
-    Rules(Vec<usize>),
+    Rules(Vec<(u32, u32)>),
 }
 
 impl Naming {
     fn is_by(&self, mark: Mark) -> bool {
         match self {
             Self::All => true,
-            Self::Rules(rules) => rules.binary_search(&mark.rule).is_ok(),
+            Self::Rules(rules) => rules.binary_search(&(mark.layer, mark.rule)).is_ok(),
         }
     }
 }
 
 impl Rights {
-    pub(crate) fn of(epoch: u64, id: &SpiffeId, applying: &[Applying<'_>]) -> Self {
-        Self { epoch, held: Arc::new(Held::of(id, applying)) }
+    pub(crate) fn of(epoch: u64, who: &Arc<Named>, layers: Vec<Arc<Layer>>) -> Self {
+        Self { epoch, who: Arc::clone(who), layers: layers.into() }
     }
 
     /// Epoch of the policy.
@@ -189,38 +93,54 @@ impl Rights {
 
     /// The identity.
     pub fn id(&self) -> &SpiffeId {
-        &self.held.id
+        &self.who.id
     }
 
-    /// The rules that speak of the identity and hold here, first by precedence first.
+    /// Returns the rules that speak of the identity and hold here, first by precedence first.
     pub fn rules(&self) -> impl Iterator<Item = &CheckedRule> {
-        self.held.rules.iter().map(|held| &held.rule)
+        in_order(&self.layers).into_iter().map(|held| &held.rule)
     }
 
     /// Tells whether both give exactly the same answers, epoch aside, because the same rules speak
     /// of the same identity. `false` where a rule only moved in its file.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.held, &other.held)
-            || (self.held.id == other.held.id && self.held.rules == other.held.rules)
+        if self.who.id != other.who.id {
+            return false;
+        }
+        let of =
+            |layers: &Vec<&Arc<Layer>>, layer: &&Arc<Layer>| layers.iter().any(|l| Arc::ptr_eq(l, layer));
+        let (ours, theirs): (Vec<_>, Vec<_>) = (self.layers.iter().collect(), other.layers.iter().collect());
+        let differing = |some: &Vec<&'_ Arc<Layer>>, others| -> Vec<Arc<Layer>> {
+            some.iter().filter(|layer| !of(others, layer)).map(|layer| Arc::clone(layer)).collect()
+        };
+        let (ours, theirs) = (differing(&ours, &theirs), differing(&theirs, &ours));
+        let (ours, theirs) = (in_order(&ours), in_order(&theirs));
+        let is_same = |(one, two): (&&HeldRule, &&HeldRule)| one.rule == two.rule && one.whole == two.whole;
+        ours.len() == theirs.len() && ours.iter().zip(&theirs).all(is_same)
     }
 
     /// Returns how many steps [`Rights::subscribe`] may take for one filter, at worst, but for those that its own length
     /// takes: 10,000 take about a millisecond.
     pub fn subscribe_steps(&self) -> usize {
-        self.held.read_levels
+        self.layers.iter().map(|layer| layer.read_levels).sum()
     }
 
     /// Returns how much of something the identity, or one session of it, may keep by the rules: the smallest
     /// quota, or as much as can be. The caps of the broker hold beside it.
     pub fn quota(&self, of: Quantity) -> usize {
-        self.held.quotas.of(of).map_or(usize::MAX, |(max, _)| max)
+        let max = self.layers.iter().filter_map(|layer| layer.quotas.of(of)).map(|(max, _)| max).min();
+        max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX)
     }
 
-    /// Returns the quotas that there are, each with the rule that gives it.
+    /// Returns the quotas that there are, each with the rule that gives it: of several, the first.
     pub fn quotas(&self) -> impl Iterator<Item = (Quantity, usize, &RuleName)> {
         Quantity::ALL.into_iter().filter_map(|of| {
-            let (max, rule) = self.held.quotas.of(of)?;
-            Some((of, max, self.held.rules.get(rule)?.rule.name()))
+            let given = self.layers.iter().filter_map(|layer| {
+                let (max, rule) = layer.quotas.of(of)?;
+                Some((max, layer.rules.get(rule as usize)?.rule.name()))
+            });
+            let smallest = given.min_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.cmp_precedence(b)));
+            smallest.map(|(_, rule)| (of, self.quota(of), rule))
         })
     }
 
@@ -267,22 +187,22 @@ impl Rights {
     fn read(&self, topic: &TopicName, group: Option<&str>) -> Result<ReceivePermit<'_>, Denial> {
         let mut denied = None;
         let mut allowed: Option<(Mark, QoS)> = None;
-        self.held.reads.visit(topic, &mut |mark| match mark.effect {
-            Effect::DenySubscribe | Effect::DenyReceive => denied = first(denied, mark),
+        self.visit(topic, |layer| &layer.reads, &mut |mark| match mark.effect {
+            Effect::DenySubscribe | Effect::DenyReceive => denied = self.first(denied, mark),
             Effect::Subscribe | Effect::Receive => {
-                let Some(held) = self.held.rule(mark) else { return };
-                if mark.effect == Effect::Subscribe && !held.lets_join(group) {
+                if mark.effect == Effect::Subscribe && !self.lets_join(mark, group) {
                     return;
                 }
-                let qos = allowed.map_or(held.limits.qos_max, |(_, qos)| qos.max(held.limits.qos_max));
-                allowed = first(allowed.map(|(mark, _)| mark), mark).map(|mark| (mark, qos));
+                let Some(limits) = self.limits(mark) else { return };
+                let qos = allowed.map_or(limits.qos_max, |(_, qos)| qos.max(limits.qos_max));
+                allowed = self.first(allowed.map(|(mark, _)| mark), mark).map(|mark| (mark, qos));
             }
             _ => {}
         });
         let reason = match (denied, allowed) {
             (Some(_), _) => DenyReason::Denied,
             (None, None) => DenyReason::NoRule,
-            (None, Some((mark, qos))) => match self.held.rule(mark) {
+            (None, Some((mark, qos))) => match self.held(mark) {
                 Some(held) => return Ok(ReceivePermit { rule: &held.rule, qos }),
                 None => DenyReason::NoRule,
             },
@@ -299,17 +219,17 @@ impl Rights {
         let mut found = Found::default();
         let naming = facts.response_topic.map(|topic| self.naming(topic));
         let asked = (action, &facts, naming.as_ref());
-        self.held.writes.visit(topic, &mut |mark| self.weigh(mark, asked, &mut found));
+        self.visit(topic, |layer| &layer.writes, &mut |mark| self.weigh(mark, asked, &mut found));
         let Found { denied, allowed, blocked, durability, refuses_overflow, mixed, mut rated, varies } =
             found;
-        let (rule, reason) = match (denied, allowed.and_then(|mark| self.held.rule(mark)), blocked) {
+        let (rule, reason) = match (denied, allowed.and_then(|mark| self.held(mark)), blocked) {
             (Some(mark), _, _) => (Some(mark), DenyReason::Denied),
             (None, Some(held), _) => {
-                let is_rated = held.limits.rate.is_some();
+                let is_rated = held.rule.0.limits.rate.is_some();
                 rated.retain(|mark| is_rated && allowed != Some(*mark));
-                rated.sort_unstable_by_key(|mark| mark.rule);
-                rated.dedup_by_key(|mark| mark.rule);
-                let others = rated.iter().filter_map(|mark| self.held.rule(*mark));
+                rated.sort_unstable_by(|one, two| self.order(*one, *two));
+                rated.dedup();
+                let others = rated.iter().filter_map(|mark| self.held(*mark));
                 return Ok(PublishPermit {
                     epoch: self.epoch,
                     rule: held.rule.clone(),
@@ -332,27 +252,29 @@ impl Rights {
 
     fn weigh(&self, mark: Mark, asked: Asked<'_>, found: &mut Found) {
         if mark.effect == Effect::DenyPublish {
-            found.denied = first(found.denied, mark);
+            found.denied = self.first(found.denied, mark);
             return;
         }
-        let Some(held) = self.held.rule(mark) else { return };
-        let limits = &held.limits;
+        let Some(limits) = self.limits(mark) else { return };
         if let Some(reason) = obstacle(mark, limits, asked) {
             found.mixed |= limits.states();
             found.varies = true;
-            if found.blocked.as_ref().is_none_or(|(known, _)| mark.rule < known.rule) {
+            if found.blocked.as_ref().is_none_or(|(known, _)| self.is_before(mark, *known)) {
                 found.blocked = Some((mark, reason));
             }
             return;
         }
         // Each rule allows by itself: where one sets no rate, there is none.
-        let order =
-            |mark: Mark| (self.held.rule(mark).is_some_and(|held| held.limits.rate.is_some()), mark.rule);
-        found.allowed = found.allowed.into_iter().chain([mark]).min_by_key(|mark| order(*mark));
+        let is_rated = |mark: Mark| self.limits(mark).is_some_and(|limits| limits.rate.is_some());
+        let order = |a: Mark, b: Mark| is_rated(a).cmp(&is_rated(b)).then_with(|| self.order(a, b));
+        found.allowed = match found.allowed {
+            Some(known) if order(known, mark).is_le() => Some(known),
+            _ => Some(mark),
+        };
         if let Some(durability) = limits.durability
-            && found.durability.is_none_or(|(rule, _)| mark.rule < rule)
+            && found.durability.is_none_or(|(known, _)| self.is_before(mark, known))
         {
-            found.durability = Some((mark.rule, durability));
+            found.durability = Some((mark, durability));
         }
         if limits.rate.is_some() {
             found.rated.push(mark);
@@ -369,18 +291,79 @@ impl Rights {
             return Naming::All;
         }
         let mut rules = Vec::new();
-        self.held.replies.visit(topic, &mut |reply| rules.push(reply.rule));
+        self.visit(topic, |layer| &layer.replies, &mut |reply| rules.push((reply.layer, reply.rule)));
         rules.sort_unstable();
         Naming::Rules(rules)
     }
 
     fn may_write(&self, topic: &TopicName) -> bool {
         let (mut allowed, mut denied) = (false, false);
-        self.held.writes.visit(topic, &mut |mark| match mark.effect {
+        self.visit(topic, |layer| &layer.writes, &mut |mark| match mark.effect {
             Effect::DenyPublish => denied = true,
             _ => allowed = true,
         });
         allowed && !denied
+    }
+
+    pub(crate) fn visit(
+        &self,
+        topic: &TopicName,
+        of: impl Fn(&Layer) -> &Trie,
+        visitor: &mut impl FnMut(Mark),
+    ) {
+        for (number, layer) in (0..).zip(&self.layers) {
+            of(layer).visit(topic, &self.who.segments, &mut |effect, rule| {
+                visitor(Mark { effect, layer: number, rule });
+            });
+        }
+    }
+
+    /// Returns where to begin to look for the patterns of one kind.
+    pub(crate) fn roots(&self, of: impl Fn(&Layer) -> &Trie) -> Vec<At<'_>> {
+        let layers = (0..).zip(&self.layers);
+        layers.filter_map(|(number, layer)| of(layer).root(number, &self.who.segments)).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn layers(&self) -> &[Arc<Layer>] {
+        &self.layers
+    }
+
+    fn layer(&self, mark: Mark) -> Option<&Layer> {
+        self.layers.get(mark.layer as usize).map(|layer| &**layer)
+    }
+
+    pub(crate) fn held(&self, mark: Mark) -> Option<&HeldRule> {
+        self.layer(mark)?.rules.get(mark.rule as usize)
+    }
+
+    pub(crate) fn limits(&self, mark: Mark) -> Option<&Limits> {
+        self.layer(mark)?.limits(mark.rule)
+    }
+
+    /// Tells whether subscriptions by a rule may join the share group.
+    pub(crate) fn lets_join(&self, mark: Mark, group: Option<&str>) -> bool {
+        self.held(mark).is_some_and(|held| held.lets_join(group, &self.who.segments))
+    }
+
+    /// Compares rules by precedence.
+    pub(crate) fn order(&self, one: Mark, two: Mark) -> Ordering {
+        if one.layer == two.layer {
+            return one.rule.cmp(&two.rule);
+        }
+        match (self.held(one), self.held(two)) {
+            (Some(one), Some(two)) => one.rule.name().cmp_precedence(two.rule.name()),
+            _ => one.layer.cmp(&two.layer),
+        }
+    }
+
+    pub(crate) fn is_before(&self, one: Mark, two: Mark) -> bool {
+        self.order(one, two).is_lt()
+    }
+
+    /// Returns the mark of the rule that comes first.
+    fn first(&self, known: Option<Mark>, mark: Mark) -> Option<Mark> {
+        Some(known.filter(|known| !self.is_before(mark, *known)).unwrap_or(mark))
     }
 
     pub(crate) fn denial(
@@ -390,7 +373,7 @@ impl Rights {
         rule: Option<Mark>,
         reason: DenyReason,
     ) -> Denial {
-        let rule = rule.and_then(|mark| Some(self.held.rule(mark)?.rule.name().clone()));
+        let rule = rule.and_then(|mark| Some(self.held(mark)?.rule.name().clone()));
         Denial { action, subject, rule, reason }
     }
 }
@@ -415,7 +398,9 @@ fn obstacle(mark: Mark, limits: &Limits, (action, facts, naming): Asked<'_>) -> 
     }
 }
 
-/// Returns the mark of the rule that comes first.
-fn first(known: Option<Mark>, mark: Mark) -> Option<Mark> {
-    known.into_iter().chain([mark]).min_by_key(|mark| mark.rule)
+/// Returns the rules of layers in order of precedence.
+fn in_order(layers: &[Arc<Layer>]) -> Vec<&HeldRule> {
+    let mut rules: Vec<&HeldRule> = layers.iter().flat_map(|layer| &layer.rules).collect();
+    rules.sort_by(|one, two| one.rule.name().cmp_precedence(two.rule.name()));
+    rules
 }

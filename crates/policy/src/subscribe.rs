@@ -1,11 +1,12 @@
 //! SUBSCRIBE: whether a filter is allowed as a whole, and what to make of one that is so in part.
 
-use crate::meet::covers;
-use crate::permit::{Extent, SubscribePart};
+use crate::contain::{cover, may_overlap, overlap};
+use crate::meet::{covers, meet};
+use crate::permit::{Extent, Limits, SubscribePart};
 use crate::template::LEVELS_MAX;
-use crate::trie::{Mark, canonical, short};
+use crate::trie::{At, Mark, canonical, short};
 use crate::{Action, Denial, DenyReason, Effect, Rights, Subject, SubscribeMode, SubscribePermit};
-use mqtt_proto::{QoS, SharedFilter, TopicFilter};
+use mqtt_proto::{QoS, SharedFilter, TopicFilter, TopicName};
 use std::ops::ControlFlow;
 
 /// Most filters that one requested filter is narrowed to.
@@ -59,9 +60,9 @@ impl Rights {
     }
 
     fn denies_all(&self, filter: &TopicFilter) -> bool {
-        let reads = &self.held.reads;
-        DENIES.into_iter().any(|effect| reads.root().has(effect))
-            && reads.cover(filter, |mark| mark.effect.is_deny()).is_ok()
+        let reads = self.reads();
+        DENIES.into_iter().any(|effect| reads.iter().any(|root| root.has(effect)))
+            && self.cover(reads, filter, |mark| mark.effect.is_deny()).is_ok()
     }
 
     /// Returns the filter of these levels, unless it is denied altogether.
@@ -72,8 +73,21 @@ impl Rights {
 
     /// Tells whether a topic under the filter is denied; also when that takes too many steps to be seen.
     fn may_deny_some(&self, filter: &TopicFilter, left: &mut usize) -> bool {
-        let reads = &self.held.reads;
-        DENIES.into_iter().any(|effect| reads.may_overlap(filter, effect, left))
+        let reads = self.reads();
+        DENIES.into_iter().any(|effect| may_overlap(&reads, filter, effect, left))
+    }
+
+    fn reads(&self) -> Vec<At<'_>> {
+        self.roots(|layer| &layer.reads)
+    }
+
+    fn cover(
+        &self,
+        reads: Vec<At<'_>>,
+        filter: &TopicFilter,
+        accept: impl Fn(Mark) -> bool,
+    ) -> Result<Mark, Option<TopicName>> {
+        cover(reads, filter, accept, |one, two| self.order(one, two))
     }
 }
 
@@ -97,26 +111,33 @@ impl Asked<'_> {
 
     /// Returns the first accepted mark on this very filter.
     fn literal(&self, accept: impl Fn(Mark) -> bool) -> Option<Mark> {
-        let literals = &self.rights.held.literals;
-        let from = literals.partition_point(|(filter, _)| *filter < self.filter);
-        let same = literals.iter().skip(from).take_while(|(filter, _)| *filter == self.filter);
-        same.map(|(_, mark)| *mark).find(|mark| accept(*mark))
+        let mut first: Option<Mark> = None;
+        for root in self.rights.roots(|layer| &layer.literals) {
+            root.visit_same(&self.filter, &mut |mark| {
+                if accept(mark) && first.is_none_or(|known| self.rights.is_before(mark, known)) {
+                    first = Some(mark);
+                }
+            });
+        }
+        first
     }
 
     /// Tells whether a right lets subscribe at the quality of service and in the group.
     fn accepts(&self, mark: Mark, effect: Effect, qos: QoS) -> bool {
-        let lets = |held: &crate::rights::HeldRule| qos <= held.limits.qos_max && held.lets_join(self.group);
-        mark.effect == effect && self.rights.held.rule(mark).is_some_and(lets)
+        let lets = |limits: &Limits| qos <= limits.qos_max;
+        mark.effect == effect
+            && self.rights.limits(mark).is_some_and(lets)
+            && self.rights.lets_join(mark, self.group)
     }
 
     fn whole(&self) -> Result<SubscribePermit, Refusal> {
-        let reads = &self.rights.held.reads;
+        let reads = self.rights.reads();
         let broad = self.filter.as_str().contains(['+', '#']);
-        if let Some((found, witness)) = reads.overlap(&self.filter, Effect::DenySubscribe) {
+        if let Some((found, witness)) = overlap(&reads, &self.filter, Effect::DenySubscribe) {
             let mut mark = found;
             if let Some(witness) = &witness {
-                reads.visit(witness, &mut |other| {
-                    if other.effect == Effect::DenySubscribe && other.rule < mark.rule {
+                self.rights.visit(witness, |layer| &layer.reads, &mut |other| {
+                    if other.effect == Effect::DenySubscribe && self.rights.is_before(other, mark) {
                         mark = other;
                     }
                 });
@@ -126,9 +147,10 @@ impl Asked<'_> {
         }
         let mut missing = None;
         for granted in self.qualities() {
-            match reads.cover(&self.filter, |mark| self.accepts(mark, Effect::Subscribe, granted)) {
+            let accepted = |mark| self.accepts(mark, Effect::Subscribe, granted);
+            match self.rights.cover(reads.clone(), &self.filter, accepted) {
                 Ok(mark) => {
-                    let filtered = reads.overlap(&self.filter, Effect::DenyReceive).is_some();
+                    let filtered = overlap(&reads, &self.filter, Effect::DenyReceive).is_some();
                     return self.permit(mark, Extent::Whole, vec![self.all(granted, filtered)]);
                 }
                 Err(witness) => missing = witness,
@@ -138,7 +160,7 @@ impl Asked<'_> {
             }
         }
         if let Some(group) = self.group
-            && let Ok(mark) = reads.cover(&self.filter, |mark| mark.effect == Effect::Subscribe)
+            && let Ok(mark) = self.rights.cover(reads, &self.filter, |mark| mark.effect == Effect::Subscribe)
         {
             return Err((Some(mark), DenyReason::ShareGroup { group: group.into() }));
         }
@@ -162,7 +184,7 @@ impl Asked<'_> {
         extent: Extent,
         parts: Vec<SubscribePart>,
     ) -> Result<SubscribePermit, Refusal> {
-        let held = self.rights.held.rule(mark).ok_or((None, DenyReason::NoRule))?;
+        let held = self.rights.held(mark).ok_or((None, DenyReason::NoRule))?;
         let (epoch, rule) = (self.rights.epoch, held.rule.clone());
         Ok(SubscribePermit { epoch, rule, extent, parts: parts.into() })
     }
@@ -177,13 +199,13 @@ impl Asked<'_> {
         if self.filter.levels().count() > LEVELS_MAX {
             return ControlFlow::Break(DenyReason::TooManyParts { max: NARROW_MAX });
         }
-        let held = &self.rights.held;
-        let qos_max = |mark: &Mark| held.rule(*mark).map(|held| held.limits.qos_max).unwrap_or_default();
-        held.reads.meet(&self.filter, Effect::Subscribe, &mut |levels, marks| {
+        let qos_max =
+            |mark: &Mark| self.rights.limits(*mark).map(|limits| limits.qos_max).unwrap_or_default();
+        meet(&self.rights.reads(), &self.filter, Effect::Subscribe, &mut |levels, marks| {
             let accepted = |mark: &&Mark| self.accepts(**mark, Effect::Subscribe, QoS::AtMostOnce);
             let accepted = || marks.iter().filter(accepted);
             let (Some(first), Some(qos)) =
-                (accepted().min_by_key(|mark| mark.rule), accepted().map(qos_max).max())
+                (accepted().min_by(|a, b| self.rights.order(**a, **b)), accepted().map(qos_max).max())
             else {
                 return ControlFlow::Continue(());
             };
@@ -212,7 +234,7 @@ impl Asked<'_> {
         if let ControlFlow::Break(reason) = flow {
             return Err((None, reason));
         }
-        let Some(mark) = kept.iter().map(|kept| kept.mark).min_by_key(|mark| mark.rule) else {
+        let Some(mark) = kept.iter().map(|kept| kept.mark).min_by(|a, b| self.rights.order(*a, *b)) else {
             return Err(refusal);
         };
         // In the order of their filters.
@@ -233,10 +255,10 @@ impl Asked<'_> {
         let mut looked = 0;
         let flow = self.shared(|levels, mark, qos| {
             looked += 1;
-            let improves = best.is_none_or(|(known, best)| qos > best || mark.rule < known.rule);
+            let improves = best.is_none_or(|(known, best)| qos > best || self.rights.is_before(mark, known));
             if improves && self.rights.permitted(levels).is_some() {
                 let (known, before) = best.unwrap_or((mark, qos));
-                best = Some((if mark.rule < known.rule { mark } else { known }, qos.max(before)));
+                best = Some((if self.rights.is_before(mark, known) { mark } else { known }, qos.max(before)));
             }
             if looked > SHARED_MAX {
                 ControlFlow::Break(DenyReason::NoRule)

@@ -2,15 +2,16 @@
 
 use crate::condition::ConditionFault;
 use crate::id_pattern::{Captures, capture_name};
+use crate::segments::Segments;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Piece {
     Text(Box<str>),
     Capture(usize),
 }
 
 /// A client id: text with captures anywhere, and `*` at the end for any rest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClientIdPattern {
     pieces: Vec<Piece>,
     open: bool,
@@ -43,13 +44,13 @@ impl ClientIdPattern {
         Ok(Self { pieces, open })
     }
 
-    pub(crate) fn matches(&self, client_id: &str, values: &[&str]) -> bool {
+    pub(crate) fn matches(&self, client_id: &str, id: &Segments) -> bool {
         let mut rest = client_id;
         for piece in &self.pieces {
             let text = match piece {
                 Piece::Text(text) => text,
-                // Parsing gave out no index without a value.
-                Piece::Capture(index) => values.get(*index).copied().unwrap_or_default(),
+                // Parsing gave out no place without a segment.
+                Piece::Capture(place) => id.get(*place).unwrap_or_default(),
             };
             match rest.strip_prefix(text) {
                 Some(after) => rest = after,
@@ -82,11 +83,11 @@ impl GroupPattern {
         Ok(Self::Name(text.into()))
     }
 
-    pub(crate) fn matches(&self, group: &str, values: &[Box<str>]) -> bool {
+    pub(crate) fn matches(&self, group: &str, id: &Segments) -> bool {
         match self {
             Self::Any => true,
             Self::Name(name) => **name == *group,
-            Self::Capture(index) => values.get(*index).is_some_and(|value| **value == *group),
+            Self::Capture(place) => id.get(*place) == Some(group),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::CheckedRule;
 use crate::index::RuleIndex;
+use crate::segments::Segments;
 use midge_identity::SpiffeId;
 use std::collections::HashSet;
 
@@ -35,6 +36,10 @@ impl Touched {
 
     /// Tells whether the identity is touched. Costs the changed rules that match it.
     pub fn touches(&self, id: &SpiffeId) -> bool {
-        self.ids.contains(id) || self.rules.matching(id).into_iter().any(|rule| rule.speaks_of(id))
+        if self.ids.contains(id) {
+            return true;
+        }
+        let id = &Segments::of(id);
+        self.rules.matching(id).into_iter().any(|rule| !rule.excepts(id))
     }
 }

@@ -146,30 +146,57 @@ fn quota(random: &mut Random) -> Quota {
     if quota == Quota::default() { Quota { sessions: Some(1), ..quota } } else { quota }
 }
 
-/// A rule that is valid, whatever came out.
-pub(crate) fn rule(random: &mut Random, number: usize) -> Rule {
+/// Whom a rule speaks of, and on which connections it holds.
+struct Kind {
+    id: String,
+    names: Vec<&'static str>,
+    unless: Vec<String>,
+    client_id: Vec<String>,
+    listener: Vec<String>,
+}
+
+fn kind(random: &mut Random) -> Kind {
     let (id, names) = id_pattern(random);
+    let unless = random.some(5, |random| vec![unless(random, &names)]).unwrap_or_default();
+    let client_id = random.some(4, |random| owned(&[random.pick(&["a", "{td}", "{td}-*", "a*", "*"])]));
+    let listener = random.some(5, |random| owned(&[random.pick(&LISTENERS)])).unwrap_or_default();
+    Kind { id, names, unless, client_id: client_id.unwrap_or_default(), listener }
+}
+
+/// Some rules, in a few policies very many that speak of the same and hold on the same connections.
+pub(crate) fn rules(random: &mut Random) -> Vec<Rule> {
+    let mut kinds: Vec<Kind> = (0..1 + random.below(8)).map(|_| kind(random)).collect();
+    if random.one_in(12) {
+        kinds.truncate(2);
+    }
+    let often = if kinds.len() <= 2 && random.one_in(2) { 2 + random.below(20) } else { 1 };
+    let each = kinds.iter().flat_map(|kind| std::iter::repeat_n(kind, often));
+    each.enumerate().map(|(number, kind)| rule(random, kind, number)).collect()
+}
+
+/// A rule that is valid, whatever came out.
+fn rule(random: &mut Random, kind: &Kind, number: usize) -> Rule {
+    let Kind { id, names, unless, client_id, listener } = kind;
     let line = random.below(50);
     let mut rule = Rule {
         name: format!("r{number}"),
-        unless: if random.one_in(5) { vec![unless(random, &names)] } else { Vec::new() },
-        id,
+        id: id.clone(),
+        unless: unless.clone(),
+        client_id: client_id.clone(),
+        listener: listener.clone(),
         source: source(random, line),
         ..Rule::default()
     };
-    rule.publish = if !random.one_in(4) { filters(random, &names, 3) } else { Vec::new() };
-    rule.subscribe = if random.one_in(2) { filters(random, &names, 4) } else { Vec::new() };
-    rule.receive = if random.one_in(5) { filters(random, &names, 2) } else { Vec::new() };
-    rule.subscribe_literal = if random.one_in(6) { filters(random, &names, 2) } else { Vec::new() };
-    if random.one_in(4) {
-        rule.client_id = owned(&[random.pick(&["a", "{td}", "{td}-*", "a*", "*"])]);
-    } else {
-        rule.deny_publish = if random.one_in(4) { filters(random, &names, 2) } else { Vec::new() };
-        rule.deny_subscribe = if random.one_in(5) { filters(random, &names, 1) } else { Vec::new() };
-        rule.deny_receive = if random.one_in(5) { filters(random, &names, 2) } else { Vec::new() };
-        rule.deny_subscribe_literal = if random.one_in(9) { filters(random, &names, 1) } else { Vec::new() };
+    rule.publish = if !random.one_in(4) { filters(random, names, 3) } else { Vec::new() };
+    rule.subscribe = if random.one_in(2) { filters(random, names, 4) } else { Vec::new() };
+    rule.receive = if random.one_in(5) { filters(random, names, 2) } else { Vec::new() };
+    rule.subscribe_literal = if random.one_in(6) { filters(random, names, 2) } else { Vec::new() };
+    if rule.client_id.is_empty() {
+        rule.deny_publish = if random.one_in(4) { filters(random, names, 2) } else { Vec::new() };
+        rule.deny_subscribe = if random.one_in(5) { filters(random, names, 1) } else { Vec::new() };
+        rule.deny_receive = if random.one_in(5) { filters(random, names, 2) } else { Vec::new() };
+        rule.deny_subscribe_literal = if random.one_in(9) { filters(random, names, 1) } else { Vec::new() };
     }
-    rule.listener = random.some(5, |r| owned(&[r.pick(&LISTENERS)])).unwrap_or_default();
     if !rule.publish.is_empty() {
         rule.retain = random.some(6, |r| r.one_in(2));
         rule.payload_max = random.some(5, |r| if r.one_in(4) { 0 } else { 10 });
@@ -177,7 +204,7 @@ pub(crate) fn rule(random: &mut Random, number: usize) -> Rule {
         rule.rate = random.some(4, |_| Rate { messages_per_second: Some(5), ..Rate::default() });
         rule.durability = random
             .some(4, |r| [Durability::None, Durability::ProcessCrash, Durability::PowerLoss][r.below(3)]);
-        rule.response_topics = random.some(3, |r| filters(r, &names, 2)).unwrap_or_default();
+        rule.response_topics = random.some(3, |r| filters(r, names, 2)).unwrap_or_default();
         rule.queue_overflow = random.some(6, |_| QueueOverflow::Refuse);
     }
     if !(rule.subscribe.is_empty() && rule.subscribe_literal.is_empty()) {
@@ -195,7 +222,7 @@ pub(crate) fn rule(random: &mut Random, number: usize) -> Rule {
         rule.quota = random.some(4, quota);
     }
     if rule.quota.is_none() && rule.topic_lists().iter().all(|(_, filters)| filters.is_empty()) {
-        rule.subscribe = vec![filter(random, &names)];
+        rule.subscribe = vec![filter(random, names)];
     }
     rule
 }

@@ -249,11 +249,12 @@ impl Bench<'_> {
 fn policy_of(random: &mut Random, rules: &[Rule]) -> (Policy, Policy) {
     let checked: Vec<CheckedRule> = rules.iter().map(|rule| rule.check().unwrap()).collect();
     let (mut before, mut kept) = (Vec::new(), Vec::new());
+    let (most_before, most_kept) = (random.one_in(3), random.one_in(3));
     for rule in &checked {
-        if random.one_in(2) {
+        if random.one_in(if most_before { 50 } else { 2 }) != most_before {
             before.push(rule.clone());
         }
-        if random.one_in(2) {
+        if random.one_in(if most_kept { 50 } else { 2 }) != most_kept {
             kept.push(rule.clone());
         }
     }
@@ -271,8 +272,7 @@ fn decisions_are_those_of_the_reference() {
     while tally.asked < cases {
         let mut random = Random::new(seed.wrapping_mul(0x0100_0000_01B3) ^ policies);
         policies += 1;
-        let count = 1 + random.below(8);
-        let rules: Vec<Rule> = (0..count).map(|number| generate::rule(&mut random, number)).collect();
+        let rules = generate::rules(&mut random);
         let (policy, earlier) = policy_of(&mut random, &rules);
         let touched = policy.touched_since(&earlier);
         for _ in 0..3 {
