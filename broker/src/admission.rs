@@ -1,7 +1,7 @@
 //! What the broker asks of the identity server beside it.
 
 use async_trait::async_trait;
-use midge_identity::{Proof, SpiffeId, VerifiedPeer};
+use midge_identity::{Proof, RootId, RootStanding, SpiffeId, TrustDomain, VerifiedPeer};
 use std::net::SocketAddr;
 use tokio::sync::watch;
 
@@ -65,12 +65,16 @@ pub trait Admission: Send + Sync {
     /// When it is not, and why.
     fn admits(&self, id: &SpiffeId, proof: Option<&Proof>) -> Result<(), Refusal>;
 
+    /// Returns where a root stands for the identities of a trust domain that were proven by it: those whose sessions wait
+    /// for their clients too.
+    fn root(&self, trust_domain: &TrustDomain, root: &RootId) -> RootStanding;
+
     /// Attests a local process; called at accept, so that the process id cannot be reused first.
     ///
     /// # Errors
     /// When the process is gone or cannot be named.
     async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal>;
 
-    /// Changes whenever an answer of [`Admission::admits`] may have changed.
+    /// Changes whenever an answer of [`Admission::admits`] or [`Admission::root`] may have changed.
     fn changes(&self) -> watch::Receiver<Standing>;
 }

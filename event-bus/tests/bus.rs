@@ -8,7 +8,7 @@ use midge_audit::AuditLog;
 use midge_broker::{
     Admission, Bound, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server, Standing,
 };
-use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, UnixMillis};
+use midge_identity::{BundleSet, Proof, RootId, RootStanding, SpiffeId, TrustDomain, UnixMillis};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{
     CsrSubject, CurrentIdentity, IdentitySource, PrivateKey, ServerExpectation, SvidClientVerifier,
@@ -45,6 +45,10 @@ struct Everybody(watch::Sender<Standing>);
 impl Admission for Everybody {
     fn admits(&self, _id: &SpiffeId, _proof: Option<&Proof>) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    fn root(&self, _: &TrustDomain, _: &RootId) -> RootStanding {
+        RootStanding::Trusted
     }
 
     async fn attest(&self, _origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {

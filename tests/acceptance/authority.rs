@@ -53,6 +53,15 @@ impl<'a> ByHand<'a> {
         subscriber
     }
 
+    /// Leaves a session behind that waits for its client.
+    fn park(&self) {
+        let broker = self.broker();
+        let sub = ["sub", "--broker", &broker, "--svid", &self.svid, "-t", "a/b", "--output", "json"];
+        let mut subscriber = Program::start(Command::new(midge()).args(sub).args(["--id", "parked"]));
+        subscriber.event("subscribed", |event| event["event"] == "subscribed");
+        subscriber.kill();
+    }
+
     fn publish(&self, payload: &str) -> crate::support::Ended {
         let broker = self.broker();
         run_midge(&["pub", "--broker", &broker, "--svid", &self.svid, "-t", "a/b", "-q", "1", "-m", payload])
@@ -111,6 +120,50 @@ fn a_tainted_authority_ends_who_came_by_it_and_nobody_else() {
         record["by"]["method"].as_str().is_some_and(|method| method.ends_with("/RevokeX509Authority"))
     });
     assert!(act["by"]["uid"].is_number(), "{act}");
+}
+
+/// Whose sessions wait for their clients.
+fn parked(server: &Server) -> Vec<String> {
+    let listed = server.run(&["session", "list"]).ok().json();
+    let sessions = listed["sessions"].as_array().unwrap().iter();
+    let parked = sessions.filter(|session| session["client_id"] == "parked");
+    let mut owners: Vec<String> =
+        parked.map(|session| session["spiffe_id"].as_str().unwrap().replace(BOX, "")).collect();
+    owners.sort();
+    owners
+}
+
+fn parked_are(server: &Server, wanted: &[&str]) {
+    eventually("those sessions", || {
+        let found = parked(server);
+        if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+}
+
+#[test]
+fn a_session_that_waits_ends_with_the_root_it_was_proven_by_over_a_crash_too() {
+    for is_killed in [false, true] {
+        let place = Place::new();
+        let config = place.edge("data", "", "", "");
+        let socket = place.path("data/run/admin.sock");
+        let mut server = Server::start("edge", &config, &socket);
+        ByHand::new(&place, &server, "old").park();
+        let first = replaced(&server);
+        ByHand::new(&place, &server, "new").park();
+        let both = ["/app/new", "/app/old"];
+        parked_are(&server, &both);
+        // Whose root is tainted may come back with a better proof.
+        x509(&server, &["taint", "-authorityID", &first]);
+        server.program.kill();
+        server = Server::start("edge", &config, &socket);
+        parked_are(&server, &both);
+        x509(&server, &["revoke", "-authorityID", &first]);
+        if is_killed {
+            server.program.kill();
+            server = Server::start("edge", &config, &socket);
+        }
+        parked_are(&server, &["/app/new"]);
+    }
 }
 
 #[test]

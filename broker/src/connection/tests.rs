@@ -7,7 +7,7 @@ use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
 use async_trait::async_trait;
 use broker_core::{CloseReason, ConnId, Listener};
 use midge_audit::{AuditLog, AuditWriter};
-use midge_identity::{Proof, SpiffeId, UnixMillis, VerifiedPeer};
+use midge_identity::{Proof, RootId, RootStanding, SpiffeId, TrustDomain, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rate, Rule, SubscribeMode};
 use midge_runtime::Clock;
 use mqtt_proto::{Packet, Version};
@@ -31,6 +31,10 @@ impl Admission for Door {
             _ => false,
         };
         if is_out { Err(Refusal("no entry".into())) } else { Ok(()) }
+    }
+
+    fn root(&self, _: &TrustDomain, _: &RootId) -> RootStanding {
+        RootStanding::Trusted
     }
 
     async fn attest(&self, _: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {

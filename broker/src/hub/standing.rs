@@ -5,7 +5,7 @@ use super::Hub;
 use crate::Admission;
 use crate::outbox::Woken;
 use broker_core::{ConnId, PolicyChange, Revocation, Witness};
-use midge_identity::{Proof, SpiffeId};
+use midge_identity::{Proof, RootId, RootStanding, SpiffeId, TrustDomain};
 use midge_policy::Policy;
 use parking_lot::MutexGuard;
 use std::collections::BTreeMap;
@@ -41,11 +41,29 @@ impl Hub {
         self.hold_to_proofs(&attested, admission);
     }
 
-    /// Ends what no longer stands after roots have changed: sessions of identities, and connections of either kind.
+    /// Ends what no longer stands after roots have changed: sessions of identities, connections of either kind, and
+    /// sessions that were proven by a root that is gone, whether they have a connection or not.
     pub(crate) fn re_admit_all(&self, admission: &dyn Admission) {
         self.re_admit_identities(admission);
         let connections = self.0.inner.lock().broker.connections();
         self.hold_to_proofs(&connections, admission);
+        let roots = self.0.inner.lock().broker.roots();
+        for (trust_domain, root) in roots {
+            self.hold_to_root(&trust_domain, &root, admission);
+        }
+    }
+
+    fn hold_to_root(&self, trust_domain: &TrustDomain, root: &RootId, admission: &dyn Admission) {
+        let reason = || Arc::from("root is no longer trusted");
+        match admission.root(trust_domain, root) {
+            RootStanding::Trusted => {}
+            RootStanding::Tainted => {
+                self.enter(|broker, now| broker.handle_root_tainted(trust_domain, root, now));
+            }
+            RootStanding::Gone => {
+                self.enter(|broker, now| broker.handle_root_gone(trust_domain, root, &reason(), now));
+            }
+        }
     }
 
     fn re_admit_identities(&self, admission: &dyn Admission) {
@@ -87,7 +105,12 @@ impl Hub {
         admission: &dyn Admission,
     ) {
         match admission.admits(identity, None) {
-            Ok(()) => self.hold_to_proof(conn, identity, proof, admission),
+            Ok(()) => {
+                self.hold_to_proof(conn, identity, proof, admission);
+                if let Some(root) = proof.root() {
+                    self.hold_to_root(identity.trust_domain(), &root, admission);
+                }
+            }
             Err(refusal) => self.revoke(vec![identity.clone()], &refusal.0),
         }
     }

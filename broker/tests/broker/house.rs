@@ -8,7 +8,7 @@ use midge_broker::{
     Admission, Authenticator, Bound, Hub, LocalClaims, LocalOrigin, MqttConfig, Parts, Refusal, Server,
     Standing,
 };
-use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, VerifiedPeer};
+use midge_identity::{BundleSet, Proof, RootId, RootStanding, SpiffeId, TrustDomain, VerifiedPeer};
 use midge_issuer::{Authority, Issuer, IssuerConfig};
 use midge_pki::{
     CsrSubject, CurrentIdentity, FixedTrust, IdentitySource, PrivateKey, ServerExpectation,
@@ -82,6 +82,10 @@ impl Admission for Door {
             _ => return Ok(()),
         };
         Err(Refusal(why.into()))
+    }
+
+    fn root(&self, _: &TrustDomain, _: &RootId) -> RootStanding {
+        if self.0.borrow().roots > 0 { RootStanding::Gone } else { RootStanding::Trusted }
     }
 
     async fn attest(&self, _origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {

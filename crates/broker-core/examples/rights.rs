@@ -62,6 +62,7 @@ fn record(number: u64, identity: &Arc<SpiffeId>, listener: &Arc<Listener>) -> (R
         expiry: Some(Duration::from_secs(3_600)),
         parked: Some((UnixMillis::from_secs(1_000), None)),
         sent: Some(0),
+        root: None,
     };
     (RecordKey { kind: RecordKind::Session, owner: 0, number }, Record::Session(Box::new(record)))
 }

@@ -255,6 +255,7 @@ impl Broker {
                 connection.set_turn(Turn::Idle);
                 let (expires, proof) = (peer.expires(), peer.proof().clone());
                 connection.peer = peer;
+                self.proven_anew(key);
                 self.arm_svid_expiry(key, now);
                 self.audit(key, AuditKind::Reauthenticated { proof, expires }, now);
                 self.send_auth(key, ReasonCode::Success, data, now);

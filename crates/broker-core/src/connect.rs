@@ -418,8 +418,10 @@ impl Broker {
             late = parked.will.take();
         }
         session.version = connect.version;
-        let is_same = std::mem::replace(&mut session.expiry, expiry) == expiry;
-        if !is_same && !session.subscriptions.is_empty() {
+        let root = connection.peer.proof().root();
+        let is_same_expiry = std::mem::replace(&mut session.expiry, expiry) == expiry;
+        let is_same = std::mem::replace(&mut session.root, root) == root && is_same_expiry;
+        if !is_same_expiry && !session.subscriptions.is_empty() {
             self.subscriptions.groups.doubt();
         }
         connection.gate.barrier = session.barrier;

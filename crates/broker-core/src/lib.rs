@@ -38,6 +38,7 @@ mod replay;
 mod restore;
 mod retained;
 mod review;
+mod roots;
 mod route;
 mod session;
 mod shared;

@@ -12,7 +12,7 @@ pub use midge_policy::Durability;
 
 use crate::authority::Listener;
 use crate::message::Message;
-use midge_identity::{SpiffeId, UnixMillis};
+use midge_identity::{RootId, SpiffeId, UnixMillis};
 use mqtt_proto::{PacketId, Publication, QoS, SharedFilter, TopicName, Version, Will};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +92,9 @@ pub struct SessionRecord {
     /// The highest number of a queued record whose message may have been sent to it. `None` while it is connected: any
     /// may have been.
     pub sent: Option<u64>,
+    /// The root that the proof of its newest connection stood by; `None` for other proofs, and in records of earlier
+    /// versions.
+    pub root: Option<RootId>,
 }
 
 /// A subscription as its client asked for it; what it is granted is the policy's to say at every start.
@@ -189,6 +192,8 @@ pub struct WillRecord {
     pub listener: Option<Arc<Listener>>,
     /// Protocol version of the connection that left it.
     pub version: Version,
+    /// As of a session.
+    pub root: Option<RootId>,
     /// The will.
     pub will: Will,
     /// When it goes out; `None` while its client is connected.

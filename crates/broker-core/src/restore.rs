@@ -169,11 +169,11 @@ impl Restoration<'_> {
         if self.broker.lookup(&record.identity, &record.client_id).is_some() {
             return None;
         }
-        let SessionRecord { identity, client_id, listener, version, expiry, parked, sent } = record;
+        let SessionRecord { identity, client_id, listener, version, expiry, parked, sent, root } = record;
         let is_dead = self.is_dead(&identity, number);
         let key = self.insert((identity, client_id, listener), version, expiry, parked);
         let session = self.broker.sessions.get_mut(key)?;
-        session.number = number;
+        (session.number, session.root) = (number, root);
         session.sent = sent.unwrap_or_else(|| self.broker.out.ledger.last_number());
         if sent.is_none() {
             self.sent_any.insert(number);
@@ -394,7 +394,7 @@ impl Restoration<'_> {
     /// Takes a will. One without a session gets one that ends at once, which is when a will goes out
     /// ([MQTT-3.1.2-8]).
     fn will(&mut self, number: u64, record: WillRecord) -> Option<()> {
-        let WillRecord { identity, client_id, listener, version, will, due } = record;
+        let WillRecord { identity, client_id, listener, version, root, will, due } = record;
         if self.is_dead(&identity, number) {
             return None;
         }
@@ -405,7 +405,9 @@ impl Restoration<'_> {
             Some(key) => key,
             None => {
                 let names = (Arc::clone(&identity), client_id, listener);
-                self.insert(names, version, Some(Duration::ZERO), None)
+                let key = self.insert(names, version, Some(Duration::ZERO), None);
+                self.broker.sessions.get_mut(key)?.root = root;
+                key
             }
         };
         let Link::Parked(Parked { will: None, .. }) = &self.broker.sessions.get(key)?.link else {

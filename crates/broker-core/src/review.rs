@@ -265,6 +265,20 @@ impl Broker {
                 self.record_revoked(identity);
             }
         }
+        self.end_few(now);
+    }
+
+    /// Declares sessions ended; [`Self::handle_backlog`] ends them where they are many.
+    pub(crate) fn condemn(&mut self, keys: Vec<Key>, reason: &Arc<str>, now: Now) {
+        for key in keys {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            session.condemned = Some(Arc::clone(reason));
+            self.backlog.ends.push_back(key);
+        }
+        self.end_few(now);
+    }
+
+    fn end_few(&mut self, now: Now) {
         if self.backlog.ends.len() <= AT_ONCE_MAX {
             while let Some(key) = self.backlog.ends.pop_front() {
                 self.end_condemned(key, now);

@@ -15,7 +15,7 @@ use crate::snapshot::{SessionSnapshot, SessionState};
 use crate::subscription::Subscribed;
 use crate::total::{Counted, Total};
 use crate::will::KeptWill;
-use midge_identity::{SpiffeId, UnixMillis};
+use midge_identity::{RootId, SpiffeId, UnixMillis};
 use midge_policy::{Context, QueueOverflow, Rights, SubscribeMode};
 use mqtt_proto::{Connect, QoS, SharedFilter, Version};
 use std::collections::BTreeMap;
@@ -36,6 +36,9 @@ pub(crate) struct Session {
     pub(crate) review: Option<Review>,
     /// Of its newest connection.
     pub(crate) listener: Option<Arc<Listener>>,
+    /// The root that the proof of its newest connection stood by; none where that was another kind of proof, or where it
+    /// was stored by a version that did not keep it.
+    pub(crate) root: Option<RootId>,
     /// Numbers given to its subscriptions.
     pub(crate) ordinals: u32,
     /// Why it must end, where its identity was revoked and it still waits to be taken away.
@@ -133,6 +136,7 @@ impl Session {
             reviewed: generation,
             review: None,
             listener,
+            root: None,
             ordinals: 0,
             condemned: None,
             version,

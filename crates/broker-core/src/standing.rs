@@ -110,6 +110,7 @@ impl Broker {
             client_id: Arc::clone(&session.client_id),
             listener: session.listener.clone(),
             version: session.version,
+            root: session.root,
             will: will.clone(),
             due,
         };
@@ -155,6 +156,7 @@ impl Session {
                 Link::Parked(parked) => Some((parked.since, parked.ends.map(|(_, wall)| wall))),
             },
             sent: matches!(self.link, Link::Parked(_)).then(|| self.highest_sent()),
+            root: self.root,
         }))
     }
 }

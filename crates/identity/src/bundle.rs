@@ -1,6 +1,6 @@
 //! Trust bundles: the roots of each trust domain, kept apart.
 
-use crate::{Anchor, Authority, SvidRejection, TrustDomain};
+use crate::{Anchor, Authority, RootId, SvidRejection, TrustDomain};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::collections::BTreeMap;
 
@@ -10,6 +10,17 @@ use std::collections::BTreeMap;
 pub struct BundleSet {
     bundles: BTreeMap<TrustDomain, Bundle>,
     revision: u64,
+}
+
+/// Where a root stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootStanding {
+    /// It proves the identities below it.
+    Trusted,
+    /// It is among the roots and proves nothing: who came by it comes again with another SVID.
+    Tainted,
+    /// It is none of the roots.
+    Gone,
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +101,16 @@ impl BundleSet {
     /// nothing any more.
     pub fn trusts(&self, trust_domain: &TrustDomain, anchor: &Anchor) -> bool {
         self.bundles.get(trust_domain).is_some_and(|bundle| bundle.shared.contains(anchor))
+    }
+
+    /// Returns where a root stands that a trust domain may have had.
+    pub fn root(&self, trust_domain: &TrustDomain, root: &RootId) -> RootStanding {
+        let known = self.bundles.get(trust_domain).map(|bundle| &bundle.shared);
+        match known.and_then(|known| known.iter().find(|anchor| anchor.id() == *root)) {
+            None => RootStanding::Gone,
+            Some(anchor) if self.is_tainted(trust_domain, anchor) => RootStanding::Tainted,
+            Some(_) => RootStanding::Trusted,
+        }
     }
 
     /// Tells whether a trust domain has a root that is trusted.

@@ -13,14 +13,14 @@ mod scope;
 mod svid;
 mod time;
 
-pub use bundle::BundleSet;
+pub use bundle::{BundleSet, RootStanding};
 pub use certificate::{Authority, CertificateFacts, ExtendedKeyUsage, KeyUsage};
 pub use id::{IdError, SPIFFE_ID_BYTES_MAX, parse_spiffe_id, trust_domain_id};
 pub use layout::{
     broker_id, cloud_hub_id, event_bus_id, is_agent, is_agent_of, is_builtin, is_node, node_id, node_of,
     scope_of,
 };
-pub use peer::{Anchor, Proof, VerifiedPeer};
+pub use peer::{Anchor, Proof, RootId, VerifiedPeer};
 pub use rejection::SvidRejection;
 pub use scope::{ISSUER_SCOPE_OID, IssuerScope, ScopeError};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};

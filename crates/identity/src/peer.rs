@@ -1,16 +1,26 @@
 //! The proof of an identity: what everything that decides about a peer takes.
 
 use crate::{SpiffeId, UnixMillis};
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
 
 /// A root as it stands in a bundle; DER, shared by all whose chains lead to it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Anchor(Arc<[u8]>);
+pub struct Anchor(Arc<[u8]>, RootId);
+
+/// Which root it is: SHA-256 of its DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RootId(pub [u8; 32]);
 
 impl Anchor {
     pub(crate) fn new(der: &[u8]) -> Self {
-        Self(der.into())
+        Self(der.into(), RootId(Sha256::digest(der).into()))
+    }
+
+    /// Which root it is, for who has to know it again after the certificate is gone.
+    pub fn id(&self) -> RootId {
+        self.1
     }
 
     /// The root's certificate; DER.
@@ -55,6 +65,16 @@ pub struct VerifiedPeer {
     id: SpiffeId,
     expires: Option<UnixMillis>,
     proof: Proof,
+}
+
+impl Proof {
+    /// The root that the proof stands by; none where an entry chose the identity of a local process.
+    pub fn root(&self) -> Option<RootId> {
+        match self {
+            Self::X509Svid { anchor, .. } => Some(anchor.id()),
+            Self::Local { .. } => None,
+        }
+    }
 }
 
 impl VerifiedPeer {

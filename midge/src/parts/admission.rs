@@ -7,7 +7,7 @@ use midge_agent::{
     AgentView, AttestPool, Attestor, LocalPeer, choose_entry, owner_of_loopback, user_of_loopback,
 };
 use midge_broker::{Admission, LocalClaims, LocalOrigin, Refusal, Standing};
-use midge_identity::{BundleSet, Proof, SpiffeId, TrustDomain, VerifiedPeer};
+use midge_identity::{BundleSet, Proof, RootId, RootStanding, SpiffeId, TrustDomain, VerifiedPeer};
 use midge_issuer::{FederatedTrust, HeldEntry, Issuer};
 use midge_pki::TrustSource as _;
 use std::sync::Arc;
@@ -108,6 +108,10 @@ impl Admission for Door {
             }
             None => Ok(()),
         }
+    }
+
+    fn root(&self, trust_domain: &TrustDomain, root: &RootId) -> RootStanding {
+        self.trust.bundles().root(trust_domain, root)
     }
 
     async fn attest(&self, origin: LocalOrigin) -> Result<Box<dyn LocalClaims>, Refusal> {

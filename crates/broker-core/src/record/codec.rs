@@ -8,7 +8,7 @@ use super::{
 use crate::authority::Listener;
 use crate::message::{Message, Origin, plain};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use midge_identity::{SpiffeId, UnixMillis};
+use midge_identity::{RootId, SpiffeId, UnixMillis};
 use midge_policy::SubscribeMode;
 use mqtt_proto::{
     Decoder, EncodeError, Limits, Packet, PacketId, Publication, QoS, SharedFilter, TopicName, Version, Will,
@@ -85,7 +85,9 @@ impl Record {
                 put_text(&record.identity.to_string(), out);
                 put_text(&record.client_id, out);
                 put_listener(record.listener.as_deref(), out);
-                out.put_u8(level_of(record.version));
+                let has_root = if record.root.is_some() { HAS_ROOT } else { 0 };
+                out.put_u8(level_of(record.version) | has_root);
+                out.put_slice(record.root.as_ref().map_or(&[], |RootId(digest)| digest));
                 put_option(record.due.map(|due| due.0), out);
                 out.put_u32_le(record.will.delay_secs);
                 put_publication(&record.will.message, out)?;
@@ -131,6 +133,9 @@ const fn level_of(version: Version) -> u8 {
     }
 }
 
+/// Beside the protocol level of a will's record: the root comes next. Earlier versions wrote none.
+const HAS_ROOT: u8 = 0x80;
+
 fn put_text(text: &str, out: &mut BytesMut) {
     out.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
     out.put_slice(text.as_bytes());
@@ -155,6 +160,9 @@ fn put_session(record: &SessionRecord, out: &mut BytesMut) {
         put_option(ends.map(|ends| ends.0), out);
     }
     put_option(record.sent, out);
+    if let Some(RootId(digest)) = &record.root {
+        out.put_slice(digest);
+    }
 }
 
 fn put_listener(listener: Option<&Listener>, out: &mut BytesMut) {
@@ -290,8 +298,18 @@ impl Reader {
         Ok(Some(Arc::new(Listener { name: self.text()?.into(), subscribe_mode })))
     }
 
+    fn root(&mut self) -> Read<RootId> {
+        let digest = <[u8; 32]>::try_from(&*self.bytes(32)?);
+        digest.map(RootId).map_err(|_| RecordError::Damaged)
+    }
+
     fn version(&mut self) -> Read<Version> {
-        match self.u8()? {
+        let level = self.u8()?;
+        Self::version_of(level)
+    }
+
+    fn version_of(level: u8) -> Read<Version> {
+        match level {
             4 => Ok(Version::V311),
             5 => Ok(Version::V5),
             _ => Err(RecordError::Damaged),
@@ -321,6 +339,8 @@ impl Reader {
             },
             // The first records of this format end here.
             sent: if self.0.is_empty() { None } else { self.option()? },
+            // Others end here, and those of sessions that no root vouches for.
+            root: if self.0.is_empty() { None } else { Some(self.root()?) },
         })
     }
 
@@ -446,9 +466,12 @@ impl Reader {
 
     fn will(&mut self) -> Read<WillRecord> {
         let (identity, client_id, listener) = (self.identity()?, self.text()?.into(), self.listener()?);
-        let (version, due) = (self.version()?, self.option()?.map(UnixMillis));
+        let level = self.u8()?;
+        let version = Self::version_of(level & !HAS_ROOT)?;
+        let root = if level & HAS_ROOT == 0 { None } else { Some(self.root()?) };
+        let due = self.option()?.map(UnixMillis);
         let delay_secs = self.u32()?;
         let will = Will { message: self.publication()?, delay_secs };
-        Ok(WillRecord { identity, client_id, listener, version, will, due })
+        Ok(WillRecord { identity, client_id, listener, version, root, will, due })
     }
 }

@@ -86,6 +86,8 @@ mod revoked;
 #[cfg(test)]
 mod rights;
 #[cfg(test)]
+mod roots;
+#[cfg(test)]
 mod seen;
 #[cfg(test)]
 mod session;

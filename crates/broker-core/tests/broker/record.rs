@@ -3,7 +3,9 @@
 use crate::world::*;
 use broker_core::{
     OwedRecord, QueuedRecord, Record, RecordError, RecordKey, RecordKind, SessionRecord, SubscriptionRecord,
+    WillRecord,
 };
+use midge_identity::RootId;
 use mqtt_proto::*;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -79,6 +81,33 @@ fn a_session_record_that_does_not_say_what_was_sent_is_read() {
     let Record::Session(session) = record else { panic!("{record:?} is no session") };
     let earlier = SessionRecord { sent: None, ..*session };
     assert_eq!(Record::decode(key, &bytes[..bytes.len() - 9]), Ok(Record::Session(Box::new(earlier))));
+}
+
+// What an earlier version wrote has none, and a record without one is written so still.
+#[test]
+fn the_root_of_a_session_and_of_a_will_reads_back_and_may_be_missing() {
+    for (key, record) in all_kinds() {
+        let with = match &record {
+            Record::Session(session) if session.sent.is_some() => {
+                let root = Some(RootId([7; 32]));
+                Record::Session(Box::new(SessionRecord { root, ..(**session).clone() }))
+            }
+            Record::Will(will) => {
+                let root = Some(RootId([7; 32]));
+                Record::Will(Box::new(WillRecord { root, ..(**will).clone() }))
+            }
+            _ => continue,
+        };
+        let (without, bytes) = (record.encode().unwrap(), with.encode().unwrap());
+        assert_eq!(bytes.len(), without.len() + 32);
+        assert_eq!(Record::decode(key, &bytes), Ok(with));
+        if let Record::Session(_) = record {
+            for cut in 1..32 {
+                let found = Record::decode(key, &bytes[..bytes.len() - cut]);
+                assert_eq!(found, Err(RecordError::Damaged));
+            }
+        }
+    }
 }
 
 // What an earlier version wrote, byte for byte: nothing is owed then. A plain record is written so still.

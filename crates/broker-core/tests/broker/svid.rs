@@ -1,7 +1,7 @@
 //! Peers with an X.509-SVID that expires: issued and verified as in earnest, but in virtual time.
 
 use crate::world::{START, spiffe};
-use midge_identity::{BundleSet, UnixMillis, VerifiedPeer, verify_x509_svid};
+use midge_identity::{BundleSet, TrustDomain, UnixMillis, VerifiedPeer, verify_x509_svid};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -11,14 +11,32 @@ use time::OffsetDateTime;
 
 /// A peer whose SVID expires so many seconds after [`START`].
 pub(crate) fn peer_until(id: &str, secs: u64) -> VerifiedPeer {
-    let (key, ca) = (KeyPair::generate().unwrap(), root());
-    let root = ca.self_signed(&key).unwrap();
-    let issuer = Issuer::from_params(&ca, &key);
-    let leaf = leaf(id, secs).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
-    let mut bundles = BundleSet::new();
-    bundles.insert(midge_identity::TrustDomain::new("plant").unwrap(), vec![root.der().to_vec()]);
-    let chain = [CertificateDer::from(leaf.der().to_vec())];
-    verify_x509_svid(&chain, &bundles, webpki::ALL_VERIFICATION_ALGS, START).unwrap()
+    Root::new().peer(id, secs)
+}
+
+/// A root of the trust domain, which signs SVIDs itself.
+pub(crate) struct Root(KeyPair);
+
+impl Root {
+    pub(crate) fn new() -> Self {
+        Self(KeyPair::generate().unwrap())
+    }
+
+    /// A peer by this root whose SVID expires so many seconds after [`START`].
+    pub(crate) fn peer(&self, id: &str, secs: u64) -> VerifiedPeer {
+        let ca = root();
+        let der = ca.self_signed(&self.0).unwrap();
+        let leaf =
+            leaf(id, secs).signed_by(&KeyPair::generate().unwrap(), &Issuer::from_params(&ca, &self.0));
+        let mut bundles = BundleSet::new();
+        bundles.insert(trust_domain(), vec![der.der().to_vec()]);
+        let chain = [CertificateDer::from(leaf.unwrap().der().to_vec())];
+        verify_x509_svid(&chain, &bundles, webpki::ALL_VERIFICATION_ALGS, START).unwrap()
+    }
+}
+
+pub(crate) fn trust_domain() -> TrustDomain {
+    TrustDomain::new("plant").unwrap()
 }
 
 fn root() -> CertificateParams {

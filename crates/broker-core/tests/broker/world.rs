@@ -474,7 +474,7 @@ impl World {
         self.revoked.insert(spiffe(id));
     }
 
-    fn restart(&mut self, down_secs: u64) -> Restored {
+    pub(crate) fn restart(&mut self, down_secs: u64) -> Restored {
         let wall = self.now.wall.after(Duration::from_secs(down_secs));
         self.now = Now { mono: Duration::ZERO, wall };
         self.broker = Broker::new(self.config.clone(), Arc::clone(&self.policy));

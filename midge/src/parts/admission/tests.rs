@@ -4,7 +4,7 @@ use super::{Door, DoorTask};
 use issuer_core::{DeleteMode, EntryFilter, FederatedBundle, Origin, RegistrationEntry};
 use midge_agent::AgentView;
 use midge_broker::Admission as _;
-use midge_identity::{BundleSet, SpiffeId, TrustDomain, VerifiedPeer, verify_x509_svid};
+use midge_identity::{BundleSet, RootStanding, SpiffeId, TrustDomain, VerifiedPeer, verify_x509_svid};
 use midge_issuer::{Authority, CloudChange, Issuer, IssuerConfig};
 use midge_pki::{CsrSubject, PrivateKey, TrustSource as _};
 use midge_runtime::Clock;
@@ -98,13 +98,17 @@ async fn a_root_that_is_tainted_or_leaves_takes_those_who_came_by_it_and_nobody_
         (both, none(), true, true),
         (root_b, none(), false, true),
     ] {
-        let reason = if tainted.is_empty() { "root is no longer trusted" } else { "root is tainted" };
+        let is_taint = !tainted.is_empty();
+        let reason = if is_taint { "root is tainted" } else { "root is no longer trusted" };
         own.apply_cloud(vec![CloudChange::Roots { roots, tainted }], Batch::new()).await.unwrap();
         for (peer, stands) in [(&a, a_stands), (&b, b_stands)] {
             let admitted = door.admits(peer.id(), Some(peer.proof()));
             assert_eq!(admitted.is_ok(), stands, "{}", peer.id());
             assert!(admitted.is_ok() || admitted.unwrap_err().0.contains(reason));
-            // The identity has an entry as before: what it left behind stays its own.
+            let otherwise = if is_taint { RootStanding::Tainted } else { RootStanding::Gone };
+            let root = door.root(peer.id().trust_domain(), &peer.proof().root().unwrap());
+            assert_eq!(root, if stands { RootStanding::Trusted } else { otherwise }, "{}", peer.id());
+            // The identity has an entry as before: what it left behind by another root stays its own.
             assert!(door.admits(peer.id(), None).is_ok());
         }
     }
