@@ -349,6 +349,42 @@ fn identities_longer_than_any_are_refused_with_the_limit() {
     who(&longer).refused(78, says);
 }
 
+// The answer would be taken for one to another question.
+#[test]
+fn what_makes_no_sense_of_a_request_is_refused() {
+    let place = Place::new();
+    let policy = place.write("press.toml", PRESS);
+    let can =
+        |arguments: &[&str]| run_midge(&[&["policy", "can", LEFT], arguments, &["-p", &policy]].concat());
+    let (filter, topic) = ("line/left/command/#", "line/left/temperature");
+    can(&["subscribe", filter, "--retain"]).refused(64, &["leave retain away"]);
+    can(&["receive", filter, "--payload", "1"]).refused(64, &["leave payload away"]);
+    can(&["subscribe", filter, "--response-topic", "a"]).refused(64, &["leave response-topic away"]);
+    can(&["publish", "$share/g/a"]).refused(64, &["only a subscription is shared"]);
+    can(&["publish", topic, "--retain", "--payload", "1"]).ok();
+    can(&["will", topic, "--response-topic", topic]).ok();
+    can(&["subscribe", &format!("$share/g/{filter}")]).ok();
+    let cases = place.write("cases.txt", &format!("allow {LEFT} subscribe {filter} retain=true\n"));
+    let says = [&*format!("{cases}:1"), "leave retain away"];
+    run_midge(&["policy", "test", &cases, "-p", &policy]).refused(78, &says);
+}
+
+#[test]
+fn lists_of_nobody_and_files_without_end_are_refused() {
+    let place = Place::new();
+    let policy = place.write("press.toml", PRESS);
+    let who = |ids: &str| {
+        let ids = place.write("ids.txt", ids);
+        run_midge(&["policy", "who", "publish", "line/left/temperature", "--ids", &ids, "-p", &policy])
+    };
+    who(LEFT).ok();
+    who("# nobody\n").refused(78, &["ids.txt has no identities"]);
+    who("me\nspiffe://td/a\nyou\n").refused(78, &["ids.txt:1: \"me\"", "ids.txt:3: \"you\""]);
+    let can = |source: &str| run_midge(&["policy", "can", LEFT, "publish", "line/left/x", "-p", source]);
+    can("/dev/zero").refused(78, &["/dev/zero has more than 67108864 bytes"]);
+    run_midge(&["policy", "test", "/dev/zero", "-p", &policy]).refused(78, &["/dev/zero has more than"]);
+}
+
 #[test]
 fn what_is_received_or_subscribed_to_is_lowered_and_not_denied() {
     let place = Place::new();

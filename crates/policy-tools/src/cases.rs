@@ -270,6 +270,9 @@ impl Written {
             listener: self.listener,
             ..request
         };
+        if let Some(why) = request.beside_the_point() {
+            return Err(format!("{} `{subject}`: {why}", self.action));
+        }
         Ok(Case { line, id, request, expected, rule: self.rule })
     }
 }

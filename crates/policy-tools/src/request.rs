@@ -109,6 +109,25 @@ impl Request {
         })
     }
 
+    /// Says what of the request makes no sense for what is to be done: whoever says it means something else, and would
+    /// take the answer for one to that.
+    pub fn beside_the_point(&self) -> Option<&'static str> {
+        let publishes = matches!(self.verb, Verb::Publish | Verb::Will);
+        if self.retain && !publishes {
+            Some("only what is published, or left as a will, is retained: leave retain away")
+        } else if self.payload_len > 0 && !publishes {
+            Some("only what is published, or left as a will, has a payload to be limited: leave payload away")
+        } else if self.response_topic.is_some() && !publishes {
+            Some(
+                "only what is published, or left as a will, names a response topic: leave response-topic away",
+            )
+        } else if self.verb != Verb::Subscribe && self.filter.filter.as_str().starts_with("$share/") {
+            Some("only a subscription is shared: name the topic without $share and the group")
+        } else {
+            None
+        }
+    }
+
     pub(crate) fn context(&self) -> Context<'_> {
         Context { client_id: self.client_id.as_deref(), listener: self.listener.as_deref() }
     }

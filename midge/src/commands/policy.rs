@@ -43,8 +43,9 @@ pub(super) async fn run(admin: &Admin, command: PolicyCommand, output: Output) -
         }
         PolicyCommand::Who { action, topic, ids, conditions, deciding } => {
             let request = request(&action, &topic, conditions)?;
+            let listed = ids.as_deref().map(source::listed_ids).transpose()?;
             let rules = source::deciding(admin, &deciding).await?;
-            let mut known = ids.as_deref().map(source::listed_ids).transpose()?.unwrap_or_default();
+            let mut known = listed.unwrap_or_default();
             if deciding.sources.policy.iter().any(|source| source == source::RUNNING) {
                 known.extend(source::registered(admin).await?);
             }
@@ -92,7 +93,7 @@ fn request(action: &str, topic: &str, conditions: Conditions) -> anyhow::Result<
     let request = Request::new(verb, topic).map_err(|error| wrong(topic, error))?;
     let reply =
         conditions.response_topic.map(|text| TopicName::new(&text).map_err(|error| wrong(&text, error)));
-    Ok(Request {
+    let request = Request {
         qos: qos(conditions.qos).unwrap_or_default(),
         retain: conditions.retain,
         payload_len: conditions.payload,
@@ -100,7 +101,11 @@ fn request(action: &str, topic: &str, conditions: Conditions) -> anyhow::Result<
         client_id: conditions.client_id,
         listener: conditions.listener,
         ..request
-    })
+    };
+    match request.beside_the_point() {
+        Some(why) => Err(failure(exit::USAGE, format!("{action} \"{topic}\": {why}"))),
+        None => Ok(request),
+    }
 }
 
 fn answer(allowed: bool) -> ExitCode {

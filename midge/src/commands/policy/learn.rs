@@ -15,6 +15,9 @@ use std::process::ExitCode;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+/// Bytes of a file of observations: as large as an audit log may be where its limits were raised far.
+const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
 /// Lines of each kind that are shown in the head of the proposal.
 const SHOWN: usize = 10;
 
@@ -41,7 +44,7 @@ pub(super) fn read(from: &[PathBuf], denied: bool) -> anyhow::Result<Observed> {
     let mut observed = Observed::default();
     for path in from {
         let shown = path.display();
-        let read = Observation::read(&super::source::text(path)?, denied)
+        let read = Observation::read(&super::source::text_within(path, LOG_BYTES_MAX)?, denied)
             .map_err(|error| failure(exit::CONFIG, format!("{shown}:{}: {}", error.line, error.fault)))?;
         observed.seen.extend(read.seen);
         observed.left_out += read.left_out;

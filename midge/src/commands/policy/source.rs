@@ -12,6 +12,7 @@ use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
 use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule, SubscribeMode};
 use midge_policy_tools::{Modes, Ruleset};
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
@@ -205,8 +206,14 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Found> {
     }
 }
 
-/// Reads a file that has to be text. Somebody has named it, so it may be a pipe; for one that stays silent it says so.
+/// Reads a file that has to be text. Somebody has named it, so it may be a pipe; for one that stays silent it says so, and
+/// one that does not end is left.
 pub(in crate::commands) fn text(path: &Path) -> anyhow::Result<String> {
+    text_within(path, policy::BYTES_MAX)
+}
+
+/// Reads a file that has to be text of so many bytes at most.
+pub(super) fn text_within(path: &Path, bytes_max: u64) -> anyhow::Result<String> {
     let (done, reading) = std::sync::mpsc::channel::<()>();
     let shown = path.display().to_string();
     std::thread::spawn(move || {
@@ -214,9 +221,15 @@ pub(in crate::commands) fn text(path: &Path) -> anyhow::Result<String> {
             still_waiting(&shown);
         }
     });
-    let bytes = std::fs::read(path);
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes));
     drop(done);
-    as_text(path, bytes)
+    if bytes.len() as u64 > bytes_max {
+        let text = format!("{} has more than {bytes_max} bytes: name another file", path.display());
+        return Err(failure(exit::CONFIG, text));
+    }
+    as_text(path, read.map(|_| bytes))
 }
 
 #[expect(clippy::print_stderr, reason = "nothing is wrong yet, and somebody waits")]
@@ -349,22 +362,28 @@ pub(super) async fn registered(admin: &Admin) -> anyhow::Result<BTreeSet<SpiffeI
     }
 }
 
-/// Reads a list of identities, one a line; `#` begins a comment.
+/// Reads a list of identities, one a line; `#` begins a comment. One without any is the wrong one: the answer would be
+/// about nobody.
 pub(super) fn listed_ids(path: &Path) -> anyhow::Result<BTreeSet<SpiffeId>> {
     let shown = path.display();
-    let mut ids = BTreeSet::new();
-    for (line, text) in (1..).zip(text(path)?.lines().map(str::trim)) {
-        if text.is_empty() || text.starts_with('#') {
-            continue;
+    let text = text(path)?;
+    let (mut ids, mut faults) = (BTreeSet::new(), Vec::new());
+    let lines = (1..).zip(text.lines().map(str::trim));
+    for (line, text) in lines.filter(|(_, text)| !text.is_empty() && !text.starts_with('#')) {
+        match identity(text) {
+            Ok(id) => drop(ids.insert(id)),
+            Err(fault) => faults.push(format!("{shown}:{line}: {fault}")),
         }
-        if text.len() > SPIFFE_ID_BYTES_MAX {
-            let error = IdError::TooLong { bytes: text.len() };
-            return Err(failure(exit::CONFIG, format!("{shown}:{line}: {error}")));
-        }
-        let id = SpiffeId::new(text).map_err(|error| {
-            failure(exit::CONFIG, format!("{shown}:{line}: \"{text}\" is not a SPIFFE ID: {error}"))
-        })?;
-        ids.insert(id);
     }
-    Ok(ids)
+    if ids.is_empty() && faults.is_empty() {
+        faults.push(format!("{shown} has no identities: write one SPIFFE ID a line, or leave --ids away"));
+    }
+    if faults.is_empty() { Ok(ids) } else { Err(failure(exit::CONFIG, faults.join("\n"))) }
+}
+
+fn identity(text: &str) -> Result<SpiffeId, String> {
+    if text.len() > SPIFFE_ID_BYTES_MAX {
+        return Err(IdError::TooLong { bytes: text.len() }.to_string());
+    }
+    SpiffeId::new(text).map_err(|error| format!("\"{text}\" is not a SPIFFE ID: {error}"))
 }
