@@ -23,7 +23,8 @@ impl Broker {
     }
 
     /// Ends every session that was proven by a root which its trust domain has no more, with its queue, and without its
-    /// will. Other sessions of the same identities stay, and so does what they have published.
+    /// will. Other sessions of the same identities stay, and so does what they have published. A root that has ended by
+    /// itself has not lost anybody's trust: sessions that wait since then wait for a better proof.
     pub fn handle_root_gone(
         &mut self,
         trust_domain: &TrustDomain,
@@ -31,6 +32,9 @@ impl Broker {
         reason: &Arc<str>,
         now: Now,
     ) {
+        if root.ends <= now.wall {
+            return;
+        }
         let keys = self.proven_by(trust_domain, root);
         self.condemn(keys, reason, now);
     }

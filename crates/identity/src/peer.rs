@@ -1,6 +1,6 @@
 //! The proof of an identity: what everything that decides about a peer takes.
 
-use crate::{SpiffeId, UnixMillis};
+use crate::{CertificateFacts, SpiffeId, UnixMillis};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
@@ -9,13 +9,19 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Anchor(Arc<[u8]>, RootId);
 
-/// Which root it is: SHA-256 of its DER.
+/// Which root it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RootId(pub [u8; 32]);
+pub struct RootId {
+    /// SHA-256 of its DER.
+    pub digest: [u8; 32],
+    /// When it ends by itself: it may be missing from then on without anybody having taken it away.
+    pub ends: UnixMillis,
+}
 
 impl Anchor {
     pub(crate) fn new(der: &[u8]) -> Self {
-        Self(der.into(), RootId(Sha256::digest(der).into()))
+        let ends = CertificateFacts::parse(der).map_or(UnixMillis(u64::MAX), |facts| facts.not_after);
+        Self(der.into(), RootId { digest: Sha256::digest(der).into(), ends })
     }
 
     /// Which root it is, for who has to know it again after the certificate is gone.

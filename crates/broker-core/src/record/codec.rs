@@ -87,7 +87,7 @@ impl Record {
                 put_listener(record.listener.as_deref(), out);
                 let has_root = if record.root.is_some() { HAS_ROOT } else { 0 };
                 out.put_u8(level_of(record.version) | has_root);
-                out.put_slice(record.root.as_ref().map_or(&[], |RootId(digest)| digest));
+                put_root(record.root.as_ref(), out);
                 put_option(record.due.map(|due| due.0), out);
                 out.put_u32_le(record.will.delay_secs);
                 put_publication(&record.will.message, out)?;
@@ -160,8 +160,13 @@ fn put_session(record: &SessionRecord, out: &mut BytesMut) {
         put_option(ends.map(|ends| ends.0), out);
     }
     put_option(record.sent, out);
-    if let Some(RootId(digest)) = &record.root {
+    put_root(record.root.as_ref(), out);
+}
+
+fn put_root(root: Option<&RootId>, out: &mut BytesMut) {
+    if let Some(RootId { digest, ends }) = root {
         out.put_slice(digest);
+        out.put_u64_le(ends.0);
     }
 }
 
@@ -300,7 +305,8 @@ impl Reader {
 
     fn root(&mut self) -> Read<RootId> {
         let digest = <[u8; 32]>::try_from(&*self.bytes(32)?);
-        digest.map(RootId).map_err(|_| RecordError::Damaged)
+        let digest = digest.map_err(|_| RecordError::Damaged)?;
+        Ok(RootId { digest, ends: UnixMillis(self.u64()?) })
     }
 
     fn version(&mut self) -> Read<Version> {

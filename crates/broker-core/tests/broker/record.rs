@@ -5,7 +5,7 @@ use broker_core::{
     OwedRecord, QueuedRecord, Record, RecordError, RecordKey, RecordKind, SessionRecord, SubscriptionRecord,
     WillRecord,
 };
-use midge_identity::RootId;
+use midge_identity::{RootId, UnixMillis};
 use mqtt_proto::*;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -89,20 +89,20 @@ fn the_root_of_a_session_and_of_a_will_reads_back_and_may_be_missing() {
     for (key, record) in all_kinds() {
         let with = match &record {
             Record::Session(session) if session.sent.is_some() => {
-                let root = Some(RootId([7; 32]));
+                let root = Some(RootId { digest: [7; 32], ends: UnixMillis(9) });
                 Record::Session(Box::new(SessionRecord { root, ..(**session).clone() }))
             }
             Record::Will(will) => {
-                let root = Some(RootId([7; 32]));
+                let root = Some(RootId { digest: [7; 32], ends: UnixMillis(9) });
                 Record::Will(Box::new(WillRecord { root, ..(**will).clone() }))
             }
             _ => continue,
         };
         let (without, bytes) = (record.encode().unwrap(), with.encode().unwrap());
-        assert_eq!(bytes.len(), without.len() + 32);
+        assert_eq!(bytes.len(), without.len() + 40);
         assert_eq!(Record::decode(key, &bytes), Ok(with));
         if let Record::Session(_) = record {
-            for cut in 1..32 {
+            for cut in 1..40 {
                 let found = Record::decode(key, &bytes[..bytes.len() - cut]);
                 assert_eq!(found, Err(RecordError::Damaged));
             }

@@ -5,6 +5,7 @@ use crate::world::*;
 use broker_core::{Config, ConnId, Durability};
 use midge_identity::{RootId, TrustDomain, VerifiedPeer};
 use mqtt_proto::*;
+use std::time::Duration;
 
 /// Two roots of one trust domain, with a peer for each.
 struct Peers {
@@ -177,4 +178,20 @@ fn the_same_root_of_another_trust_domain_ends_nothing() {
     assert!(world.session("press", "press").is_some());
     leave(&mut world, &peers);
     assert!(world.session("press", "press").is_none());
+}
+
+// Roots are replaced as time passes, and who is away meanwhile has done nothing wrong.
+#[test]
+fn a_root_that_has_expired_takes_nobodys_session_with_it() {
+    for (passes, is_kept) in [(999_000, false), (1_000_000, true)] {
+        let peers = Peers::new("press", "mill");
+        let mut world = World::limited(|config| config.session_expiry_max = Duration::MAX);
+        let forever = Connect { session_expiry_secs: Some(u32::MAX), ..durable("press") };
+        let press = open(&mut world, &peers.gone, forever);
+        world.subscribe(press, "in/#", Q1);
+        world.lose(press);
+        world.pass_secs(passes);
+        leave(&mut world, &peers);
+        assert_eq!(world.session("press", "press").is_some(), is_kept, "{passes}");
+    }
 }
