@@ -54,14 +54,14 @@ impl Hub {
     }
 
     fn hold_to_root(&self, trust_domain: &TrustDomain, root: &RootId, admission: &dyn Admission) {
-        let reason = || Arc::from("root is no longer trusted");
         match admission.root(trust_domain, root) {
             RootStanding::Trusted => {}
             RootStanding::Tainted => {
                 self.enter(|broker, now| broker.handle_root_tainted(trust_domain, root, now));
             }
             RootStanding::Gone => {
-                self.enter(|broker, now| broker.handle_root_gone(trust_domain, root, &reason(), now));
+                let reason = Arc::from("root is no longer trusted");
+                self.enter(|broker, now| broker.handle_root_gone(trust_domain, root, &reason, now));
             }
         }
     }
