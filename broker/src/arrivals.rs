@@ -291,6 +291,15 @@ mod tests {
         assert!(told.unwrap_err().0.contains("too many arrivals"));
     }
 
+    /// Lets time pass in which an arrival that has a place gets no turn, and a newcomer no place.
+    async fn neither_comes_on(waits: impl Future, newcomer: impl Future) {
+        tokio::select! {
+            _ = waits => panic!("there is no turn"),
+            _ = newcomer => panic!("there is no room"),
+            () = tokio::time::sleep(PATIENCE * 4) => {}
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_the_broker_keeps_its_place() {
         let room = room(1);
@@ -299,11 +308,7 @@ mod tests {
         let mut waits = Box::pin(working.in_turns(std::future::ready(())));
         let newcomer = room.enter(user(2));
         tokio::pin!(newcomer);
-        tokio::select! {
-            _ = &mut waits => panic!("there is no turn"),
-            _ = &mut newcomer => panic!("there is no room"),
-            () = tokio::time::sleep(PATIENCE * 4) => {}
-        }
+        neither_comes_on(&mut waits, &mut newcomer).await;
         drop(turn);
         assert!(waits.as_mut().await.is_ok());
         drop(waits);
@@ -320,11 +325,7 @@ mod tests {
         let mut waits = Box::pin(owed.waits_for(std::future::pending::<()>()));
         let newcomer = room.enter(user(2));
         tokio::pin!(newcomer);
-        tokio::select! {
-            _ = &mut waits => panic!("there is no turn"),
-            _ = &mut newcomer => panic!("there is no room"),
-            () = tokio::time::sleep(PATIENCE * 4) => {}
-        }
+        neither_comes_on(&mut waits, &mut newcomer).await;
         assert!(waits.await.unwrap_err().0.contains("no turn"));
         drop(owed);
         newcomer.await;

@@ -177,13 +177,7 @@ fn compare_modes((old, new): (&Ruleset, &Ruleset), some: &[SpiffeId], modes: [Mo
     for id in some {
         let own = kinds.iter().filter(|kind| belongs(kind, id));
         let changes: Vec<Filled> = own.flat_map(|kind| filled_in(kind, id, request)).collect();
-        let alone = Kind {
-            id: id.to_string(),
-            except: Vec::new(),
-            example: id.to_string(),
-            changes: Diff::for_identity(&old, &new, id).unwrap(),
-        };
-        let alone = filled_in(&alone, id, request);
+        let alone = filled_in(&alone(&old, &new, id), id, request);
         let rights = [&old, &new].map(|rules| rules.policy().rights_at(id, request.context()));
         for text in topics(3) {
             let topic = (TopicName::new(&text).unwrap(), levels(&text), filter(&text, request));
@@ -228,13 +222,7 @@ fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
     for id in some {
         let own: Vec<&Kind> = kinds.iter().filter(|kind| belongs(kind, id)).collect();
         let changes: Vec<Filled> = own.iter().flat_map(|kind| filled_in(kind, id, request)).collect();
-        let alone = Kind {
-            id: id.to_string(),
-            except: Vec::new(),
-            example: id.to_string(),
-            changes: Diff::for_identity(&old, &new, id).unwrap(),
-        };
-        let alone = filled_in(&alone, id, request);
+        let alone = filled_in(&alone(&old, &new, id), id, request);
         let context = request.context();
         let (before, after) = (old.policy().rights_at(id, context), new.policy().rights_at(id, context));
         for (gained, access, text, _) in &changes {
@@ -545,4 +533,14 @@ fn the_rules_that_make_a_comparison_dear_are_named() {
         "most that differs is 24 topics of rules with id `spiffe://*/edge/*/app/*`, such as rule `r12`"
     );
     assert_eq!(Diff::dearest(&old, &old), None);
+}
+
+/// What changes for one identity, as a kind of its own.
+fn alone(old: &Ruleset, new: &Ruleset, id: &SpiffeId) -> Kind {
+    Kind {
+        id: id.to_string(),
+        except: Vec::new(),
+        example: id.to_string(),
+        changes: Diff::for_identity(old, new, id).unwrap(),
+    }
 }
