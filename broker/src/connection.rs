@@ -1,7 +1,8 @@
 //! One network connection: bytes to packets, packets to the hub, and back.
 
 use crate::arrivals::Arrival;
-use crate::outbox::{Frames, Outbox, Woken};
+use crate::hub::Line;
+use crate::outbox::{Frames, Woken};
 use crate::wire::Wire;
 use crate::{Admission, Hub, LocalClaims, Refusal};
 use broker_core::{CloseCause, ConnId, Listener};
@@ -152,11 +153,11 @@ pub(crate) async fn serve<S: Wire>(
     reader.patience = (connect.keep_alive_secs == 0).then_some(unread_timeout);
     reader.read.connected();
     let (mut reader, mut write) = reader.split();
-    let (conn, outbox) = {
+    let line = {
         let (identity, proof) = (peer.id().clone(), peer.proof().clone());
-        let connected = hub.connect(from, peer, connect);
-        hub.admit_again(connected.0, &identity, &proof, admission);
-        connected
+        let line = hub.connect(from, peer, connect);
+        hub.admit_again(line.conn, &identity, &proof, admission);
+        line
     };
     drop(turn);
     // Of this thread's own memory from now on: what it frees of others' goes back to them, and to the system.
@@ -164,29 +165,23 @@ pub(crate) async fn serve<S: Wire>(
     reader.buffer.reserve(READ_BYTES.max(ahead.len()));
     reader.buffer.extend_from_slice(&ahead);
     drop(ahead);
-    let (write, ends_at) = (&mut write, None);
-    let outlet = Outlet {
-        hub,
-        outbox: &outbox,
-        write,
-        unread_timeout,
-        flushed_bytes,
-        ends_at,
-        may_be_withdrawn: true,
-    };
-    converse(conn, &mut reader, outlet).await;
+    let (line, write) = (&line, &mut write);
+    let outlet =
+        Outlet { hub, line, write, unread_timeout, flushed_bytes, ends_at: None, may_be_withdrawn: true };
+    converse(&mut reader, outlet).await;
 }
 
 /// Reads and writes until both have ended. What a peer has said before it left counts, and what it is owed for it is
 /// answered: both within [`LINGER`].
-async fn converse<R, W>(conn: ConnId, reader: &mut Reader<R>, outlet: Outlet<'_, W>)
+async fn converse<R, W>(reader: &mut Reader<R>, outlet: Outlet<'_, W>)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let Outlet { hub, outbox, .. } = outlet;
+    let Outlet { hub, line, .. } = outlet;
+    let conn = line.conn;
     let mut reading = pin!(reader.run(hub, conn));
-    let mut writing = pin!(write_all(conn, outlet));
+    let mut writing = pin!(write_all(outlet));
     tokio::select! {
         cause = &mut reading => {
             hub.input_ended(conn, cause.clone());
@@ -202,7 +197,7 @@ where
             // It hears nothing more, but a DISCONNECT that it sent before may be unread yet ([MQTT-3.14.4-3]).
             tokio::select! {
                 _ = reading => {}
-                () = outbox.closing() => {}
+                () = line.closing() => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
             hub.closed(conn, CloseCause::Failed(error.to_string().into()));
@@ -435,7 +430,7 @@ impl Pace {
 /// Where the packets of one connection go.
 struct Outlet<'a, W> {
     hub: &'a Hub,
-    outbox: &'a Outbox,
+    line: &'a Line,
     write: &'a mut W,
     /// How long the peer may take none of what it is sent.
     unread_timeout: Duration,
@@ -446,13 +441,12 @@ struct Outlet<'a, W> {
     may_be_withdrawn: bool,
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(conn: ConnId, mut outlet: Outlet<'_, W>) -> io::Result<()> {
+async fn write_all<W: AsyncWrite + Unpin>(mut outlet: Outlet<'_, W>) -> io::Result<()> {
     let mut unreported = 0;
     loop {
-        let batch = outlet.outbox.next().await.map_err(io::Error::other)?;
-        // What is taken after something was thrown away may be sent: a DISCONNECT.
-        outlet.may_be_withdrawn = !outlet.outbox.is_discarded();
-        outlet.frames(&batch.frames).await?;
+        let mut batch = outlet.line.next().await.map_err(io::Error::other)?;
+        outlet.may_be_withdrawn = batch.may_be_withdrawn;
+        outlet.frames(batch.frames().map_err(io::Error::other)?).await?;
         if let Some(reason) = batch.closed {
             tracing::trace!(?reason, "connection ends");
             let ends_at = outlet.ends_at.unwrap_or_else(linger);
@@ -460,7 +454,7 @@ async fn write_all<W: AsyncWrite + Unpin>(conn: ConnId, mut outlet: Outlet<'_, W
         }
         unreported += batch.bytes;
         if unreported >= outlet.flushed_bytes {
-            outlet.hub.flushed(conn, unreported);
+            outlet.hub.flushed(outlet.line.conn, unreported);
             unreported = 0;
         }
     }
@@ -499,7 +493,7 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
         if bytes.is_empty() {
             return Ok(());
         }
-        if self.may_be_withdrawn && self.outbox.is_discarded() {
+        if self.may_be_withdrawn && self.line.is_discarded() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.hub.traffic().written(bytes.len());
@@ -508,9 +502,9 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
         tokio::select! {
             biased;
             result = &mut writing => return result,
-            () = self.outbox.closing() => {}
+            () = self.line.closing() => {}
         }
-        if self.outbox.is_discarded() {
+        if self.line.is_discarded() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let ends_at = *self.ends_at.get_or_insert_with(linger);

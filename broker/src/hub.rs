@@ -4,7 +4,7 @@
 use crate::arrivals::Source;
 use crate::audit::{names_remote, record_event, record_refusal};
 use crate::limits::PendingLimits;
-use crate::outbox::{Outbox, Outgoing, Woken};
+use crate::outbox::{Outbox, Signal, Woken};
 use crate::traffic::{SocketsLost, Traffic};
 use crate::{Authenticator, Refusal};
 use broker_core::{
@@ -23,21 +23,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+mod line;
 mod standing;
 mod storing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::line::Line;
 pub(crate) use self::storing::IDLE_WAIT;
 use self::storing::Storing;
 
 struct Inner {
     broker: Broker,
-    outboxes: HashMap<ConnId, Arc<Outbox>, BuildHasherDefault<WordHasher>>,
-    /// The connection that the core closed last and where it came from: the record of its end follows.
-    closed: Option<(ConnId, Arc<str>)>,
-    /// Outboxes to be woken once the core has been left.
-    to_wake: Vec<Arc<Outbox>>,
+    /// Of each connection, until its task is done with it.
+    outboxes: HashMap<ConnId, Box<Outbox>, BuildHasherDefault<WordHasher>>,
+    /// Connections to be woken once the core has been left.
+    to_wake: Vec<Arc<Signal>>,
     next_conn: u64,
     /// When the timer task will wake by itself.
     armed: Option<Duration>,
@@ -48,8 +49,7 @@ struct Inner {
 
 impl Inner {
     fn remote_of(&self, conn: ConnId) -> Option<Arc<str>> {
-        let closed = || self.closed.as_ref().filter(|(closed, _)| *closed == conn).map(|(_, remote)| remote);
-        self.outboxes.get(&conn).map(|outbox| outbox.remote()).or_else(closed).cloned()
+        self.outboxes.get(&conn).map(|outbox| Arc::clone(outbox.remote()))
     }
 
     /// Says who is to be called once the lock is released. Connections that have something to write are added to
@@ -108,7 +108,6 @@ impl Hub {
         let inner = Inner {
             broker,
             outboxes: HashMap::default(),
-            closed: None,
             to_wake: Vec::new(),
             next_conn: 1,
             armed: None,
@@ -143,11 +142,10 @@ impl Hub {
     pub fn sessions_from(&self) -> Vec<(SessionSnapshot, Option<Arc<str>>)> {
         let inner = self.0.inner.lock();
         let with_remote = |session: SessionSnapshot| {
-            let outbox = match &session.state {
-                SessionState::Live { conn, .. } => inner.outboxes.get(conn),
+            let remote = match &session.state {
+                SessionState::Live { conn, .. } => inner.remote_of(*conn),
                 SessionState::Parked { .. } => None,
             };
-            let remote = outbox.map(|outbox| Arc::clone(outbox.remote()));
             (session, remote)
         };
         inner.broker.sessions().into_iter().map(with_remote).collect()
@@ -197,17 +195,10 @@ impl Hub {
         (listener, remote): (&Arc<Listener>, &Arc<str>),
         peer: VerifiedPeer,
         connect: Connect,
-    ) -> (ConnId, Arc<Outbox>) {
-        let outbox = Arc::new(Outbox::new(connect.version, Arc::clone(remote)));
-        let conn = {
-            let mut inner = self.0.inner.lock();
-            let conn = ConnId(inner.next_conn);
-            inner.next_conn += 1;
-            inner.outboxes.insert(conn, Arc::clone(&outbox));
-            conn
-        };
-        self.enter(|broker, now| broker.handle_connect(conn, listener, peer, connect, now));
-        (conn, outbox)
+    ) -> Line {
+        let line = self.open_line(connect.version, remote);
+        self.enter(|broker, now| broker.handle_connect(line.conn, listener, peer, connect, now));
+        line
     }
 
     /// Hands packets over, up to one that comes too fast, has to wait for the disk, or takes so long that others have
@@ -266,7 +257,6 @@ impl Hub {
 
     pub(crate) fn closed(&self, conn: ConnId, cause: CloseCause) {
         self.enter(|broker, now| broker.handle_closed(conn, cause, now));
-        self.0.inner.lock().outboxes.remove(&conn);
     }
 
     /// Records that a peer was turned away before the core heard of it.
@@ -346,19 +336,18 @@ impl Hub {
         let bytes = effect.bytes();
         match effect {
             Effect::Send { conn, packet } => {
-                push(inner, conn, &Outgoing::Packet(packet), bytes);
+                push(inner, conn, |outbox| outbox.send(&packet, bytes));
             }
             Effect::Deliver { conn, delivery } => {
-                push(inner, conn, &Outgoing::Delivery(delivery), bytes);
+                push(inner, conn, |outbox| outbox.deliver(delivery, bytes));
             }
             Effect::Discard { conn } => {
-                if let Some(outbox) = inner.outboxes.get(&conn) {
+                if let Some(outbox) = inner.outboxes.get_mut(&conn) {
                     outbox.discard();
                 }
             }
             Effect::Close { conn, reason } => {
-                if let Some(outbox) = inner.outboxes.remove(&conn) {
-                    inner.closed = Some((conn, Arc::clone(outbox.remote())));
+                if let Some(outbox) = inner.outboxes.get_mut(&conn) {
                     outbox.close(reason);
                 }
             }
@@ -385,10 +374,11 @@ impl Hub {
     }
 }
 
-fn push(inner: &mut Inner, conn: ConnId, item: &Outgoing, bytes: usize) {
-    if let Some(outbox) = inner.outboxes.get(&conn)
-        && outbox.push(item, bytes)
+/// Has something added to an outbox.
+fn push(inner: &mut Inner, conn: ConnId, add: impl FnOnce(&mut Outbox) -> bool) {
+    if let Some(outbox) = inner.outboxes.get_mut(&conn)
+        && add(outbox)
     {
-        inner.to_wake.push(Arc::clone(outbox));
+        inner.to_wake.push(Arc::clone(outbox.signal()));
     }
 }

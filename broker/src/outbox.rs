@@ -1,26 +1,26 @@
 //! What one connection still has to send. Filled under the hub's lock, emptied by the
 //! connection's own task in large writes.
+//!
+//! It has no lock of its own, but lies behind the hub's. A message to many is encoded for each of them only when that
+//! one writes: their buffers, filled one after the other, would be in no cache, and the processor would wait for each.
 
 use broker_core::{CloseReason, Delivery};
 use bytes::{Bytes, BytesMut};
 use mqtt_proto::{EncodeError, Packet, Version};
-use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Payloads above this are shared by their receivers until they are written: copying them under the
 /// lock would hold up all others, and slow readers would hold a copy each.
 const COPY_BYTES_MAX: usize = 2 * 1024;
+/// Receivers of a message from which on it is encoded for each when that one writes.
+const MANY: usize = 16;
+/// Messages that wait for that: a small one takes less memory once it is encoded.
+const LATER_MAX: usize = 512;
 /// Bytes of packets in one piece of memory: growing further would copy them again and again.
 const PIECE_BYTES: usize = 64 * 1024;
-
-/// One thing to send.
-#[derive(Debug)]
-pub(crate) enum Outgoing {
-    Packet(Packet),
-    Delivery(Delivery),
-}
 
 /// Encoded packets in their order.
 #[derive(Debug, Default)]
@@ -54,11 +54,7 @@ impl Frames {
         }
     }
 
-    fn push(&mut self, item: &Outgoing, version: Version) -> Result<(), EncodeError> {
-        let delivery = match item {
-            Outgoing::Packet(packet) => return mqtt_proto::encode(packet, version, &mut self.last),
-            Outgoing::Delivery(delivery) => delivery,
-        };
+    fn deliver(&mut self, delivery: &Delivery, version: Version) -> Result<(), EncodeError> {
         let publish = delivery.publish();
         if publish.payload.len() <= COPY_BYTES_MAX {
             self.make_room(delivery.bytes());
@@ -69,20 +65,14 @@ impl Frames {
         self.pieces.push(delivery.message.publication().payload.clone());
         Ok(())
     }
-}
 
-#[derive(Debug, Default)]
-struct State {
-    frames: Frames,
-    /// Bytes of the frames, as the core counts them.
-    bytes: usize,
-    /// How much the last batches were, so that the next one need not grow byte by byte.
-    usual: usize,
-    closed: Option<CloseReason>,
-    broken: Option<EncodeError>,
-    is_discarded: bool,
-    /// Length of the first packet, which is CONNACK if the client has a session; 0 once it is taken.
-    first: Option<usize>,
+    fn deliver_all(&mut self, deliveries: Vec<Delivery>, version: Version) -> Result<(), EncodeError> {
+        if self.last.is_empty() {
+            let bytes = deliveries.iter().map(Delivery::bytes).sum::<usize>();
+            self.last.reserve(bytes.min(PIECE_BYTES));
+        }
+        deliveries.iter().try_for_each(|delivery| self.deliver(delivery, version))
+    }
 }
 
 /// The queue between the hub and one connection. Its bound is the core's, which counts unsent
@@ -92,18 +82,57 @@ pub(crate) struct Outbox {
     version: Version,
     /// Where the client connects from.
     remote: Arc<str>,
-    state: Mutex<State>,
+    signal: Arc<Signal>,
+    frames: Frames,
+    /// What follows these, and is not encoded yet.
+    later: Vec<Delivery>,
+    /// Bytes of all, as the core counts them.
+    bytes: usize,
+    /// How much the last batches were, so that the next one need not grow byte by byte.
+    usual: usize,
+    closed: Option<CloseReason>,
+    broken: Option<EncodeError>,
+    /// Length of the first packet, which is CONNACK if the client has a session; 0 once it is taken.
+    first: Option<usize>,
+}
+
+/// What the connection's own task hears of its outbox without the hub's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
     filled: Notify,
     closing: CancellationToken,
+    is_discarded: AtomicBool,
+}
+
+impl Signal {
+    /// Wakes the connection.
+    fn wake(&self) {
+        self.filled.notify_one();
+    }
+
+    /// Resolves once there may be something to send, or the end has come.
+    pub(crate) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Whether nothing of what was taken is to be written any more.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.is_discarded.load(Ordering::Acquire)
+    }
+
+    /// Resolves once the connection has to end.
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
 }
 
 /// Connections that have something to send once the input at hand has been taken.
 #[derive(Debug, Default)]
-pub(crate) struct Woken(Vec<Arc<Outbox>>);
+pub(crate) struct Woken(Vec<Arc<Signal>>);
 
 impl Woken {
-    pub(crate) fn add(&mut self, outboxes: &mut Vec<Arc<Outbox>>) {
-        self.0.append(outboxes);
+    pub(crate) fn add(&mut self, signals: &mut Vec<Arc<Signal>>) {
+        self.0.append(signals);
     }
 
     /// How many there are.
@@ -114,7 +143,7 @@ impl Woken {
     /// Wakes them: after the core was left, each once. Else a woken connection waits for the lock, and
     /// writes a batch in many small pieces.
     pub(crate) fn wake(&mut self) {
-        self.0.drain(..).for_each(|outbox| outbox.wake());
+        self.0.drain(..).for_each(|signal| signal.wake());
     }
 }
 
@@ -125,14 +154,27 @@ impl Drop for Woken {
     }
 }
 
-/// What [`Outbox::next`] found.
+/// What [`Outbox::take`] found.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) frames: Frames,
-    /// Bytes of the frames, as the core counts them.
+    frames: Frames,
+    later: Vec<Delivery>,
+    version: Version,
+    /// Bytes of all, as the core counts them.
     pub(crate) bytes: usize,
     /// Set when nothing follows these frames.
     pub(crate) closed: Option<CloseReason>,
+    /// Whether it is not to be written if something is thrown away from now on: what is taken after that may be sent, a
+    /// DISCONNECT.
+    pub(crate) may_be_withdrawn: bool,
+}
+
+impl Batch {
+    /// Returns all of it, encoded.
+    pub(crate) fn frames(&mut self) -> Result<&Frames, EncodeError> {
+        self.frames.deliver_all(std::mem::take(&mut self.later), self.version)?;
+        Ok(&self.frames)
+    }
 }
 
 impl Outbox {
@@ -140,9 +182,14 @@ impl Outbox {
         Self {
             version,
             remote,
-            state: Mutex::default(),
-            filled: Notify::new(),
-            closing: CancellationToken::new(),
+            signal: Arc::default(),
+            frames: Frames::default(),
+            later: Vec::new(),
+            bytes: 0,
+            usual: 0,
+            closed: None,
+            broken: None,
+            first: None,
         }
     }
 
@@ -150,79 +197,91 @@ impl Outbox {
         &self.remote
     }
 
+    pub(crate) fn signal(&self) -> &Arc<Signal> {
+        &self.signal
+    }
+
     /// Takes one more packet. Tells whether the connection has to be woken for it, which is left to
     /// the caller so that one waking serves a whole batch.
-    pub(crate) fn push(&self, item: &Outgoing, bytes: usize) -> bool {
-        let mut state = self.state.lock();
-        if state.closed.is_some() || state.broken.is_some() {
+    pub(crate) fn send(&mut self, packet: &Packet, bytes: usize) -> bool {
+        let version = self.version;
+        self.push(bytes, |outbox| {
+            outbox.encode_later()?;
+            mqtt_proto::encode(packet, version, &mut outbox.frames.last)
+        })
+    }
+
+    /// Takes one more PUBLISH, and tells the same.
+    pub(crate) fn deliver(&mut self, delivery: Delivery, bytes: usize) -> bool {
+        let version = self.version;
+        self.push(bytes, |outbox| {
+            if Arc::strong_count(&delivery.message) >= MANY && outbox.later.len() < LATER_MAX {
+                outbox.later.push(delivery);
+                return Ok(());
+            }
+            outbox.encode_later()?;
+            outbox.frames.deliver(&delivery, version)
+        })
+    }
+
+    fn push(&mut self, bytes: usize, add: impl FnOnce(&mut Self) -> Result<(), EncodeError>) -> bool {
+        if self.closed.is_some() || self.broken.is_some() {
             return false;
         }
-        let was_empty = state.frames.is_empty();
+        let was_empty = self.is_empty();
         if was_empty {
-            let usual = state.usual.min(PIECE_BYTES);
-            state.frames.last.reserve(usual);
+            self.frames.last.reserve(self.usual.min(PIECE_BYTES));
         }
-        match state.frames.push(item, self.version) {
-            Ok(()) => state.bytes = state.bytes.saturating_add(bytes),
-            Err(error) => state.broken = Some(error),
+        match add(self) {
+            Ok(()) => self.bytes = self.bytes.saturating_add(bytes),
+            Err(error) => self.broken = Some(error),
         }
-        if state.first.is_none() {
-            state.first = Some(state.frames.len());
+        if self.first.is_none() {
+            self.first = Some(self.frames.len());
         }
         was_empty
     }
 
-    /// Wakes the connection.
-    pub(crate) fn wake(&self) {
-        self.filled.notify_one();
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.later.is_empty()
+    }
+
+    fn encode_later(&mut self) -> Result<(), EncodeError> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        self.frames.deliver_all(std::mem::take(&mut self.later), self.version)
     }
 
     /// Throws away everything that nobody has taken yet, except for the CONNACK, before which nothing may be sent
     /// ([MQTT-3.2.0-1]). Who is writing what was taken stops when the outbox is closed.
-    pub(crate) fn discard(&self) {
-        let mut state = self.state.lock();
-        let State { frames, first, .. } = &*state;
-        let written = frames.pieces.first().map_or(&*frames.last, |piece| &**piece);
+    pub(crate) fn discard(&mut self) {
+        let written = self.frames.pieces.first().map_or(&*self.frames.last, |piece| &**piece);
         let mut kept = Frames::default();
-        kept.last.extend_from_slice(written.get(..first.unwrap_or(0)).unwrap_or_default());
-        state.bytes = kept.len().min(state.bytes);
-        (state.frames, state.is_discarded) = (kept, true);
+        kept.last.extend_from_slice(written.get(..self.first.unwrap_or(0)).unwrap_or_default());
+        self.bytes = kept.len().min(self.bytes);
+        (self.frames, self.later) = (kept, Vec::new());
+        self.signal.is_discarded.store(true, Ordering::Release);
     }
 
-    /// Whether nothing of what was taken is to be written any more.
-    pub(crate) fn is_discarded(&self) -> bool {
-        self.state.lock().is_discarded
+    pub(crate) fn close(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+        self.signal.wake();
+        self.signal.closing.cancel();
     }
 
-    pub(crate) fn close(&self, reason: CloseReason) {
-        self.state.lock().closed.get_or_insert(reason);
-        self.filled.notify_one();
-        self.closing.cancel();
-    }
-
-    /// Resolves once the connection has to end.
-    pub(crate) async fn closing(&self) {
-        self.closing.cancelled().await;
-    }
-
-    /// Waits for something to send or for the end.
-    pub(crate) async fn next(&self) -> Result<Batch, EncodeError> {
-        loop {
-            {
-                let mut state = self.state.lock();
-                if !state.frames.is_empty() || state.closed.is_some() {
-                    let frames = std::mem::take(&mut state.frames);
-                    let bytes = std::mem::take(&mut state.bytes);
-                    state.first = Some(0);
-                    state.usual = frames.len().max(state.usual / 2);
-                    return Ok(Batch { frames, bytes, closed: state.closed.clone() });
-                }
-                if let Some(error) = state.broken {
-                    return Err(error);
-                }
-            }
-            self.filled.notified().await;
+    /// Returns what there is to send, or the end.
+    pub(crate) fn take(&mut self) -> Result<Option<Batch>, EncodeError> {
+        if self.is_empty() && self.closed.is_none() {
+            return self.broken.map_or(Ok(None), Err);
         }
+        let (frames, later) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.later));
+        let bytes = std::mem::take(&mut self.bytes);
+        self.first = Some(0);
+        self.usual = frames.len().max(self.usual / 2);
+        let may_be_withdrawn = !self.signal.is_discarded();
+        let (version, closed) = (self.version, self.closed.clone());
+        Ok(Some(Batch { frames, later, version, bytes, closed, may_be_withdrawn }))
     }
 }
 
@@ -234,15 +293,17 @@ mod tests {
     // A publisher that is cut between two turns of a stretch owes those a waking whom it gave something.
     #[tokio::test]
     async fn who_was_given_something_is_woken_even_if_the_giver_ends_first() {
-        let outbox = Arc::new(Outbox::new(Version::V5, "pid 1 uid 2".into()));
-        let mut next = waiting(outbox.next()).await;
-        assert!(outbox.push(&Outgoing::Packet(Packet::PingResp), 2));
+        let mut outbox = Outbox::new(Version::V5, "pid 1 uid 2".into());
+        let signal = Arc::clone(outbox.signal());
+        let mut filled = waiting(signal.filled()).await;
+        assert!(outbox.send(&Packet::PingResp, 2));
         let mut woken = Woken::default();
-        woken.add(&mut vec![Arc::clone(&outbox)]);
+        woken.add(&mut vec![Arc::clone(&signal)]);
         let soon = Duration::from_millis(10);
-        assert!(tokio::time::timeout(soon, &mut next).await.is_err(), "it is woken later");
+        assert!(tokio::time::timeout(soon, &mut filled).await.is_err(), "it is woken later");
         drop(woken);
-        assert_eq!(next.await.unwrap().bytes, 2);
+        filled.await;
+        assert_eq!(outbox.take().unwrap().unwrap().bytes, 2);
     }
 
     /// Returns a future that has been polled and waits.

@@ -2,10 +2,10 @@
 
 use super::{Entrance, LINGER, Limits, Outlet, Refused, Visit, arrive, serve, write_all};
 use crate::arrivals::{Arrivals, Source};
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::Outbox;
 use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
 use async_trait::async_trait;
-use broker_core::{CloseReason, ConnId, Listener};
+use broker_core::{CloseReason, Listener};
 use midge_audit::{AuditLog, AuditWriter};
 use midge_identity::{Proof, RootId, RootStanding, SpiffeId, TrustDomain, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rate, Rule, SubscribeMode};
@@ -290,7 +290,8 @@ async fn a_peer_that_sends_without_end_leaves_others_their_turns() {
 /// 1 KiB in `pause`.
 async fn writes_to_a_slow_reader(pause: Duration, discards: bool) -> (io::Result<()>, Duration) {
     let (mut near, mut far) = tokio::io::duplex(1024);
-    let (stage, outbox) = (Stage::new(), Outbox::new(Version::V5, "slow".into()));
+    let stage = Stage::new();
+    let line = stage.hub.open_line(Version::V5, &"slow".into());
     let publish = Packet::Publish(Box::new(mqtt_proto::Publish {
         dup: false,
         qos: mqtt_proto::QoS::AtMostOnce,
@@ -303,11 +304,11 @@ async fn writes_to_a_slow_reader(pause: Duration, discards: bool) -> (io::Result
         payload: vec![0; 32 * 1024].into(),
     }));
     for _ in 0..32 {
-        outbox.push(&Outgoing::Packet(publish.clone()), 0);
+        line.with_outbox(|outbox| outbox.send(&publish, 0));
     }
     let outlet = Outlet {
         hub: &stage.hub,
-        outbox: &outbox,
+        line: &line,
         write: &mut near,
         unread_timeout: Duration::from_secs(30),
         flushed_bytes: 0,
@@ -319,15 +320,15 @@ async fn writes_to_a_slow_reader(pause: Duration, discards: bool) -> (io::Result
         let mut taken = [0; 1024];
         far.read_exact(&mut taken).await.unwrap();
         if discards {
-            outbox.discard();
+            line.with_outbox(Outbox::discard);
         }
-        outbox.close(CloseReason::Drain);
+        line.with_outbox(|outbox| outbox.close(CloseReason::Drain));
         while far.read(&mut taken).await.is_ok_and(|count| count > 0) {
             tokio::time::sleep(pause).await;
         }
     };
     let written = tokio::select! {
-        written = write_all(ConnId(1), outlet) => written,
+        written = write_all(outlet) => written,
         () = reading => Ok(()),
     };
     (written, begun.elapsed())

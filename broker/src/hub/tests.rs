@@ -1,6 +1,7 @@
 //! A disk that is slow, one that fails, and what a change leaves for it, as the connections see it.
 
 use super::Hub;
+use super::Line;
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Woken};
 use broker_core::{CloseCause, Config, ConnId, Durability, Listener};
@@ -43,7 +44,7 @@ impl Stage {
         stage
     }
 
-    fn connect(&self, id: &str, version: Version, kept_secs: Option<u32>) -> (ConnId, Arc<Outbox>) {
+    fn connect(&self, id: &str, version: Version, kept_secs: Option<u32>) -> (ConnId, Line) {
         let listener = Arc::new(Listener { name: "tls".into(), subscribe_mode: SubscribeMode::Reject });
         let peer = SpiffeId::new(format!("spiffe://plant/{id}")).unwrap();
         let connect = Connect {
@@ -52,7 +53,8 @@ impl Stage {
             ..Connect::new(version, id)
         };
         let peer = VerifiedPeer::attested(peer, 1, 2, "entry".into(), [0; 32]);
-        self.hub.connect((&listener, &"pid 1 uid 2".into()), peer, connect)
+        let line = self.hub.connect((&listener, &"pid 1 uid 2".into()), peer, connect);
+        (line.conn, line)
     }
 
     /// Hands one packet over; how long it has to wait, if it was not taken.
@@ -76,16 +78,21 @@ impl Stage {
 }
 
 fn publish(topic: &str, id: u16) -> Packet {
+    publish_of(topic, NonZeroU16::new(id), vec![b'x'; PAYLOAD_BYTES])
+}
+
+/// PUBLISH of QoS 1, or of QoS 0 where it has no packet identifier.
+fn publish_of(topic: &str, packet_id: Option<PacketId>, payload: Vec<u8>) -> Packet {
     Packet::Publish(Box::new(Publish {
         dup: false,
-        qos: QoS::AtLeastOnce,
+        qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
         retain: false,
         topic: Some(TopicName::new(topic).unwrap()),
-        packet_id: NonZeroU16::new(id),
+        packet_id,
         topic_alias: None,
         subscription_ids: Vec::new(),
         properties: None,
-        payload: vec![b'x'; PAYLOAD_BYTES].into(),
+        payload: payload.into(),
     }))
 }
 
@@ -104,19 +111,21 @@ fn subscribe(filter: &str) -> Packet {
     }))
 }
 
-/// What a client was sent since it was last asked, other than success: reason codes of PUBACKs, and how many succeeded.
-async fn acknowledged(outbox: &Outbox, version: Version) -> (usize, Vec<ReasonCode>) {
-    let frames = outbox.next().await.unwrap().frames;
+/// What a client was sent since it was last asked.
+async fn sent(line: &Line, version: Version) -> Vec<Packet> {
+    let mut batch = line.next().await.unwrap();
+    let frames = batch.frames().unwrap();
     let mut bytes = bytes::BytesMut::new();
     frames.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
     bytes.extend_from_slice(&frames.last);
     let mut decoder = Decoder::client(version, Limits::default());
-    let mut reasons = Vec::new();
-    while let Some(packet) = decoder.decode(&mut bytes).unwrap() {
-        if let Packet::PubAck(ack) = packet {
-            reasons.push(ack.reason);
-        }
-    }
+    std::iter::from_fn(|| decoder.decode(&mut bytes).unwrap()).collect()
+}
+
+/// Those of it other than success: reason codes of PUBACKs, and how many succeeded.
+async fn acknowledged(line: &Line, version: Version) -> (usize, Vec<ReasonCode>) {
+    let reason = |packet| if let Packet::PubAck(ack) = packet { Some(ack.reason) } else { None };
+    let mut reasons: Vec<_> = sent(line, version).await.into_iter().filter_map(reason).collect();
     let all = reasons.len();
     reasons.retain(|reason| *reason != ReasonCode::Success);
     (all - reasons.len(), reasons)
@@ -204,4 +213,75 @@ async fn what_a_change_left_to_be_done_is_written_without_waiting_for_others() {
     while stage.hub.portion().is_some() {}
     assert_eq!(stage.hub.metrics().subscriptions, 0);
     assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap());
+}
+
+/// So many subscribers of `to/N`, for each N that is no less than their number, and a publisher.
+async fn many(stage: &Stage, receivers: &[usize]) -> (Vec<Line>, Line) {
+    let mut lines = Vec::new();
+    for n in 0..*receivers.iter().max().unwrap() {
+        let (conn, line) = stage.connect(&format!("sub-{n}"), Version::V5, None);
+        for wanted in receivers.iter().filter(|wanted| n < **wanted) {
+            stage.give(conn, subscribe(&format!("to/{wanted}")));
+        }
+        sent(&line, Version::V5).await;
+        lines.push(line);
+    }
+    (lines, stage.connect("press", Version::V5, None).1)
+}
+
+fn numbered(receivers: usize, number: usize) -> Packet {
+    publish_of(&format!("to/{receivers}"), None, number.to_string().into_bytes())
+}
+
+/// What one is sent: numbers of messages, and answers to PINGREQ.
+async fn told(line: &Line) -> Vec<String> {
+    let name = |packet: &Packet| match packet {
+        Packet::Publish(publish) => String::from_utf8(publish.payload.to_vec()).unwrap(),
+        Packet::PingResp => "ping".into(),
+        other => panic!("{other:?}"),
+    };
+    sent(line, Version::V5).await.iter().map(name).collect()
+}
+
+// A message to many is encoded when its receivers write.
+#[tokio::test]
+async fn what_is_encoded_later_keeps_its_place() {
+    let (stage, receivers) = (Stage::new(), [40, 40, 2, 40, 3]);
+    let (lines, press) = many(&stage, &receivers).await;
+    for (number, wanted) in receivers.into_iter().enumerate() {
+        stage.give(press.conn, numbered(wanted, number));
+        for line in lines.iter().filter(|_| number != 1) {
+            assert_eq!(stage.give(line.conn, Packet::PingReq), None);
+        }
+    }
+    for (n, line) in lines.iter().enumerate() {
+        let due = receivers.iter().enumerate().flat_map(|(number, wanted)| {
+            let message = (n < *wanted).then(|| number.to_string());
+            message.into_iter().chain((number != 1).then(|| "ping".to_owned()))
+        });
+        assert_eq!(told(line).await, due.collect::<Vec<_>>(), "{n}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_beyond_those_that_may_be_encoded_later_keeps_its_place() {
+    let stage = Stage::new();
+    let (lines, press) = many(&stage, &[20]).await;
+    for number in 0..3_000 {
+        assert_eq!(stage.give(press.conn, numbered(20, number)), None);
+    }
+    for line in &lines {
+        assert!(told(line).await.into_iter().eq((0..3_000).map(|number| number.to_string())));
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_encoded_yet_is_thrown_away_with_the_rest_and_its_twin_is_sent() {
+    let stage = Stage::new();
+    let (lines, press) = many(&stage, &[40]).await;
+    stage.give(press.conn, numbered(40, 1));
+    lines[0].with_outbox(Outbox::discard);
+    stage.give(lines[0].conn, Packet::PingReq);
+    assert_eq!(told(&lines[0]).await, ["ping"]);
+    assert_eq!(told(&lines[1]).await, ["1"]);
 }
