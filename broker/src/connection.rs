@@ -182,13 +182,10 @@ where
     let conn = line.conn;
     let mut reading = pin!(reader.run(hub, conn));
     let mut writing = pin!(write_all(outlet));
+    // What it is sent for what is read now is written when those who can be read have been: who waits for it is woken once
+    // for many.
     tokio::select! {
-        cause = &mut reading => {
-            hub.input_ended(conn, cause.clone());
-            if !matches!(tokio::time::timeout(LINGER, writing).await, Ok(Ok(()))) {
-                hub.closed(conn, cause);
-            }
-        }
+        biased;
         written = &mut writing => {
             let Err(error) = written else { return };
             if error.kind() == io::ErrorKind::TimedOut {
@@ -201,6 +198,12 @@ where
                 () = tokio::time::sleep(LINGER) => {}
             }
             hub.closed(conn, CloseCause::Failed(error.to_string().into()));
+        }
+        cause = &mut reading => {
+            hub.input_ended(conn, cause.clone());
+            if !matches!(tokio::time::timeout(LINGER, writing).await, Ok(Ok(()))) {
+                hub.closed(conn, cause);
+            }
         }
     }
 }
