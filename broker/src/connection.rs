@@ -3,6 +3,7 @@
 use crate::arrivals::Arrival;
 use crate::hub::Line;
 use crate::outbox::{Frames, Woken};
+use crate::traffic::Traffic;
 use crate::wire::Wire;
 use crate::{Admission, Hub, LocalClaims, Refusal};
 use broker_core::{CloseCause, ConnId, Listener};
@@ -10,7 +11,7 @@ use bytes::BytesMut;
 use midge_identity::VerifiedPeer;
 use mqtt_proto::{ConnAck, Connect, DecodeError, Decoder, Packet, ReasonCode, Version};
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +24,8 @@ const READ_BYTES: usize = 512;
 const PACKETS_MAX: usize = 16;
 /// Largest size of the read buffer, which doubles while reads fill it.
 const READ_BYTES_MAX: usize = 64 * 1024;
-/// Encoded bytes gathered before one write.
-const WRITE_BYTES: usize = 64 * 1024;
-/// Pieces that are written as they are; smaller ones are gathered.
-const LARGE_BYTES: usize = 16 * 1024;
+/// Pieces of one write: what TLS makes of them it looks for from the first on, for each of its records.
+const PIECES_MAX: usize = 16;
 /// Written bytes that are reported to the core at once: far below what it lets a connection wait for.
 pub(crate) const FLUSHED_BYTES: usize = 32 * 1024;
 /// How long one connection may keep its thread while others wait: what the core does for a packet may take
@@ -464,27 +463,11 @@ async fn write_all<W: AsyncWrite + Unpin>(mut outlet: Outlet<'_, W>) -> io::Resu
 }
 
 impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
-    /// Writes packets in few large pieces.
+    /// Writes packets, as many at a time as the stream takes.
     async fn frames(&mut self, frames: &Frames) -> io::Result<()> {
-        let mut gathered = BytesMut::new();
-        for piece in &frames.pieces {
-            let is_large = piece.len() >= LARGE_BYTES;
-            if !is_large {
-                gathered.extend_from_slice(piece);
-            }
-            if is_large || gathered.len() >= WRITE_BYTES {
-                self.piece(&gathered).await?;
-                gathered.clear();
-            }
-            if is_large {
-                self.piece(piece).await?;
-            }
-        }
-        if gathered.is_empty() {
-            return self.piece(&frames.last).await;
-        }
-        gathered.extend_from_slice(&frames.last);
-        self.piece(&gathered).await
+        let pieces = frames.pieces.iter().map(|piece| &**piece).chain([&*frames.last]);
+        let mut pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).map(IoSlice::new).collect();
+        self.pieces(&mut pieces).await
     }
 
     /// Writes, for as long as the peer takes something of it while the core wants the connection, and
@@ -492,15 +475,14 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
     ///
     /// # Errors
     /// `TimedOut` when the peer takes nothing for too long.
-    async fn piece(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
+    async fn pieces(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        if pieces.is_empty() {
             return Ok(());
         }
         if self.may_be_withdrawn && self.line.is_discarded() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        self.hub.traffic().written(bytes.len());
-        let writing = write_on(self.write, bytes, self.unread_timeout);
+        let writing = write_on(self.write, pieces, self.hub.traffic(), self.unread_timeout);
         tokio::pin!(writing);
         tokio::select! {
             biased;
@@ -523,15 +505,18 @@ fn linger() -> tokio::time::Instant {
 
 async fn write_on<W: AsyncWrite + Unpin>(
     write: &mut W,
-    mut bytes: &[u8],
+    mut pieces: &mut [IoSlice<'_>],
+    traffic: &Traffic,
     unread_timeout: Duration,
 ) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let count = tokio::time::timeout(unread_timeout, write.write(bytes)).await??;
+    while !pieces.is_empty() {
+        let next = pieces.get(..PIECES_MAX.min(pieces.len())).unwrap_or_default();
+        let count = tokio::time::timeout(unread_timeout, write.write_vectored(next)).await??;
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        bytes = bytes.get(count..).unwrap_or_default();
+        traffic.written(count);
+        IoSlice::advance_slices(&mut pieces, count);
     }
     tokio::time::timeout(unread_timeout, write.flush()).await?
 }

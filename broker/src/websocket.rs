@@ -5,9 +5,9 @@
 use crate::Refusal;
 use crate::upgrade::{Pages, upgrade};
 use crate::wire::{Metered, TooMuch, Wire};
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Sink as _, Stream as _};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -183,15 +183,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Frames<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(io_error)?;
-        let piece = bytes.get(..bytes.len().min(FRAME_BYTES)).unwrap_or_default();
-        let frame = Message::Binary(Bytes::copy_from_slice(piece));
-        match Pin::new(&mut self.socket).start_send(frame) {
+        let mut frame = BytesMut::new();
+        for piece in pieces {
+            let room = FRAME_BYTES.saturating_sub(frame.len());
+            frame.extend_from_slice(piece.get(..room.min(piece.len())).unwrap_or_default());
+        }
+        let count = frame.len();
+        match Pin::new(&mut self.socket).start_send(Message::Binary(frame.freeze())) {
             // It has sent its Close and takes nothing more than the answer to that.
-            Ok(()) | Err(WsError::Protocol(ProtocolError::SendAfterClosing)) => Poll::Ready(Ok(piece.len())),
+            Ok(()) | Err(WsError::Protocol(ProtocolError::SendAfterClosing)) => Poll::Ready(Ok(count)),
             Err(error) => Poll::Ready(Err(io_error(error))),
         }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
