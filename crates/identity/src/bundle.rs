@@ -106,7 +106,7 @@ impl BundleSet {
     /// Returns where a root stands that a trust domain may have had.
     pub fn root(&self, trust_domain: &TrustDomain, root: &RootId) -> RootStanding {
         let known = self.bundles.get(trust_domain).map(|bundle| &bundle.shared);
-        match known.and_then(|known| known.iter().find(|anchor| anchor.id() == *root)) {
+        match known.and_then(|known| known.iter().find(|anchor| anchor.id().digest == root.digest)) {
             None => RootStanding::Gone,
             Some(anchor) if self.is_tainted(trust_domain, anchor) => RootStanding::Tainted,
             Some(_) => RootStanding::Trusted,

@@ -18,6 +18,14 @@ pub struct RootId {
     pub ends: UnixMillis,
 }
 
+impl RootId {
+    /// The same root for who has seen that it lost its trust: that it has ended since excuses nothing.
+    #[must_use]
+    pub fn distrusted(self) -> Self {
+        Self { ends: UnixMillis(u64::MAX), ..self }
+    }
+}
+
 impl Anchor {
     pub(crate) fn new(der: &[u8]) -> Self {
         let ends = CertificateFacts::parse(der).map_or(UnixMillis(u64::MAX), |facts| facts.not_after);

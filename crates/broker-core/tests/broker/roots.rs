@@ -195,3 +195,32 @@ fn a_root_that_has_expired_takes_nobodys_session_with_it() {
         assert_eq!(world.session("press", "press").is_some(), is_kept, "{passes}");
     }
 }
+
+// It was revoked while the broker was down, and is heard of after its end.
+#[test]
+fn a_root_that_was_tainted_before_it_expired_takes_the_sessions_that_nothing_better_has_proven_since() {
+    for (is_tainted, is_renewed, is_kept) in
+        [(true, false, false), (true, true, true), (false, false, true), (false, true, true)]
+    {
+        let peers = Peers::new("press", "press");
+        let mut world = World::limited(|config| config.session_expiry_max = Duration::MAX);
+        let forever = || Connect { session_expiry_secs: Some(u32::MAX), ..durable("press") };
+        let press = open(&mut world, &peers.gone, forever());
+        world.subscribe(press, "in/#", Q1);
+        world.lose(press);
+        if is_tainted {
+            world.broker.handle_root_tainted(&trust_domain(), &peers.root(), world.now);
+            world.finish_backlog();
+        }
+        if is_renewed {
+            let press = open(&mut world, &peers.kept, forever());
+            world.lose(press);
+        }
+        world.crash(1_000_000);
+        leave(&mut world, &peers);
+        let case = format!("tainted {is_tainted}, renewed {is_renewed}");
+        assert_eq!(world.session("press", "press").is_some(), is_kept, "{case}");
+        world.crash(1);
+        assert_eq!(world.session("press", "press").is_some(), is_kept, "{case}, on disk");
+    }
+}
