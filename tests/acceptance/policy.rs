@@ -361,12 +361,36 @@ fn what_makes_no_sense_of_a_request_is_refused() {
     can(&["receive", filter, "--payload", "1"]).refused(64, &["leave payload away"]);
     can(&["subscribe", filter, "--response-topic", "a"]).refused(64, &["leave response-topic away"]);
     can(&["publish", "$share/g/a"]).refused(64, &["only a subscription is shared"]);
+    can(&["publish", topic, "--client-id", ""]).refused(64, &["leave client-id away"]);
+    can(&["publish", topic, "--client-id", "press"]).ok();
     can(&["publish", topic, "--retain", "--payload", "1"]).ok();
     can(&["will", topic, "--response-topic", topic]).ok();
     can(&["subscribe", &format!("$share/g/{filter}")]).ok();
     let cases = place.write("cases.txt", &format!("allow {LEFT} subscribe {filter} retain=true\n"));
     let says = [&*format!("{cases}:1"), "leave retain away"];
     run_midge(&["policy", "test", &cases, "-p", &policy]).refused(78, &says);
+}
+
+#[test]
+fn rules_that_are_named_twice_are_told_as_that() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("rules")).unwrap();
+    let (dir, other) =
+        (place.text("rules"), place.write("other.toml", &PRESS.replace("\"press\"", "\"mill\"")));
+    let file = place.write("rules/press.toml", PRESS);
+    std::os::unix::fs::symlink(&file, place.path("link.toml")).unwrap();
+    let (link, config) = (place.text("link.toml"), place.edge("data", "", "", ""));
+    let can = |sources: &[&str]| {
+        let policies = sources.iter().flat_map(|source| ["-p", source]);
+        let asked = ["policy", "can", LEFT, "publish", "line/left/temperature"];
+        run_midge(&asked.into_iter().chain(policies).collect::<Vec<_>>())
+    };
+    for (one, same) in [(&file, &file), (&dir, &file), (&file, &dir), (&dir, &dir), (&link, &file)] {
+        can(&[one, &other, same]).refused(64, &["named twice", one, same, "leave one away"]);
+    }
+    can(&["built-in", &file, &config]).refused(64, &["named twice, as built-in and as", &config]);
+    can(&[&dir, &other, "built-in"]).ok();
+    can(&[&file, "none", "none"]).ok();
 }
 
 #[test]

@@ -123,6 +123,8 @@ impl Request {
             )
         } else if self.verb != Verb::Subscribe && self.filter.filter.as_str().starts_with("$share/") {
             Some("only a subscription is shared: name the topic without $share and the group")
+        } else if self.client_id.as_deref() == Some("") {
+            Some("a client that gives no id is given one by the broker: name an id, or leave client-id away")
         } else {
             None
         }

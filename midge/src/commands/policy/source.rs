@@ -11,7 +11,7 @@ use midge_api::spire::api::server::entry::v1::ListEntriesRequest;
 use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
 use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule, SubscribeMode};
 use midge_policy_tools::{Modes, Ruleset};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
@@ -26,6 +26,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 
 /// Word for what is in force at a running edge.
 pub(super) const RUNNING: &str = "running";
+/// Word for the rules of every box that has not turned them off.
+const BUILT_IN: &str = "built-in";
 
 /// Rules, or every fault of them.
 pub(super) type Read = Result<Ruleset, Vec<PolicyError>>;
@@ -40,6 +42,8 @@ pub(super) struct Source {
 struct Found {
     rules: Result<Vec<Rule>, Vec<PolicyError>>,
     modes: Said,
+    /// Where they come from, the whole before its parts: files and directories without links, or a word.
+    origins: Vec<PathBuf>,
 }
 
 /// What a source says of subscriptions that are allowed in part.
@@ -51,9 +55,9 @@ enum Said {
     Modes(Modes),
 }
 
-impl From<Result<Vec<Rule>, Vec<PolicyError>>> for Found {
-    fn from(rules: Result<Vec<Rule>, Vec<PolicyError>>) -> Self {
-        Self { rules, modes: Said::Nothing }
+impl Found {
+    fn rules(rules: Result<Vec<Rule>, Vec<PolicyError>>, origins: Vec<PathBuf>) -> Self {
+        Self { rules, modes: Said::Nothing, origins }
     }
 }
 
@@ -172,11 +176,26 @@ fn remedy(option: &str) -> String {
 
 async fn all(admin: &Admin, sources: &[String]) -> anyhow::Result<Vec<Found>> {
     let default = [DEFAULT_CONFIG.to_owned()];
-    let mut found = Vec::new();
-    for source in if sources.is_empty() { default.as_slice() } else { sources } {
-        found.push(one(admin, source).await?);
+    let sources = if sources.is_empty() { default.as_slice() } else { sources };
+    let mut all = Vec::new();
+    let mut known: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for source in sources {
+        let found = one(admin, source).await?;
+        // Else each of its rules would be said to have the name of another.
+        if let Some((origin, other)) = found.origins.iter().find_map(|path| known.get_key_value(path)) {
+            let text =
+                format!("the rules of {} are named twice, as {other} and as {source}", origin.display());
+            return Err(failure(exit::USAGE, format!("{text}: leave one away (--policy)")));
+        }
+        known.extend(found.origins.iter().map(|origin| (origin.clone(), &**source)));
+        all.push(found);
     }
-    Ok(found)
+    Ok(all)
+}
+
+/// Returns the path that a file or directory has under whichever name; the name where there is no such path, as of a pipe.
+fn without_links(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn joined(all: Vec<Found>) -> (Read, Vec<Said>) {
@@ -191,8 +210,10 @@ fn listed(faults: &[PolicyError]) -> String {
 async fn one(admin: &Admin, source: &str) -> anyhow::Result<Found> {
     match source {
         RUNNING => running(admin).await,
-        "built-in" => Ok(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME).into()),
-        "none" => Ok(Ok(Vec::new()).into()),
+        BUILT_IN => {
+            Ok(Found::rules(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME), vec![BUILT_IN.into()]))
+        }
+        "none" => Ok(Found::rules(Ok(Vec::new()), Vec::new())),
         path => {
             let path = Path::new(path);
             if !path.exists() {
@@ -201,7 +222,7 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Found> {
                 let text = format!("there are no rules at {}: {remedy}", path.display());
                 return Err(failure(exit::CONFIG, text));
             }
-            if path.is_dir() { directory(path).await.map(Found::from) } else { file(path).await }
+            if path.is_dir() { directory(path).await } else { file(path).await }
         }
     }
 }
@@ -249,7 +270,7 @@ fn as_text(path: &Path, bytes: std::io::Result<Vec<u8>>) -> anyhow::Result<Strin
 }
 
 /// Reads the policy files of a directory. One without any is the wrong one: a check of it would find nothing.
-async fn directory(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyError>>> {
+async fn directory(path: &Path) -> anyhow::Result<Found> {
     let texts = texts(path, exit::IO).await?;
     if texts.is_empty() {
         let remedy = "name another directory, or `none` for no rules";
@@ -258,7 +279,11 @@ async fn directory(path: &Path) -> anyhow::Result<Result<Vec<Rule>, Vec<PolicyEr
             format!("{} has no policy files (*.toml): {remedy}", path.display()),
         ));
     }
-    Ok(rules_of(&texts))
+    Ok(Found::rules(rules_of(&texts), origins(path, &texts)))
+}
+
+fn origins(dir: &Path, texts: &[(PathBuf, String)]) -> Vec<PathBuf> {
+    std::iter::once(dir).chain(texts.iter().map(|(path, _)| &**path)).map(without_links).collect()
 }
 
 /// Reads a policy file, or the policy of an edge's configuration.
@@ -267,7 +292,8 @@ async fn file(path: &Path) -> anyhow::Result<Found> {
     let is_config =
         toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("trust-domain"));
     if !is_config {
-        return Ok(Rule::from_toml_str(&text, &path.display().to_string()).into());
+        let rules = Rule::from_toml_str(&text, &path.display().to_string());
+        return Ok(Found::rules(rules, vec![without_links(path)]));
     }
     if config::parse_any(path)? != Role::Edge {
         return Err(failure(
@@ -276,15 +302,18 @@ async fn file(path: &Path) -> anyhow::Result<Found> {
         ));
     }
     let config: EdgeConfig = config::load(path)?;
-    let mut read = Ok(Vec::new());
-    if config.policy.builtin {
-        read = Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME);
-    }
+    let (mut read, mut known) = (Ok(Vec::new()), vec![without_links(path)]);
     if let Some(dir) = &config.policy.dir {
-        read = both(read, rules_of(&texts(dir, exit::CONFIG).await?));
+        let texts = texts(dir, exit::CONFIG).await?;
+        read = rules_of(&texts);
+        known.extend(origins(dir, &texts));
+    }
+    if config.policy.builtin {
+        read = both(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME), read);
+        known.push(BUILT_IN.into());
     }
     let modes = Modes::by_name(|listener| config.mqtt.subscribe_mode.on(listener));
-    Ok(Found { rules: read, modes: Said::Modes(modes) })
+    Ok(Found { rules: read, modes: Said::Modes(modes), origins: known })
 }
 
 /// Reads the policy files of a directory as an edge does. One that cannot be listed ends with the exit code `unlisted`.
@@ -340,7 +369,7 @@ async fn running(admin: &Admin) -> anyhow::Result<Found> {
         // Every page says them.
         modes = active_policy::read_modes(&page.modes).map_or(Said::Unknown, Said::Modes);
     }
-    Ok(Found { rules: Ok(rules), modes })
+    Ok(Found { rules: Ok(rules), modes, origins: vec![RUNNING.into()] })
 }
 
 /// Returns the identities that a running edge knows: of entries and of sessions.
