@@ -122,19 +122,16 @@ fn level(id: &str) -> impl Strategy<Value = String> + use<> {
 
 fn filter(id: &str) -> impl Strategy<Value = String> + use<> {
     let levels = proptest::collection::vec(level(id), 0..3);
-    (levels, any::<bool>(), proptest::bool::weighted(0.1)).prop_filter_map(
-        "not empty",
-        |(mut levels, open, system)| {
-            if system {
-                levels.insert(0, "$s".into());
-            }
-            if open {
-                levels.push("#".into());
-            }
-            let text = levels.join("/");
-            (!text.is_empty()).then_some(text)
-        },
-    )
+    (levels, any::<bool>(), proptest::bool::weighted(0.1)).prop_map(|(mut levels, open, system)| {
+        if system {
+            levels.insert(0, "$s".into());
+        }
+        // No filter is empty.
+        if open || levels.join("/").is_empty() {
+            levels.push("#".into());
+        }
+        levels.join("/")
+    })
 }
 
 fn filters(id: &str, most: usize) -> impl Strategy<Value = Vec<String>> + use<> {
@@ -149,8 +146,7 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
             unless.split('/').any(|part| part.starts_with('{') && part != "{td}" && !bound.contains(&part));
         let unless = if excepts && !unbound { vec![unless] } else { Vec::new() };
         let numbers = (proptest::option::weighted(0.3, 0_u8..2), proptest::option::weighted(0.2, 1_u32..3));
-        let flags =
-            (proptest::bool::weighted(0.2), proptest::bool::weighted(0.2), proptest::bool::weighted(0.2));
+        let flags = (proptest::bool::weighted(0.2), proptest::bool::weighted(0.2), listeners());
         let group = proptest::option::weighted(0.3, proptest::collection::vec(group(&id), 0..3));
         let allows = (filters(&id, 2), filters(&id, 2), filters(&id, 1), literals(&id));
         let denies = (filters(&id, 1), filters(&id, 1), filters(&id, 1), literals(&id));
@@ -158,13 +154,13 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
             move |(allows, denies, numbers, flags, share_groups)| {
                 let (publish, subscribe, receive, subscribe_literal) = allows;
                 let (deny_publish, deny_subscribe, deny_receive, deny_subscribe_literal) = denies;
-                let ((qos_max, payload_max), (no_retain, no_will, listens)) = (numbers, flags);
+                let ((qos_max, payload_max), (no_retain, no_will, listener)) = (numbers, flags);
                 let publishes = !publish.is_empty();
                 let subscribes = !(subscribe.is_empty() && subscribe_literal.is_empty());
                 Rule {
                     id: id.clone(),
                     unless: unless.clone(),
-                    listener: if listens { vec!["tls".into()] } else { Vec::new() },
+                    listener,
                     qos_max: qos_max.filter(|_| publishes || subscribes || !receive.is_empty()),
                     share_groups: share_groups.filter(|_| subscribes),
                     retain: (no_retain && publishes).then_some(false),
@@ -183,6 +179,12 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
             },
         )
     })
+}
+
+fn listeners() -> impl Strategy<Value = Vec<String>> {
+    let named = prop_oneof![Just(&["tls"][..]), Just(&["unix"][..]), Just(&["unix", "tcp"][..])];
+    let named = named.prop_map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+    prop_oneof![7 => Just(Vec::new()), 3 => named]
 }
 
 fn group(id: &str) -> impl Strategy<Value = String> + use<> {

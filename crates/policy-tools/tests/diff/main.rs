@@ -2,215 +2,21 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+mod in_part;
+mod printed;
+#[path = "../world/mod.rs"]
 mod world;
 
 use midge_identity::SpiffeId;
-use midge_policy::{Context, Extent, PublishFacts, Rights, Rule, SubscribeMode};
-use midge_policy_tools::{Access, Change, Diff, Kind, ModeChange, Modes, PolicyChange, Ruleset};
-use mqtt_proto::{QoS, SharedFilter, TopicName};
+use midge_policy::Rule;
+use midge_policy_tools::{Access, Change, Diff, Kind, PolicyChange, Ruleset};
+use mqtt_proto::TopicName;
+use printed::{
+    Filled, Request, Topic, alone, belongs, filled_in, filter, includes, may, may_subscribe, printed, request,
+};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use world::{bind, filled, filled_words, ids, levels, matches, named, rule, rules, topics};
-
-/// One request, apart from who and where.
-#[derive(Clone, Copy, Debug)]
-struct Request {
-    qos: QoS,
-    retain: bool,
-    payload_len: usize,
-    will: bool,
-    group: Option<&'static str>,
-    listener: &'static str,
-}
-
-fn request() -> impl Strategy<Value = Request> {
-    let qos = proptest::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
-    let group = proptest::sample::select(vec![None, Some("a"), Some("b"), Some("g"), Some("h")]);
-    let listener = proptest::sample::select(vec!["tls", "unix"]);
-    (qos, any::<bool>(), 0_usize..4, any::<bool>(), group, listener).prop_map(
-        |(qos, retain, payload_len, will, group, listener)| Request {
-            qos,
-            retain,
-            payload_len,
-            will,
-            group,
-            listener,
-        },
-    )
-}
-
-impl Request {
-    fn context(&self) -> Context<'static> {
-        Context { client_id: None, listener: Some(self.listener) }
-    }
-}
-
-fn filter(text: &str, request: Request) -> SharedFilter {
-    match request.group {
-        Some(group) => SharedFilter::new(&format!("$share/{group}/{text}")).unwrap(),
-        None => SharedFilter::new(text).unwrap(),
-    }
-}
-
-fn may_subscribe(rights: &Rights, filter: &SharedFilter, request: Request) -> bool {
-    let permit = rights.subscribe(filter, request.qos, SubscribeMode::Reject);
-    permit.is_ok_and(|permit| permit.qos() == request.qos)
-}
-
-/// A topic, by its levels, and the filter that is spelled as it.
-type Topic = (TopicName, Vec<String>, SharedFilter);
-
-fn may(rights: &Rights, access: Access, (name, _, filter): &Topic, request: Request) -> bool {
-    let Request { qos, retain, payload_len, .. } = request;
-    let facts = PublishFacts { qos, retain, payload_len, response_topic: None };
-    match access {
-        Access::Publish if request.will => rights.will(name, facts).is_ok(),
-        Access::Publish => rights.publish(name, facts).is_ok(),
-        Access::Receive => match request.group {
-            Some(group) => rights.receive_shared(name, group).is_ok_and(|permit| permit.qos() >= qos),
-            None => rights.receive(name).is_ok_and(|permit| permit.qos() >= qos),
-        },
-        Access::Subscribe | Access::SubscribeLiteral | Access::SubscribePart => {
-            may_subscribe(rights, filter, request)
-        }
-    }
-}
-
-/// Reads the printed condition.
-fn holds(when: &str, request: Request) -> bool {
-    let range = |text: &str, value: u64| {
-        text.split(" or ").any(|range| {
-            let words: Vec<&str> = range.trim_end_matches(" B").split(' ').collect();
-            let number = |at: usize| words[at].parse::<u64>().unwrap();
-            match words[1] {
-                "up" => value <= number(3),
-                "from" => value >= number(2),
-                _ if words.len() == 4 => (number(1)..=number(3)).contains(&value),
-                _ => value == number(1),
-            }
-        })
-    };
-    when.replace("shared, but", "shared but").split(", ").filter(|part| !part.is_empty()).all(|part| {
-        match part {
-            "shared" => request.group.is_some(),
-            "not shared" => request.group.is_none(),
-            "retained" => request.retain,
-            "not retained" => !request.retain,
-            "as a will" => request.will,
-            "not as a will" => !request.will,
-            qos if qos.starts_with("qos") => range(qos, request.qos as u64),
-            payload if payload.starts_with("payload") => range(payload, request.payload_len as u64),
-            listener if listener.contains("on listener ") => {
-                let (not, names) = listener.split_once("on listener ").unwrap();
-                names.split(" or ").any(|name| name == request.listener) == not.is_empty()
-            }
-            group => {
-                let (before, names) =
-                    group.split_once("in share group ").unwrap_or_else(|| panic!("{group}"));
-                let named = request.group.is_some_and(|group| names.split(" or ").any(|name| name == group));
-                match before {
-                    "" => named,
-                    "not " => !named,
-                    "not shared or " => named || request.group.is_none(),
-                    "shared but not " => !named && request.group.is_some(),
-                    other => panic!("{other}"),
-                }
-            }
-        }
-    })
-}
-
-fn belongs(kind: &Kind, id: &SpiffeId) -> bool {
-    bind(&kind.id, id).is_some() && kind.except.iter().all(|except| bind(except, id).is_none())
-}
-
-fn includes(kind: &Kind, change: &Change, id: &SpiffeId, topic: &str) -> bool {
-    let bound = bind(&kind.id, id).unwrap();
-    let includes = |filter: &String| matches(&levels(&filled(filter, &bound)), &levels(topic));
-    includes(&change.filter) && !change.except.iter().any(includes)
-}
-
-/// A printed change for one identity: gained, access, filter and what is left out, both by their levels.
-type Filled = (bool, Access, Vec<String>, Vec<Vec<String>>);
-
-fn filled_in(kind: &Kind, id: &SpiffeId, request: Request) -> Vec<Filled> {
-    let bound = bind(&kind.id, id).unwrap();
-    let changes = kind.changes.iter().filter(|change| holds(&filled_words(&change.when, &bound), request));
-    let fill = |filter: &String| levels(&filled(filter, &bound));
-    changes
-        .map(|change| {
-            (change.gained, change.access, fill(&change.filter), change.except.iter().map(fill).collect())
-        })
-        .collect()
-}
-
-/// Tells what the diff says of one decision: `Some(true)` is gained.
-fn printed(changes: &[Filled], access: Access, topic: &[String]) -> Option<bool> {
-    let mut found = changes.iter().filter(|(_, of, filter, except)| {
-        *of == access && matches(filter, topic) && !except.iter().any(|except| matches(except, topic))
-    });
-    let first = found.next()?.0;
-    assert!(found.all(|(gained, ..)| *gained == first), "gained and lost");
-    Some(first)
-}
-
-/// Tells whether the widest filter that matches a topic is granted in part, and brings it.
-fn is_brought(rights: &Rights, mode: SubscribeMode, (name, levels, _): &Topic, request: Request) -> bool {
-    let widest = if levels[0].starts_with('$') { format!("{}/#", levels[0]) } else { "#".to_owned() };
-    let widest = filter(&widest, request);
-    let Ok(permit) = rights.subscribe(&widest, request.qos, mode.of(&widest)) else { return false };
-    let brings = |part: &midge_policy::SubscribePart| {
-        matches(&self::levels(part.filter().as_str()), levels) && part.qos() >= request.qos
-    };
-    permit.extent() != Extent::Whole
-        && permit.parts().iter().any(brings)
-        && may(rights, Access::Receive, &(name.clone(), levels.clone(), widest), request)
-}
-
-/// Compares what listeners make of subscriptions that are allowed in part.
-fn compare_modes((old, new): (&Ruleset, &Ruleset), some: &[SpiffeId], modes: [Modes; 2], request: Request) {
-    let (old, new) = (old.clone().with_modes(modes[0]), new.clone().with_modes(modes[1]));
-    let kinds = Diff::between(&old, &new).unwrap().kinds();
-    let changed: Vec<&str> = ModeChange::between(&old, &new).iter().map(|change| change.listener).collect();
-    let (was, is) = (modes[0].on(request.listener), modes[1].on(request.listener));
-    assert_eq!(changed.contains(&request.listener), was != is);
-    for id in some {
-        let own = kinds.iter().filter(|kind| belongs(kind, id));
-        let changes: Vec<Filled> = own.flat_map(|kind| filled_in(kind, id, request)).collect();
-        let alone = filled_in(&alone(&old, &new, id), id, request);
-        let rights = [&old, &new].map(|rules| rules.policy().rights_at(id, request.context()));
-        for text in topics(3) {
-            let topic = (TopicName::new(&text).unwrap(), levels(&text), filter(&text, request));
-            let before = is_brought(&rights[0], was, &topic, request);
-            let after = is_brought(&rights[1], is, &topic, request);
-            let truth = (was != is && before != after).then_some(after);
-            for told in [&changes, &alone] {
-                let told = printed(told, Access::SubscribePart, &topic.1);
-                assert_eq!(told, truth, "{id} {text} {was:?} {is:?} {kinds:#?}");
-            }
-        }
-    }
-}
-
-fn mode() -> impl Strategy<Value = SubscribeMode> {
-    proptest::sample::select(SubscribeMode::ALL.to_vec())
-}
-
-/// Modes of the listeners that requests come by.
-fn modes() -> impl Strategy<Value = Modes> {
-    (mode(), mode()).prop_map(|(tls, others)| Modes::by_name(|name| if name == "tls" { tls } else { others }))
-}
-
-/// Rights to filters alone grant as a whole what rights to topics grant in part.
-fn without_literals(rules: &[Rule]) -> Vec<Rule> {
-    let without = |rule: &Rule| Rule {
-        subscribe_literal: Vec::new(),
-        deny_subscribe_literal: Vec::new(),
-        ..rule.clone()
-    };
-    let rules = rules.iter().map(without).filter(|rule| rule.check().is_ok());
-    rules.collect()
-}
+use world::{ids, levels, named, rule, rules, topics};
 
 fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
     let (old, new) = (Ruleset::new(old.to_vec()).unwrap(), Ruleset::new(new.to_vec()).unwrap());
@@ -261,16 +67,16 @@ fn compare(old: &[Rule], new: &[Rule], some: &[SpiffeId], request: Request) {
 
 /// The same policies in each run of the tests, which then takes the same time; others where a number of them is asked
 /// for.
-fn config() -> ProptestConfig {
+fn config_of(cases: u32) -> ProptestConfig {
     let others = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => others,
-        None => ProptestConfig { cases: 25, rng_seed: RngSeed::Fixed(5), ..others },
+        None => ProptestConfig { cases, rng_seed: RngSeed::Fixed(5), ..others },
     }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config_of(25))]
 
     #[test]
     fn what_is_printed_is_what_changes(
@@ -280,19 +86,6 @@ proptest! {
         request in request(),
     ) {
         compare(&old, &new, &some, request);
-    }
-
-    #[test]
-    fn what_a_mode_changes_is_told_exactly(
-        (old, new) in (rules(3), rules(3)),
-        is_same in any::<bool>(),
-        some in proptest::sample::subsequence(ids(), 3),
-        modes in (modes(), modes()),
-        request in request(),
-    ) {
-        let new = if is_same { &old } else { &new };
-        let rules = |rules: &[Rule]| Ruleset::new(without_literals(rules)).unwrap();
-        compare_modes((&rules(&old), &rules(new)), &some, [modes.0, modes.1], request);
     }
 
     #[test]
@@ -533,14 +326,4 @@ fn the_rules_that_make_a_comparison_dear_are_named() {
         "most that differs is 24 topics of rules with id `spiffe://*/edge/*/app/*`, such as rule `r12`"
     );
     assert_eq!(Diff::dearest(&old, &old), None);
-}
-
-/// What changes for one identity, as a kind of its own.
-fn alone(old: &Ruleset, new: &Ruleset, id: &SpiffeId) -> Kind {
-    Kind {
-        id: id.to_string(),
-        except: Vec::new(),
-        example: id.to_string(),
-        changes: Diff::for_identity(old, new, id).unwrap(),
-    }
 }
