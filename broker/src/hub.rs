@@ -197,7 +197,12 @@ impl Hub {
         connect: Connect,
     ) -> Line {
         let line = self.open_line(connect.version, remote);
-        self.enter(|broker, now| broker.handle_connect(line.conn, listener, peer, connect, now));
+        let newcomer = self.0.inner.lock().broker.newcomer(peer.id());
+        let newcomer = newcomer.map(|newcomer| newcomer.prepared(listener, &connect.client_id));
+        self.enter(|broker, now| {
+            newcomer.into_iter().for_each(|newcomer| broker.handle_newcomer(newcomer));
+            broker.handle_connect(line.conn, listener, peer, connect, now);
+        });
         line
     }
 

@@ -1,8 +1,9 @@
 //! What rights cost: `cargo run --release -p broker-core --example rights KIND IDENTITIES RULES [rights|start|connect]`.
 //!
 //! KIND says which rules speak of each identity: `same` ones, the same with a `capture`, ones for the `tls` listener
-//! (`listener`), `own` ones of each, or the same and one `mixed` in that is its own. Shown are time and memory of their
-//! rights, of a start with a stored session each, and the longest CONNECT of one of each.
+//! (`listener`), ones that each make an exception of another identity (`unless`) or name another `client`, `own` ones of
+//! each, or the same and one `mixed` in that is its own. Shown are time and memory of their rights, of a start with a
+//! stored session each, and the longest CONNECT of one of each, and what was worked out before it.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement")]
 
@@ -47,6 +48,15 @@ fn rules(kind: &str, identities: usize, count: usize) -> Vec<Rule> {
     };
     match kind {
         "listener" => rules.iter_mut().for_each(|rule| rule.listener = vec!["tls".into()]),
+        "unless" => {
+            let other = |n| vec![format!("spiffe://plant/edge/*/app/other-{n}")];
+            rules.iter_mut().enumerate().for_each(|(n, rule)| rule.unless = other(n));
+        }
+        "client" => {
+            // All hold for the client that connects, since each names it too.
+            let names = |n| vec![format!("other-{n}"), "one".into()];
+            rules.iter_mut().enumerate().for_each(|(n, rule)| rule.client_id = names(n));
+        }
         "mixed" => rules.extend((0..identities).map(|who| own(count + who, who))),
         _ => {}
     }
@@ -89,7 +99,7 @@ impl Bench {
         let mut principals: Vec<_> = Vec::with_capacity(self.ids.len());
         let rights: Vec<_> = measured("rights", || {
             let of = |id: &Arc<SpiffeId>| {
-                let mut principal = self.policy.principal(id);
+                let principal = self.policy.principal(id);
                 let rights = principal.rights(on);
                 principals.push(principal);
                 rights
@@ -117,18 +127,22 @@ impl Bench {
     }
 
     fn connect(&self) {
-        let (mut broker, mut longest) = (self.broker(), Duration::ZERO);
+        let (mut broker, mut longest, mut before) = (self.broker(), Duration::ZERO, Duration::ZERO);
         let start = Instant::now();
         for (n, id) in (1..).zip(&self.ids) {
             let peer = VerifiedPeer::attested((**id).clone(), 1, 2, "entry".into(), [0; 32]);
             let connect = Connect::new(Version::V5, "one");
             let start = Instant::now();
+            let newcomer = broker.newcomer(id).map(|newcomer| newcomer.prepared(&self.listener, "one"));
+            before = before.max(start.elapsed());
+            let start = Instant::now();
+            newcomer.into_iter().for_each(|newcomer| broker.handle_newcomer(newcomer));
             broker.handle_connect(ConnId(n), &self.listener, peer, connect, NOW);
             while broker.poll_effect().is_some() {}
             longest = longest.max(start.elapsed());
         }
         let mean = start.elapsed() / u32::try_from(self.ids.len()).unwrap();
-        println!("connect: {mean:?}, longest {longest:?}");
+        println!("connect: {mean:?} in all, longest {longest:?}, and before it {before:?}");
     }
 }
 

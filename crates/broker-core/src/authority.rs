@@ -40,6 +40,27 @@ impl PolicyChange {
     }
 }
 
+/// An identity that is about to connect, and the policy in force: what it may do is worked out by whoever brings it, as
+/// that may cost more than others should have to wait for.
+#[derive(Debug)]
+pub struct Newcomer {
+    identity: Arc<SpiffeId>,
+    policy: Arc<Policy>,
+    /// Its rules, if they have been looked up.
+    principal: Option<Arc<Principal>>,
+}
+
+impl Newcomer {
+    /// Works out what it may do as this client on this listener.
+    #[must_use]
+    pub fn prepared(mut self, listener: &Listener, client_id: &str) -> Self {
+        let context = Context { client_id: Some(client_id), listener: Some(&listener.name) };
+        let Self { identity, policy, principal } = &mut self;
+        principal.get_or_insert_with(|| Arc::new(policy.principal(identity))).rights(context);
+        self
+    }
+}
+
 /// Who may do what, now.
 #[derive(Debug)]
 pub(crate) struct Authority {
@@ -52,7 +73,7 @@ pub(crate) struct Authority {
     /// Whom the policy in force touched.
     touched: Touched,
     /// Identities with their rules, and under which count these were looked at last.
-    principals: HashMap<Arc<SpiffeId>, (u64, Principal)>,
+    principals: HashMap<Arc<SpiffeId>, (u64, Arc<Principal>)>,
     /// Identities whose messages of before this revision are dead.
     revoked: HashMap<Arc<SpiffeId>, u64>,
     /// Who is told of decisions.
@@ -142,24 +163,41 @@ impl Authority {
         since != self.generation && (since + 1 != self.generation || self.touched.touches(identity))
     }
 
+    /// Returns the rules of an identity, if they have been looked up and are the same still.
+    fn principal(&self, identity: &SpiffeId) -> Option<&Arc<Principal>> {
+        let (of, principal) = self.principals.get(identity)?;
+        (!self.is_touched(identity, *of)).then_some(principal)
+    }
+
+    /// Returns what is to be worked out before an identity connects; nothing where that is known.
+    pub(crate) fn newcomer(&self, identity: &Arc<SpiffeId>) -> Option<Newcomer> {
+        let principal = self.principal(identity).cloned();
+        let is_known = principal.as_ref().is_some_and(|principal| !principal.depends_on_connection());
+        let (identity, policy) = (Arc::clone(identity), Arc::clone(&self.policy));
+        (!is_known).then_some(Newcomer { identity, policy, principal })
+    }
+
+    /// Takes what was worked out, unless there is another policy meanwhile.
+    pub(crate) fn take_newcomer(&mut self, newcomer: Newcomer) {
+        let Newcomer { identity, policy, principal: Some(principal) } = newcomer else { return };
+        if Arc::ptr_eq(&policy, &self.policy) && self.principal(&identity).is_none() {
+            self.remember(&identity, principal);
+        }
+    }
+
+    fn remember(&mut self, identity: &Arc<SpiffeId>, principal: Arc<Principal>) {
+        if !self.principals.contains_key(identity) && self.principals.len() >= REMEMBERED_MAX {
+            self.principals.clear();
+        }
+        self.principals.insert(Arc::clone(identity), (self.generation, principal));
+    }
+
     pub(crate) fn rights(&mut self, identity: &Arc<SpiffeId>, context: Context<'_>) -> Arc<Rights> {
-        let generation = self.generation;
-        let known = self.principals.get(identity).map(|(of, _)| *of);
-        let is_stale = known.is_none_or(|of| self.is_touched(identity, of));
-        if is_stale {
-            if known.is_none() && self.principals.len() >= REMEMBERED_MAX {
-                self.principals.clear();
-            }
-            let principal = self.policy.principal(identity);
-            self.principals.insert(Arc::clone(identity), (generation, principal));
-        }
-        match self.principals.get_mut(identity) {
-            Some((of, principal)) => {
-                *of = generation;
-                principal.rights(context)
-            }
-            None => self.policy.rights_at(identity, context),
-        }
+        let known = self.principal(identity).cloned();
+        let principal = known.unwrap_or_else(|| Arc::new(self.policy.principal(identity)));
+        let rights = principal.rights(context);
+        self.remember(identity, principal);
+        rights
     }
 
     /// Tells whether a message was published by an identity that was revoked since.

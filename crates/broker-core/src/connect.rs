@@ -3,7 +3,7 @@
 use crate::AuditKind;
 use crate::alias::{AliasesIn, AliasesOut};
 use crate::auth::Exchange;
-use crate::authority::{Listener, facts};
+use crate::authority::{Listener, Newcomer, facts};
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::decided::PublishCache;
@@ -46,6 +46,19 @@ impl Refusal {
 }
 
 impl Broker {
+    /// Returns what is to be worked out before an identity connects, outside of what others wait for; nothing where that is
+    /// known.
+    pub fn newcomer(&self, id: &SpiffeId) -> Option<Newcomer> {
+        let known = self.known.get(id);
+        self.authority.newcomer(&known.map_or_else(|| Arc::new(id.clone()), Arc::clone))
+    }
+
+    /// Takes what was worked out for an identity whose CONNECT comes next. It grants nothing: where the policy has
+    /// changed meanwhile, it is left and worked out again.
+    pub fn handle_newcomer(&mut self, newcomer: Newcomer) {
+        self.authority.take_newcomer(newcomer);
+    }
+
     /// Answers a CONNECT of a peer whose identity is proven and registered. A refused one is answered and
     /// closed, and changes nothing else.
     pub fn handle_connect(

@@ -59,7 +59,7 @@ mod word_hasher;
 
 pub use audit::{AuditEvent, AuditKind, Stage};
 pub use auth::{AuthOutcome, AuthRequest};
-pub use authority::{Listener, PolicyChange};
+pub use authority::{Listener, Newcomer, PolicyChange};
 pub use broker::Broker;
 pub use effect::{CloseCause, CloseReason, ConnId, Delivery, Effect, Now, Revocation};
 pub use ledger::StoreTrouble;

@@ -157,11 +157,11 @@ impl Shadow {
             if self.principals.len() >= PRINCIPALS_MAX {
                 self.principals.clear();
             }
-            let mut principal = self.candidate.principal(id);
+            let principal = self.candidate.principal(id);
             let rights = (!principal.depends_on_connection()).then(|| principal.rights(Context::default()));
             self.principals.insert(id.clone(), Known { principal, rights });
         }
-        match self.principals.get_mut(id) {
+        match self.principals.get(id) {
             Some(Known { rights: Some(rights), .. }) => Arc::clone(rights),
             Some(Known { principal, rights: None }) => principal.rights(context),
             None => self.candidate.rights_at(id, context),

@@ -130,13 +130,13 @@ id = "spiffe://td/**"
 publish = ["u"]
 "#,
     );
-    let mut press = policy.principal(&id("spiffe://td/app/press"));
+    let press = policy.principal(&id("spiffe://td/app/press"));
     assert!(press.depends_on_connection());
     let (one, two) = (press.rights(on("press-1", "a")), press.rights(on("press-2", "b")));
     let other = press.rights(on("other", "a"));
     assert!(Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&one, &other));
     assert!(publishes(&one, "t") && !publishes(&other, "t"));
-    let mut plain = policy.principal(&id("spiffe://td/ops"));
+    let plain = policy.principal(&id("spiffe://td/ops"));
     assert!(!plain.depends_on_connection());
     assert!(Arc::ptr_eq(&plain.rights(on("x", "a")), &plain.rights(Context::default())));
 }

@@ -34,6 +34,32 @@ fn without_rules_nothing_is_permitted() {
     assert_eq!(world.take(conn)[0], "CONNACK 87");
 }
 
+#[test]
+fn what_is_worked_out_before_a_connect_counts_only_under_the_policy_that_it_is_of() {
+    let ruled = |publish: &[&str]| vec![Rule { client_id: vec!["c".into()], ..allow("press", publish, &[]) }];
+    for is_replaced in [false, true] {
+        let mut world = World::ruled(ruled(&["a"]));
+        let newcomer = world.broker.newcomer(&spiffe("press")).unwrap().prepared(&world.listener, "c");
+        if is_replaced {
+            world.set_rules(ruled(&["b"]));
+        }
+        world.broker.handle_newcomer(newcomer);
+        let press = world.open("press", v5("c"));
+        world.publish(press, "a", "", Q1);
+        world.publish(press, "b", "", Q1);
+        // Nobody listens: what is allowed is told so.
+        world.expect(
+            press,
+            if is_replaced { ["PUBACK 1 87", "PUBACK 1 10"] } else { ["PUBACK 1 10", "PUBACK 1 87"] },
+        );
+        assert!(world.broker.newcomer(&spiffe("press")).is_some(), "another client may do something else");
+        world.set_rules(rules(&["b"]));
+        let press = world.open("press", v5("d"));
+        assert!(world.broker.newcomer(&spiffe("press")).is_none(), "known, for every client");
+        world.lose(press);
+    }
+}
+
 // F8, online
 #[test]
 fn a_subscription_that_lost_its_right_is_removed_and_the_connection_stays() {

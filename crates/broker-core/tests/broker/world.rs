@@ -167,6 +167,10 @@ impl World {
         self.order.begin(conn, connect.topic_alias_max);
         let owner = (id.clone(), Arc::clone(&connect.client_id), Arc::clone(&self.listener));
         self.owners.insert(conn, owner);
+        // As the shell does.
+        if let Some(newcomer) = self.broker.newcomer(id) {
+            self.broker.handle_newcomer(newcomer.prepared(&self.listener, &connect.client_id));
+        }
         conn
     }
 
