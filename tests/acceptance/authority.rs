@@ -7,7 +7,7 @@ use crate::support::{BOX, Place, Program, Server, eventually, midge, own_uid, ru
 use serde_json::Value;
 use std::process::Command;
 
-fn x509(server: &Server, arguments: &[&str]) -> Value {
+pub(crate) fn x509(server: &Server, arguments: &[&str]) -> Value {
     server.run(&[&["localauthority", "x509"], arguments].concat()).ok().json()
 }
 
@@ -19,7 +19,7 @@ fn in_state(server: &Server, state: &str) -> String {
 }
 
 /// Another authority signs from here on; returns the one that did before.
-fn replaced(server: &Server) -> String {
+pub(crate) fn replaced(server: &Server) -> String {
     let before = in_state(server, "active");
     let prepared = x509(server, &["prepare"])["authority_id"].as_str().unwrap().to_owned();
     x509(server, &["activate", "-authorityID", &prepared]);

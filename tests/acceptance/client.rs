@@ -28,6 +28,8 @@ pub(crate) struct Who<'a> {
     pub(crate) id: &'a str,
     pub(crate) user_name: Option<&'a str>,
     pub(crate) will: Option<&'a str>,
+    /// How long its session outlives it; its will goes out with the end of that.
+    pub(crate) expiry_secs: u32,
     pub(crate) password: Option<&'a str>,
 }
 
@@ -54,10 +56,12 @@ impl Client {
         let mut client = Self { stream, decoder, buffer: BytesMut::new() };
         client.send(&Packet::Connect(Box::new(Connect {
             keep_alive_secs: 60,
-            will: who.will.map(|topic| Will { message: publication(topic, "gone"), delay_secs: 0 }),
+            will: who
+                .will
+                .map(|topic| Will { message: publication(topic, "gone"), delay_secs: who.expiry_secs }),
             username: who.user_name.map(Into::into),
             password: who.password.map(|password| Bytes::copy_from_slice(password.as_bytes())),
-            session_expiry_secs: Some(0),
+            session_expiry_secs: Some(who.expiry_secs),
             ..Connect::new(Version::V5, who.id)
         })));
         match client.next() {
@@ -90,9 +94,13 @@ impl Client {
     }
 
     pub(crate) fn subscribe(&mut self, filter: &str) -> ReasonCode {
+        self.subscribe_at(filter, QoS::AtMostOnce)
+    }
+
+    pub(crate) fn subscribe_at(&mut self, filter: &str, qos: QoS) -> ReasonCode {
         let subscription = Subscription {
             filter: SharedFilter::new(filter).unwrap(),
-            qos: QoS::AtMostOnce,
+            qos,
             no_local: false,
             retain_as_published: false,
             retain_handling: RetainHandling::Send,

@@ -1,9 +1,12 @@
 //! Two trust domains: the bundle of one is given to the other, its clients come in, and are cut when it is taken away.
 
+use crate::authority::{replaced, x509};
 use crate::client::{Client, Who};
 use crate::enrolment::{cloud, edge_of, enrols, token};
 use crate::sessions::audited;
 use crate::support::{Ended, Place, Program, Server, eventually, midge, own_uid, run, run_midge};
+use crate::ways::tls;
+use mqtt_proto::{QoS, ReasonCode};
 use serde_json::Value;
 use std::process::Command;
 
@@ -19,7 +22,7 @@ subscribe = ["from/{app}"]
 name = "readers"
 id = "spiffe://plant.example/edge/{node}/app/me"
 publish = ["mark"]
-subscribe = ["from/x", "mark"]
+subscribe = ["from/+", "mark"]
 "#;
 
 /// A box of the trust domain `other.org`.
@@ -172,6 +175,105 @@ fn clients_of_another_trust_domain_come_in_while_it_is_listed_and_its_bundle_is_
     let near = plant(&place, "");
     sessions_are(&near, &[]);
     assert_eq!(bundles(&near), ["other.org"]);
+}
+
+/// An identity of `other.org` with an SVID by hand, which knows the broker of `plant.example`.
+struct Foreign {
+    app: &'static str,
+    svid: std::path::PathBuf,
+    broker: String,
+}
+
+impl Foreign {
+    fn new(place: &Place, far: &Server, near: &Server, app: &'static str) -> Self {
+        let (id, svid) = (format!("{OTHER}/edge/box-2/app/{app}"), place.text(app));
+        far.run(&["entry", "create", "-spiffeID", &id, "-selector", "unix:uid:4294967294"]).ok();
+        far.run(&["svid", "mint", "-spiffeID", &id, "-ttl", "600", "--write", &svid]).ok();
+        let roots = run_midge(&["bundle", "show", "-format", "pem", "-socketPath", &near.socket]).ok().stdout;
+        place.write(&format!("{app}/bundle.pem"), &roots);
+        Self { app, svid: place.path(app), broker: near.address("tls") }
+    }
+
+    fn topic(&self) -> String {
+        format!("from/{}", self.app)
+    }
+
+    fn connect(&self, who: &Who<'_>) -> Client {
+        let mut client = Client::connect(Box::new(tls(&self.broker, &self.svid)), who).ok().unwrap();
+        assert!(!client.subscribe_at(&self.topic(), QoS::AtLeastOnce).is_error());
+        client
+    }
+
+    /// Leaves a session behind that waits, with a message and a will; returns a client that stays.
+    fn settle(&self, near: &Server, parked: &str, live: &str) -> Client {
+        let topic = self.topic();
+        drop(self.connect(&Who { id: parked, will: Some(&topic), expiry_secs: 3600, ..Who::default() }));
+        eventually("it is parked", || {
+            let listed = near.run(&["session", "list"]).ok().json();
+            let mut sessions = listed["sessions"].as_array().unwrap().iter();
+            let is_it = |session: &Value| session["client_id"] == parked && session["connected"] == false;
+            if sessions.any(is_it) { Ok(()) } else { Err(listed.to_string()) }
+        });
+        let mut client = self.connect(&Who { id: live, ..Who::default() });
+        assert_eq!(client.publish_with_echo(&topic, "waits"), ReasonCode::Success);
+        client
+    }
+}
+
+/// Messages that wait for the sessions of `other.org`, by client id.
+fn waiting(server: &Server) -> Vec<(String, u64)> {
+    let listed = server.run(&["session", "list"]).ok().json();
+    let of = |id: &String| {
+        let found =
+            listed["sessions"].as_array().unwrap().iter().find(|session| session["client_id"] == id.as_str());
+        found.unwrap()["queued"].as_u64().unwrap_or_default()
+    };
+    let mut waiting: Vec<(String, u64)> =
+        sessions(server).into_iter().map(|id| (id.clone(), of(&id))).collect();
+    waiting.sort();
+    waiting
+}
+
+#[test]
+fn a_root_that_leaves_a_bundle_takes_its_clients_and_nobody_elses() {
+    let place = Place::new();
+    let far = other(&place);
+    let near = plant(&place, "\"other.org\"");
+    let old = Foreign::new(&place, &far, &near, "old");
+    let first = replaced(&far);
+    let new = Foreign::new(&place, &far, &near, "new");
+    give(&far, &near, OTHER, "spiffe").ok();
+    near.entry("me", &own_uid(), &[]);
+    let mut local = Client::tcp(&near.address("tcp"), &Who { id: "me", ..Who::default() }).ok().unwrap();
+    for topic in ["from/old", "from/new", "mark"] {
+        local.subscribe(topic);
+    }
+    let mut cut = old.settle(&near, "old-parked", "old-live");
+    let mut stays = new.settle(&near, "new-parked", "new-live");
+    let heard = [local.message(), local.message()].map(|(topic, payload)| format!("{topic} {payload}"));
+    assert_eq!(heard, ["from/old waits", "from/new waits"]);
+    let of =
+        |some: &[(&str, u64)]| some.iter().map(|(id, count)| ((*id).to_owned(), *count)).collect::<Vec<_>>();
+    let all = [("new-live", 0), ("new-parked", 1), ("old-live", 0), ("old-parked", 1)];
+    assert_eq!(waiting(&near), of(&all));
+
+    x509(&far, &["taint", "-authorityID", &first]);
+    x509(&far, &["revoke", "-authorityID", &first]);
+    give(&far, &near, OTHER, "spiffe").ok();
+    assert_eq!(cut.cut(), ReasonCode::NotAuthorized);
+    eventually("those sessions, with what waits for them", || {
+        let found = waiting(&near);
+        if found == of(&all[..2]) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    // No will came before this.
+    local.publish_with_echo("mark", "own");
+    assert_eq!(stays.publish_with_echo("from/new", "goes on"), ReasonCode::Success);
+    assert_eq!(local.message(), ("from/new".to_owned(), "goes on".to_owned()));
+    let ended = audited(&place, |record| {
+        record["event"] == "disconnected"
+            && record["reason"].as_str().is_some_and(|reason| reason.contains("root is no longer trusted"))
+    });
+    assert_eq!(ended["client-id"], "old-live", "{ended}");
 }
 
 #[test]
