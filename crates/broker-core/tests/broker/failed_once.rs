@@ -195,3 +195,80 @@ fn what_replaces_a_retained_message_of_its_own_is_not_owed_as_retained() {
         Op::Connect(0, Opening { will: Some((kept("a/b", 1), 0)), ..PLAIN }),
     ]);
 }
+
+// [MQTT-3.3.1-1]: what is retained waited for the disk when the connection broke, or behind what did. Nobody can tell how
+// far it got, and so it comes as if again; also when it has expired by then ([MQTT-4.3.3-7]).
+#[test]
+fn what_is_retained_and_was_not_seen_before_the_end_comes_as_if_again() {
+    let subscribe = Word::Subscribe(Wish { qos: 2, ..all_of("#") });
+    let once = |opening| Opening { v5: false, ..opening };
+    for (opening, said) in
+        [(PLAIN, kept("a", 2)), (once(PLAIN), kept("a", 2)), (PLAIN, Said { lasts: Some(1), ..kept("a", 2) })]
+    {
+        for then in [Then::Stored, Then::Broken, Then::TakenOver(opening)] {
+            play(&[
+                Op::Connect(1, PLAIN),
+                Op::Publish(1, 1, said),
+                Op::Release(1, 1),
+                Op::Publish(1, 1, kept("a/b", 1)),
+                Op::Connect(0, opening),
+                Op::EndInput(
+                    0,
+                    Farewell { words: [subscribe, Word::Publish(1, kept("a", 1))], meanwhile: None, then },
+                ),
+                Op::Wait(2),
+                Op::Connect(0, opening),
+            ]);
+        }
+    }
+}
+
+// [MQTT-3.8.3-3]: a subscription that is made anew goes on with what is retained, and passes over what is its client's own
+// while that is asked.
+#[test]
+fn what_a_subscription_without_its_own_passed_over_is_not_owed_to_the_next() {
+    let wish = |no_local, handling| Op::Subscribe(0, Wish { no_local, handling, ..all_of("#") });
+    play(&[
+        Op::Connect(0, PLAIN),
+        Op::Publish(0, 1, kept("a", 1)),
+        wish(false, 0),
+        wish(false, 0),
+        wish(true, 1),
+        wish(false, 1),
+        Op::Acknowledge(0, 0, false),
+    ]);
+}
+
+// Who leaves a group and subscribes otherwise is sent what is retained, and another member what looks the same.
+#[test]
+fn of_equal_messages_who_left_a_group_got_what_is_retained() {
+    let share = |qos| Wish { qos, retain_as_published: true, ..all_of("$share/g/#") };
+    let said = Said { retain: false, ..kept("d", 1) };
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Subscribe(1, share(1)),
+        Op::Lose(1),
+        Op::Connect(2, PLAIN),
+        Op::Subscribe(2, share(2)),
+        Op::Publish(2, 1, said),
+        Op::Publish(2, 2, kept("d", 1)),
+        Op::Unsubscribe(2, "$share/g/#"),
+        Op::Subscribe(2, all_of("#")),
+        Op::Acknowledge(2, 0, false),
+    ]);
+}
+
+// What was retained waits in the queue since something newer came, when the broker is killed: then it may have been sent.
+#[test]
+fn what_was_retained_and_waits_comes_again_after_a_restart() {
+    play(&[
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(0, all_of("#")),
+        Op::Publish(0, 1, Said { retain: false, ..kept("d", 1) }),
+        Op::Connect(1, PLAIN),
+        Op::Publish(1, 1, kept("d", 1)),
+        Op::Subscribe(0, all_of("#")),
+        Op::Publish(1, 1, kept("d", 1)),
+        Op::Restart(0),
+    ]);
+}

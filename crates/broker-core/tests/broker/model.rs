@@ -122,8 +122,8 @@ pub(crate) struct Session {
     owed: Vec<Owed>,
     /// Subscriptions that may still be sent retained messages.
     replays: BTreeMap<&'static str, Replay>,
-    /// What subscriptions that were replaced or ended may have left to wait: it was retained, and something newer came
-    /// before its turn. With the filter where it stands for what a subscription is sent.
+    /// What was retained and may wait or be under way beside its subscription: that was replaced or ended after something
+    /// newer came, or the connection broke. With the filter where it stands for what a subscription is sent.
     left: Vec<(Option<&'static str>, Owed)>,
     pub(crate) flight: Vec<Flight>,
     held: BTreeMap<u16, (Message, Life)>,
@@ -162,6 +162,33 @@ impl Session {
     /// The groups that it would get something of.
     fn groups(&self) -> impl Iterator<Item = &'static str> {
         self.subscriptions.iter().filter(|(_, subscribed)| subscribed.qos != Q0).map(|(filter, _)| *filter)
+    }
+
+    /// What may wait of what a subscription is sent of the retained messages.
+    fn to_replay(
+        &self,
+        filter: &'static str,
+        retained: &BTreeMap<&'static str, Message>,
+    ) -> Vec<(Option<&'static str>, Owed)> {
+        let Some((subscribed, replay)) = self.subscriptions.get(filter).zip(self.replays.get(filter)) else {
+            return Vec::new();
+        };
+        let ids: Vec<u32> = subscribed.id.into_iter().collect();
+        let waiting = replay.waiting(retained).map(|message| {
+            let may_be_again = replay.may_be_again.contains(&message.payload);
+            let qos = subscribed.qos.min(message.qos);
+            let owed = Owed { may_be_again, ..Owed::new(message.clone(), qos, true, ids.clone()) };
+            (Some(filter), owed)
+        });
+        waiting.collect()
+    }
+
+    /// Notes what a subscription was sent of the retained messages.
+    fn replayed(&mut self, filter: &'static str, message: &Message) {
+        let Some(replay) = self.replays.get_mut(filter) else { return };
+        replay.owed.remove(message.topic);
+        replay.sent.insert(message.topic);
+        self.left.retain(|(of, owed)| *of != Some(filter) || owed.message != *message);
     }
 
     /// How many messages above QoS 0 it takes at once.
@@ -283,7 +310,11 @@ impl Model {
     /// A connection ends before all that was to be sent on it has left: what it never saw may be sent as if again, and of
     /// QoS 2 to nobody else ([MQTT-4.8.2-5]).
     pub(crate) fn may_come_again(&mut self, who: Who) {
-        let own = self.sessions.get_mut(&who).into_iter().flat_map(|session| &mut session.owed);
+        let Some(session) = self.sessions.get_mut(&who) else { return };
+        let filters = session.replays.keys();
+        let left: Vec<_> = filters.flat_map(|filter| session.to_replay(filter, &self.retained)).collect();
+        session.left.extend(left);
+        let own = session.owed.iter_mut().chain(session.left.iter_mut().map(|(_, owed)| owed));
         own.for_each(|owed| (owed.may_be_again, owed.unseen) = (true, true));
         for shared in self.shared.iter_mut().filter(|shared| shared.is_held_by(who)) {
             shared.due = false;
@@ -380,7 +411,8 @@ impl Model {
         let session = self.sessions.get_mut(&who).unwrap();
         session.life.restarts += 1;
         for replay in session.replays.values_mut().filter(|_| was_connected) {
-            replay.may_be_again = self.retained.values().map(|message| message.payload.clone()).collect();
+            let messages = self.retained.values().chain(&replay.replaced);
+            replay.may_be_again = messages.map(|message| message.payload.clone()).collect();
         }
         let (mut again, flight): (Vec<Flight>, Vec<Flight>) =
             std::mem::take(&mut session.flight).into_iter().partition(|flight| flight.owed.qos == Q1);
@@ -604,6 +636,7 @@ impl Model {
             matches(plain(filter), topic) && !(subscribed.no_local && message.from == who)
         });
         let owed = topics.map(|(topic, _)| *topic).collect();
+        let no_local = subscribed.no_local;
         self.leave(who, filter);
         let begun = self.distributed.len();
         let session = self.sessions.get_mut(&who).unwrap();
@@ -618,6 +651,10 @@ impl Model {
             left.for_each(|(of, _)| *of = None);
             session.replays.insert(filter, Replay { owed, begun, ..Replay::default() });
         }
+        // What is its own may be passed over at once ([MQTT-3.8.3-3]), though the next subscription on it takes that.
+        if let Some(replay) = session.replays.get_mut(filter).filter(|_| no_local) {
+            replay.owed.retain(|topic| self.retained.get(topic).is_none_or(|message| message.from != who));
+        }
         for at in 0..self.shared.len() {
             if self.shared[at].group == filter {
                 let joined = self.members(filter, &self.shared[at].message).into_iter();
@@ -630,18 +667,7 @@ impl Model {
     /// A subscription goes, and what it was sent of the retained messages may wait still.
     fn leave(&mut self, who: Who, filter: &'static str) {
         let session = self.sessions.get_mut(&who).unwrap();
-        let Some((subscribed, replay)) = session.subscriptions.get(filter).zip(session.replays.get(filter))
-        else {
-            return;
-        };
-        let ids: Vec<u32> = subscribed.id.into_iter().collect();
-        let left = replay.waiting(&self.retained).map(|message| {
-            let may_be_again = replay.may_be_again.contains(&message.payload);
-            let qos = subscribed.qos.min(message.qos);
-            let owed = Owed { may_be_again, ..Owed::new(message.clone(), qos, true, ids.clone()) };
-            (Some(filter), owed)
-        });
-        let left: Vec<_> = left.collect();
+        let left = session.to_replay(filter, &self.retained);
         session.left.extend(left);
     }
 

@@ -18,6 +18,8 @@ impl Model {
             return self.sent_again(who, seen);
         }
         let found = self.take_owed(who, seen).map(|owed| (owed, None));
+        // What must come, before what looks the same and another member of its group may have.
+        let found = found.or_else(|| Some((self.take_due_retained(who, seen)?, None)));
         let found = found.or_else(|| self.take_shared(who, seen));
         let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
         let found = found.or_else(|| Some((self.take_left(who, seen)?, None)));
@@ -144,7 +146,12 @@ impl Model {
         let replays = self.sessions[&who].replays.values();
         let mut candidates: Vec<Message> = replays.flat_map(|replay| replay.replaced.clone()).collect();
         candidates.extend(self.retained.get(&*seen.topic).cloned());
-        candidates.into_iter().find_map(|message| self.take_retained_as(who, seen, message))
+        candidates.into_iter().find_map(|message| self.take_retained_as(who, seen, message, false))
+    }
+
+    fn take_due_retained(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
+        let message = self.retained.get(&*seen.topic)?.clone();
+        self.take_retained_as(who, seen, message, true)
     }
 
     fn take_left(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
@@ -152,14 +159,13 @@ impl Model {
         let at = left.iter().position(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen))?;
         let session = self.sessions.get_mut(&who).unwrap();
         let (filter, owed) = session.left.remove(at);
-        if let Some(replay) = filter.and_then(|filter| session.replays.get_mut(filter)) {
-            replay.owed.remove(owed.message.topic);
-            replay.sent.insert(owed.message.topic);
+        if let Some(filter) = filter {
+            session.replayed(filter, &owed.message);
         }
         Some(owed)
     }
 
-    fn take_retained_as(&mut self, who: Who, seen: &Seen, message: Message) -> Option<Owed> {
+    fn take_retained_as(&mut self, who: Who, seen: &Seen, message: Message, is_due: bool) -> Option<Owed> {
         if message.topic != seen.topic {
             return None;
         }
@@ -178,11 +184,12 @@ impl Model {
         };
         // By the one that still owes it; else it was retained after the subscription was made.
         let owing = session.replays.iter().filter(|(_, replay)| replay.owed.contains(message.topic));
-        let (filter, owed) = owing.chain(&session.replays).find_map(by)?;
-        let replay = self.sessions.get_mut(&who).unwrap().replays.get_mut(filter).unwrap();
-        replay.owed.remove(message.topic);
-        replay.sent.insert(message.topic);
-        let newest = replay.newest.get(&(owed.message.from, owed.message.topic, owed.qos)).copied();
+        let others = session.replays.iter().filter(|_| !is_due);
+        let (filter, owed) = owing.chain(others).find_map(by)?;
+        let session = self.sessions.get_mut(&who).unwrap();
+        session.replayed(filter, &message);
+        let newest =
+            session.replays[filter].newest.get(&(owed.message.from, owed.message.topic, owed.qos)).copied();
         // [MQTT-4.6.0-5]
         assert!(newest <= self.place(&owed.message), "{seen:?} to {who} comes after what is newer");
         Some(owed)
