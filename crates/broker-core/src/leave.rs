@@ -5,7 +5,7 @@ use crate::broker::Broker;
 use crate::effect::{CloseReason, Effect, Now};
 use crate::message::Message;
 use crate::publish::KEPT_FOR_THIS_RUN;
-use crate::queue::Waiting;
+use crate::queue::Lifted;
 use crate::session::{Link, Parked};
 use crate::shared::{GroupId, Member};
 use crate::slab::Key;
@@ -161,7 +161,7 @@ impl Broker {
         }
         // Whoever else is in the group can have what was not sent yet.
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let orphans = session.queue.extract(|waiting| waiting.group.is_some());
+        let orphans = session.queue.lift(|waiting| waiting.group.is_some());
         let number = session.number;
         self.record_parked(key);
         self.reassign(key, number, orphans, now);
@@ -194,24 +194,27 @@ impl Broker {
             self.subscriptions.remove(key, subscribed);
         }
         // A QoS 2 message in flight goes to no one else ([MQTT-4.8.2-5]).
-        let mut orphans = session.inflight.extract_qos1(|waiting| waiting.group.is_some());
-        orphans.extend(session.queue.extract(|waiting| waiting.group.is_some()));
+        let in_flight = session.inflight.extract_qos1(|waiting| waiting.group.is_some()).into_iter();
+        let mut orphans: Vec<Lifted> = in_flight.map(|waiting| Lifted { behind: 0, waiting }).collect();
+        orphans.extend(session.queue.lift(|waiting| waiting.group.is_some()));
         self.out.metrics.dropped.session_ended += session.queue.len() as u64;
         self.out.ledger.end_session(&session);
         self.reassign(key, session.number, orphans, now);
     }
 
     /// Gives messages of share groups to other members; those that nobody takes stay with their session, if
-    /// it still exists. Who is still a member itself gives them up only to one who is connected.
-    pub(crate) fn reassign(&mut self, from: Key, number: u64, orphans: Vec<Waiting>, now: Now) {
+    /// it still exists, each in its place. Who is still a member itself gives them up only to one who is connected.
+    pub(crate) fn reassign(&mut self, from: Key, number: u64, orphans: Vec<Lifted>, now: Now) {
         // At a planned stop the others leave as well.
         let stays = self.draining && self.sessions.get(from).is_some();
         let mut searches = BTreeMap::<GroupId, Search>::new();
-        for waiting in orphans {
+        let mut left = Vec::new();
+        for orphan in orphans {
+            let waiting = &orphan.waiting;
             let Some(group) = waiting.group else { continue };
             if waiting.message.is_expired(now) {
                 self.out.metrics.dropped.expired += 1;
-                self.out.ledger.dequeue(number, &waiting);
+                self.out.ledger.dequeue(number, waiting);
                 continue;
             }
             let search = searches.entry(group).or_default();
@@ -220,16 +223,17 @@ impl Broker {
                 && let Some(member) = self.next_member(group, from, &waiting.message, search, now)
             {
                 self.give_share(group, &member, &waiting.message, now);
-                self.out.ledger.dequeue(number, &waiting);
+                self.out.ledger.dequeue(number, waiting);
                 continue;
             }
-            match self.sessions.get_mut(from) {
-                // It had room there a moment ago.
-                Some(session) => session.queue.restore(waiting),
-                None => {
-                    self.out.metrics.dropped.no_member += 1;
-                    self.out.ledger.dequeue(number, &waiting);
-                }
+            left.push(orphan);
+        }
+        match self.sessions.get_mut(from) {
+            // They had room there a moment ago.
+            Some(session) => session.queue.put_back(left),
+            None => {
+                self.out.metrics.dropped.no_member += left.len() as u64;
+                left.iter().for_each(|orphan| self.out.ledger.dequeue(number, &orphan.waiting));
             }
         }
     }

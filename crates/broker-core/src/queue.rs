@@ -49,6 +49,14 @@ impl Waiting {
     }
 }
 
+/// A message that was taken out of a queue and may come back.
+#[derive(Debug)]
+pub(crate) struct Lifted {
+    /// How many of those that stayed are before it.
+    pub(crate) behind: usize,
+    pub(crate) waiting: Waiting,
+}
+
 /// Messages that wait for one session, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -195,14 +203,40 @@ impl Queue {
     }
 
     /// Takes out the messages that satisfy the condition, in order.
-    pub(crate) fn extract(&mut self, mut wanted: impl FnMut(&Waiting) -> bool) -> Vec<Waiting> {
+    pub(crate) fn extract(&mut self, wanted: impl FnMut(&Waiting) -> bool) -> Vec<Waiting> {
+        self.lift(wanted).into_iter().map(|lifted| lifted.waiting).collect()
+    }
+
+    /// The same, with the places from which they were taken.
+    pub(crate) fn lift(&mut self, mut wanted: impl FnMut(&Waiting) -> bool) -> Vec<Lifted> {
         if !self.waiting.iter().any(&mut wanted) {
             return Vec::new();
         }
-        let (out, kept) = std::mem::take(&mut self.waiting).into_iter().partition::<Vec<_>, _>(|w| wanted(w));
-        self.waiting = kept.into();
-        self.shrink(out.iter().map(|waiting| waiting.message.bytes()).sum(), out.len());
-        out
+        let mut lifted = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            if wanted(&waiting) {
+                lifted.push(Lifted { behind: self.waiting.len(), waiting });
+            } else {
+                self.waiting.push_back(waiting);
+            }
+        }
+        self.shrink(lifted.iter().map(|lifted| lifted.waiting.message.bytes()).sum(), lifted.len());
+        lifted
+    }
+
+    /// Puts some of them back into their places, in order. Nothing has changed in between.
+    pub(crate) fn put_back(&mut self, lifted: Vec<Lifted>) {
+        if lifted.is_empty() {
+            return;
+        }
+        let mut lifted = lifted.into_iter().peekable();
+        for (place, waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            while let Some(lifted) = lifted.next_if(|lifted| lifted.behind <= place) {
+                self.restore(lifted.waiting);
+            }
+            self.waiting.push_back(waiting);
+        }
+        lifted.for_each(|lifted| self.restore(lifted.waiting));
     }
 }
 

@@ -434,15 +434,19 @@ impl Restoration<'_> {
             let Some(session) = self.broker.sessions.get_mut(key) else { continue };
             let exchanges = self.exchanges.entry(key).or_default();
             let mut taken: HashSet<PacketId> = exchanges.iter().map(|(_, id, _)| *id).collect();
-            let resumed = session.queue.extract(|waiting| {
+            let mut stay = Vec::new();
+            let resumed = session.queue.lift(|waiting| {
                 waiting.qos == QoS::AtLeastOnce && waiting.number <= sent && waiting.packet_id.is_some()
             });
-            for waiting in resumed {
-                match waiting.packet_id.filter(|id| taken.insert(*id)) {
-                    Some(id) => exchanges.push((waiting.number, id, Exchange::Published(waiting))),
-                    None => session.queue.restore(waiting),
+            for lifted in resumed {
+                match lifted.waiting.packet_id.filter(|id| taken.insert(*id)) {
+                    Some(id) => {
+                        exchanges.push((lifted.waiting.number, id, Exchange::Published(lifted.waiting)))
+                    }
+                    None => stay.push(lifted),
                 }
             }
+            session.queue.put_back(stay);
         }
     }
 

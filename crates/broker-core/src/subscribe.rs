@@ -186,7 +186,7 @@ impl Broker {
         let Some(group) = self.subscriptions.remove(key, subscribed) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         let number = session.number;
-        let orphans = session.queue.extract(|waiting| waiting.group == Some(group));
+        let orphans = session.queue.lift(|waiting| waiting.group == Some(group));
         self.reassign(key, number, orphans, now);
     }
 }

@@ -272,3 +272,19 @@ fn what_was_retained_and_waits_comes_again_after_a_restart() {
         Op::Restart(0),
     ]);
 }
+
+// [MQTT-4.6.0-1]: what waits of a group that nobody else takes it from stays in its place when a connection ends, or it would
+// be sent behind what came later and sent again before that after a restart.
+#[test]
+fn what_waits_of_a_group_keeps_its_place() {
+    let share = "$share/g/#";
+    let said = Said { retain: false, ..kept("a", 2) };
+    let publish = |id, said| [Op::Publish(0, id, said), Op::Release(0, id)];
+    let start =
+        [Op::Connect(0, PLAIN), Op::Connect(1, PLAIN), Op::Subscribe(1, Wish { qos: 2, ..all_of(share) })];
+    let alone = [Op::Unsubscribe(1, share), Op::Subscribe(1, Wish { qos: 2, ..all_of("#") })];
+    let wide = Opening { window: 9, ..PLAIN };
+    let rest = [Op::Connect(1, wide), Op::Restart(0), Op::Connect(1, wide)];
+    let said = [publish(1, said), publish(2, said), publish(3, said)];
+    play(&[&start[..], &said[0], &said[1], &alone, &said[2], &rest].concat());
+}

@@ -296,6 +296,36 @@ fn what_nobody_has_room_for_stays_with_the_member_that_leaves() {
     assert_eq!(queued(&world, "m1"), 0);
 }
 
+// [MQTT-4.6.0-6]
+#[test]
+fn what_nobody_else_takes_keeps_its_place_among_what_waits() {
+    for is_taken in [false, true] {
+        let mut world = World::new();
+        let press = world.client("press");
+        let m1 = busy(&mut world, "m1");
+        world.subscribe(m1, "b", Q1);
+        for (topic, payload) in [("a/1", "0"), ("a/1", "1"), ("b", "2"), ("a/1", "3"), ("b", "4")] {
+            world.publish(press, topic, payload, Q1);
+        }
+        let m2 = join(&mut world, "m2", Q1);
+        if !is_taken {
+            world.lose(m2);
+        }
+        world.lose(m1);
+        let m1 = world.connect("m1", durable("c"));
+        let (start, again) = ("CONNACK 00 present", "PUBLISH a/1 \"0\" q1 #1 dup");
+        let waited = ["a/1 \"1\" q1 #32768", "b \"2\" q1 #32769", "a/1 \"3\" q1 #32770", "b \"4\" q1 #32771"]
+            .map(|said| format!("PUBLISH {said}"));
+        let [first, second, third, fourth] = waited.each_ref().map(String::as_str);
+        if is_taken {
+            world.expect(m1, [start, again, second, fourth]);
+            world.expect(m2, ["PUBLISH a/1 \"1\" q1 #1", "PUBLISH a/1 \"3\" q1 #2"]);
+        } else {
+            world.expect(m1, [start, again, first, second, third, fourth]);
+        }
+    }
+}
+
 // Limits may be lower than at the time when the messages were acknowledged.
 #[test]
 fn what_waited_already_stays_though_the_queue_is_beyond_its_limit() {
