@@ -239,6 +239,21 @@ fn what_a_subscription_without_its_own_passed_over_is_not_owed_to_the_next() {
     ]);
 }
 
+// Nor is it lost to the next if the disk was slow and it was not passed over yet, and then replaced.
+#[test]
+fn what_a_subscription_without_its_own_had_not_passed_over_may_come() {
+    let wish = |no_local, handling| Word::Subscribe(Wish { no_local, handling, ..all_of("a/#") });
+    let words = [wish(true, 0), wish(false, 1)];
+    play(&[
+        Op::Connect(0, PLAIN),
+        Op::Publish(0, 1, kept("a", 1)),
+        Op::Connect(1, Opening { will: Some((kept("a", 1), 0)), ..PLAIN }),
+        Op::EndInput(0, Farewell { words, meanwhile: None, then: Then::Stored }),
+        Op::Lose(1),
+        Op::Connect(0, PLAIN),
+    ]);
+}
+
 // Who leaves a group and subscribes otherwise is sent what is retained, and another member what looks the same.
 #[test]
 fn of_equal_messages_who_left_a_group_got_what_is_retained() {

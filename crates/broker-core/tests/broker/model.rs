@@ -135,6 +135,9 @@ pub(crate) struct Session {
 struct Replay {
     /// Topics that were retained when the subscription was made, and not sent since.
     owed: BTreeSet<&'static str>,
+    /// Topics where its client's own was retained and it was without those: it may be passed over at once
+    /// ([MQTT-3.8.3-3]), or sent if the subscription is made anew before.
+    own: BTreeSet<&'static str>,
     /// How many messages had been sent to everyone when it was made.
     begun: usize,
     sent: BTreeSet<&'static str>,
@@ -149,12 +152,29 @@ struct Replay {
 }
 
 impl Replay {
+    /// Whether it may be sent what is retained of a topic since it was made.
+    fn may_owe(&self, topic: &str) -> bool {
+        self.owed.contains(topic) || self.own.contains(topic)
+    }
+
+    /// Passes over what is its client's own.
+    fn pass_over(&mut self, topic: &'static str) {
+        self.owed.remove(topic);
+        self.own.insert(topic);
+    }
+
+    /// Is through with a topic.
+    fn pass(&mut self, topic: &str) {
+        self.owed.remove(topic);
+        self.own.remove(topic);
+    }
+
     /// What may wait of it because something newer came.
     fn waiting<'a>(
         &'a self,
         retained: &'a BTreeMap<&'static str, Message>,
     ) -> impl Iterator<Item = &'a Message> {
-        self.replaced.iter().chain(self.owed.iter().filter_map(|topic| retained.get(topic)))
+        self.replaced.iter().chain(self.owed.union(&self.own).filter_map(|topic| retained.get(topic)))
     }
 }
 
@@ -186,7 +206,7 @@ impl Session {
     /// Notes what a subscription was sent of the retained messages.
     fn replayed(&mut self, filter: &'static str, message: &Message) {
         let Some(replay) = self.replays.get_mut(filter) else { return };
-        replay.owed.remove(message.topic);
+        replay.pass(message.topic);
         replay.sent.insert(message.topic);
         self.left.retain(|(of, owed)| *of != Some(filter) || owed.message != *message);
     }
@@ -524,7 +544,7 @@ impl Model {
         if message.retain {
             let replaced = self.retained.remove(message.topic);
             for replay in self.sessions.values_mut().flat_map(|session| session.replays.values_mut()) {
-                replay.replaced.extend(replaced.clone().filter(|old| replay.owed.contains(old.topic)));
+                replay.replaced.extend(replaced.clone().filter(|old| replay.may_owe(old.topic)));
             }
         }
         if self.is_expired(&message) {
@@ -538,7 +558,9 @@ impl Model {
             if let Some(Session { subscriptions, replays, .. }) = self.sessions.get_mut(&message.from) {
                 let without_own = |filter: &str| subscriptions.get(filter).is_some_and(|s| s.no_local);
                 for (_, replay) in replays.iter_mut().filter(|(filter, _)| without_own(filter)) {
-                    replay.owed.remove(message.topic);
+                    if replay.owed.contains(message.topic) {
+                        replay.pass_over(message.topic);
+                    }
                 }
             }
         }
@@ -559,9 +581,7 @@ impl Model {
             if message.retain {
                 // It may take the place of what is owed.
                 let replays = session.replays.iter_mut().filter(|(filter, _)| matches(filter, message.topic));
-                for (_, replay) in replays {
-                    replay.owed.remove(message.topic);
-                }
+                replays.for_each(|(_, replay)| replay.pass(message.topic));
             }
             if qos != Q0 || session.conn.is_some() {
                 receivers.push((*who, Owed::new(message.clone(), qos, retain, ids)));
@@ -632,10 +652,8 @@ impl Model {
         subscribed: Subscribed,
         handling: RetainHandling,
     ) {
-        let topics = self.retained.iter().filter(|(topic, message)| {
-            matches(plain(filter), topic) && !(subscribed.no_local && message.from == who)
-        });
-        let owed = topics.map(|(topic, _)| *topic).collect();
+        let matching = self.retained.values().filter(|message| matches(plain(filter), message.topic));
+        let owed = matching.map(|message| message.topic).collect();
         let no_local = subscribed.no_local;
         self.leave(who, filter);
         let begun = self.distributed.len();
@@ -651,9 +669,11 @@ impl Model {
             left.for_each(|(of, _)| *of = None);
             session.replays.insert(filter, Replay { owed, begun, ..Replay::default() });
         }
-        // What is its own may be passed over at once ([MQTT-3.8.3-3]), though the next subscription on it takes that.
         if let Some(replay) = session.replays.get_mut(filter).filter(|_| no_local) {
-            replay.owed.retain(|topic| self.retained.get(topic).is_none_or(|message| message.from != who));
+            let own =
+                self.retained.values().filter(|message| message.from == who).map(|message| message.topic);
+            let own: Vec<_> = own.filter(|topic| replay.owed.contains(topic)).collect();
+            own.into_iter().for_each(|topic| replay.pass_over(topic));
         }
         for at in 0..self.shared.len() {
             if self.shared[at].group == filter {
