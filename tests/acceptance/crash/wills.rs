@@ -85,6 +85,7 @@ impl Mortal {
         };
         let will = Some(Will { message: self.message(number), delay_secs });
         let connect = Connect { will, session_expiry_secs: Some(expiry_secs), ..new(&self.id) };
+        let since = stage.up_since();
         let mut link = match Link::connect(stage, connect) {
             Ok((link, _)) => link,
             Err(error) => {
@@ -115,7 +116,7 @@ impl Mortal {
                 assert!(self.back(stage, connect), "{}: the session is lost", self.id);
                 Promise::NotSent
             }
-            Fate::Leaves => self.take_back(stage, link),
+            Fate::Leaves => self.take_back(stage, link, since),
         };
         self.promises.push((number, fate, promise));
     }
@@ -155,12 +156,13 @@ impl Mortal {
         }
     }
 
-    fn take_back(&mut self, stage: &Stage, mut link: Link) -> Promise {
-        let since = stage.up_since();
+    /// Sends DISCONNECT to the broker that was up since this turn, if that is so for certain.
+    fn take_back(&mut self, stage: &Stage, mut link: Link, since: Option<u32>) -> Promise {
         let sent = link.send(&disconnect(None));
         while link.next().is_ok() {}
         self.back(stage, new(&self.id));
-        // DISCONNECT has no answer; that to the next CONNECT says that it is stored, if there was no kill between.
+        // DISCONNECT has no answer; that to the next CONNECT says that it is stored, if there was no kill since the first. One
+        // that is sent to a broker that was killed seems to be sent.
         let is_promised = sent.is_ok() && since.is_some() && stage.up_since() == since;
         if is_promised { Promise::NotSent } else { Promise::Nothing }
     }
