@@ -13,6 +13,39 @@ use std::time::Duration;
 /// How far the wall clock may move against the monotonic one before that is stored.
 const TOLERANCE_MS: u64 = 1_000;
 
+/// A time on the monotonic clock of this run, before its zero where an earlier run saw it: nanoseconds, half of what a
+/// `Duration` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(i64);
+
+impl From<Duration> for Moment {
+    fn from(mono: Duration) -> Self {
+        Self(nanos(mono))
+    }
+}
+
+impl Moment {
+    /// Returns how much earlier this was; zero when it is later.
+    pub(crate) fn until(self, mono: Duration) -> Duration {
+        let nanos = nanos(mono).saturating_sub(self.0);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+    }
+
+    /// Returns the time on the monotonic clock so long after; its zero if that was earlier.
+    pub(crate) fn after(self, by: Duration) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0.saturating_add(nanos(by))).unwrap_or(0))
+    }
+
+    /// Returns the time so long before one on the monotonic clock.
+    pub(crate) fn before(mono: Duration, by: Duration) -> Self {
+        Self(nanos(mono).saturating_sub(nanos(by)))
+    }
+}
+
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// The wall clock against the time by which things age.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BrokerTime {
@@ -25,12 +58,12 @@ pub(crate) struct BrokerTime {
 impl Ledger {
     /// Returns the time by which things age.
     pub(crate) fn time(&mut self, now: Now) -> UnixMillis {
-        self.time_at(now.mono, now)
+        self.time.zero.get_or_insert(now.wall.before(now.mono)).after(now.mono)
     }
 
-    /// Returns it for another moment of this run.
-    pub(crate) fn time_at(&mut self, mono: Duration, now: Now) -> UnixMillis {
-        self.time.zero.get_or_insert(now.wall.before(now.mono)).after(mono)
+    /// Returns it for another moment.
+    pub(crate) fn time_at(&mut self, moment: Moment, now: Now) -> UnixMillis {
+        self.time(now).before(moment.until(now.mono))
     }
 
     /// Goes on with the time of an earlier run.

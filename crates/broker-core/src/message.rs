@@ -1,5 +1,6 @@
 //! A message that was accepted, with where it came from and by which right.
 
+use crate::broker_time::Moment;
 use crate::effect::Now;
 use crate::record::Durability;
 use midge_identity::SpiffeId;
@@ -23,14 +24,17 @@ pub struct Message {
     origin: Arc<Origin>,
     /// Count of changes when the publisher's right was last seen.
     pub(crate) revision: u64,
-    pub(crate) received: Duration,
-    pub(crate) expires: Option<Duration>,
+    pub(crate) received: Moment,
     /// Its number on disk; 0 when it is not stored.
     pub(crate) number: u64,
     /// What it has to survive.
     pub(crate) level: Durability,
-    bytes: usize,
+    bytes: u32,
 }
+
+// With the counts of who has it 120 bytes: glibc keeps what is freed of that size apart, and joins larger ones to their
+// neighbours.
+const _: () = assert!(size_of::<Message>() <= 104);
 
 /// Who published a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +63,12 @@ impl Message {
         revision: u64,
         received: Duration,
     ) -> Self {
-        let expiry = publication.properties.as_ref().and_then(|properties| properties.message_expiry_secs);
         Self {
-            bytes: Self::cost(&publication),
+            bytes: u32::try_from(Self::cost(&publication)).unwrap_or(u32::MAX),
             publication,
             origin,
             revision,
-            received,
-            expires: expiry.map(|secs| received.saturating_add(Duration::from_secs(secs.into()))),
+            received: received.into(),
             number: 0,
             level: Durability::None,
         }
@@ -108,20 +110,28 @@ impl Message {
             && matches!(&*self.origin, Origin::Client { client_id, .. } if **client_id == *client)
     }
 
+    /// When it expires on the monotonic clock, whose zero is the earliest that there is.
+    pub(crate) fn expires(&self) -> Option<Duration> {
+        self.expiry_secs().map(|secs| self.received.after(Duration::from_secs(secs.into())))
+    }
+
     pub(crate) fn is_expired(&self, now: Now) -> bool {
-        self.expires.is_some_and(|at| at <= now.mono)
+        self.expires().is_some_and(|at| at <= now.mono)
     }
 
     /// Message Expiry Interval to send: the publisher's less the whole seconds it waited here ([MQTT-3.3.2-6]).
     pub(crate) fn expiry_left_secs(&self, now: Now) -> Option<u32> {
-        let total = self.expires?.saturating_sub(self.received).as_secs();
-        let waited = now.mono.saturating_sub(self.received).as_secs();
-        Some(u32::try_from(total.saturating_sub(waited)).unwrap_or(u32::MAX))
+        let waited = u32::try_from(self.received.until(now.mono).as_secs()).unwrap_or(u32::MAX);
+        self.expiry_secs().map(|total| total.saturating_sub(waited))
+    }
+
+    fn expiry_secs(&self) -> Option<u32> {
+        self.publication.properties.as_ref()?.message_expiry_secs
     }
 
     /// What it costs while it is kept.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        usize::try_from(self.bytes).unwrap_or(usize::MAX)
     }
 
     /// What a publication will cost when it is kept.

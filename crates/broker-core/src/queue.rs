@@ -137,7 +137,7 @@ impl Queue {
             return Vec::new();
         }
         let expired = self.extract(|waiting| waiting.message.is_expired(now));
-        self.expires = self.waiting.iter().filter_map(|waiting| waiting.message.expires).min();
+        self.expires = self.waiting.iter().filter_map(|waiting| waiting.message.expires()).min();
         expired
     }
 
@@ -179,7 +179,7 @@ impl Queue {
     /// Takes a message of an earlier run, whose acceptance has been acknowledged: there is no refusing it.
     pub(crate) fn restore(&mut self, waiting: Waiting) {
         self.grow(waiting.message.bytes());
-        self.expires = self.expires.into_iter().chain(waiting.message.expires).min();
+        self.expires = self.expires.into_iter().chain(waiting.message.expires()).min();
         self.waiting.push_back(waiting);
     }
 

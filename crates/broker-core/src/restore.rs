@@ -5,6 +5,7 @@
 
 use crate::authority::Listener;
 use crate::broker::Broker;
+use crate::broker_time::Moment;
 use crate::effect::Now;
 use crate::held::HeldMessage;
 use crate::inflight::{Exchange, is_of_sending};
@@ -272,11 +273,7 @@ impl Restoration<'_> {
 
     fn message(&mut self, number: u64, stored: StoredMessage) -> Option<()> {
         let mut message = Arc::unwrap_or_clone(stored.message);
-        let waited = self.time.since(stored.received);
-        // Its time runs from now, less what has passed.
-        message.expires =
-            message.expires.map(|expiry| self.now.mono.saturating_add(expiry.saturating_sub(waited)));
-        message.received = self.now.mono;
+        message.received = Moment::before(self.now.mono, self.time.since(stored.received));
         // What its publisher left is asked about even where that has no session.
         if let Origin::Client { identity, .. } = message.origin() {
             if self.is_dead(identity, number) {
@@ -356,9 +353,7 @@ impl Restoration<'_> {
         let id = PacketId::new(u16::try_from(key.number).ok()?)?;
         let message = match record {
             HeldRecord::Denied => HeldMessage::Denied,
-            HeldRecord::Accepted(mut publication, received) => {
-                let waited = self.time.since(received).as_secs();
-                age(&mut publication, u32::try_from(waited).unwrap_or(u32::MAX));
+            HeldRecord::Accepted(publication, received) => {
                 // By which rule and listener, is decided when it is released.
                 let origin = Origin::Client {
                     identity: Arc::clone(&session.identity),
@@ -367,13 +362,9 @@ impl Restoration<'_> {
                     rule: "".into(),
                     will: false,
                 };
-                let received = self.now.mono;
-                HeldMessage::Accepted(Arc::new(Message::new(
-                    publication,
-                    Arc::new(origin),
-                    UNDECIDED,
-                    received,
-                )))
+                let mut message = Message::new(publication, Arc::new(origin), UNDECIDED, self.now.mono);
+                message.received = Moment::before(self.now.mono, self.time.since(received));
+                HeldMessage::Accepted(Arc::new(message))
             }
         };
         session.held.insert(id, message);
@@ -486,15 +477,5 @@ fn remembered(record: &Record) -> u64 {
         Record::Subscription(subscription) => subscription.owed.as_ref().map_or(0, |owed| owed.sent),
         Record::Outgoing(outgoing) => outgoing.order,
         _ => 0,
-    }
-}
-
-/// Takes the seconds that a publication has waited from its Message Expiry Interval.
-fn age(publication: &mut mqtt_proto::Publication, waited_secs: u32) {
-    if let Some(properties) = &mut publication.properties
-        && let Some(secs) = properties.message_expiry_secs
-    {
-        let left = secs.saturating_sub(waited_secs);
-        Arc::make_mut(properties).message_expiry_secs = Some(left);
     }
 }

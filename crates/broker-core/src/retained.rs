@@ -143,7 +143,7 @@ impl Retained {
         if let Some(identity) = owner(message.origin()) {
             self.by_identity.entry(Arc::clone(identity)).or_default().grow(message.bytes());
         }
-        if let Some(at) = message.expires {
+        if let Some(at) = message.expires() {
             self.expiring.insert((at, topic.clone()));
         }
         self.messages.insert(topic.clone(), Arc::clone(message));
@@ -165,7 +165,7 @@ impl Retained {
                 self.by_identity.remove(identity);
             }
         }
-        if let Some(at) = message.expires {
+        if let Some(at) = message.expires() {
             self.expiring.remove(&(at, topic.clone()));
         }
         Some(message)
