@@ -121,6 +121,16 @@ fn check_tells_faults_findings_and_grants_beyond_a_reference() {
 }
 
 #[test]
+fn check_notes_where_there_are_no_rules_unless_none_are_meant() {
+    let place = Place::new();
+    let empty = place.write("empty.toml", "# nothing yet\n");
+    let noted = run_midge(&["policy", "check", &empty]).ok().stdout;
+    assert!(noted.contains("note[no-rules]") && noted.contains(&empty), "{noted}");
+    assert_eq!(run_midge(&["policy", "check", &empty, "--strict"]).code, Some(1));
+    run_midge(&["policy", "check", "none", "--strict"]).ok();
+}
+
+#[test]
 fn expected_decisions_are_tested_line_by_line() {
     let place = Place::new();
     let policy = place.write("press.toml", PRESS);
@@ -463,6 +473,15 @@ fn a_running_edge_is_asked_for_what_is_in_force() {
         rules["rules"].as_array().unwrap().iter().filter_map(|rule| rule["source"].as_str()).collect();
     assert!(sources.contains(&"registration entry"), "{sources:?}");
     assert!(sources.iter().any(|source| source.ends_with("policies/press.toml:2")), "{sources:?}");
+
+    // What it runs is named twice where its files are named beside it.
+    let beside = |source: &str| {
+        server.run(&["policy", "can", &shop, "publish", "shop/1", "-p", "running", "-p", source])
+    };
+    for source in ["built-in", &config, &place.text("policies")] {
+        beside(source).refused(64, &["named twice, as running and as", source]);
+    }
+    beside(&place.write("mill.toml", &PRESS.replace("\"press\"", "\"mill\""))).ok();
 
     let who = server.run(&["policy", "who", "publish", "shop/1", "-p", "running"]).ok().json();
     assert_eq!(

@@ -28,6 +28,7 @@ pub(super) async fn run(admin: &Admin, asked: &Asked<'_>, output: Output) -> any
         findings.extend(check_modes(&read.rules, &modes));
     }
     let count = read.rules.rules().count();
+    findings.extend((count == 0).then(|| no_rules(sources)).flatten());
     if let Some(against) = against {
         let reference = source::read(admin, &[against.to_owned()], None).await?.map_err(source::refused)?;
         let (reference, rules) = source::compared((reference, false), (read, false))?;
@@ -47,6 +48,19 @@ pub(super) async fn run(admin: &Admin, asked: &Asked<'_>, output: Output) -> any
     }
     let serious = findings.iter().any(|finding| strict || finding.severity == Severity::Warning);
     Ok(if serious { ExitCode::from(exit::NO) } else { ExitCode::SUCCESS })
+}
+
+/// What was meant to have rules may be another file, or may have been cut off.
+fn no_rules(sources: &[String]) -> Option<Finding> {
+    let is_meant = !sources.is_empty() && sources.iter().all(|source| source == source::NONE);
+    (!is_meant).then(|| Finding {
+        severity: Severity::Note,
+        code: "no-rules",
+        rule: String::new(),
+        place: if sources.is_empty() { source::DEFAULT_CONFIG.to_owned() } else { sources.join(", ") },
+        message: "there are no rules, so everything is denied".into(),
+        remedy: "name another source, or write `none` if that is meant".into(),
+    })
 }
 
 fn print(rules: usize, findings: &[Finding]) {

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use midge_api::midge::v1::{ListSessionsRequest, ShowPolicyRequest};
 use midge_api::spire::api::server::entry::v1::ListEntriesRequest;
 use midge_identity::{IdError, SPIFFE_ID_BYTES_MAX, SpiffeId};
-use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule, SubscribeMode};
+use midge_policy::{DEFAULT_POLICY, DEFAULT_POLICY_NAME, PolicyError, Rule, RuleSource, SubscribeMode};
 use midge_policy_tools::{Modes, Ruleset};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -19,13 +19,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Configuration that a box is installed with.
-const DEFAULT_CONFIG: &str = "/etc/midge/edge.toml";
+pub(super) const DEFAULT_CONFIG: &str = "/etc/midge/edge.toml";
 
 /// How long a file that somebody named may keep the command waiting before it says so.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Word for what is in force at a running edge.
 pub(super) const RUNNING: &str = "running";
+/// Word for no rules.
+pub(super) const NONE: &str = "none";
 /// Word for the rules of every box that has not turned them off.
 const BUILT_IN: &str = "built-in";
 
@@ -185,7 +187,7 @@ async fn all(admin: &Admin, sources: &[String]) -> anyhow::Result<Vec<Found>> {
         if let Some((origin, other)) = found.origins.iter().find_map(|path| known.get_key_value(path)) {
             let text =
                 format!("the rules of {} are named twice, as {other} and as {source}", origin.display());
-            return Err(failure(exit::USAGE, format!("{text}: leave one away (--policy)")));
+            return Err(failure(exit::USAGE, format!("{text}: leave one away")));
         }
         known.extend(found.origins.iter().map(|origin| (origin.clone(), &**source)));
         all.push(found);
@@ -213,13 +215,13 @@ async fn one(admin: &Admin, source: &str) -> anyhow::Result<Found> {
         BUILT_IN => {
             Ok(Found::rules(Rule::from_toml_str(DEFAULT_POLICY, DEFAULT_POLICY_NAME), vec![BUILT_IN.into()]))
         }
-        "none" => Ok(Found::rules(Ok(Vec::new()), Vec::new())),
+        NONE => Ok(Found::rules(Ok(Vec::new()), Vec::new())),
         path => {
             let path = Path::new(path);
             if !path.exists() {
-                let remedy = "name a policy file, a directory, an edge's configuration, running, built-in or none \
-                              (--policy)";
-                let text = format!("there are no rules at {}: {remedy}", path.display());
+                let remedy =
+                    "name a policy file, a directory, an edge's configuration, running, built-in or none";
+                let text = format!("there are no rules at \"{}\": {remedy}", path.display());
                 return Err(failure(exit::CONFIG, text));
             }
             if path.is_dir() { directory(path).await } else { file(path).await }
@@ -369,7 +371,18 @@ async fn running(admin: &Admin) -> anyhow::Result<Found> {
         // Every page says them.
         modes = active_policy::read_modes(&page.modes).map_or(Said::Unknown, Said::Modes);
     }
-    Ok(Found { rules: Ok(rules), modes, origins: vec![RUNNING.into()] })
+    let files: BTreeSet<PathBuf> = rules.iter().filter_map(file_of).collect();
+    let origins = std::iter::once(RUNNING.into()).chain(files).collect();
+    Ok(Found { rules: Ok(rules), modes, origins })
+}
+
+/// Returns where a running edge has a rule from, as other sources name it.
+fn file_of(rule: &Rule) -> Option<PathBuf> {
+    match &rule.source {
+        RuleSource::File { file, .. } if **file == *DEFAULT_POLICY_NAME => Some(BUILT_IN.into()),
+        RuleSource::File { file, .. } => Some(without_links(Path::new(&**file))),
+        RuleSource::Entry | RuleSource::Cloud | RuleSource::Built => None,
+    }
 }
 
 /// Returns the identities that a running edge knows: of entries and of sessions.
