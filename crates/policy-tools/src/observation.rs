@@ -90,6 +90,12 @@ impl Observed {
                 self.left_out += number("count");
             }
             "gap" => self.left_out += number("lost"),
+            // By rule; where, is in no log.
+            "disconnected" => {
+                let published = record.get("published").and_then(Value::as_object).into_iter().flatten();
+                let counts = published.filter_map(|(_, count)| count.as_u64());
+                self.left_out = counts.fold(self.left_out, u64::saturating_add);
+            }
             event => {
                 let Some(action) = audited_action(event, denied) else { return Ok(()) };
                 let parts = record.get("granted").and_then(Value::as_array).into_iter().flatten();
@@ -237,6 +243,9 @@ mod tests {
         assert_eq!((read.seen.len(), read.left_out), (2, 7));
         let gap = format!("{HEAD}{}\n", r#"{"seq":5,"prev":"9d","at":5,"event":"gap","lost":3}"#);
         assert_eq!(Observation::read(&gap, false).unwrap().left_out, 3);
+        let ended = r#"{"seq":5,"at":5,"event":"disconnected","identity":"spiffe://td/x","published":{"r":4,"s":1},"denied":{"no rule":2}}"#;
+        let read = Observation::read(&format!("{HEAD}{ended}\n"), false).unwrap();
+        assert_eq!((read.seen.len(), read.left_out), (1, 5), "where it published is in no log");
     }
 
     #[test]

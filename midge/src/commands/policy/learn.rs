@@ -118,7 +118,7 @@ fn print(proposal: &Proposal, left_out: u64) {
     output::line(format_args!("# Proposed for {seen} things that {identities} identities were seen to do."));
     if left_out > 0 {
         output::line(format_args!(
-            "# Done {left_out} times more, not told by whom or where, or at topics that no rule can name: it may be refused."
+            "# Done {left_out} times more, not told by whom or where, or at topics that no rule can name: it may be refused.\n# Of an audit log these are its publications too, which `--for` sees."
         ));
     }
     let more = allowed_pairs - seen_pairs;
