@@ -303,3 +303,56 @@ fn what_waits_of_a_group_keeps_its_place() {
     let said = [publish(1, said), publish(2, said), publish(3, said)];
     play(&[&start[..], &said[0], &said[1], &alone, &said[2], &rest].concat());
 }
+
+// The same message for two groups, of which one ended and left it to its last member, who joins the other later.
+#[test]
+fn of_equal_messages_of_two_groups_who_is_alone_got_its_own() {
+    let said = |qos| Said { retain: false, ..kept("a", qos) };
+    play(&[
+        Op::Connect(2, PLAIN),
+        Op::Subscribe(2, all_of("$share/g/a/#")),
+        Op::Lose(2),
+        Op::Connect(3, PLAIN),
+        Op::Subscribe(3, all_of("$share/h/a/#")),
+        Op::Publish(3, 1, said(1)),
+        Op::Publish(3, 1, said(1)),
+        Op::Unsubscribe(3, "$share/h/a/#"),
+        Op::Subscribe(3, all_of("$share/g/a/#")),
+        Op::Acknowledge(3, 0, false),
+    ]);
+}
+
+// It was sent to both, and comes again to each under the identifier that it had.
+#[test]
+fn of_equal_messages_of_two_groups_each_gets_its_own_again() {
+    let wide = Opening { v5: false, ..PLAIN };
+    let said = Said { retain: false, ..kept("a", 1) };
+    play(&[
+        Op::Connect(0, wide),
+        Op::Subscribe(0, all_of("$share/g/#")),
+        Op::Connect(1, wide),
+        Op::Publish(0, 1, said),
+        Op::Subscribe(1, all_of("$share/g/a/#")),
+        Op::Publish(0, 1, said),
+        Op::Publish(0, 1, said),
+        Op::Unsubscribe(1, "$share/g/a/#"),
+        Op::Subscribe(1, all_of("$share/g/#")),
+        Op::Restart(0),
+    ]);
+}
+
+// [MQTT-4.6.0-6]: no order is asked for between what came at QoS 1 and what came at QoS 0, though both go out at QoS 0 since
+// the subscription was made anew.
+#[test]
+fn what_is_retained_at_another_qos_may_come_later() {
+    play(&[
+        Op::Connect(3, PLAIN),
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(3, all_of("$share/g/#")),
+        Op::Publish(0, 1, kept("a/c", 1)),
+        Op::Unsubscribe(3, "$share/g/#"),
+        Op::Subscribe(3, all_of("#")),
+        Op::Publish(0, 1, Said { retain: false, ..kept("a/c", 0) }),
+        Op::Subscribe(3, Wish { qos: 0, handling: 1, ..all_of("#") }),
+    ]);
+}

@@ -145,8 +145,9 @@ struct Replay {
     may_be_again: BTreeSet<String>,
     /// What was replaced before its turn: it may be sent before what has taken its place.
     replaced: Vec<Message>,
-    /// What was published since and sent of each publisher's messages of a topic and QoS on one connection: the newest.
-    newest: BTreeMap<(Who, &'static str, QoS), usize>,
+    /// What was published since and sent of each publisher's messages of a topic on one connection: the newest of those
+    /// that came at one QoS and go out at one.
+    newest: BTreeMap<(Who, &'static str, [QoS; 2]), usize>,
     /// Some of it may have waited in a queue that was full.
     may_be_gone: bool,
 }

@@ -83,7 +83,11 @@ impl Model {
         let at = self.place(&owed.message);
         for (filter, replay) in &mut self.sessions.get_mut(&who).unwrap().replays {
             if let Some(at) = at.filter(|at| *at >= replay.begun && matches(filter, owed.message.topic)) {
-                let newest = replay.newest.entry((owed.message.from, owed.message.topic, owed.qos));
+                let newest = replay.newest.entry((
+                    owed.message.from,
+                    owed.message.topic,
+                    [owed.message.qos, owed.qos],
+                ));
                 newest.and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
             }
         }
@@ -114,23 +118,28 @@ impl Model {
             let grant = grants.find(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen));
             grant.map(|(_, owed)| owed.clone())
         };
-        // Of equal ones, such as two that are empty, first what must be sent.
+        // Of equal ones, such as two that are empty or of two groups, first what it is for certain, what must be sent, and
+        // what can be nobody else's.
         let candidates = (0..self.shared.len()).filter(|at| owed_to(&self.shared[*at]).is_some());
         let candidates: Vec<usize> = candidates.collect();
         let at = candidates.iter().copied();
-        let at = at.min_by_key(|at| (!self.shared[*at].due, self.shared[*at].may_be_lost))?;
+        let rank = |at: &usize| {
+            let shared = &self.shared[*at];
+            let is_for_others = shared.grants.iter().any(|(holder, _)| *holder != who);
+            let is_certain = owed_to(shared).is_some_and(|owed| owed.sent.is_some());
+            (!is_certain, !shared.due, is_for_others, shared.may_be_lost)
+        };
+        let at = at.min_by_key(rank)?;
         let owed = owed_to(&self.shared[at])?;
         let Shared { group, grants, may_be_lost, kept, .. } = &self.shared[at];
         let (group, grants, may_be_lost, mut kept) = (*group, grants.clone(), *may_be_lost, *kept);
         // Nobody can tell which of them it was: whoever had either may have what is left.
-        for other in candidates.into_iter().filter(|other| *other != at) {
+        for other in candidates.into_iter().filter(|other| *other != at && owed.sent.is_none()) {
             let other = &mut self.shared[other];
-            if other.group == group {
-                other.grants.extend(grants.iter().cloned());
-                other.may_be_lost |= may_be_lost;
-                kept &= other.kept;
-                other.kept = kept;
-            }
+            other.grants.extend(grants.iter().cloned());
+            other.may_be_lost |= may_be_lost;
+            kept &= other.kept;
+            other.kept = kept;
         }
         self.shared.remove(at);
         Some((owed, Some(Lender { group, may_be_lost, kept })))
@@ -188,8 +197,10 @@ impl Model {
         let (filter, owed) = owing.chain(others).find_map(by)?;
         let session = self.sessions.get_mut(&who).unwrap();
         session.replayed(filter, &message);
-        let newest =
-            session.replays[filter].newest.get(&(owed.message.from, owed.message.topic, owed.qos)).copied();
+        let newest = session.replays[filter]
+            .newest
+            .get(&(owed.message.from, owed.message.topic, [owed.message.qos, owed.qos]))
+            .copied();
         // [MQTT-4.6.0-5]
         assert!(newest <= self.place(&owed.message), "{seen:?} to {who} comes after what is newer");
         Some(owed)
