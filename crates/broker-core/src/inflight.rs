@@ -4,6 +4,9 @@
 //! written for it when a message is sent, its record says the identifier from the start: of a message that is sent
 //! at once it is made in that moment, and one that waits is given an identifier of the upper half when it begins to, in
 //! turn, so that no two of those that are under way at a time have the same unless very many wait.
+//!
+//! Those of the lower half are given in turn too, and not the one again whose exchange was the last to end: a client that
+//! acknowledges twice would acknowledge the next message as well, which it may never have seen.
 
 use crate::limits::Config;
 use crate::queue::Waiting;
@@ -16,7 +19,8 @@ use std::hash::BuildHasherDefault;
 /// Bytes that a session may have in flight however much others have, so that few cannot stop everyone.
 pub(crate) const EXCHANGE_BYTES_OWN: usize = 64 * 1024;
 
-/// The first of the identifiers that are given to messages that wait.
+/// The first of the identifiers that are given to messages that wait. As many may be given to messages when they are sent,
+/// less one, and so many places a table has at most.
 const WAITED_FIRST: u16 = 0x8000;
 
 /// Whether an identifier is one of those that are given to messages when they are sent: its message was sent.
@@ -37,8 +41,10 @@ pub(crate) enum Exchange {
     Withdrawn(QoS),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
+    /// The identifier of whose exchange it is; 0 when it is free.
+    id: u16,
     /// Order of sending.
     sequence: u64,
     /// Whether it was sent on the present connection, and so took from its quota.
@@ -46,12 +52,16 @@ struct Slot {
     exchange: Option<Exchange>,
 }
 
-/// Exchanges by packet identifier. Identifiers of messages that did not wait are the lowest free ones, so that the table
-/// is as long as the most that ever was in flight.
+/// Exchanges by packet identifier. Those of messages that did not wait have their place by the last bits of it: one whose
+/// place is taken is passed over, so that the table needs not be much longer than the most that ever was in flight.
 #[derive(Debug)]
 pub(crate) struct Inflight {
+    /// None, or a power of two of them.
     slots: Vec<Slot>,
-    free: Vec<u16>,
+    /// How many of these are taken.
+    taken: usize,
+    /// The identifier that was given last to a message that did not wait; 0 if none was.
+    last: u16,
     /// Those of the upper half.
     waited: HashMap<u16, Slot, BuildHasherDefault<WordHasher>>,
     /// What the next message that begins to wait is given.
@@ -67,7 +77,8 @@ impl Default for Inflight {
     fn default() -> Self {
         Self {
             slots: Vec::new(),
-            free: Vec::new(),
+            taken: 0,
+            last: 0,
             waited: HashMap::default(),
             next_waiting: after(None),
             sequence: 0,
@@ -83,29 +94,113 @@ fn after(id: Option<PacketId>) -> PacketId {
     PacketId::new(next.unwrap_or(WAITED_FIRST)).unwrap_or(PacketId::MIN)
 }
 
+/// Returns the identifier after this one, of those that are given in sending.
+fn following(id: u16) -> u16 {
+    ((id + 1) % WAITED_FIRST).max(1)
+}
+
 impl Inflight {
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len() + self.waited.len()
+        self.taken + self.waited.len()
+    }
+
+    fn place(&self, raw: u16) -> usize {
+        usize::from(raw) & self.slots.len().wrapping_sub(1)
     }
 
     fn slot(&self, id: PacketId) -> Option<&Slot> {
-        if is_of_sending(id) { self.slots.get(usize::from(id.get()) - 1) } else { self.waited.get(&id.get()) }
-    }
-
-    fn slot_mut(&mut self, id: PacketId) -> Option<&mut Slot> {
+        let raw = id.get();
         if is_of_sending(id) {
-            self.slots.get_mut(usize::from(id.get()) - 1)
+            self.slots.get(self.place(raw)).filter(|slot| slot.id == raw)
         } else {
-            self.waited.get_mut(&id.get())
+            self.waited.get(&raw)
         }
     }
 
-    fn slots(&self) -> impl Iterator<Item = (u16, &Slot)> {
-        (1..).zip(&self.slots).chain(self.waited.iter().map(|(raw, slot)| (*raw, slot)))
+    fn slot_mut(&mut self, id: PacketId) -> Option<&mut Slot> {
+        let raw = id.get();
+        if is_of_sending(id) {
+            let place = self.place(raw);
+            self.slots.get_mut(place).filter(|slot| slot.id == raw)
+        } else {
+            self.waited.get_mut(&raw)
+        }
     }
 
-    fn slots_mut(&mut self) -> impl Iterator<Item = (u16, &mut Slot)> {
-        (1..).zip(&mut self.slots).chain(self.waited.iter_mut().map(|(raw, slot)| (*raw, slot)))
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.id != 0).chain(self.waited.values())
+    }
+
+    fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().filter(|slot| slot.id != 0).chain(self.waited.values_mut())
+    }
+
+    /// Returns the place of an identifier that is given in sending, if it is free.
+    fn vacant(&mut self, raw: u16) -> Option<&mut Slot> {
+        let place = self.place(raw);
+        self.slots.get_mut(place).filter(|slot| slot.id == 0)
+    }
+
+    /// Whether so many places are taken that a free one may be far.
+    fn is_crowded(&self) -> bool {
+        self.taken * 4 >= self.slots.len() * 3
+    }
+
+    fn may_lengthen(&self) -> bool {
+        self.slots.len() < usize::from(WAITED_FIRST)
+    }
+
+    /// Doubles the table: who had a place of its own has one then too.
+    #[cold]
+    fn lengthen(&mut self) {
+        let len = (self.slots.len() * 2).max(1);
+        let longer = (0..len).map(|_| Slot::default()).collect();
+        let taken = std::mem::replace(&mut self.slots, longer).into_iter().filter(|slot| slot.id != 0);
+        for slot in taken {
+            if let Some(vacant) = self.vacant(slot.id) {
+                *vacant = slot;
+            }
+        }
+    }
+
+    /// Takes the place of the identifier whose turn it is of those that are given in sending, if it is free.
+    fn take_turn(&mut self) -> Option<PacketId> {
+        let (id, sequence) = (following(self.last), self.sequence);
+        let slot = self.vacant(id)?;
+        (slot.id, slot.sequence, slot.counted) = (id, sequence, true);
+        self.taken += 1;
+        self.last = id;
+        PacketId::new(id)
+    }
+
+    /// Takes a place where that is not free: of the next one whose place is, in a longer table if most are taken.
+    #[cold]
+    fn take_another(&mut self) -> Option<PacketId> {
+        if self.is_crowded() && !self.may_lengthen() {
+            let all = WAITED_FIRST..=u16::MAX;
+            let id = all.into_iter().find_map(|_| Some(self.name_waiting()).filter(|id| self.is_free(*id)));
+            if let Some(id) = id {
+                return Some(self.take_named(id));
+            }
+        }
+        for _ in 1..WAITED_FIRST {
+            if self.is_crowded() && self.may_lengthen() {
+                self.lengthen();
+            } else {
+                self.last = following(self.last);
+            }
+            if let Some(id) = self.take_turn() {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Takes an identifier of those of messages that wait.
+    fn take_named(&mut self, id: PacketId) -> PacketId {
+        let slot = Slot { id: id.get(), sequence: self.sequence, counted: true, exchange: None };
+        self.waited.insert(id.get(), slot);
+        id
     }
 
     /// Returns the identifier for a message that begins to wait.
@@ -153,26 +248,10 @@ impl Inflight {
     /// `None` when all 65,535 are in use.
     pub(crate) fn reserve(&mut self, named: Option<PacketId>) -> Option<PacketId> {
         self.sequence += 1;
-        let slot = Slot { sequence: self.sequence, counted: true, exchange: None };
-        if let Some(id) = named.filter(|id| self.is_free(*id)) {
-            self.waited.insert(id.get(), slot);
-            return Some(id);
+        match named.filter(|id| self.is_free(*id)) {
+            Some(id) => Some(self.take_named(id)),
+            None => self.take_turn().or_else(|| self.take_another()),
         }
-        if let Some(raw) = self.free.pop()
-            && let Some(place) = self.slots.get_mut(usize::from(raw) - 1)
-        {
-            *place = slot;
-            return PacketId::new(raw);
-        }
-        let id = PacketId::new(u16::try_from(self.slots.len() + 1).ok()?)?;
-        if is_of_sending(id) {
-            self.slots.push(slot);
-            return Some(id);
-        }
-        let id = (WAITED_FIRST..=u16::MAX)
-            .find_map(|_| Some(self.name_waiting()).filter(|id| self.is_free(*id)))?;
-        self.waited.insert(id.get(), slot);
-        Some(id)
     }
 
     /// Puts the message that is sent under a reserved identifier in its place.
@@ -185,28 +264,31 @@ impl Inflight {
 
     /// Takes exchanges of an earlier run, in the order of sending, under the identifiers they had.
     pub(crate) fn restore(&mut self, exchanges: Vec<(PacketId, Exchange)>) {
-        let sent_at_once = exchanges.iter().map(|(id, _)| *id).filter(|id| is_of_sending(*id));
-        let last = sent_at_once.map(PacketId::get).max().unwrap_or(0);
-        self.slots = (0..last).map(|_| Slot { sequence: 0, counted: false, exchange: None }).collect();
         for (id, exchange) in exchanges {
             self.sequence += 1;
             if let Exchange::Published(waiting) = &exchange {
                 self.grow(waiting.message.bytes());
             }
-            let slot = Slot { sequence: self.sequence, counted: false, exchange: Some(exchange) };
+            let raw = id.get();
+            let slot = Slot { id: raw, sequence: self.sequence, counted: false, exchange: Some(exchange) };
             if !is_of_sending(id) {
-                self.waited.insert(id.get(), slot);
-            } else if let Some(place) = self.slot_mut(id) {
-                *place = slot;
+                self.waited.insert(raw, slot);
+                continue;
+            }
+            self.last = raw;
+            while self.vacant(raw).is_none() && self.may_lengthen() {
+                self.lengthen();
+            }
+            if let Some(vacant) = self.vacant(raw) {
+                *vacant = slot;
+                self.taken += 1;
             }
         }
-        let free = (1..=last).zip(&self.slots).filter(|(_, slot)| slot.exchange.is_none());
-        self.free = free.map(|(raw, _)| raw).collect();
     }
 
     /// Every exchange with its identifier.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PacketId, &Exchange)> {
-        self.slots().filter_map(|(raw, slot)| Some((PacketId::new(raw)?, slot.exchange.as_ref()?)))
+        self.slots().filter_map(|slot| Some((PacketId::new(slot.id)?, slot.exchange.as_ref()?)))
     }
 
     /// Counts an exchange that is sent again against the present connection's quota.
@@ -223,7 +305,7 @@ impl Inflight {
 
     /// Counts nothing any more: the connection is gone, and the next one starts with its full quota.
     pub(crate) fn uncount_all(&mut self) {
-        self.slots_mut().for_each(|(_, slot)| slot.counted = false);
+        self.slots_mut().for_each(|slot| slot.counted = false);
     }
 
     pub(crate) fn get(&self, id: PacketId) -> Option<&Exchange> {
@@ -244,7 +326,8 @@ impl Inflight {
         let exchange = slot.exchange.take()?;
         let counted = slot.counted;
         if is_of_sending(id) {
-            self.free.push(id.get());
+            slot.id = 0;
+            self.taken -= 1;
         } else {
             self.waited.remove(&id.get());
         }
@@ -256,8 +339,8 @@ impl Inflight {
     pub(crate) fn in_order(&self) -> Vec<PacketId> {
         let mut order: Vec<_> = self
             .slots()
-            .filter(|(_, slot)| slot.exchange.is_some())
-            .filter_map(|(raw, slot)| Some((slot.sequence, PacketId::new(raw)?)))
+            .filter(|slot| slot.exchange.is_some())
+            .filter_map(|slot| Some((slot.sequence, PacketId::new(slot.id)?)))
             .collect();
         order.sort_unstable();
         order.into_iter().map(|(_, id)| id).collect()
@@ -265,7 +348,7 @@ impl Inflight {
 
     /// Has the receiver's right to each message asked for again.
     pub(crate) fn distrust(&mut self) {
-        for exchange in self.slots_mut().filter_map(|(_, slot)| slot.exchange.as_mut()) {
+        for exchange in self.slots_mut().filter_map(|slot| slot.exchange.as_mut()) {
             if let Exchange::Published(waiting) = exchange {
                 waiting.distrust();
             }
@@ -275,13 +358,13 @@ impl Inflight {
     /// Withdraws the messages that satisfy the condition and returns them.
     pub(crate) fn withdraw(&mut self, mut wanted: impl FnMut(&Waiting) -> bool) -> Vec<(PacketId, Waiting)> {
         let mut withdrawn = Vec::new();
-        for (raw, slot) in self.slots_mut() {
+        for slot in self.slots_mut() {
             if let Some(Exchange::Published(waiting)) = &slot.exchange
                 && wanted(waiting)
             {
                 let qos = waiting.qos;
                 if let Some(Exchange::Published(waiting)) = slot.exchange.replace(Exchange::Withdrawn(qos)) {
-                    withdrawn.extend(PacketId::new(raw).map(|id| (id, waiting)));
+                    withdrawn.extend(PacketId::new(slot.id).map(|id| (id, waiting)));
                 }
             }
         }
@@ -308,7 +391,7 @@ impl Inflight {
 impl Drop for Inflight {
     fn drop(&mut self) {
         let is_message = |slot: &Slot| matches!(slot.exchange, Some(Exchange::Published(_)));
-        let messages = self.slots().filter(|(_, slot)| is_message(slot)).count();
+        let messages = self.slots().filter(|slot| is_message(slot)).count();
         self.all.shrink_by(self.bytes, messages);
     }
 }
@@ -341,6 +424,84 @@ mod tests {
         assert_eq!(reserved(&mut inflight, Some(named)), 1, "it is in use");
         assert_eq!(reserved(&mut inflight, PacketId::new(7)), 2, "it is of those that are given in sending");
         assert_eq!(inflight.len(), 3);
+    }
+
+    /// Sends a message and has it received.
+    fn released(inflight: &mut Inflight) -> u16 {
+        let id = inflight.reserve(None).unwrap();
+        inflight.slot_mut(id).unwrap().exchange = Some(Exchange::Released);
+        id.get()
+    }
+
+    fn end(inflight: &mut Inflight, raw: u16) -> bool {
+        inflight.remove(PacketId::new(raw).unwrap()).is_some()
+    }
+
+    #[test]
+    fn an_identifier_is_given_again_after_all_others() {
+        let mut inflight = Inflight::default();
+        for expected in (1..WAITED_FIRST).chain(1..10) {
+            let id = released(&mut inflight);
+            assert_eq!(id, expected);
+            assert!(end(&mut inflight, id));
+            assert!(!end(&mut inflight, id), "it is nobody's");
+        }
+        assert_eq!((inflight.len(), inflight.slots.len()), (0, 1));
+    }
+
+    #[test]
+    fn an_identifier_is_not_another_one_with_its_place() {
+        let mut inflight = Inflight::default();
+        let first = released(&mut inflight);
+        assert!(end(&mut inflight, first));
+        let second = released(&mut inflight);
+        assert_eq!(inflight.place(first), inflight.place(second));
+        assert!(!end(&mut inflight, first));
+        assert!(end(&mut inflight, second));
+    }
+
+    // Who leaves one unacknowledged makes nobody search long, or keep much.
+    #[test]
+    fn one_that_stays_is_passed_over_and_the_table_is_no_longer_for_it() {
+        let mut inflight = Inflight::default();
+        let stuck = released(&mut inflight);
+        for _ in 0..100_000 {
+            let id = released(&mut inflight);
+            assert_ne!(id, stuck);
+            assert!(end(&mut inflight, id));
+        }
+        assert_eq!((inflight.len(), inflight.slots.len()), (1, 2));
+        assert!(end(&mut inflight, stuck));
+    }
+
+    #[test]
+    fn a_window_that_is_acknowledged_in_order_has_a_table_of_its_size() {
+        let mut inflight = Inflight::default();
+        let mut window: std::collections::VecDeque<u16> = (0..64).map(|_| released(&mut inflight)).collect();
+        for round in 0..100_000 {
+            let oldest = window.pop_front().unwrap();
+            assert!(end(&mut inflight, oldest));
+            window.push_back(released(&mut inflight));
+            // Where they begin anew none is 0, and the places are not in step any more.
+            let len = inflight.slots.len();
+            assert!(len == 64 || (round > 30_000 && len == 128), "{round}: {len}");
+        }
+        assert_eq!(inflight.len(), 64);
+        let in_order: Vec<u16> = inflight.in_order().into_iter().map(PacketId::get).collect();
+        assert_eq!(window, in_order, "also where they began anew");
+    }
+
+    #[test]
+    fn what_is_restored_has_its_identifiers_and_the_next_follows_the_last() {
+        for ids in [&[1, 2, 3][..], &[0x7FFF, 1, 5], &[5, 4101, 6], &[7, 0x8000, 8]] {
+            let mut inflight = Inflight::default();
+            let released = ids.iter().map(|raw| (PacketId::new(*raw).unwrap(), Exchange::Released));
+            inflight.restore(released.collect());
+            let in_order: Vec<u16> = inflight.in_order().into_iter().map(PacketId::get).collect();
+            assert_eq!((in_order.as_slice(), inflight.len()), (ids, 3));
+            assert_eq!(reserved(&mut inflight, None), ids[2] + 1);
+            assert!(ids.iter().all(|raw| end(&mut inflight, *raw)));
+        }
     }
 
     #[test]

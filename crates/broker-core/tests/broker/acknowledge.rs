@@ -43,7 +43,47 @@ fn a_qos2_message_holds_its_place_until_pubcomp() {
     world.send(ops, Packet::PubRec(ack(1)));
     world.expect(ops, ["PUBLISH a \"1\" q2 #1", "PUBREL 1 00"]);
     world.send(ops, Packet::PubComp(ack(1)));
-    world.expect(ops, ["PUBLISH a \"2\" q2 #1"]);
+    world.expect(ops, ["PUBLISH a \"2\" q2 #2"]);
+}
+
+// A client that acknowledges twice has not seen the next message yet: that is nobody's acknowledgement, and the window stays.
+#[test]
+fn what_is_acknowledged_twice_does_not_acknowledge_the_next_message() {
+    for qos in [Q1, Q2] {
+        for is_own in [false, true] {
+            let (mut world, press, ops) = world(1, qos);
+            let send = |world: &mut World, payload: &str| {
+                world.publish(press, "a", payload, qos);
+                world.send(press, Packet::PubRel(ack(1)));
+            };
+            let finish = |world: &mut World, id| {
+                if qos == Q1 {
+                    world.send(ops, Packet::PubAck(ack(id)));
+                } else {
+                    world.send(ops, Packet::PubRec(ack(id)));
+                    world.send(ops, Packet::PubComp(ack(id)));
+                }
+            };
+            send(&mut world, "1");
+            finish(&mut world, 1);
+            for n in 2..100 {
+                send(&mut world, &n.to_string());
+                let newest = format!("PUBLISH a \"{n}\" q{} #{n}", qos as u8);
+                assert_eq!(world.take(ops).last(), Some(&newest));
+                finish(&mut world, n - 1);
+                assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
+                finish(&mut world, n);
+                assert_eq!(world.session("ops", "ops").unwrap().inflight, 0);
+            }
+            // Its twin: the next one's own.
+            send(&mut world, "last");
+            world.take(ops);
+            finish(&mut world, if is_own { 100 } else { 99 });
+            send(&mut world, "waits for that");
+            let is_sent = world.take(ops).iter().any(|text| text.contains("waits for that"));
+            assert_eq!(is_sent, is_own);
+        }
+    }
 }
 
 #[test]
@@ -67,7 +107,7 @@ fn an_error_in_puback_or_pubrec_ends_the_exchange() {
         }
         let failure = failed(1, ReasonCode::UnspecifiedError);
         world.send(ops, if qos == Q1 { Packet::PubAck(failure) } else { Packet::PubRec(failure) });
-        let waited = if qos == Q1 { "PUBLISH a \"2\" q1 #32768" } else { "PUBLISH a \"2\" q2 #1" };
+        let waited = if qos == Q1 { "PUBLISH a \"2\" q1 #32768" } else { "PUBLISH a \"2\" q2 #2" };
         let expected = [format!("PUBLISH a \"1\" q{} #1", qos as u8), waited.to_owned()];
         assert_eq!(world.take(ops), expected);
         assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
@@ -303,7 +343,7 @@ fn what_is_in_flight_is_sent_again_in_the_order_of_sending() {
             world.send(ops, Packet::PubComp(ack(1)));
         }
         send(&mut world, "3");
-        let last = format!("PUBLISH a \"3\" q{} #1", qos as u8);
+        let last = format!("PUBLISH a \"3\" q{} #3", qos as u8);
         assert_eq!(world.take(ops).last(), Some(&last));
         if is_restarted {
             world.crash(1);
@@ -311,7 +351,7 @@ fn what_is_in_flight_is_sent_again_in_the_order_of_sending() {
             world.lose(ops);
         }
         let ops = world.connect("ops", durable("c"));
-        let again = [("2", 2), ("3", 1)];
+        let again = [("2", 2), ("3", 3)];
         let again = again.map(|(text, id)| format!("PUBLISH a {text:?} q{} #{id} dup", qos as u8));
         assert_eq!(world.take(ops)[1..], again);
     }

@@ -48,7 +48,8 @@ fn the_identifier_of_a_message_that_is_not_kept_is_given_to_no_other_after_a_res
         world.send(ops, Packet::PubComp(ack(1)));
         world.take(ops);
         publish_released(&mut world, press, "quick");
-        world.expect(ops, ["PUBLISH quick \"x\" q2 #1"]);
+        world.expect(ops, ["PUBLISH quick \"x\" q2 #3"]);
+        assert_eq!(world.session("ops", "c").unwrap().inflight, 2);
     }
 }
 

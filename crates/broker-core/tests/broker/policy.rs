@@ -212,7 +212,8 @@ fn the_identifier_of_a_withdrawn_qos2_message_stays_taken_until_its_exchange_end
     world.send(ops, Packet::PubComp(ack(1)));
     world.expect(ops, ["PUBREL 1 00"]);
     world.publish(press, "b", "z", Q1);
-    world.expect(ops, ["PUBLISH b \"z\" q1 #1"]);
+    world.expect(ops, ["PUBLISH b \"z\" q1 #3"]);
+    assert_eq!(world.session("ops", "c").unwrap().inflight, 2);
 }
 
 // F26
@@ -297,11 +298,11 @@ fn retained_messages_follow_once_however_often_they_are_asked_for_meanwhile() {
     for _ in 0..3 {
         world.subscribe(ops, "a/+", Q1);
     }
-    for expected in [["PUBLISH a/1 \"x\" q1 #1 retain"], ["PUBLISH a/2 \"x\" q1 #1 retain"]] {
-        world.send(ops, Packet::PubAck(ack(1)));
-        world.expect(ops, expected);
+    for (id, expected) in [(1, "PUBLISH a/1 \"x\" q1 #2 retain"), (2, "PUBLISH a/2 \"x\" q1 #3 retain")] {
+        world.send(ops, Packet::PubAck(ack(id)));
+        world.expect(ops, [expected]);
     }
-    world.send(ops, Packet::PubAck(ack(1)));
+    world.send(ops, Packet::PubAck(ack(3)));
     world.quiet(ops);
 }
 

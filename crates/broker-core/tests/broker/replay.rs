@@ -60,9 +60,9 @@ fn the_rest_comes_after_a_kill_and_then_no_more() {
 
     world.crash(1);
     let ops = world.connect("ops", slow("ops", 2));
-    acknowledge(&mut world, ops, &[1, 2, 1, 2, 1]);
+    acknowledge(&mut world, ops, &[1, 2, 3, 4, 5]);
     let seen = world.take(ops);
-    let again = [(0, 1), (1, 2), (2, 1), (3, 2), (4, 1)].map(|(n, id)| sent(n, Q1, id, " dup"));
+    let again = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)].map(|(n, id)| sent(n, Q1, id, " dup"));
     assert_eq!((&*seen[0], &seen[1..]), ("CONNACK 00 present", &again[..]));
     assert_eq!((owed(&world), world.disk.kinds()), (vec![None], "summmmmrrrrr".to_owned()));
 
@@ -88,7 +88,7 @@ fn the_rest_is_no_duplicate_where_its_client_had_left_or_the_stop_was_planned() 
         }
         let ops = world.connect("ops", slow("ops", 1));
         acknowledge(&mut world, ops, &[1]);
-        let expected = ["CONNACK 00 present", &sent(0, Q1, 1, " dup"), &sent(1, Q1, 1, "")];
+        let expected = ["CONNACK 00 present", &sent(0, Q1, 1, " dup"), &sent(1, Q1, 2, "")];
         world.expect(ops, expected);
     }
 }
@@ -124,14 +124,13 @@ fn at_qos2_each_comes_once_over_any_number_of_kills() {
     world.subscribe(ops, "#", Q2);
     world.expect(ops, [&*sent(0, Q2, 1, "")]);
     complete(&mut world, ops, 1);
-    world.expect(ops, ["PUBREL 1 00", &sent(1, Q2, 1, "")]);
-    for next in [Some(sent(2, Q2, 1, "")), None] {
+    world.expect(ops, ["PUBREL 1 00", &sent(1, Q2, 2, "")]);
+    for (resumed, id, next) in [(1, 2, Some(sent(2, Q2, 3, ""))), (2, 3, None)] {
         world.crash(1);
         let ops = world.connect("ops", slow("ops", 1));
-        let resumed = if next.is_some() { 1 } else { 2 };
-        world.expect(ops, ["CONNACK 00 present", &sent(resumed, Q2, 1, " dup")]);
-        complete(&mut world, ops, 1);
-        let expected: Vec<_> = ["PUBREL 1 00".to_owned()].into_iter().chain(next).collect();
+        world.expect(ops, ["CONNACK 00 present", &sent(resumed, Q2, id, " dup")]);
+        complete(&mut world, ops, id);
+        let expected: Vec<_> = [format!("PUBREL {id} 00")].into_iter().chain(next).collect();
         assert_eq!(world.take(ops), expected);
     }
     world.crash(1);
@@ -178,8 +177,8 @@ fn the_rest_comes_only_to_who_may_receive_it_by_then() {
     world.crash(1);
     for (id, topics) in [("ops", vec![0, 2]), ("boss", vec![0, 1, 2]), ("temp", vec![])] {
         let conn = world.connect(id, slow(id, 1));
-        acknowledge(&mut world, conn, &[1, 1, 1]);
-        let expected = topics.into_iter().map(|n| sent(n, Q1, 1, " dup"));
+        acknowledge(&mut world, conn, &[1, 2, 3]);
+        let expected = topics.into_iter().zip(1..).map(|(n, id)| sent(n, Q1, id, " dup"));
         let expected: Vec<_> = ["CONNACK 00 present".to_owned()].into_iter().chain(expected).collect();
         assert_eq!(world.take(conn), expected, "{id}");
     }
@@ -197,8 +196,8 @@ fn the_rest_comes_only_from_who_may_publish_it_by_then() {
         world.change_rules_while_down(vec![allow("press", publishes, &[]), ops()]);
         world.crash(1);
         let conn = world.connect("ops", slow("ops", 1));
-        acknowledge(&mut world, conn, &[1, 1, 1]);
-        let is_there = world.take(conn).contains(&sent(1, Q1, 1, " dup"));
+        acknowledge(&mut world, conn, &[1, 2, 3]);
+        let is_there = world.take(conn).contains(&sent(1, Q1, 2, " dup"));
         assert_eq!(is_there, publishes.len() == 1);
     }
 }
@@ -228,15 +227,15 @@ fn a_subscription_made_again_is_owed_what_it_asks_for() {
         let ops = world.open("ops", slow("ops", 1));
         world.subscribe(ops, "a/+", Q2);
         complete(&mut world, ops, 1);
-        complete(&mut world, ops, 1);
+        complete(&mut world, ops, 2);
         world.send(ops, subscribe([Subscription { retain_handling: handling, ..sub("a/+", Q2) }]));
         assert_eq!(owed(&world), [asks.then(|| Some("a/0".to_owned()))]);
         world.crash(1);
         let ops = world.connect("ops", slow("ops", 1));
         if asks {
-            world.expect(ops, ["CONNACK 00 present", &sent(0, Q2, 1, " dup")]);
-            complete(&mut world, ops, 1);
-            world.expect(ops, ["PUBREL 1 00", &sent(1, Q2, 1, "")]);
+            world.expect(ops, ["CONNACK 00 present", &sent(0, Q2, 3, " dup")]);
+            complete(&mut world, ops, 3);
+            world.expect(ops, ["PUBREL 3 00", &sent(1, Q2, 4, "")]);
         } else {
             world.expect(ops, ["CONNACK 00 present"]);
         }
@@ -318,7 +317,7 @@ fn what_is_owed_when_a_session_is_first_stored_is_stored_too() {
     let ops = world.open("ops", slow("ops", 1));
     world.subscribe(ops, "#", Q1);
     acknowledge(&mut world, ops, &[1]);
-    world.expect(ops, [sent(0, Q1, 1, ""), sent(1, Q1, 1, "")].each_ref().map(|text| &**text));
+    world.expect(ops, [sent(0, Q1, 1, ""), sent(1, Q1, 2, "")].each_ref().map(|text| &**text));
     world.send(press, Packet::Publish(Box::new(Publish { retain: true, ..publish("b", "y", Q1) })));
     assert_eq!(owed(&world), [Some(Some("a/1".to_owned()))]);
 

@@ -256,7 +256,7 @@ fn retained_messages_follow_as_the_client_takes_them() {
     world.send(ops, Packet::PubAck(ack(2)));
     world.expect(
         ops,
-        ["PUBLISH a/3 \"\" q0", "PUBLISH a/2 \"x\" q1 #1 retain", "PUBLISH a/4 \"x\" q1 #2 retain"],
+        ["PUBLISH a/3 \"\" q0", "PUBLISH a/2 \"x\" q1 #3 retain", "PUBLISH a/4 \"x\" q1 #4 retain"],
     );
     assert_eq!(world.broker.metrics().dropped.queue_full, 0);
     assert_eq!(world.session("ops", "slow").unwrap().queued, 0);

@@ -168,7 +168,7 @@ fn a_client_may_acknowledge_what_was_withdrawn_behind_its_back() {
         }
         let other = world.client("other");
         world.publish(other, "q", "y", Q1);
-        world.expect(ops, ["PUBLISH q \"y\" q1 #1"]);
+        world.expect(ops, ["PUBLISH q \"y\" q1 #2"]);
         assert_eq!(world.session("ops", "ops").unwrap().inflight, 1);
     }
 }

@@ -296,8 +296,8 @@ fn is_let_go(mut world: World, ops: ConnId) {
     let other = world.client("other");
     world.publish(other, "a", "next", Q1);
     world.store();
-    world.expect(ops, ["PUBLISH a \"next\" q1 #1"]);
-    world.send(ops, Packet::PubAck(ack(1)));
+    world.expect(ops, ["PUBLISH a \"next\" q1 #2"]);
+    world.send(ops, Packet::PubAck(ack(2)));
     world.store();
     assert_eq!(world.disk.kinds().replace(['s', 'u'], ""), "");
 }

@@ -89,7 +89,7 @@ fn what_waits_for_clients_is_counted_until_it_is_gone() {
     assert_eq!(waiting(&world), 1);
     world.send(press, Packet::PubRel(ack(1)));
     assert_eq!(waiting(&world), 1);
-    world.send(ops, Packet::PubRec(ack(1)));
+    world.send(ops, Packet::PubRec(ack(2)));
     assert_eq!(waiting(&world), 0);
     world.lose(ops);
     for payload in ["three", "four"] {
