@@ -6,6 +6,7 @@
 //! something is still owed that could have been sent.
 
 mod quotas;
+mod replay;
 mod sent;
 
 use crate::filters::{is_shared, plain};
@@ -15,6 +16,7 @@ use crate::tally::{Life, Tally};
 use crate::world::*;
 use midge_policy::Quota;
 use mqtt_proto::{QoS, RetainHandling};
+use replay::Replay;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) type Who = usize;
@@ -128,55 +130,6 @@ pub(crate) struct Session {
     pub(crate) flight: Vec<Flight>,
     held: BTreeMap<u16, (Message, Life)>,
     life: Life,
-}
-
-/// What a subscription is sent of the retained messages: of each topic one, as it is then.
-#[derive(Clone, Debug, Default)]
-struct Replay {
-    /// Topics that were retained when the subscription was made, and not sent since.
-    owed: BTreeSet<&'static str>,
-    /// Topics where its client's own was retained and it was without those: it may be passed over at once
-    /// ([MQTT-3.8.3-3]), or sent if the subscription is made anew before.
-    own: BTreeSet<&'static str>,
-    /// How many messages had been sent to everyone when it was made.
-    begun: usize,
-    sent: BTreeSet<&'static str>,
-    /// Payloads that a broker that was restarted may have sent before.
-    may_be_again: BTreeSet<String>,
-    /// What was replaced before its turn: it may be sent before what has taken its place.
-    replaced: Vec<Message>,
-    /// What was published since and sent of each publisher's messages of a topic on one connection: the newest of those
-    /// that came at one QoS and go out at one.
-    newest: BTreeMap<(Who, &'static str, [QoS; 2]), usize>,
-    /// Some of it may have waited in a queue that was full.
-    may_be_gone: bool,
-}
-
-impl Replay {
-    /// Whether it may be sent what is retained of a topic since it was made.
-    fn may_owe(&self, topic: &str) -> bool {
-        self.owed.contains(topic) || self.own.contains(topic)
-    }
-
-    /// Passes over what is its client's own.
-    fn pass_over(&mut self, topic: &'static str) {
-        self.owed.remove(topic);
-        self.own.insert(topic);
-    }
-
-    /// Is through with a topic.
-    fn pass(&mut self, topic: &str) {
-        self.owed.remove(topic);
-        self.own.remove(topic);
-    }
-
-    /// What may wait of it because something newer came.
-    fn waiting<'a>(
-        &'a self,
-        retained: &'a BTreeMap<&'static str, Message>,
-    ) -> impl Iterator<Item = &'a Message> {
-        self.replaced.iter().chain(self.owed.union(&self.own).filter_map(|topic| retained.get(topic)))
-    }
 }
 
 impl Session {
