@@ -1,4 +1,4 @@
-//! Deciding without any cache, with few and with many rules for others; and matching topics.
+//! Deciding without any cache, with few and with many rules for others or for all; and matching topics.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 #![allow(
@@ -21,24 +21,28 @@ fn decisions(criterion: &mut Criterion) {
     let id = SpiffeId::new("spiffe://bench.example/app/a0").unwrap();
     let topic = TopicName::new("bench/pair/0/value").unwrap();
     let filter = SharedFilter::new("bench/pair/+/value").unwrap();
-    for others in [10, 100_000] {
+    for (count, of, ids) in [10, 1_000, 100_000]
+        .into_iter()
+        .flat_map(|count| [(count, "others", "other/{n}"), (count, "all", "**")])
+    {
         let mut text = POLICY.to_owned();
-        for n in 0..others {
+        for n in 0..count {
+            let ids = ids.replace("{n}", &n.to_string());
             text.push_str(&format!(
-                "[[rule]]\nname = \"other-{n}\"\nid = \"spiffe://bench.example/other/{n}\"\npublish = [\"other/{n}/#\"]\n"
+                "[[rule]]\nname = \"other-{n}\"\nid = \"spiffe://bench.example/{ids}\"\npublish = [\"other/{n}/#\"]\n"
             ));
         }
         let policy = Policy::from_toml_str(&text, "bench.toml").unwrap();
         let rights = policy.rights(&id);
         let facts =
             PublishFacts { qos: QoS::AtLeastOnce, retain: false, payload_len: 64, response_topic: None };
-        group.bench_function(format!("PUBLISH, {others} rules for others"), |bencher| {
+        group.bench_function(format!("PUBLISH, {count} rules for {of}"), |bencher| {
             bencher.iter(|| rights.publish(std::hint::black_box(&topic), facts).is_ok());
         });
-        group.bench_function(format!("delivery, {others} rules for others"), |bencher| {
+        group.bench_function(format!("delivery, {count} rules for {of}"), |bencher| {
             bencher.iter(|| rights.receive(std::hint::black_box(&topic)).is_ok());
         });
-        group.bench_function(format!("SUBSCRIBE, {others} rules for others"), |bencher| {
+        group.bench_function(format!("SUBSCRIBE, {count} rules for {of}"), |bencher| {
             bencher.iter(|| {
                 rights
                     .subscribe(std::hint::black_box(&filter), QoS::AtLeastOnce, SubscribeMode::Reject)
