@@ -356,3 +356,26 @@ fn what_is_retained_at_another_qos_may_come_later() {
         Op::Subscribe(3, Wish { qos: 0, handling: 1, ..all_of("#") }),
     ]);
 }
+
+// [MQTT-4.4.0-1]: it had waited for room in the window of who leaves.
+#[test]
+fn what_is_released_again_may_come_to_who_is_leaving() {
+    let narrow = Opening { v5: false, clean: false, expiry: 0, window: 1, aliases: 0, will: None };
+    let at = |topic, qos| Said { retain: false, ..kept(topic, qos) };
+    let will = Some((at("a/b", 2), 0));
+    let words = [Word::Subscribe(all_of("#")), Word::Nothing];
+    play(&[
+        Op::Connect(2, narrow),
+        Op::Connect(3, narrow),
+        Op::Subscribe(0, Wish { qos: 2, ..all_of("a/#") }),
+        Op::Subscribe(0, all_of("#")),
+        Op::Publish(3, 2, at("a/b", 1)),
+        Op::Connect(1, Opening { will, ..narrow }),
+        Op::Lose(0),
+        Op::Leave(0, 0),
+        Op::Connect(0, narrow),
+        Op::Connect(2, Opening { v5: true, ..narrow }),
+        Op::Acknowledge(0, 1, false),
+        Op::EndInput(1, Farewell { words, meanwhile: None, then: Then::Stored }),
+    ]);
+}

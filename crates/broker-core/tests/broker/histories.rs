@@ -366,16 +366,23 @@ impl Play {
                 } else if answer.as_ref() == Some(&(who, text.clone())) {
                     answer = None;
                 } else {
-                    let again = text.strip_prefix("PUBREL ").and_then(|rest| rest.strip_suffix(" 00"));
-                    let id =
-                        again.unwrap_or_else(|| panic!("{text} to {who} answers nothing, {answer:?} is due"));
-                    self.model.pubrel(who, id.parse().unwrap());
+                    let is_again = self.hear_pubrel(who, &text);
+                    assert!(is_again, "{text} to {who} answers nothing, {answer:?} is due");
                 }
             }
         }
         assert_eq!(answer, None, "an answer is missing");
         self.attacker.look(&mut self.world);
         self.model.settle();
+    }
+
+    /// Takes a PUBREL that comes again, by itself. Tells whether it is one.
+    pub(crate) fn hear_pubrel(&mut self, who: Who, text: &str) -> bool {
+        let id = text.strip_prefix("PUBREL ").and_then(|rest| rest.strip_suffix(" 00"));
+        id.is_some_and(|id| {
+            self.model.pubrel(who, id.parse().unwrap());
+            true
+        })
     }
 
     /// Everybody who still has a session comes back and acknowledges everything: then nothing is owed.
