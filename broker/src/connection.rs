@@ -1,7 +1,8 @@
 //! One network connection: bytes to packets, packets to the hub, and back.
 
 use crate::arrivals::Arrival;
-use crate::hub::Line;
+use crate::hub::{Line, Taken};
+use crate::input::Input;
 use crate::outbox::{Frames, Woken};
 use crate::traffic::Traffic;
 use crate::wire::Wire;
@@ -9,18 +10,17 @@ use crate::{Admission, Hub, LocalClaims, Refusal};
 use broker_core::{CloseCause, ConnId, Listener};
 use bytes::BytesMut;
 use midge_identity::VerifiedPeer;
-use mqtt_proto::{ConnAck, Connect, DecodeError, Decoder, Packet, ReasonCode, Version};
-use std::collections::VecDeque;
+use mqtt_proto::{ConnAck, Connect, Packet, ReasonCode, Version};
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// First size of the read buffer: an idle connection costs no more.
 const READ_BYTES: usize = 512;
-/// Packets decoded before the core is entered: as many as stay in the processor's nearest cache.
+/// Packets taken in one entry of the core.
 const PACKETS_MAX: usize = 16;
 /// Largest size of the read buffer, which doubles while reads fill it.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -102,8 +102,7 @@ pub(crate) async fn arrive<S: Wire>(
 ) -> Result<Arrived<S>, Refused> {
     let mut reader = Reader {
         read: stream,
-        decoder: Decoder::server(limits.codec.clone()),
-        buffer: BytesMut::with_capacity(READ_BYTES),
+        input: Input::new(limits.codec.clone(), READ_BYTES),
         taken: 0,
         patience: None,
     };
@@ -134,8 +133,8 @@ impl<S> Arrived<S> {
     /// # Errors
     /// When it cannot be.
     pub(crate) fn moved(self, to: impl FnOnce(S) -> io::Result<S>) -> io::Result<Self> {
-        let Reader { read, decoder, buffer, taken, patience } = self.reader;
-        Ok(Self { reader: Reader { read: to(read)?, decoder, buffer, taken, patience }, ..self })
+        let Reader { read, input, taken, patience } = self.reader;
+        Ok(Self { reader: Reader { read: to(read)?, input, taken, patience }, ..self })
     }
 }
 
@@ -159,11 +158,7 @@ pub(crate) async fn serve<S: Wire>(
         line
     };
     drop(turn);
-    // Of this thread's own memory from now on: what it frees of others' goes back to them, and to the system.
-    let ahead = std::mem::take(&mut reader.buffer);
-    reader.buffer.reserve(READ_BYTES.max(ahead.len()));
-    reader.buffer.extend_from_slice(&ahead);
-    drop(ahead);
+    reader.input.move_here(READ_BYTES);
     let (line, write) = (&line, &mut write);
     let outlet =
         Outlet { hub, line, write, unread_timeout, flushed_bytes, ends_at: None, may_be_withdrawn: true };
@@ -231,8 +226,7 @@ async fn answer_connect<W: AsyncWrite + Unpin>(write: &mut W, version: Version, 
 
 struct Reader<R> {
     read: R,
-    decoder: Decoder,
-    buffer: BytesMut,
+    input: Input,
     /// Bytes read until CONNECT.
     taken: usize,
     /// How long the rest of a packet may stay away, where no keep alive says so.
@@ -242,16 +236,16 @@ struct Reader<R> {
 impl<S: Wire> Reader<S> {
     /// Lets others write meanwhile.
     fn split(self) -> (Reader<ReadHalf<S>>, WriteHalf<S>) {
-        let Self { read, decoder, buffer, taken, patience } = self;
+        let Self { read, input, taken, patience } = self;
         let (read, write) = tokio::io::split(read);
-        (Reader { read, decoder, buffer, taken, patience }, write)
+        (Reader { read, input, taken, patience }, write)
     }
 
     /// Ends a connection whose CONNECT did not come or is refused, with the answer that it is owed, if any.
     async fn turn_away(&mut self, answer: Option<ReasonCode>, arrival: &Arrival) {
         let ending = async {
             if let Some(reason) = answer {
-                let version = self.decoder.version().unwrap_or(Version::V311);
+                let version = self.input.version().unwrap_or(Version::V311);
                 answer_connect(&mut self.read, version, reason).await;
             } else {
                 drop(tokio::time::timeout(LINGER, self.read.shutdown()).await);
@@ -271,20 +265,20 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     async fn connect(&mut self) -> Result<Connect, NoConnect> {
         let refuse = |answer, text: String| Err(NoConnect { answer, refusal: Refusal(text) });
         loop {
-            match self.decoder.decode(&mut self.buffer) {
+            match self.input.next() {
                 Ok(Some(Packet::Connect(connect))) => return Ok(*connect),
                 Ok(Some(_)) => return refuse(None, "the first packet is not CONNECT".into()),
                 Ok(None) => {}
                 Err(error) => {
                     // [MQTT-3.1.2-2]: an unknown level is answered; of the rest only what names a version is.
                     let reason = error.reason();
-                    let known = self.decoder.version().is_some();
+                    let known = self.input.version().is_some();
                     let answer =
                         (known || reason == ReasonCode::UnsupportedProtocolVersion).then_some(reason);
                     return refuse(answer, format!("CONNECT: {error}"));
                 }
             }
-            match self.read.read_buf(&mut self.buffer).await {
+            match self.input.read_from(&mut self.read).await {
                 Ok(0) => return refuse(None, "closed before CONNECT".into()),
                 Ok(count) => self.taken += count,
                 Err(error) => return refuse(None, format!("closed before CONNECT: {error}")),
@@ -292,22 +286,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Decodes the next packets of what was read, so many at most, and tells whether more may follow.
-    fn decode_some(&mut self, packets: &mut VecDeque<Packet>, at_most: usize) -> Result<bool, DecodeError> {
-        while packets.len() < at_most {
-            let Some(packet) = self.decoder.decode(&mut self.buffer)? else { return Ok(false) };
-            packets.push_back(packet);
-        }
-        Ok(true)
-    }
-
     /// Reads more.
     ///
     /// # Errors
     /// `TimedOut` when nothing more comes of a packet that has begun.
     async fn more(&mut self) -> io::Result<usize> {
-        let patience = self.patience.filter(|_| !self.buffer.is_empty());
-        let read = self.read.read_buf(&mut self.buffer);
+        let patience = self.patience.filter(|_| self.input.has_begun());
+        let read = self.input.read_from(&mut self.read);
         match patience {
             Some(patience) => tokio::time::timeout(patience, read).await?,
             None => read.await,
@@ -317,16 +302,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// Reads until the network connection ends. After a violation it waits to be dropped: the
     /// writer still sends what the core says about it.
     async fn run(&mut self, hub: &Hub, conn: ConnId) -> CloseCause {
-        let (mut packets, mut woken) = (VecDeque::new(), Woken::default());
+        let mut woken = Woken::default();
         let mut wanted = READ_BYTES;
         let mut pace = Pace::start();
+        let mut has_rest = false;
         loop {
-            let decoded = self.decode_some(&mut packets, pace.packets);
-            let mut has_more = !packets.is_empty();
-            while has_more {
-                let wait = hub.packets(conn, &mut packets, &mut woken);
-                has_more = wait.is_some() || !packets.is_empty();
-                let Some(wait) = wait else { continue };
+            let has_packet = self.input.has_packet();
+            let taken = if has_rest || has_packet == Ok(true) {
+                hub.packets(conn, &mut self.input, pace.packets, &mut woken)
+            } else {
+                has_packet.map(|_| Taken::All)
+            };
+            has_rest = matches!(taken, Ok(Taken::Wait(_)));
+            if let Ok(Taken::Wait(wait)) = taken {
                 pace.wake(&mut woken);
                 if wait.is_zero() {
                     // It was a turn's work.
@@ -336,6 +324,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     tokio::time::sleep(wait).await;
                 }
                 pace.rest();
+                continue;
             }
             let writing = pace.writing(&woken);
             if pace.is_turn_over(TURN.max(writing)) {
@@ -346,19 +335,16 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 tokio::task::yield_now().await;
                 pace.began = Instant::now();
             }
-            if let Ok(true) = decoded {
+            if let Ok(Taken::Some) = taken {
                 continue;
             }
             pace.wake(&mut woken);
-            if let Err(error) = decoded {
+            if let Err(error) = taken {
                 tracing::debug!(conn = conn.0, %error, "malformed packet");
                 hub.malformed(conn, error.reason());
                 std::future::pending::<()>().await;
             }
-            if self.buffer.is_empty() && self.buffer.capacity() > 4 * wanted {
-                self.buffer = BytesMut::new();
-            }
-            self.buffer.reserve(wanted);
+            self.input.make_room(wanted);
             match self.more().await {
                 Ok(0) => return CloseCause::Eof,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && self.patience.is_some() => {
@@ -389,7 +375,7 @@ struct Pace {
     began: Instant,
     /// What earlier turns of this stretch took.
     worked: Duration,
-    /// Packets that are decoded for one entry of the core: fewer where each costs much.
+    /// Packets for one entry of the core: fewer where each costs much.
     packets: usize,
     /// About how many receivers it has: those that have not written yet are not among the next to be woken.
     receivers: u32,

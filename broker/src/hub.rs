@@ -3,6 +3,7 @@
 
 use crate::arrivals::Source;
 use crate::audit::{names_remote, record_event, record_refusal};
+use crate::input::Input;
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Signal, Woken};
 use crate::traffic::{SocketsLost, Traffic};
@@ -15,9 +16,9 @@ use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
-use mqtt_proto::{Connect, Packet, Publication, ReasonCode};
+use mqtt_proto::{Connect, DecodeError, Publication, ReasonCode};
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,6 +64,18 @@ impl Inner {
         };
         Calls { persister: std::mem::take(&mut self.to_persist), backlog: self.broker.has_backlog(), timer }
     }
+}
+
+/// How much of its input a connection was rid of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Every whole packet.
+    All,
+    /// As much as one entry of the core takes.
+    Some,
+    /// What comes next, or something that the core has taken and not done with, has to wait so long; the core is to be
+    /// entered again after that, also where no packets are left.
+    Wait(Duration),
 }
 
 /// The tasks that have something to do after the core was entered.
@@ -206,35 +219,41 @@ impl Hub {
         line
     }
 
-    /// Hands packets over, up to one that comes too fast, has to wait for the disk, or takes so long that others have
-    /// their turn before it is done with. Returns how long the others have to wait then, and whatever the client sends
-    /// after them; it is called again after that, also where no others are left.
+    /// Hands so many packets over, up to one that comes too fast, has to wait for the disk, or takes so long that others
+    /// have their turn before it is done with. They are decoded one by one: what was allocated for the last is there for
+    /// the next.
     /// Whoever has something to send for it is added to `woken`, to be woken after the last packet of a read.
+    ///
+    /// # Errors
+    /// When a packet is malformed. Those before it have been taken.
     pub(crate) fn packets(
         &self,
         conn: ConnId,
-        packets: &mut VecDeque<Packet>,
+        input: &mut Input,
+        at_most: usize,
         woken: &mut Woken,
-    ) -> Option<Duration> {
-        let until = self.enter_waking(woken, |inner, now| {
+    ) -> Result<Taken, DecodeError> {
+        self.enter_waking(woken, |inner, now| {
             let mut until = inner.broker.handle_rest(conn, now);
-            while until.is_none()
-                && let Some(packet) = packets.front()
-            {
-                until = inner.broker.puts_off(conn, packet, now);
+            for _ in 0..at_most {
                 if until.is_some() {
                     break;
                 }
-                let Some(packet) = packets.pop_front() else { break };
+                let Some(packet) = input.next()? else { return Ok(Taken::All) };
+                until = inner.broker.puts_off(conn, &packet, now);
+                if until.is_some() {
+                    input.put_back(packet);
+                    break;
+                }
                 until = inner.broker.handle_packet(conn, packet, now);
                 // At once, while what they refer to is in the processor's cache.
                 while let Some(effect) = inner.broker.poll_immediate() {
                     self.execute(inner, effect);
                 }
             }
-            until
-        })?;
-        Some(until.saturating_sub(self.0.started.elapsed()))
+            let wait = |until: Duration| Taken::Wait(until.saturating_sub(self.0.started.elapsed()));
+            Ok(until.map_or(Taken::Some, wait))
+        })
     }
 
     pub(crate) fn malformed(&self, conn: ConnId, reason: ReasonCode) {

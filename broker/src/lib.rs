@@ -12,6 +12,7 @@ mod bulk;
 mod config;
 mod connection;
 mod hub;
+mod input;
 mod limits;
 mod listener;
 mod listeners;

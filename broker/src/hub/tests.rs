@@ -1,7 +1,7 @@
 //! A disk that is slow, one that fails, and what a change leaves for it, as the connections see it.
 
-use super::Hub;
-use super::Line;
+use super::{Hub, Line, Taken};
+use crate::input::Input;
 use crate::limits::PendingLimits;
 use crate::outbox::{Outbox, Woken};
 use broker_core::{CloseCause, Config, ConnId, Durability, Listener};
@@ -10,7 +10,6 @@ use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule, SubscribeMode};
 use midge_runtime::Clock;
 use mqtt_proto::*;
-use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +58,10 @@ impl Stage {
 
     /// Hands one packet over; how long it has to wait, if it was not taken.
     fn give(&self, conn: ConnId, packet: Packet) -> Option<Duration> {
-        let mut packets = VecDeque::from([packet]);
-        let wait = self.hub.packets(conn, &mut packets, &mut Woken::default());
-        assert_eq!(packets.len(), usize::from(wait.is_some()));
+        let mut input = Input::of(Some(packet));
+        let taken = self.hub.packets(conn, &mut input, 1, &mut Woken::default()).unwrap();
+        let wait = if let Taken::Wait(wait) = taken { Some(wait) } else { None };
+        assert_eq!(input.has_packet(), Ok(wait.is_some()));
         wait
     }
 
