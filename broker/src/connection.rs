@@ -291,7 +291,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// # Errors
     /// `TimedOut` when nothing more comes of a packet that has begun.
     async fn more(&mut self) -> io::Result<usize> {
-        let patience = self.patience.filter(|_| self.input.has_begun());
+        let patience = self.patience.filter(|_| !self.input.is_empty());
         let read = self.input.read_from(&mut self.read);
         match patience {
             Some(patience) => tokio::time::timeout(patience, read).await?,
@@ -307,11 +307,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut pace = Pace::start();
         let mut has_rest = false;
         loop {
-            let has_packet = self.input.has_packet();
-            let taken = if has_rest || has_packet == Ok(true) {
+            let taken = if has_rest || !self.input.is_empty() {
                 hub.packets(conn, &mut self.input, pace.packets, &mut woken)
             } else {
-                has_packet.map(|_| Taken::All)
+                Ok(Taken::All)
             };
             has_rest = matches!(taken, Ok(Taken::Wait(_)));
             if let Ok(Taken::Wait(wait)) = taken {

@@ -53,6 +53,16 @@ impl Inner {
         self.outboxes.get(&conn).map(|outbox| Arc::clone(outbox.remote()))
     }
 
+    /// Sends the next packet on to its receiver, where it is one that may go there as it is.
+    fn pass(&mut self, conn: ConnId, input: &mut Input, now: Now) -> bool {
+        let Some((publish, len)) = input.peek_plain() else { return false };
+        let Some(passing) = self.broker.passing(conn, &publish, now) else { return false };
+        push(self, passing.conn, |outbox| outbox.pass(&publish, passing.bytes));
+        self.broker.handle_passing(&passing, now);
+        input.skip(len);
+        true
+    }
+
     /// Says who is to be called once the lock is released. Connections that have something to write are added to
     /// `woken`.
     fn leave(&mut self, woken: &mut Woken) -> Calls {
@@ -238,6 +248,9 @@ impl Hub {
             for _ in 0..at_most {
                 if until.is_some() {
                     break;
+                }
+                if inner.pass(conn, input, now) {
+                    continue;
                 }
                 let Some(packet) = input.next()? else { return Ok(Taken::All) };
                 until = inner.broker.puts_off(conn, &packet, now);

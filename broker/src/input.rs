@@ -1,7 +1,7 @@
 //! What a peer has sent and the core has not taken yet: bytes, and the packet at their front.
 
-use bytes::BytesMut;
-use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Version};
+use bytes::{Buf as _, BytesMut};
+use mqtt_proto::{DecodeError, Decoder, Limits, Packet, PublishRef, Version};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -34,20 +34,30 @@ impl Input {
         }
     }
 
+    /// Returns the next packet and its length, where it is a PUBLISH of QoS 0 that says nothing but topic and payload, and
+    /// the topic is that of the last. It is left there.
+    #[inline]
+    pub(crate) fn peek_plain(&mut self) -> Option<(PublishRef<'_>, usize)> {
+        if self.front.is_some() {
+            return None;
+        }
+        self.decoder.peek_plain(&self.buffer)
+    }
+
+    /// Takes so many bytes away, which a packet had.
+    #[inline]
+    pub(crate) fn skip(&mut self, len: usize) {
+        self.buffer.advance(len);
+    }
+
     /// Puts a packet back that is to be taken later.
     pub(crate) fn put_back(&mut self, packet: Packet) {
         self.front = Some(packet);
     }
 
-    /// Tells whether there is a packet to be taken.
-    pub(crate) fn has_packet(&mut self) -> Result<bool, DecodeError> {
-        self.front = self.next()?;
-        Ok(self.front.is_some())
-    }
-
-    /// Whether a packet has begun and is incomplete, once there is none to be taken.
-    pub(crate) fn has_begun(&self) -> bool {
-        !self.buffer.is_empty()
+    /// Whether there is nothing more than was taken, not even the beginning of a packet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.front.is_none() && self.buffer.is_empty()
     }
 
     /// Makes room for so many bytes; what is empty and much larger is given back.

@@ -6,7 +6,7 @@
 
 use broker_core::{CloseReason, Delivery};
 use bytes::{Bytes, BytesMut};
-use mqtt_proto::{EncodeError, Packet, Version};
+use mqtt_proto::{EncodeError, Packet, PublishRef, Version};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
@@ -221,6 +221,16 @@ impl Outbox {
             }
             outbox.encode_later()?;
             outbox.frames.deliver(&delivery, version)
+        })
+    }
+
+    /// Takes one more PUBLISH of which no message was made, and tells the same.
+    pub(crate) fn pass(&mut self, publish: &PublishRef<'_>, bytes: usize) -> bool {
+        let version = self.version;
+        self.push(bytes, |outbox| {
+            outbox.encode_later()?;
+            outbox.frames.make_room(bytes);
+            mqtt_proto::encode_publish(publish, version, &mut outbox.frames.last)
         })
     }
 

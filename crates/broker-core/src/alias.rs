@@ -92,6 +92,12 @@ impl AliasesOut {
             .map_or(Naming::Topic, Naming::Set)
     }
 
+    /// Whether a topic is sent as it is.
+    #[inline]
+    pub(crate) fn leaves(&self, topic: &TopicName) -> bool {
+        self.max == 0 || matches!(self.naming(topic), Naming::Topic)
+    }
+
     /// Remembers an alias that is sent.
     pub(crate) fn commit(&mut self, topic: &TopicName, naming: Naming) {
         if let Naming::Set(alias) = naming {

@@ -113,8 +113,7 @@ impl Broker {
     pub fn handle_packet(&mut self, conn: ConnId, packet: Packet, now: Now) -> Option<Duration> {
         self.out.metrics.packets_in += 1;
         self.out.ledger.begin();
-        let latest = self.latest.filter(|(latest, _)| *latest == conn).map(|(_, key)| key);
-        let Some(key) = latest.or_else(|| self.conns.get(&conn).copied()) else {
+        let Some(key) = self.key_of(conn) else {
             self.take_from_candidate(conn, &packet, now);
             return None;
         };
@@ -127,16 +126,21 @@ impl Broker {
         self.paused_until.take()
     }
 
+    /// Returns the session of a connection: at once that of the latest.
+    #[inline]
+    pub(crate) fn key_of(&self, conn: ConnId) -> Option<Key> {
+        let latest = self.latest.filter(|(latest, _)| *latest == conn).map(|(_, key)| key);
+        latest.or_else(|| self.conns.get(&conn).copied())
+    }
+
     /// Notes that a client has sent something, and tells whether it has done nothing before that stands in the way, and
     /// nobody else has, as is so nearly always: all of it in one look.
     fn is_undisturbed(&mut self, key: Key, now: Now) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return false };
-        let Link::Live(connection) = &mut session.link else { return false };
-        let is_undisturbed = session.condemned.is_none()
-            && connection.ends_after.is_none()
-            && connection.rest.is_none()
-            && connection.peer.expires().is_none_or(|at| at > now.wall);
-        if is_undisturbed {
+        let is_undisturbed = session.is_undisturbed(now);
+        if let Link::Live(connection) = &mut session.link
+            && is_undisturbed
+        {
             connection.last_seen = now.mono;
         }
         is_undisturbed

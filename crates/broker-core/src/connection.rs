@@ -11,6 +11,7 @@ use crate::portions::Rest;
 use crate::queue::Waiting;
 use crate::tally::RuleTally;
 use crate::will::KeptWill;
+use crate::{Metrics, Origin};
 use midge_identity::{UnixMillis, VerifiedPeer};
 use mqtt_proto::{
     Ack, Disconnect, Info, Packet, PacketId, PublishRef, QoS, ReasonCode, Version, encoded_len, publish_len,
@@ -161,11 +162,7 @@ impl Connection {
             Naming::Set(alias) => (Some(alias), false),
             Naming::Alias(alias) => (Some(alias), true),
         };
-        self.unsent = self.unsent.saturating_add(fit.bytes);
-        self.messages_out += 1;
-        out.metrics.messages_out += 1;
-        out.metrics.packets_out += 1;
-        out.metrics.payload_bytes_out += publication.payload.len() as u64;
+        self.count_out(fit.bytes, publication.payload.len(), &mut out.metrics);
         let delivery = Delivery {
             expiry_secs: waiting.message.expiry_left_secs(now),
             message: waiting.message,
@@ -181,6 +178,24 @@ impl Connection {
         match sending.after {
             0 => out.effects.push_back(Effect::Deliver { conn: self.id, delivery }),
             ticket => self.deliver_after(ticket, delivery, out),
+        }
+    }
+
+    /// Counts a message that is sent, with so many bytes.
+    #[inline]
+    pub(crate) fn count_out(&mut self, bytes: usize, payload_len: usize, metrics: &mut Metrics) {
+        self.unsent = self.unsent.saturating_add(bytes);
+        self.messages_out += 1;
+        metrics.messages_out += 1;
+        metrics.packets_out += 1;
+        metrics.payload_bytes_out += payload_len as u64;
+    }
+
+    /// Counts one more message by the rule that was asked last.
+    #[inline]
+    pub(crate) fn count_passed(&mut self) {
+        if let Some(Origin::Client { rule, .. }) = self.cache.latest_origin() {
+            self.published.count(rule);
         }
     }
 

@@ -87,6 +87,11 @@ impl Decided {
         let limited = limited(&permit);
         Self { topic, at, permit, bytes, limited, source, route }
     }
+
+    #[inline]
+    fn holds(&self, at: At, facts: &PublishFacts<'_>) -> bool {
+        self.at == at && self.permit.covers(facts)
+    }
 }
 
 impl PublishCache {
@@ -108,7 +113,19 @@ impl PublishCache {
             Some(latest) => latest,
             None => Arc::clone(self.decisions.get(topic)?),
         };
-        (decided.at == at && decided.permit.covers(facts)).then_some(decided)
+        decided.holds(at, facts).then_some(decided)
+    }
+
+    /// Returns the same of what was found last, to be looked at.
+    #[inline]
+    pub(crate) fn at_hand(&self, topic: &TopicName, at: At, facts: &PublishFacts<'_>) -> Option<&Decided> {
+        let latest = self.latest.as_deref().filter(|latest| latest.topic == *topic)?;
+        latest.holds(at, facts).then_some(latest)
+    }
+
+    /// Returns the origin of the messages that were decided last.
+    pub(crate) fn latest_origin(&self) -> Option<&Origin> {
+        self.latest.as_ref().map(|latest| &*latest.source.origin)
     }
 
     /// Takes back what was found, to be found with one look if it is asked for next. What is not remembered is let go of.

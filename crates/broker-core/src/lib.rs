@@ -27,6 +27,7 @@ mod limits;
 mod message;
 mod metrics;
 mod output;
+mod passing;
 mod portions;
 mod publish;
 mod put_off;
@@ -66,6 +67,7 @@ pub use ledger::StoreTrouble;
 pub use limits::{Config, DeniedPublish};
 pub use message::{Message, Origin};
 pub use metrics::{Denials, Dropped, Metrics};
+pub use passing::Passing;
 pub use record::{
     Change, Durability, FORMAT, HeldRecord, OutgoingRecord, OutgoingState, OwedRecord, QueuedRecord, Record,
     RecordError, RecordKey, RecordKind, SessionRecord, StoreBatch, StoredMessage, SubscriptionRecord,

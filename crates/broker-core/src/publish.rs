@@ -79,9 +79,7 @@ impl Broker {
             Ok(topic) => topic,
             Err(code) => return self.cut(key, CloseReason::Protocol(code), now),
         };
-        connection.messages_in += 1;
-        self.out.metrics.messages_in += 1;
-        self.out.metrics.payload_bytes_in += payload.len() as u64;
+        self.count_in(key, payload.len());
         let publication = Publication { topic, payload, qos, retain, properties };
         match (qos, packet_id) {
             (QoS::AtMostOnce, _) => self.take_qos0(key, publication, now),
@@ -89,6 +87,16 @@ impl Broker {
             (QoS::ExactlyOnce, Some(id)) => self.take_qos2(key, id, publication, now),
             (_, None) => self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now),
         }
+    }
+
+    /// Counts a message that has come.
+    #[inline]
+    pub(crate) fn count_in(&mut self, key: Key, payload_len: usize) {
+        if let Some(connection) = self.connection_mut(key) {
+            connection.messages_in += 1;
+        }
+        self.out.metrics.messages_in += 1;
+        self.out.metrics.payload_bytes_in += payload_len as u64;
     }
 
     fn take_qos0(&mut self, key: Key, publication: Publication, now: Now) {

@@ -230,6 +230,17 @@ impl Session {
         self.queue.is_empty() && self.connection().is_some_and(|connection| connection.resend.is_empty())
     }
 
+    /// Tells whether it is connected, and what its client sends is taken as it comes.
+    #[inline]
+    pub(crate) fn is_undisturbed(&self, now: Now) -> bool {
+        self.condemned.is_none()
+            && self.connection().is_some_and(|connection| {
+                connection.ends_after.is_none()
+                    && connection.rest.is_none()
+                    && connection.peer.expires().is_none_or(|at| at > now.wall)
+            })
+    }
+
     /// Tells whether a message would be sent at once.
     pub(crate) fn is_ready(&self, qos: QoS, config: &Config) -> bool {
         self.connection().filter(|_| self.condemned.is_none()).is_some_and(|connection| {

@@ -1,7 +1,7 @@
 //! The codec, both ends and both versions.
 
-use bytes::BytesMut;
-use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Version, encode, encoded_len};
+use bytes::{Bytes, BytesMut};
+use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Publish, Version, encode, encoded_len};
 
 /// Who decodes.
 #[derive(Clone, Copy)]
@@ -65,7 +65,13 @@ fn decode(decoder: &mut Decoder, stream: &[u8], piece: usize) -> (Vec<Packet>, R
     for piece in stream.chunks(piece) {
         buffer.extend_from_slice(piece);
         loop {
-            match decoder.decode(&mut buffer) {
+            let peeked = peek(decoder, &buffer);
+            let decoded = decoder.decode(&mut buffer);
+            if let Some((peeked, left)) = peeked {
+                assert_eq!(decoded, Ok(Some(peeked)));
+                assert_eq!(buffer.len(), left);
+            }
+            match decoded {
                 Ok(Some(packet)) => packets.push(packet),
                 Ok(None) => break,
                 Err(error) => return (packets, Err(error)),
@@ -73,6 +79,24 @@ fn decode(decoder: &mut Decoder, stream: &[u8], piece: usize) -> (Vec<Packet>, R
         }
     }
     (packets, Ok(()))
+}
+
+/// Returns the packet that is told without being decoded, if one is, and how much there is behind it.
+fn peek(decoder: &mut Decoder, buffer: &BytesMut) -> Option<(Packet, usize)> {
+    let (publish, len) = decoder.peek_plain(buffer)?;
+    assert!(publish.is_plain());
+    let publish = Publish {
+        dup: false,
+        qos: publish.qos,
+        retain: false,
+        topic: publish.topic.cloned(),
+        packet_id: None,
+        topic_alias: None,
+        subscription_ids: Vec::new(),
+        properties: None,
+        payload: Bytes::copy_from_slice(publish.payload),
+    };
+    Some((Packet::Publish(Box::new(publish)), buffer.len() - len))
 }
 
 fn written(packet: &Packet, version: Version) -> BytesMut {

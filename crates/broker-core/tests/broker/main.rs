@@ -60,6 +60,8 @@ mod packets;
 #[cfg(test)]
 mod passage;
 #[cfg(test)]
+mod passing;
+#[cfg(test)]
 mod policy;
 #[cfg(test)]
 mod portions;

@@ -54,6 +54,13 @@ pub(crate) fn spell(packet: &Packet) -> String {
     }
 }
 
+/// A PUBLISH that went on as it was.
+pub(crate) fn spell_plain(packet: &Packet) -> String {
+    let Packet::Publish(publish) = packet else { panic!("{packet:?} is no PUBLISH") };
+    let payload = std::str::from_utf8(&publish.payload).unwrap();
+    format!("PUBLISH {} {payload:?} q{}", publish.topic.as_ref().unwrap(), publish.qos as u8)
+}
+
 pub(crate) fn spell_delivery(delivery: &Delivery) -> String {
     let publication = delivery.message.publication();
     let payload = std::str::from_utf8(&publication.payload).unwrap();

@@ -3,11 +3,11 @@
 use crate::disk::Disk;
 use crate::oracle::{Oracle, Party};
 use crate::order::Order;
-use crate::spelling::{spell, spell_audit, spell_delivery};
+use crate::spelling::{spell, spell_audit, spell_delivery, spell_plain};
 use crate::wire::Wire;
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
-    Durability, Effect, Listener, Now, Origin, PolicyChange, Restored, Revocation, SessionSnapshot,
+    Durability, Effect, Listener, Now, Origin, Passing, PolicyChange, Restored, Revocation, SessionSnapshot,
 };
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule, SubscribeMode};
@@ -42,11 +42,13 @@ pub(crate) struct World {
     seen: BTreeMap<ConnId, Vec<String>>,
     connacks: BTreeMap<ConnId, ConnAck>,
     reason_strings: BTreeMap<ConnId, Vec<String>>,
-    audits: Vec<AuditEvent>,
+    pub(crate) audits: Vec<AuditEvent>,
     /// The connection that is sent everything, if any, and what it shows the broker do by itself.
     watch: Option<ConnId>,
     turns: Vec<(Ended, SpiffeId, Arc<str>)>,
     deliveries: Vec<(ConnId, Delivery)>,
+    /// How often the short way was open.
+    pub(crate) short_ways: usize,
     order: Order,
     requests: Vec<(ConnId, AuthRequest)>,
     /// What the oracle goes by: the rules in force, who is revoked, and whose each connection is.
@@ -118,6 +120,7 @@ impl World {
             watch: None,
             turns: Vec::new(),
             deliveries: Vec::new(),
+            short_ways: 0,
             order: Order::default(),
             requests: Vec::new(),
             flushing: true,
@@ -174,11 +177,42 @@ impl World {
         conn
     }
 
+    /// Sends a packet the long way. Where the short one is open, it would have ended in the same.
     pub(crate) fn send(&mut self, conn: ConnId, packet: Packet) {
+        let passing = self.passing(conn, &packet);
+        let before = (self.deliveries.len(), self.audits.len(), self.disk.pending.len());
+        let sent = passing.is_some().then(|| packet.clone());
         self.paused_until = self.broker.handle_packet(conn, packet, self.now).or(self.paused_until);
         self.drain();
+        if let (Some(passing), Some(sent)) = (passing, sent) {
+            let (conn, delivery) = &self.deliveries[before.0];
+            assert_eq!((*conn, delivery.bytes()), (passing.conn, passing.bytes), "{sent:?}");
+            assert_eq!(Packet::Publish(Box::new(packet_of(delivery))), sent);
+            let after = (self.deliveries.len(), self.audits.len(), self.disk.pending.len());
+            assert_eq!(after, (before.0 + 1, before.1, before.2), "{sent:?}");
+            assert_eq!(self.paused_until, None);
+            self.short_ways += 1;
+        }
         while self.broker.handle_rest(conn, self.now).is_some() {
             self.drain();
+        }
+        self.settle();
+    }
+
+    /// Where a packet would go the short way now.
+    pub(crate) fn passing(&self, conn: ConnId, packet: &Packet) -> Option<Passing> {
+        let Packet::Publish(publish) = packet else { return None };
+        self.broker.passing(conn, &PublishRef::from(&**publish), self.now)
+    }
+
+    /// Sends a packet as the shell does: the short way, where it is open.
+    pub(crate) fn send_shortly(&mut self, conn: ConnId, packet: Packet) {
+        let Some(passing) = self.passing(conn, &packet) else { return self.send(conn, packet) };
+        self.broker.handle_passing(&passing, self.now);
+        self.short_ways += 1;
+        self.seen.entry(passing.conn).or_default().push(spell_plain(&packet));
+        if self.flushing {
+            self.broker.handle_flushed(passing.conn, passing.bytes, self.now);
         }
         self.settle();
     }

@@ -7,9 +7,12 @@ use crate::limits::Limits;
 use crate::packet::{Packet, Publish, PublishProperties, QoS, Version};
 use crate::property::{Place, Property};
 use crate::topic::TopicName;
-use crate::wire::{Reader, text};
+use crate::wire::{Reader, read_varint, text};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+
+/// First byte of a PUBLISH of QoS 0 without flags.
+const FIRST_BYTE: u8 = 0x30;
 
 /// What the property block of a PUBLISH says.
 #[derive(Default)]
@@ -17,6 +20,25 @@ struct Block {
     topic_alias: Option<NonZeroU16>,
     subscription_ids: Vec<u32>,
     properties: Option<Arc<PublishProperties>>,
+}
+
+/// Returns the payload of a PUBLISH at the front that says nothing but this topic and its payload, and its length.
+#[inline]
+pub(super) fn plain<'a>(bytes: &'a [u8], version: Version, topic: &TopicName) -> Option<(&'a [u8], usize)> {
+    let (&FIRST_BYTE, rest) = bytes.split_first()? else { return None };
+    let (body_len, varint_len) = read_varint(rest).ok()??;
+    let len = usize::try_from(body_len).ok()?;
+    let body = rest.get(varint_len..)?.get(..len)?;
+    let (topic_len, body) = body.split_first_chunk()?;
+    let (name, body) = body.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
+    if name != topic.as_str().as_bytes() {
+        return None;
+    }
+    let payload = match (version, body) {
+        (Version::V311, payload) | (Version::V5, [0, payload @ ..]) => payload,
+        (Version::V5, _) => return None,
+    };
+    Some((payload, 1 + varint_len + len))
 }
 
 pub(super) fn publish(

@@ -36,6 +36,38 @@ pub struct PublishRef<'a> {
     pub payload: &'a [u8],
 }
 
+impl<'a> PublishRef<'a> {
+    /// Returns a PUBLISH of QoS 0 that says nothing but its topic and payload.
+    #[inline]
+    pub fn plain(topic: &'a TopicName, payload: &'a [u8]) -> Self {
+        Self {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            packet_id: None,
+            topic: Some(topic),
+            topic_alias: None,
+            subscription_ids: &[],
+            message_expiry_secs: None,
+            properties: None,
+            payload,
+        }
+    }
+
+    /// Whether it is such a one.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.qos == QoS::AtMostOnce
+            && !(self.dup || self.retain)
+            && self.packet_id.is_none()
+            && self.topic.is_some()
+            && self.topic_alias.is_none()
+            && self.subscription_ids.is_empty()
+            && self.message_expiry_secs.is_none()
+            && self.properties.is_none()
+    }
+}
+
 impl<'a> From<&'a Publish> for PublishRef<'a> {
     fn from(publish: &'a Publish) -> Self {
         let properties = publish.properties.as_deref();

@@ -4,8 +4,8 @@ use crate::arbitrary::{connect, to_client, to_server, version};
 use crate::notation::At;
 use bytes::BytesMut;
 use mqtt_proto::{
-    DecodeError, Decoder, Limits, Packet, PublishRef, Version, encode, encode_publish, encode_publish_head,
-    encoded_len,
+    DecodeError, Decoder, Limits, Packet, PacketId, Publish, PublishRef, QoS, TopicName, Version, encode,
+    encode_publish, encode_publish_head, encoded_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -38,6 +38,25 @@ fn arrival() -> impl Strategy<Value = (At, Version, Packet)> {
 
 fn any_end() -> impl Strategy<Value = At> {
     prop_oneof![Just(At::Accepted), version().prop_map(At::Server), version().prop_map(At::Client),]
+}
+
+/// A PUBLISH to one of few topics, which says nothing else more often than not.
+fn plain_or_not() -> impl Strategy<Value = Publish> {
+    let len = prop_oneof![8 => 0..200_usize, 1 => 7_900..8_300_usize];
+    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
+    (prop_oneof![5 => Just("a/b"), 1 => Just("a"), 1 => Just("a/c")], len, flags).prop_map(
+        |(topic, len, (retain, is_qos1))| Publish {
+            dup: false,
+            qos: if is_qos1 { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+            retain,
+            topic: Some(TopicName::new(topic).unwrap()),
+            packet_id: PacketId::new(7).filter(|_| is_qos1),
+            topic_alias: None,
+            subscription_ids: Vec::new(),
+            properties: None,
+            payload: vec![b'x'; len].into(),
+        },
+    )
 }
 
 /// The version a decoder at this end ends up with.
@@ -75,6 +94,33 @@ proptest! {
             encode_publish_head(&publish, version, &mut out).unwrap();
             out.extend_from_slice(publish.payload);
             prop_assert_eq!(&out[..], &whole[..]);
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_plain_publish_is_what_it_decodes_to(
+        version in version(), publishes in vec(plain_or_not(), 1..20)
+    ) {
+        let mut decoder = At::Server(version).decoder(Limits::default());
+        let (mut buffer, mut last) = (BytesMut::new(), None);
+        for publish in publishes {
+            let packet = Packet::Publish(Box::new(publish.clone()));
+            buffer.extend_from_slice(&wire(&packet, version));
+            let is_plain = PublishRef::from(&publish).is_plain();
+            let due = is_plain && last == publish.topic && publish.payload.len() < 8_000;
+            let whole = buffer.len();
+            for part in 0..whole.min(9) {
+                prop_assert!(decoder.peek_plain(&BytesMut::from(&buffer[..whole * part / 9])).is_none());
+            }
+            let told = decoder.peek_plain(&buffer);
+            prop_assert!(told.is_some() || !due, "{:?}", publish);
+            if let Some((told, len)) = told {
+                prop_assert!(is_plain && last == publish.topic);
+                prop_assert_eq!((told.topic, told.payload), (publish.topic.as_ref(), &publish.payload[..]));
+                prop_assert_eq!(len, whole);
+            }
+            last.clone_from(&publish.topic);
+            prop_assert_eq!(decoder.decode(&mut buffer), Ok(Some(packet)));
         }
     }
 
