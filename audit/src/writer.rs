@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// Events written in one go: one system call, and one look at the clock.
 const BATCH: usize = 1_024;
+/// How long the first of them waits for others: waking this thread costs whoever has an event more than the event, and
+/// a line nobody has seen yet is no later for it.
+const GATHERED: Duration = Duration::from_millis(2);
 /// Peers whose counts are asked for in one go: whoever has an event waits meanwhile.
 const PEERS: usize = 256;
 /// Lines after which a checkpoint follows whatever the time, and most that are written in one go: together fewer than a
@@ -254,6 +257,9 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
+            if matches!(first, Some(Job::Write(..))) && self.shared.queued.load(Ordering::Relaxed) < BATCH {
+                std::thread::sleep(GATHERED);
+            }
             let (makes, ended) = self.take(first, jobs);
             // The counts are of what happened before.
             let mut items = self.counts(ended);
