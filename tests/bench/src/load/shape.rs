@@ -95,7 +95,7 @@ pub(crate) const SHAPES: [Shape; 17] = [
     durable("durable-power-loss", Level::PowerLoss, Kind::Closed { window: 512 }),
     durable("away-process-crash", Level::ProcessCrash, Kind::Away { window: 512 }),
     durable("away-power-loss", Level::PowerLoss, Kind::Away { window: 512 }),
-    connections("connect", Kind::Connects { count: 1_000 }),
+    connections("connect", Kind::Connects { count: 10_000 }),
     connections("idle-1000", Kind::Idle { count: 1_000 }),
     connections("idle-10000", Kind::Idle { count: 10_000 }),
 ];
