@@ -16,7 +16,9 @@ use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
-use mqtt_proto::{Connect, DecodeError, Publication, ReasonCode};
+use mqtt_proto::{
+    Ack, Connect, DecodeError, Packet, Publication, PublishRef, QoS, ReasonCode, Version, encoded_len,
+};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -57,8 +59,15 @@ impl Inner {
     fn pass(&mut self, conn: ConnId, input: &mut Input, now: Now) -> bool {
         let Some((publish, len)) = input.peek_plain() else { return false };
         let Some(passing) = self.broker.passing(conn, &publish, now) else { return false };
-        push(self, passing.conn, |outbox| outbox.pass(&publish, passing.bytes));
-        self.broker.handle_passing(&passing, now);
+        let packet_id = self.broker.handle_passing(&passing, &publish, now);
+        if passing.qos == QoS::AtMostOnce || packet_id.is_some() {
+            let onward = PublishRef { qos: passing.qos, packet_id, ..publish };
+            push(self, passing.conn, |outbox| outbox.pass(&onward, passing.bytes));
+        }
+        if let Some(packet_id) = publish.packet_id {
+            let ack = Packet::PubAck(Ack { packet_id, reason: ReasonCode::Success, info: None });
+            push(self, conn, |outbox| outbox.send(&ack, encoded_len(&ack, Version::V5)));
+        }
         input.skip(len);
         true
     }

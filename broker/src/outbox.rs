@@ -224,7 +224,7 @@ impl Outbox {
         })
     }
 
-    /// Takes one more PUBLISH of which no message was made, and tells the same.
+    /// Takes one more PUBLISH that goes on as it came, and tells the same.
     pub(crate) fn pass(&mut self, publish: &PublishRef<'_>, bytes: usize) -> bool {
         let version = self.version;
         self.push(bytes, |outbox| {

@@ -194,7 +194,9 @@ impl Connection {
     /// Counts one more message by the rule that was asked last.
     #[inline]
     pub(crate) fn count_passed(&mut self) {
-        if let Some(Origin::Client { rule, .. }) = self.cache.latest_origin() {
+        if let Some(decided) = self.cache.latest()
+            && let Origin::Client { rule, .. } = &*decided.source.origin
+        {
             self.published.count(rule);
         }
     }

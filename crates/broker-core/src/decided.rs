@@ -123,9 +123,10 @@ impl PublishCache {
         latest.holds(at, facts).then_some(latest)
     }
 
-    /// Returns the origin of the messages that were decided last.
-    pub(crate) fn latest_origin(&self) -> Option<&Origin> {
-        self.latest.as_ref().map(|latest| &*latest.source.origin)
+    /// Returns what was found last.
+    #[inline]
+    pub(crate) fn latest(&self) -> Option<&Decided> {
+        self.latest.as_deref()
     }
 
     /// Takes back what was found, to be found with one look if it is asked for next. What is not remembered is let go of.

@@ -427,7 +427,7 @@ impl Broker {
     }
 
     /// Prepares a message that is accepted to be stored, should anyone have to wait for it.
-    fn prepare(&mut self, message: &mut Message, asked: Option<Durability>) {
+    pub(crate) fn prepare(&mut self, message: &mut Message, asked: Option<Durability>) {
         // What the broker retains of itself at QoS 0 ($SYS) holds for this run.
         let is_retained = message.publication().retain && *message.origin() != Origin::Broker;
         if message.qos() != QoS::AtMostOnce || is_retained {

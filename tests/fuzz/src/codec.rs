@@ -90,7 +90,7 @@ fn peek(decoder: &mut Decoder, buffer: &BytesMut) -> Option<(Packet, usize)> {
         qos: publish.qos,
         retain: false,
         topic: publish.topic.cloned(),
-        packet_id: None,
+        packet_id: publish.packet_id,
         topic_alias: None,
         subscription_ids: Vec::new(),
         properties: None,

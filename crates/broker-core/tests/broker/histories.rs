@@ -36,6 +36,8 @@ pub(crate) struct Play {
     pub(crate) conns: BTreeMap<Who, ConnId>,
     attacker: Attacker,
     number: u32,
+    /// Whether the last packet went the short way, where that was open.
+    is_short: bool,
 }
 
 /// What is said, and the answer that is due.
@@ -47,7 +49,7 @@ pub(crate) fn play(history: &[Op]) -> Tally {
     let (model, attacker) = (Model::default(), Attacker::default());
     let mut world = World::with(config, attacker.rules(model.quota));
     world.deaf = Some(spiffe(ATTACKER));
-    let mut play = Play { world, model, conns: BTreeMap::new(), attacker, number: 0 };
+    let mut play = Play { world, model, conns: BTreeMap::new(), attacker, number: 0, is_short: false };
     for op in history {
         play.act(*op);
     }
@@ -351,7 +353,10 @@ impl Play {
     }
 
     fn send(&mut self, who: Who, packet: Packet, answer: Option<String>) {
-        self.world.send(self.conns[&who], packet);
+        // As the shell does, and the other way.
+        self.is_short = !self.is_short;
+        let send = if self.is_short { World::send_shortly } else { World::send };
+        send(&mut self.world, self.conns[&who], packet);
         self.look(answer.map(|answer| (who, answer)));
     }
 

@@ -3,7 +3,7 @@
 
 use crate::svid::peer_until;
 use crate::world::*;
-use broker_core::{Asker, ConnId, Witness};
+use broker_core::{Asker, ConnId, Durability, StoreTrouble, Witness};
 use midge_policy::{Question, Rate, Rule};
 use mqtt_proto::{Connect, Packet, Publish, PublishProperties};
 use std::num::NonZeroU16;
@@ -16,11 +16,16 @@ fn message(topic: &str, payload: &str) -> Packet {
     Packet::Publish(Box::new(publish(topic, payload, Q0)))
 }
 
-/// A press whose messages one reads, who has read one.
+fn numbered(topic: &str, payload: &str) -> Packet {
+    Packet::Publish(Box::new(publish(topic, payload, Q1)))
+}
+
+/// A press whose messages one reads, who has read some.
 fn pair(world: &mut World) -> (ConnId, ConnId) {
     let (press, ops) = (world.client("press"), world.client("ops"));
-    world.subscribe(ops, "a", Q0);
-    world.publish(press, "a", "0", Q0);
+    world.subscribe(ops, "a", Q1);
+    world.publish(press, "a", "0", Q1);
+    world.send(ops, Packet::PubAck(ack(1)));
     world.take(ops);
     (press, ops)
 }
@@ -46,12 +51,16 @@ fn both_ways_end_in_the_same() {
         world.subscribe(ops, "b/+", Q0);
         for topic in ["a", "a", "b/1", "b/1", "b/2", "c", "a", "a"] {
             send(&mut world, press, message(topic, "x"));
+            send(&mut world, press, numbered(topic, "y"));
             world.pass_secs(9);
         }
+        world.send(ops, Packet::PubAck(ack(2)));
+        world.send(ops, Packet::PubAck(ack(1)));
         // What is not read is counted, and lost in the end.
         world.flushing = false;
         for _ in 0..50 {
             send(&mut world, press, message("a", "0123456789"));
+            send(&mut world, press, numbered("a", "0123456789"));
         }
         world.flush(ops);
         send(&mut world, press, message("a", "again"));
@@ -63,6 +72,35 @@ fn both_ways_end_in_the_same() {
     let (long, short) = (play(World::send), play(World::send_shortly));
     assert_eq!(long, short);
     assert!(short.3 > 10 && long.0.0.dropped.slow_reader > 10, "{long:?}");
+}
+
+#[test]
+fn what_went_it_is_kept_until_it_is_acknowledged() {
+    let play = |send: fn(&mut World, ConnId, Packet)| {
+        let config = broker_core::Config { inflight_bytes_max: 400, ..broker_core::Config::default() };
+        // Sessions outlive their connections, and nothing is stored.
+        let mut world = World::of(config, open_house());
+        let connect = Connect { receive_max: NonZeroU16::new(5), ..durable("ops") };
+        let (press, ops) = (world.client("press"), world.open("ops", connect.clone()));
+        world.subscribe(ops, "a", Q1);
+        for n in 0..9 {
+            send(&mut world, press, numbered("a", &n.to_string()));
+        }
+        world.send(ops, Packet::PubAck(ack(2)));
+        let before = (world.take(ops), world.take(press), world.broker.metrics());
+        world.lose(ops);
+        let ops = world.connect("ops", connect);
+        let mut after = world.take(ops);
+        for id in [1, 3] {
+            world.send(ops, Packet::PubAck(ack(id)));
+            after.extend(world.take(ops));
+        }
+        (before, after, world.broker.metrics(), world.broker.sessions(), world.short_ways)
+    };
+    let (long, short) = (play(World::send), play(World::send_shortly));
+    assert_eq!(long, short);
+    assert_eq!(short.4, 2, "{short:?}");
+    assert!(short.1.contains(&"PUBLISH a \"2\" q1 #3 dup".to_owned()), "{short:?}");
 }
 
 #[test]
@@ -92,7 +130,8 @@ fn what_says_more_than_topic_and_payload_takes_the_long_way() {
     let properties = PublishProperties { payload_is_utf8: Some(true), ..PublishProperties::default() };
     for publish in [
         Publish { retain: true, ..plain() },
-        Publish { qos: Q1, packet_id: Some(pid(1)), ..plain() },
+        Publish { dup: true, ..publish("a", "x", Q1) },
+        Publish { retain: true, ..publish("a", "x", Q1) },
         Publish { qos: Q2, packet_id: Some(pid(1)), ..plain() },
         Publish { properties: Some(Arc::new(properties)), ..plain() },
         Publish { topic_alias: NonZeroU16::new(1), ..plain() },
@@ -105,10 +144,11 @@ fn what_says_more_than_topic_and_payload_takes_the_long_way() {
     }
     assert!(!is_open(&world, ConnId(77), &message("a", "x")));
     assert!(is_open(&world, press, &message("a", "x")));
+    assert!(is_open(&world, press, &numbered("a", "x")));
 }
 
 /// What closes the short way, by name.
-const CLOSES: [(&str, Step); 15] = [
+const CLOSES: [(&str, Step); 16] = [
     ("the right of the publisher ends", |world, _, _| world.set_rules(vec![allow("ops", &["a"], &["a"])])),
     ("the right of the receiver ends", |world, _, _| world.set_rules(vec![allow("press", &["a"], &["a"])])),
     ("rules change", |world, _, _| world.set_rules(open_house())),
@@ -147,6 +187,7 @@ const CLOSES: [(&str, Step); 15] = [
         world.publish(press, "a", &large, Q0);
         world.publish(press, "a", &large, Q0);
     }),
+    ("the disk fails", |world, _, _| world.broker.handle_store_trouble(StoreTrouble::Failing)),
     ("somebody watches", |world, _, _| world.broker.set_witness(Some(Box::new(Watching)))),
     ("effects are left", |world, press, _| {
         world.broker.handle_packet(press, Packet::PingReq, world.now);
@@ -165,10 +206,66 @@ fn whatever_is_out_of_the_ordinary_closes_it() {
     for (name, close) in CLOSES {
         let mut world = World::new();
         let (press, ops) = pair(&mut world);
-        assert!(is_open(&world, press, &message("a", "x")), "{name}");
+        for packet in [message("a", "x"), numbered("a", "x")] {
+            assert!(is_open(&world, press, &packet), "{name}");
+        }
         close(&mut world, press, ops);
-        assert!(!is_open(&world, press, &message("a", "x")), "{name}");
+        for packet in [message("a", "x"), numbered("a", "x")] {
+            assert!(!is_open(&world, press, &packet), "{name}");
+        }
     }
+}
+
+#[test]
+fn what_has_to_be_stored_or_to_wait_takes_the_long_way() {
+    let none = broker_core::Config::default();
+    let stored = broker_core::Config { durability: Durability::ProcessCrash, ..none.clone() };
+    let one = |connect| Connect { receive_max: NonZeroU16::new(1), ..connect };
+    for (config, connect, granted, expected) in [
+        (none.clone(), durable("ops"), Q1, true),
+        (stored.clone(), durable("ops"), Q1, false),
+        (stored.clone(), durable("ops"), Q0, true),
+        (stored, v5("ops"), Q1, true),
+        (none.clone(), one(v5("ops")), Q1, false),
+        (none, one(v5("ops")), Q0, true),
+    ] {
+        let mut world = World::of(config, open_house());
+        let (press, ops) = (world.client("press"), world.open("ops", connect.clone()));
+        world.subscribe(ops, "a", granted);
+        world.publish(press, "a", "0", Q1);
+        assert_eq!(is_open(&world, press, &numbered("a", "x")), expected, "{granted:?} {connect:?}");
+        assert!(is_open(&world, press, &message("a", "x")));
+    }
+}
+
+#[test]
+fn a_rule_that_has_the_broker_store_is_not_passed_by() {
+    let rule = Rule { durability: Some(Durability::ProcessCrash), ..allow("*", &["a"], &["a"]) };
+    let mut world = World::of(broker_core::Config::default(), vec![rule]);
+    let (press, ops) = (world.client("press"), world.open("ops", durable("ops")));
+    world.subscribe(ops, "a", Q0);
+    world.publish(press, "a", "0", Q0);
+    assert!(is_open(&world, press, &message("a", "x")));
+    assert!(!is_open(&world, press, &numbered("a", "x")));
+    world.publish(press, "a", "1", Q1);
+    assert!(is_open(&world, press, &numbered("a", "x")));
+}
+
+// What it has said before waits for the disk: its PUBACK must not come first.
+#[test]
+fn who_waits_for_the_disk_does_not_overtake_itself() {
+    let mut world = World::new();
+    let (press, _) = pair(&mut world);
+    let parked = world.open("parked", durable("parked"));
+    world.subscribe(parked, "b", Q1);
+    world.lose(parked);
+    world.disk.is_quick = false;
+    world.publish(press, "b", "1", Q1);
+    world.publish(press, "a", "1", Q1);
+    assert!(!is_open(&world, press, &numbered("a", "x")));
+    assert!(is_open(&world, press, &message("a", "x")));
+    world.end_slowness();
+    assert!(is_open(&world, press, &numbered("a", "x")));
 }
 
 #[test]

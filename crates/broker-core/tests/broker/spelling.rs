@@ -54,11 +54,11 @@ pub(crate) fn spell(packet: &Packet) -> String {
     }
 }
 
-/// A PUBLISH that went on as it was.
-pub(crate) fn spell_plain(packet: &Packet) -> String {
-    let Packet::Publish(publish) = packet else { panic!("{packet:?} is no PUBLISH") };
+/// A PUBLISH that went the short way.
+pub(crate) fn spell_plain(publish: &Publish) -> String {
     let payload = std::str::from_utf8(&publish.payload).unwrap();
-    format!("PUBLISH {} {payload:?} q{}", publish.topic.as_ref().unwrap(), publish.qos as u8)
+    let text = format!("PUBLISH {} {payload:?} q{}", publish.topic.as_ref().unwrap(), publish.qos as u8);
+    publish.packet_id.map_or(text.clone(), |id| format!("{text} #{id}"))
 }
 
 pub(crate) fn spell_delivery(delivery: &Delivery) -> String {

@@ -181,13 +181,19 @@ impl World {
     pub(crate) fn send(&mut self, conn: ConnId, packet: Packet) {
         let passing = self.passing(conn, &packet);
         let before = (self.deliveries.len(), self.audits.len(), self.disk.pending.len());
-        let sent = passing.is_some().then(|| packet.clone());
+        let (from, sent) = (conn, passing.is_some().then(|| packet.clone()));
         self.paused_until = self.broker.handle_packet(conn, packet, self.now).or(self.paused_until);
         self.drain();
         if let (Some(passing), Some(sent)) = (passing, sent) {
             let (conn, delivery) = &self.deliveries[before.0];
             assert_eq!((*conn, delivery.bytes()), (passing.conn, passing.bytes), "{sent:?}");
-            assert_eq!(Packet::Publish(Box::new(packet_of(delivery))), sent);
+            let Packet::Publish(sent) = sent else { panic!("{sent:?} is no PUBLISH") };
+            let onward = Publish { qos: passing.qos, packet_id: delivery.packet_id, ..(*sent).clone() };
+            assert_eq!(packet_of(delivery), onward);
+            if let Some(id) = sent.packet_id {
+                let answers = self.seen.get(&from).map(Vec::as_slice).unwrap_or_default();
+                assert_eq!(answers.last(), Some(&format!("PUBACK {id} 00")));
+            }
             let after = (self.deliveries.len(), self.audits.len(), self.disk.pending.len());
             assert_eq!(after, (before.0 + 1, before.1, before.2), "{sent:?}");
             assert_eq!(self.paused_until, None);
@@ -208,11 +214,18 @@ impl World {
     /// Sends a packet as the shell does: the short way, where it is open.
     pub(crate) fn send_shortly(&mut self, conn: ConnId, packet: Packet) {
         let Some(passing) = self.passing(conn, &packet) else { return self.send(conn, packet) };
-        self.broker.handle_passing(&passing, self.now);
+        let Packet::Publish(publish) = packet else { return };
+        let packet_id = self.broker.handle_passing(&passing, &PublishRef::from(&*publish), self.now);
         self.short_ways += 1;
-        self.seen.entry(passing.conn).or_default().push(spell_plain(&packet));
-        if self.flushing {
-            self.broker.handle_flushed(passing.conn, passing.bytes, self.now);
+        let mut sent = vec![(passing.conn, passing.bytes)];
+        let onward = Publish { qos: passing.qos, packet_id, ..(*publish).clone() };
+        self.seen.entry(passing.conn).or_default().push(spell_plain(&onward));
+        if let Some(id) = publish.packet_id {
+            self.note(conn, &Packet::PubAck(ack(id.get())));
+            sent.push((conn, 4));
+        }
+        for (conn, bytes) in sent.into_iter().filter(|_| self.flushing) {
+            self.broker.handle_flushed(conn, bytes, self.now);
         }
         self.settle();
     }

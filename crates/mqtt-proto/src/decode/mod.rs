@@ -113,11 +113,14 @@ impl Decoder {
     /// Returns the PUBLISH at the front of `buffer` and its length, where it says nothing but topic and payload
     /// ([`PublishRef::plain`]), and the topic is that of the last. It is left there, and `None` says nothing about it.
     pub fn peek_plain<'a>(&'a mut self, buffer: &'a BytesMut) -> Option<(PublishRef<'a>, usize)> {
+        if !publish::may_be_plain(buffer) {
+            return None;
+        }
         self.look_at(buffer);
         let (version, topic) = (self.version?, self.last_topic.as_ref()?);
-        let (body, len) = publish::plain(buffer, version, topic)?;
+        let (publish, len) = publish::plain(buffer, version, topic)?;
         let is_taken = self.refused.is_none() && len <= self.limits.packet_bytes_max.min(COPY_BYTES_MAX);
-        is_taken.then(|| (PublishRef::plain(topic, body), len))
+        is_taken.then_some((publish, len))
     }
 
     /// Returns an acknowledgement that needs no judging; anything else takes the long way.

@@ -2,17 +2,19 @@
 
 use super::properties::{PropertyReader, only_to};
 use super::{Context, Role, topic_name};
+use crate::encode::PublishRef;
 use crate::error::Violation;
 use crate::limits::Limits;
-use crate::packet::{Packet, Publish, PublishProperties, QoS, Version};
+use crate::packet::{Packet, PacketId, Publish, PublishProperties, QoS, Version};
 use crate::property::{Place, Property};
 use crate::topic::TopicName;
 use crate::wire::{Reader, read_varint, text};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-/// First byte of a PUBLISH of QoS 0 without flags.
-const FIRST_BYTE: u8 = 0x30;
+/// First bytes of a PUBLISH without flags.
+const QOS_0: u8 = 0x30;
+const QOS_1: u8 = 0x32;
 
 /// What the property block of a PUBLISH says.
 #[derive(Default)]
@@ -22,10 +24,20 @@ struct Block {
     properties: Option<Arc<PublishProperties>>,
 }
 
-/// Returns the payload of a PUBLISH at the front that says nothing but this topic and its payload, and its length.
+/// Whether a packet begins as a PUBLISH of QoS 0 or 1 without flags.
 #[inline]
-pub(super) fn plain<'a>(bytes: &'a [u8], version: Version, topic: &TopicName) -> Option<(&'a [u8], usize)> {
-    let (&FIRST_BYTE, rest) = bytes.split_first()? else { return None };
+pub(super) fn may_be_plain(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(&(QOS_0 | QOS_1)))
+}
+
+/// Returns the PUBLISH at the front and its length, where it says nothing but this topic and its payload.
+#[inline]
+pub(super) fn plain<'a>(
+    bytes: &'a [u8],
+    version: Version,
+    topic: &'a TopicName,
+) -> Option<(PublishRef<'a>, usize)> {
+    let (first, rest) = bytes.split_first()?;
     let (body_len, varint_len) = read_varint(rest).ok()??;
     let len = usize::try_from(body_len).ok()?;
     let body = rest.get(varint_len..)?.get(..len)?;
@@ -34,11 +46,19 @@ pub(super) fn plain<'a>(bytes: &'a [u8], version: Version, topic: &TopicName) ->
     if name != topic.as_str().as_bytes() {
         return None;
     }
+    let (packet_id, body) = match *first {
+        QOS_0 => (None, body),
+        QOS_1 => {
+            let (id, body) = body.split_first_chunk()?;
+            (Some(PacketId::new(u16::from_be_bytes(*id))?), body)
+        }
+        _ => return None,
+    };
     let payload = match (version, body) {
         (Version::V311, payload) | (Version::V5, [0, payload @ ..]) => payload,
         (Version::V5, _) => return None,
     };
-    Some((payload, 1 + varint_len + len))
+    Some((PublishRef::plain(topic, packet_id, payload), 1 + varint_len + len))
 }
 
 pub(super) fn publish(

@@ -37,14 +37,14 @@ pub struct PublishRef<'a> {
 }
 
 impl<'a> PublishRef<'a> {
-    /// Returns a PUBLISH of QoS 0 that says nothing but its topic and payload.
+    /// Returns a PUBLISH that says nothing but its topic and payload: of QoS 1 with a packet identifier, else of QoS 0.
     #[inline]
-    pub fn plain(topic: &'a TopicName, payload: &'a [u8]) -> Self {
+    pub fn plain(topic: &'a TopicName, packet_id: Option<PacketId>, payload: &'a [u8]) -> Self {
         Self {
             dup: false,
-            qos: QoS::AtMostOnce,
+            qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
             retain: false,
-            packet_id: None,
+            packet_id,
             topic: Some(topic),
             topic_alias: None,
             subscription_ids: &[],
@@ -57,9 +57,9 @@ impl<'a> PublishRef<'a> {
     /// Whether it is such a one.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.qos == QoS::AtMostOnce
+        let is_numbered = self.packet_id.is_some();
+        self.qos == (if is_numbered { QoS::AtLeastOnce } else { QoS::AtMostOnce })
             && !(self.dup || self.retain)
-            && self.packet_id.is_none()
             && self.topic.is_some()
             && self.topic_alias.is_none()
             && self.subscription_ids.is_empty()
