@@ -35,7 +35,7 @@ impl Input {
     }
 
     /// Returns the next packet and its length, where it is a PUBLISH of QoS 0 that says nothing but topic and payload, and
-    /// the topic is that of the last. It is left there.
+    /// the topic is one of the last. It is left there.
     #[inline]
     pub(crate) fn peek_plain(&mut self) -> Option<(PublishRef<'_>, usize)> {
         if self.front.is_some() {

@@ -14,7 +14,8 @@ use crate::will::KeptWill;
 use crate::{Metrics, Origin};
 use midge_identity::{UnixMillis, VerifiedPeer};
 use mqtt_proto::{
-    Ack, Disconnect, Info, Packet, PacketId, PublishRef, QoS, ReasonCode, Version, encoded_len, publish_len,
+    Ack, Disconnect, Info, Packet, PacketId, PublishRef, QoS, ReasonCode, TopicName, Version, encoded_len,
+    publish_len,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -191,10 +192,10 @@ impl Connection {
         metrics.payload_bytes_out += payload_len as u64;
     }
 
-    /// Counts one more message by the rule that was asked last.
+    /// Counts one more message to a topic by the rule that was asked about it.
     #[inline]
-    pub(crate) fn count_passed(&mut self) {
-        if let Some(decided) = self.cache.latest()
+    pub(crate) fn count_passed(&mut self, topic: &TopicName) {
+        if let Some(decided) = self.cache.decided(topic)
             && let Origin::Client { rule, .. } = &*decided.source.origin
         {
             self.published.count(rule);

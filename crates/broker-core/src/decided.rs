@@ -116,17 +116,17 @@ impl PublishCache {
         decided.holds(at, facts).then_some(decided)
     }
 
-    /// Returns the same of what was found last, to be looked at.
+    /// Returns the same to be looked at.
     #[inline]
-    pub(crate) fn at_hand(&self, topic: &TopicName, at: At, facts: &PublishFacts<'_>) -> Option<&Decided> {
-        let latest = self.latest.as_deref().filter(|latest| latest.topic == *topic)?;
-        latest.holds(at, facts).then_some(latest)
+    pub(crate) fn look_for(&self, topic: &TopicName, at: At, facts: &PublishFacts<'_>) -> Option<&Decided> {
+        self.decided(topic).filter(|decided| decided.holds(at, facts))
     }
 
-    /// Returns what was found last.
+    /// Returns what was decided about a topic, whether it holds or not.
     #[inline]
-    pub(crate) fn latest(&self) -> Option<&Decided> {
-        self.latest.as_deref()
+    pub(crate) fn decided(&self, topic: &TopicName) -> Option<&Decided> {
+        let latest = self.latest.as_ref().filter(|latest| latest.topic == *topic);
+        latest.or_else(|| self.decisions.get(topic)).map(|decided| &**decided)
     }
 
     /// Takes back what was found, to be found with one look if it is asked for next. What is not remembered is let go of.

@@ -46,7 +46,7 @@ impl Broker {
         let (topic, qos, payload_len) = (publish.topic?, publish.qos, publish.payload.len());
         let facts = PublishFacts { qos, retain: false, payload_len, response_topic: None };
         let at = (self.authority.generation(), self.subscriptions.epoch());
-        let decided = connection.cache.at_hand(topic, at, &facts)?;
+        let decided = connection.cache.look_for(topic, at, &facts)?;
         let (receiver, granted) = decided.sole_receiver().filter(|(receiver, _)| *receiver != key)?;
         let (source, ledger) = (&decided.source, &self.out.ledger);
         // Its PUBACK may have to wait for what it has said before, or for what its rule has the broker store from now on.
@@ -76,7 +76,7 @@ impl Broker {
         self.count_in(publisher, payload_len);
         if let Some(connection) = self.connection_mut(publisher) {
             connection.last_seen = now.mono;
-            connection.count_passed();
+            publish.topic.into_iter().for_each(|topic| connection.count_passed(topic));
         }
         let packet_id =
             if passing.qos == QoS::AtMostOnce { None } else { self.keep_passing(passing, publish, now) };
@@ -99,7 +99,7 @@ impl Broker {
 
     /// Keeps a message for its receiver to acknowledge.
     fn keep_passing(&mut self, passing: &Passing, publish: &PublishRef<'_>, now: Now) -> Option<PacketId> {
-        let decided = self.connection_mut(passing.publisher)?.cache.latest()?;
+        let decided = self.connection_mut(passing.publisher)?.cache.decided(publish.topic?)?;
         let (origin, durability) = (Arc::clone(&decided.source.origin), decided.source.durability);
         let (topic, payload) = (publish.topic?.clone(), Bytes::copy_from_slice(publish.payload));
         let publication = Publication { topic, payload, qos: publish.qos, retain: false, properties: None };

@@ -123,6 +123,28 @@ fn who_goes_it_alone_is_heard_of() {
 }
 
 #[test]
+fn several_topics_in_turn_go_it_each_by_its_own_rule() {
+    let play = |send: fn(&mut World, ConnId, Packet)| {
+        let named = |name: &str, topics: &[&str]| Rule { name: name.into(), ..allow("*", topics, topics) };
+        let mut world = World::ruled(vec![named("first", &["a/#"]), named("second", &["b/#"])]);
+        let (press, ops) = (world.client("press"), world.client("ops"));
+        world.subscribe(ops, "a/#", Q1);
+        world.subscribe(ops, "b/#", Q0);
+        for n in 0..40 {
+            let topic = ["a/1", "b/1", "a/2", "b/2"][n % 4];
+            send(&mut world, press, if n % 3 == 0 { numbered(topic, "x") } else { message(topic, "x") });
+        }
+        assert!(!is_open(&world, press, &message("c", "x")));
+        let seen = (world.take(ops), world.take(press));
+        world.lose(press);
+        (seen, std::mem::take(&mut world.audits), world.broker.metrics(), world.short_ways)
+    };
+    let (long, short) = (play(World::send), play(World::send_shortly));
+    assert_eq!(long, short);
+    assert_eq!(short.3, 36);
+}
+
+#[test]
 fn what_says_more_than_topic_and_payload_takes_the_long_way() {
     let mut world = World::new();
     let (press, _) = pair(&mut world);

@@ -9,7 +9,9 @@ mod connect;
 mod properties;
 mod publish;
 mod subscribe;
+mod topics;
 
+use self::topics::Topics;
 use crate::encode::PublishRef;
 use crate::error::{DecodeError, Violation};
 use crate::limits::Limits;
@@ -41,7 +43,7 @@ pub struct Decoder {
     role: Role,
     version: Option<Version>,
     limits: Limits,
-    last_topic: Option<TopicName>,
+    topics: Topics,
     refused: Option<DecodeError>,
     /// Addresses of the memory that the buffer was last seen to use, what was taken off its front included.
     memory: Range<usize>,
@@ -74,7 +76,7 @@ impl Decoder {
     }
 
     fn new(role: Role, version: Option<Version>, limits: Limits) -> Self {
-        Self { role, version, limits, last_topic: None, refused: None, memory: 0..0 }
+        Self { role, version, limits, topics: Topics::default(), refused: None, memory: 0..0 }
     }
 
     /// Returns which end decodes.
@@ -111,14 +113,13 @@ impl Decoder {
     }
 
     /// Returns the PUBLISH at the front of `buffer` and its length, where it says nothing but topic and payload
-    /// ([`PublishRef::plain`]), and the topic is that of the last. It is left there, and `None` says nothing about it.
+    /// ([`PublishRef::plain`]), and the topic is one of the last. It is left there, and `None` says nothing about it.
     pub fn peek_plain<'a>(&'a mut self, buffer: &'a BytesMut) -> Option<(PublishRef<'a>, usize)> {
         if !publish::may_be_plain(buffer) {
             return None;
         }
         self.look_at(buffer);
-        let (version, topic) = (self.version?, self.last_topic.as_ref()?);
-        let (publish, len) = publish::plain(buffer, version, topic)?;
+        let (publish, len) = publish::plain(buffer, self.version?, &self.topics)?;
         let is_taken = self.refused.is_none() && len <= self.limits.packet_bytes_max.min(COPY_BYTES_MAX);
         is_taken.then_some((publish, len))
     }
@@ -216,7 +217,7 @@ impl Decoder {
         };
         let context = Context { role: self.role, version, limits: &self.limits };
         match header.packet {
-            PacketType::Publish => publish::publish(&mut reader, header.flags, context, &mut self.last_topic),
+            PacketType::Publish => publish::publish(&mut reader, header.flags, context, &mut self.topics),
             PacketType::PubAck => ack::ack(&mut reader, header.packet, context).map(Packet::PubAck),
             PacketType::PubRec => ack::ack(&mut reader, header.packet, context).map(Packet::PubRec),
             PacketType::PubRel => ack::ack(&mut reader, header.packet, context).map(Packet::PubRel),

@@ -1,6 +1,7 @@
 //! PUBLISH, and the properties it shares with the will.
 
 use super::properties::{PropertyReader, only_to};
+use super::topics::Topics;
 use super::{Context, Role, topic_name};
 use crate::encode::PublishRef;
 use crate::error::Violation;
@@ -30,12 +31,12 @@ pub(super) fn may_be_plain(bytes: &[u8]) -> bool {
     matches!(bytes.first(), Some(&(QOS_0 | QOS_1)))
 }
 
-/// Returns the PUBLISH at the front and its length, where it says nothing but this topic and its payload.
+/// Returns the PUBLISH at the front and its length, where it says nothing but its payload and one of these topics.
 #[inline]
 pub(super) fn plain<'a>(
     bytes: &'a [u8],
     version: Version,
-    topic: &'a TopicName,
+    topics: &'a Topics,
 ) -> Option<(PublishRef<'a>, usize)> {
     let (first, rest) = bytes.split_first()?;
     let (body_len, varint_len) = read_varint(rest).ok()??;
@@ -43,9 +44,7 @@ pub(super) fn plain<'a>(
     let body = rest.get(varint_len..)?.get(..len)?;
     let (topic_len, body) = body.split_first_chunk()?;
     let (name, body) = body.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
-    if name != topic.as_str().as_bytes() {
-        return None;
-    }
+    let topic = topics.find(name)?;
     let (packet_id, body) = match *first {
         QOS_0 => (None, body),
         QOS_1 => {
@@ -65,10 +64,10 @@ pub(super) fn publish(
     reader: &mut Reader<'_>,
     flags: u8,
     context: Context<'_>,
-    last_topic: &mut Option<TopicName>,
+    topics: &mut Topics,
 ) -> Result<Packet, Violation> {
     let qos = QoS::from_bits(flags >> 1 & 0b11).ok_or(Violation::Qos3)?;
-    let topic = topic(reader.prefixed()?, context.limits, last_topic)?;
+    let topic = topic(reader.prefixed()?, context.limits, topics)?;
     let packet_id = if qos == QoS::AtMostOnce { None } else { Some(reader.packet_id()?) };
     let block = match context.version {
         Version::V311 => Block::default(),
@@ -90,20 +89,15 @@ pub(super) fn publish(
     })))
 }
 
-/// Most publishers repeat one topic: equal bytes share the checked name instead of checking and allocating again.
-fn topic(
-    bytes: &[u8],
-    limits: &Limits,
-    last: &mut Option<TopicName>,
-) -> Result<Option<TopicName>, Violation> {
+fn topic(bytes: &[u8], limits: &Limits, topics: &mut Topics) -> Result<Option<TopicName>, Violation> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    if let Some(topic) = last.as_ref().filter(|topic| topic.as_str().as_bytes() == bytes) {
+    if let Some(topic) = topics.find(bytes) {
         return Ok(Some(topic.clone()));
     }
     let topic = topic_name(text(bytes)?, limits, Violation::TopicName)?;
-    *last = Some(topic.clone());
+    topics.remember(&topic);
     Ok(Some(topic))
 }
 
