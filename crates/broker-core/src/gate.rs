@@ -68,9 +68,10 @@ impl Connection {
         self.gate(ticket, Gated::Packet(packet), out);
     }
 
-    /// Sends a message as soon as this ticket is stored. Its bytes have been counted.
+    /// Sends a message as soon as this ticket is stored. Its bytes have been counted. It passes none before
+    /// it that wait still though their tickets are stored: their connection's turn has not come then.
     pub(crate) fn deliver_after(&mut self, ticket: u64, delivery: Delivery, out: &mut Output) {
-        if out.ledger.is_stored(ticket) && !self.gate.starting {
+        if out.ledger.is_stored(ticket) && !self.gate.starting && self.gate.deliveries == 0 {
             out.effects.push_back(Effect::Deliver { conn: self.id, delivery });
         } else {
             self.gate.deliveries += 1;

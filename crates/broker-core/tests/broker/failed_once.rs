@@ -379,3 +379,20 @@ fn what_is_released_again_may_come_to_who_is_leaving() {
         Op::EndInput(1, Farewell { words, meanwhile: None, then: Then::Stored }),
     ]);
 }
+
+// [MQTT-4.6.0-1]: a will passed a message that the disk had let go just then and that had not left yet, and was sent again
+// behind it.
+#[test]
+fn the_will_of_who_leaves_comes_behind_what_the_disk_lets_go_with_it() {
+    let wide = Opening { window: 2, ..PLAIN };
+    let said = |qos| Said { retain: false, ..kept("a", qos) };
+    let words = [Word::Subscribe(all_of("d")), Word::Release(1)];
+    play(&[
+        Op::Connect(0, Opening { will: Some((said(1), 0)), ..PLAIN }),
+        Op::Connect(1, wide),
+        Op::Subscribe(1, Wish { qos: 2, ..all_of("a") }),
+        Op::Publish(0, 1, said(2)),
+        Op::EndInput(0, Farewell { words, meanwhile: None, then: Then::Stored }),
+        Op::Connect(1, wide),
+    ]);
+}
