@@ -380,6 +380,30 @@ fn what_is_released_again_may_come_to_who_is_leaving() {
     ]);
 }
 
+// MQTT 5.0 §4.8.2: what was sent at QoS 1 before a restart goes to another member while its own is away, and comes back as a
+// new message when that one's session ends.
+#[test]
+fn what_was_sent_to_a_member_before_a_restart_may_come_back_from_another() {
+    let share = "$share/h/a/#";
+    let said = Said { retain: false, ..kept("a", 1) };
+    play(&[
+        Op::Connect(0, Opening { window: 3, ..PLAIN }),
+        Op::Subscribe(0, all_of(share)),
+        Op::Lose(0),
+        Op::Connect(1, PLAIN),
+        Op::Publish(1, 1, said),
+        Op::Publish(1, 1, said),
+        Op::Connect(0, Opening { window: 3, ..PLAIN }),
+        Op::Restart(0),
+        Op::Connect(1, Opening { expiry: 0, ..PLAIN }),
+        Op::Subscribe(1, all_of(share)),
+        Op::Publish(1, 1, said),
+        Op::Connect(0, PLAIN),
+        Op::Lose(0),
+        Op::Lose(1),
+    ]);
+}
+
 // [MQTT-4.6.0-1]: a will passed a message that the disk had let go just then and that had not left yet, and was sent again
 // behind it.
 #[test]
@@ -394,5 +418,125 @@ fn the_will_of_who_leaves_comes_behind_what_the_disk_lets_go_with_it() {
         Op::Publish(0, 1, said(2)),
         Op::EndInput(0, Farewell { words, meanwhile: None, then: Then::Stored }),
         Op::Connect(1, wide),
+    ]);
+}
+
+// [MQTT-3.3.1-9]: who is away is sent nothing at QoS 0, which takes the place of nothing that is owed as retained then.
+#[test]
+fn what_is_retained_while_a_client_is_away_is_owed_though_it_is_replaced() {
+    let said = Said { retain: false, ..kept("a", 1) };
+    let words = [Word::Nothing, Word::Subscribe(all_of("a"))];
+    play(&[
+        Op::Connect(0, PLAIN),
+        Op::Publish(0, 1, kept("a", 0)),
+        Op::Connect(1, PLAIN),
+        Op::EndInput(1, Farewell { words, meanwhile: None, then: Then::Stored }),
+        Op::Publish(0, 1, said),
+        Op::Publish(0, 1, kept("a", 0)),
+        Op::Publish(0, 1, said),
+        Op::Connect(1, PLAIN),
+        Op::Publish(0, 1, kept("a", 0)),
+    ]);
+}
+
+// Nor is it owed for certain: the subscription may be beyond that topic, where nothing was retained at its turn.
+#[test]
+fn what_is_retained_while_a_client_is_away_is_not_owed_beyond_its_turn() {
+    let said = |topic| Op::Publish(0, 1, kept(topic, 1));
+    let away = |said| [Op::Lose(1), Op::Publish(0, 1, said), Op::Connect(1, PLAIN)];
+    let start =
+        [Op::Connect(0, PLAIN), said("a"), said("a/b"), said("a/c"), said("d"), Op::Connect(1, PLAIN)];
+    let asks = [Op::Subscribe(1, all_of("d")), Op::Subscribe(1, all_of("a/#"))];
+    let [gone, anew] = [Said { empty: true, ..kept("a", 0) }, kept("a", 0)].map(away);
+    play(&[&start[..], &asks, &gone, &[Op::Acknowledge(1, 0, false)], &anew].concat());
+}
+
+// Two empty messages of two publishers, of which a full queue may have dropped the first.
+#[test]
+fn of_equal_messages_of_two_publishers_either_came() {
+    let narrow = Quota { queue_bytes: Some(130), ..Quota::default() };
+    let empty = Said { empty: true, ..kept("a/c", 1) };
+    let words = [Word::Subscribe(all_of("#")), Word::Nothing];
+    play(&[
+        Op::Limit(narrow),
+        Op::Connect(0, Opening { will: Some((empty, 0)), ..PLAIN }),
+        Op::EndInput(0, Farewell { words, meanwhile: None, then: Then::Stored }),
+        Op::Limit(Quota::default()),
+        Op::Connect(1, PLAIN),
+        Op::Publish(1, 1, empty),
+    ]);
+}
+
+// What takes the place of a retained message has no room to wait: it is owed as retained then, and before something newer.
+// So is what came after the subscription.
+#[test]
+fn what_is_retained_and_was_dropped_as_a_message_is_owed_still() {
+    let one = |queue_messages| Op::Limit(Quota { queue_messages, ..Quota::default() });
+    let said = Said { retain: false, ..kept("a", 1) };
+    for before in [kept("a", 1), said] {
+        play(&[
+            Op::Connect(1, PLAIN),
+            Op::Connect(0, PLAIN),
+            Op::Subscribe(0, all_of("a/#")),
+            Op::Publish(1, 1, before),
+            Op::Publish(1, 1, kept("a/b", 1)),
+            Op::Publish(1, 1, kept("a/b", 1)),
+            Op::Subscribe(0, all_of("a/#")),
+            one(Some(1)),
+            Op::Publish(1, 1, kept("a", 1)),
+            one(None),
+            Op::Publish(1, 1, said),
+            Op::Publish(1, 1, kept("a", 1)),
+        ]);
+    }
+}
+
+// What a group shared with a client before a restart comes again under its identifier, and what is retained then, which
+// looks the same.
+#[test]
+fn of_equal_messages_what_was_sent_before_a_restart_is_not_what_is_retained() {
+    let share = "$share/g/#";
+    play(&[
+        Op::Connect(2, PLAIN),
+        Op::Connect(0, PLAIN),
+        Op::Subscribe(2, Wish { retain_as_published: true, ..all_of(share) }),
+        Op::Publish(0, 1, kept("d", 1)),
+        Op::Unsubscribe(2, share),
+        Op::Subscribe(2, all_of("d")),
+        Op::Restart(0),
+    ]);
+}
+
+// A retained message that waits of one subscription, which is made anew without its identifier, is none of another's that was
+// made when it had been replaced.
+#[test]
+fn what_was_replaced_before_is_not_what_a_subscription_is_sent() {
+    let wish = |filter, handling, id| Op::Subscribe(0, Wish { handling, id, ..all_of(filter) });
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(0, PLAIN),
+        wish("d", 0, None),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        Op::Publish(1, 1, kept("d", 1)),
+        wish("a/#", 0, Some(1)),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        wish("+/b", 0, Some(1)),
+        wish("a/#", 1, None),
+    ]);
+}
+
+// What waits of a subscription that is made anew is that one's, though another one that covers it could be sent the same.
+#[test]
+fn what_waits_of_a_subscription_is_not_what_another_may_be_sent() {
+    let wish = |filter, handling, id| Op::Subscribe(2, Wish { handling, id, ..all_of(filter) });
+    play(&[
+        Op::Connect(1, PLAIN),
+        Op::Connect(2, PLAIN),
+        Op::Publish(1, 1, kept("a/b", 1)),
+        wish("a/#", 0, None),
+        Op::Publish(1, 1, kept("a", 1)),
+        wish("a", 0, None),
+        Op::Publish(1, 1, Said { retain: false, ..kept("a", 1) }),
+        wish("a", 1, Some(1)),
     ]);
 }

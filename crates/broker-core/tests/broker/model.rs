@@ -279,6 +279,22 @@ impl Model {
         if self.sessions[&who].expiry == 0 {
             self.end(who);
         }
+        self.may_pass_on(who);
+    }
+
+    /// What who is away was sent before a restart a broker may give to who is there (MQTT 5.0 §4.8.2), and have back from
+    /// there as any other.
+    fn may_pass_on(&mut self, who: Who) {
+        for at in 0..self.shared.len() {
+            let Shared { group, message, grants, .. } = &self.shared[at];
+            let mut own = grants.iter().filter(|(holder, _)| *holder == who).peekable();
+            let is_again = own.peek().is_some() && own.all(|(_, owed)| owed.sent.is_some());
+            let mut members = self.members(group, message);
+            if is_again && members.iter().any(|(member, _)| self.sessions[member].conn.is_some()) {
+                members.retain(|(member, _)| *member == who);
+                self.shared[at].grants.extend(members);
+            }
+        }
     }
 
     /// A connection ends before all that was to be sent on it has left: what it never saw may be sent as if again, and of
@@ -518,6 +534,8 @@ impl Model {
                 }
             }
         }
+        let is_full = |who: &Who| !self.has_room_for(*who, &message);
+        let full: BTreeSet<Who> = self.sessions.keys().copied().filter(is_full).collect();
         let mut receivers = Vec::new();
         for (who, session) in &mut self.sessions {
             let wanted: Vec<&Subscribed> = session
@@ -532,12 +550,20 @@ impl Model {
             let retain = message.retain && wanted.iter().any(|subscribed| subscribed.retain_as_published);
             let mut ids: Vec<u32> = wanted.iter().filter_map(|subscribed| subscribed.id).collect();
             ids.sort_unstable();
+            let is_away = qos == Q0 && session.conn.is_none();
             if message.retain {
-                // It may take the place of what is owed.
+                // It may take the place of what is owed, unless it is dropped: what is retained by then may come.
+                let may_come = is_away || (qos != Q0 && full.contains(who));
                 let replays = session.replays.iter_mut().filter(|(filter, _)| matches(filter, message.topic));
-                replays.for_each(|(_, replay)| replay.pass(message.topic));
+                for (_, replay) in replays {
+                    if may_come {
+                        replay.pass_over(message.topic);
+                    } else {
+                        replay.pass(message.topic);
+                    }
+                }
             }
-            if qos != Q0 || session.conn.is_some() {
+            if !is_away {
                 receivers.push((*who, Owed::new(message.clone(), qos, retain, ids)));
             }
         }

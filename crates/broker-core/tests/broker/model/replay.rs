@@ -8,7 +8,8 @@ pub(super) struct Replay {
     /// Topics that were retained when the subscription was made, and not sent since.
     pub(super) owed: BTreeSet<&'static str>,
     /// Topics where its client's own was retained and it was without those: it may be passed over at once
-    /// ([MQTT-3.8.3-3]), or sent if the subscription is made anew before.
+    /// ([MQTT-3.8.3-3]), or sent if the subscription is made anew before. And topics of which what took the place
+    /// of what was owed may have been dropped, of a full queue or because its client was away.
     pub(super) own: BTreeSet<&'static str>,
     /// How many messages had been sent to everyone when it was made.
     pub(super) begun: usize,
@@ -30,7 +31,7 @@ impl Replay {
         self.owed.contains(topic) || self.own.contains(topic)
     }
 
-    /// Passes over what is its client's own.
+    /// Passes over what is its client's own, or may come otherwise.
     pub(super) fn pass_over(&mut self, topic: &'static str) {
         self.owed.remove(topic);
         self.own.insert(topic);

@@ -18,11 +18,14 @@ impl Model {
             return self.sent_again(who, seen);
         }
         let found = self.take_owed(who, seen).map(|owed| (owed, None));
+        // What comes again under its own identifier is nothing else.
+        let found = found.or_else(|| self.was_shared(who, seen).then(|| self.take_shared(who, seen))?);
         // What must come, before what looks the same and another member of its group may have.
         let found = found.or_else(|| Some((self.take_due_retained(who, seen)?, None)));
         let found = found.or_else(|| self.take_shared(who, seen));
-        let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
+        // What waited of a subscription that was made anew, before what another one may be sent and needs not be.
         let found = found.or_else(|| Some((self.take_left(who, seen)?, None)));
+        let found = found.or_else(|| Some((self.take_retained(who, seen)?, None)));
         let (owed, group) = found.unwrap_or_else(|| panic!("{seen:?} to {who} is not owed"));
         // What was sent is sent again even then.
         assert!(owed.may_be_under_way() || !self.is_expired(&owed.message), "{seen:?} has expired");
@@ -99,8 +102,9 @@ impl Model {
         let all = &mut self.sessions.get_mut(&who).unwrap().owed;
         let owed = all.remove(at);
         let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
-        let is_equal =
-            |other: &Owed| key(other) == key(&owed) && other.message.payload == owed.message.payload;
+        // As far as a client sees, also of two publishers: an empty one is like another.
+        let looks = |owed: &Owed| (owed.message.topic, owed.message.payload.clone(), owed.qos);
+        let is_equal = |other: &Owed| looks(other) == looks(&owed);
         if owed.may_be_gone {
             all.iter_mut().filter(|other| is_equal(other)).for_each(|other| other.may_be_gone = true);
         }
@@ -110,6 +114,13 @@ impl Model {
             place > at || !other.may_be_gone || key(other) != key(&owed) || is_equal(other)
         });
         owed
+    }
+
+    /// Whether this is for certain what was sent before a restart of what a group shared.
+    fn was_shared(&self, who: Who, seen: &Seen) -> bool {
+        let grants = self.shared.iter().flat_map(|shared| &shared.grants);
+        let mut own = grants.filter(|(holder, owed)| *holder == who && owed.sent.is_some());
+        own.any(|(_, owed)| self.is_how(owed, seen) && owed.is_again(seen))
     }
 
     fn take_shared(&mut self, who: Who, seen: &Seen) -> Option<(Owed, Option<Lender>)> {
@@ -185,7 +196,11 @@ impl Model {
             let (qos, ids) = (subscribed.qos.min(message.qos), subscribed.id.into_iter().collect());
             let owed = Owed { may_be_again, ..Owed::new(message.clone(), qos, true, ids) };
             let own = subscribed.no_local && message.from == who;
+            // What was replaced before another subscription was made is none of that one's.
+            let is_its =
+                replay.replaced.contains(&message) || self.retained.get(message.topic) == Some(&message);
             let is_right = !own
+                && is_its
                 && !replay.sent.contains(message.topic)
                 && (!seen.dup || (may_be_again && qos == Q1))
                 && self.is_how(&owed, seen);
