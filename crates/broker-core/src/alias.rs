@@ -95,7 +95,7 @@ impl AliasesOut {
     /// Whether a topic is sent as it is.
     #[inline]
     pub(crate) fn leaves(&self, topic: &TopicName) -> bool {
-        self.max == 0 || matches!(self.naming(topic), Naming::Topic)
+        matches!(self.naming(topic), Naming::Topic)
     }
 
     /// Remembers an alias that is sent.
