@@ -5,28 +5,27 @@ use crate::arrivals::Source;
 use crate::audit::{names_remote, record_event, record_refusal};
 use crate::input::Input;
 use crate::limits::PendingLimits;
-use crate::outbox::{Outbox, Signal, Woken};
+use crate::outbox::Woken;
 use crate::traffic::{SocketsLost, Traffic};
 use crate::{Authenticator, Refusal};
 use broker_core::{
     AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Effect, Listener, Metrics, Now,
-    SessionSnapshot, SessionState, Witness, WordHasher,
+    SessionSnapshot, SessionState, Witness,
 };
 use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
 use mqtt_proto::{
-    Ack, Connect, DecodeError, Packet, Publication, PublishRef, QoS, ReasonCode, Version, encoded_len,
+    Connect, DecodeError, Publication, ReasonCode,
 };
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 mod line;
+mod outboxes;
 mod standing;
 mod storing;
 #[cfg(test)]
@@ -34,14 +33,12 @@ mod tests;
 
 pub(crate) use self::line::Line;
 pub(crate) use self::storing::IDLE_WAIT;
+use self::outboxes::Outboxes;
 use self::storing::Storing;
 
 struct Inner {
     broker: Broker,
-    /// Of each connection, until its task is done with it.
-    outboxes: HashMap<ConnId, Box<Outbox>, BuildHasherDefault<WordHasher>>,
-    /// Connections to be woken once the core has been left.
-    to_wake: Vec<Arc<Signal>>,
+    outboxes: Outboxes,
     next_conn: u64,
     /// When the timer task will wake by itself.
     armed: Option<Duration>,
@@ -52,22 +49,14 @@ struct Inner {
 
 impl Inner {
     fn remote_of(&self, conn: ConnId) -> Option<Arc<str>> {
-        self.outboxes.get(&conn).map(|outbox| Arc::clone(outbox.remote()))
+        self.outboxes.of(conn).map(|outbox| Arc::clone(outbox.remote()))
     }
 
-    /// Sends the next packet on to its receiver, where it is one that may go there as it is.
+    /// Has the next packet taken the short way, where it may.
     fn pass(&mut self, conn: ConnId, input: &mut Input, now: Now) -> bool {
-        let Some((publish, len)) = input.peek_plain() else { return false };
-        let Some(passing) = self.broker.passing(conn, &publish, now) else { return false };
-        let packet_id = self.broker.handle_passing(&passing, &publish, now);
-        if passing.qos == QoS::AtMostOnce || packet_id.is_some() {
-            let onward = PublishRef { qos: passing.qos, packet_id, ..publish };
-            push(self, passing.conn, |outbox| outbox.pass(&onward, passing.bytes));
-        }
-        if let Some(packet_id) = publish.packet_id {
-            let ack = Packet::PubAck(Ack { packet_id, reason: ReasonCode::Success, info: None });
-            push(self, conn, |outbox| outbox.send(&ack, encoded_len(&ack, Version::V5)));
-        }
+        let Some((packet, len)) = input.peek_plain() else { return false };
+        let Some(passing) = self.broker.passing(conn, &packet, now) else { return false };
+        self.broker.handle_passing(&passing, &packet, now, &mut self.outboxes);
         input.skip(len);
         true
     }
@@ -75,7 +64,7 @@ impl Inner {
     /// Says who is to be called once the lock is released. Connections that have something to write are added to
     /// `woken`.
     fn leave(&mut self, woken: &mut Woken) -> Calls {
-        woken.add(&mut self.to_wake);
+        woken.add(&mut self.outboxes.to_wake);
         let timer = match (self.broker.poll_timeout(), self.armed) {
             (Some(wanted), Some(armed)) => wanted < armed,
             (Some(_), None) => true,
@@ -139,8 +128,7 @@ impl Hub {
         let broker = Broker::new(config, policy);
         let inner = Inner {
             broker,
-            outboxes: HashMap::default(),
-            to_wake: Vec::new(),
+            outboxes: Outboxes::default(),
             next_conn: 1,
             armed: None,
             storing,
@@ -382,18 +370,18 @@ impl Hub {
         let bytes = effect.bytes();
         match effect {
             Effect::Send { conn, packet } => {
-                push(inner, conn, |outbox| outbox.send(&packet, bytes));
+                inner.outboxes.push(conn, |outbox| outbox.send(&packet, bytes));
             }
             Effect::Deliver { conn, delivery } => {
-                push(inner, conn, |outbox| outbox.deliver(delivery, bytes));
+                inner.outboxes.push(conn, |outbox| outbox.deliver(delivery, bytes));
             }
             Effect::Discard { conn } => {
-                if let Some(outbox) = inner.outboxes.get_mut(&conn) {
+                if let Some(outbox) = inner.outboxes.of_mut(conn) {
                     outbox.discard();
                 }
             }
             Effect::Close { conn, reason } => {
-                if let Some(outbox) = inner.outboxes.get_mut(&conn) {
+                if let Some(outbox) = inner.outboxes.of_mut(conn) {
                     outbox.close(reason);
                 }
             }
@@ -417,14 +405,5 @@ impl Hub {
             };
             hub.enter(|broker, now| broker.handle_authenticated(conn, outcome, now));
         });
-    }
-}
-
-/// Has something added to an outbox.
-fn push(inner: &mut Inner, conn: ConnId, add: impl FnOnce(&mut Outbox) -> bool) {
-    if let Some(outbox) = inner.outboxes.get_mut(&conn)
-        && add(outbox)
-    {
-        inner.to_wake.push(Arc::clone(outbox.signal()));
     }
 }

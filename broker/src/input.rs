@@ -1,7 +1,7 @@
 //! What a peer has sent and the core has not taken yet: bytes, and the packet at their front.
 
 use bytes::{Buf as _, BytesMut};
-use mqtt_proto::{DecodeError, Decoder, Limits, Packet, PublishRef, Version};
+use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Plain, Version};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -34,10 +34,10 @@ impl Input {
         }
     }
 
-    /// Returns the next packet and its length, where it is a PUBLISH of QoS 0 that says nothing but topic and payload, and
-    /// the topic is one of the last. It is left there.
+    /// Returns the next packet and its length, where it says no more than it must, and is no PUBLISH but to one of the
+    /// last topics. It is left there.
     #[inline]
-    pub(crate) fn peek_plain(&mut self) -> Option<(PublishRef<'_>, usize)> {
+    pub(crate) fn peek_plain(&mut self) -> Option<(Plain<'_>, usize)> {
         if self.front.is_some() {
             return None;
         }

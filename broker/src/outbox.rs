@@ -6,7 +6,7 @@
 
 use broker_core::{CloseReason, Delivery};
 use bytes::{Bytes, BytesMut};
-use mqtt_proto::{EncodeError, Packet, PublishRef, Version};
+use mqtt_proto::{EncodeError, Packet, PlainAck, PublishRef, Version};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
@@ -231,6 +231,15 @@ impl Outbox {
             outbox.encode_later()?;
             outbox.frames.make_room(bytes);
             mqtt_proto::encode_publish(publish, version, &mut outbox.frames.last)
+        })
+    }
+
+    /// Takes one more acknowledgement, and tells the same.
+    pub(crate) fn ack(&mut self, ack: PlainAck) -> bool {
+        self.push(PlainAck::BYTES, |outbox| {
+            outbox.encode_later()?;
+            outbox.frames.last.extend_from_slice(&ack.to_bytes());
+            Ok(())
         })
     }
 

@@ -50,13 +50,13 @@ impl Line {
 
     /// It is there as long as its line is.
     pub(crate) fn with_outbox<R>(&self, act: impl FnOnce(&mut Outbox) -> R) -> Option<R> {
-        self.hub.0.inner.lock().outboxes.get_mut(&self.conn).map(|outbox| act(outbox))
+        self.hub.0.inner.lock().outboxes.of_mut(self.conn).map(|outbox| act(outbox))
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let outbox = self.hub.0.inner.lock().outboxes.remove(&self.conn);
+        let outbox = self.hub.0.inner.lock().outboxes.remove(self.conn);
         // What it still had to send is freed after the lock.
         drop(outbox);
     }

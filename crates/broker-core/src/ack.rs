@@ -8,19 +8,13 @@ use crate::queue::Waiting;
 use crate::record::OutgoingState;
 use crate::session::{Link, Session};
 use crate::slab::Key;
-use mqtt_proto::{Ack, Packet, PacketId, QoS, ReasonCode};
+use mqtt_proto::{Ack, AckKind, Packet, PacketId, QoS, ReasonCode};
 
 impl Broker {
     /// Ends a QoS 1 exchange. A reason of 0x80 and above ends it too: the message is not sent again
     /// ([MQTT-4.8.2-6]).
     pub(crate) fn take_puback(&mut self, key: Key, ack: &Ack, now: Now) {
-        self.finish(key, ack.packet_id, now, |exchange| {
-            matches!(
-                exchange,
-                Exchange::Published(Waiting { qos: QoS::AtLeastOnce, .. })
-                    | Exchange::Withdrawn(QoS::AtLeastOnce)
-            )
-        });
+        self.finish(key, ack.packet_id, now, |exchange| exchange.ends_with(AckKind::PubAck));
     }
 
     /// Answers PUBREC: from here on the message belongs to the client.
@@ -59,7 +53,7 @@ impl Broker {
 
     /// Ends a QoS 2 exchange.
     pub(crate) fn take_pubcomp(&mut self, key: Key, ack: &Ack, now: Now) {
-        self.finish(key, ack.packet_id, now, |exchange| matches!(exchange, Exchange::Released));
+        self.finish(key, ack.packet_id, now, |exchange| exchange.ends_with(AckKind::PubComp));
     }
 
     /// Ends an exchange that is as far as that, and sends what has room then.

@@ -64,6 +64,10 @@ impl Held {
                 && self.all.get().saturating_add(bytes) <= config.exchanges_bytes_max)
     }
 
+    pub(crate) fn get(&self, id: PacketId) -> Option<&HeldMessage> {
+        self.messages.get(&id)
+    }
+
     pub(crate) fn contains(&self, id: PacketId) -> bool {
         self.messages.contains_key(&id)
     }

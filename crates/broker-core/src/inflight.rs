@@ -12,7 +12,7 @@ use crate::limits::Config;
 use crate::queue::Waiting;
 use crate::total::Total;
 use crate::word_hasher::WordHasher;
-use mqtt_proto::{PacketId, QoS};
+use mqtt_proto::{AckKind, PacketId, QoS};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
@@ -39,6 +39,18 @@ pub(crate) enum Exchange {
     /// still hold it as received, and would drop another message under it as a duplicate, or may still
     /// acknowledge it.
     Withdrawn(QoS),
+}
+
+impl Exchange {
+    /// Whether it ends with such a packet of the client's.
+    pub(crate) fn ends_with(&self, kind: AckKind) -> bool {
+        match self {
+            Self::Published(Waiting { qos, .. }) | Self::Withdrawn(qos) => {
+                *qos == QoS::AtLeastOnce && kind == AckKind::PubAck
+            }
+            Self::Released => kind == AckKind::PubComp,
+        }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@
 use crate::broker::Broker;
 use crate::effect::Now;
 use crate::message::{Message, UNDECIDED};
-use crate::queue::{Lent, Waiting};
+use crate::queue::Waiting;
 use crate::record::Durability;
 use crate::session::Session;
 use crate::shared::{GroupId, Member};
@@ -42,17 +42,13 @@ impl Broker {
             is_stored && member.grant.qos != QoS::AtMostOnce
         });
         let Some(member) = chosen else { return false };
+        let qos = message.qos().min(member.grant.qos);
         let waiting = Waiting {
-            qos: message.qos().min(member.grant.qos),
             retain: member.grant.retain_as_published && message.publication().retain,
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
             revision: UNDECIDED,
-            number: 0,
-            resent: false,
-            packet_id: None,
-            lent: Lent::No,
-            message: Arc::clone(message),
+            ..Waiting::new(Arc::clone(message), qos)
         };
         let (sessions, mut release) = self.release(now);
         let Some(session) = sessions.get_mut(member.session) else { return false };

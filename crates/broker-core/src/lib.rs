@@ -67,7 +67,7 @@ pub use ledger::StoreTrouble;
 pub use limits::{Config, DeniedPublish};
 pub use message::{Message, Origin};
 pub use metrics::{Denials, Dropped, Metrics};
-pub use passing::Passing;
+pub use passing::{Onward, Outboxes, Passing};
 pub use record::{
     Change, Durability, FORMAT, HeldRecord, OutgoingRecord, OutgoingState, OwedRecord, QueuedRecord, Record,
     RecordError, RecordKey, RecordKind, SessionRecord, StoreBatch, StoredMessage, SubscriptionRecord,

@@ -138,8 +138,12 @@ impl Message {
     pub(crate) fn cost(publication: &Publication) -> usize {
         let user_properties =
             publication.properties.as_deref().map_or(0, |properties| properties.user_properties.len());
-        let on_the_wire = publish_len(&plain(publication), Version::V5);
-        OVERHEAD + on_the_wire + user_properties.saturating_mul(USER_PROPERTY_OVERHEAD)
+        Self::cost_of_plain(&plain(publication)) + user_properties.saturating_mul(USER_PROPERTY_OVERHEAD)
+    }
+
+    /// The same of one without user properties.
+    pub(crate) fn cost_of_plain(publish: &PublishRef<'_>) -> usize {
+        OVERHEAD + publish_len(&PublishRef { qos: QoS::AtMostOnce, packet_id: None, ..*publish }, Version::V5)
     }
 }
 

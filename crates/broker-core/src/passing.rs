@@ -1,144 +1,168 @@
-//! The short way of a PUBLISH to one receiver who takes it at once, as most do. At QoS 0 no message is made of it, for
-//! nobody keeps it; at QoS 1 one is, for its receiver to acknowledge, and nothing else.
+//! The short way of packets that are ordinary in every respect, as most are: a PUBLISH that has one receiver who takes it
+//! at once, and the acknowledgements that follow. Nothing is made of them but what somebody has to keep: from the read
+//! buffer they go into the outbox of whoever they are for.
 //!
-//! Only what is ordinary in every respect goes it, which is asked beforehand; all else takes the long way
+//! Whether a packet may go it is asked beforehand, and changes nothing; all else takes the long way
 //! ([`Broker::handle_packet`]). Both ways end in the same, and tests walk both.
 
+mod acks;
+mod publish;
+
+use crate::StoreTrouble;
 use crate::broker::Broker;
+use crate::connection::Connection;
 use crate::decided::{Decided, Refuses};
 use crate::effect::{ConnId, Now};
-use crate::queue::{Lent, Waiting};
+use crate::ledger::Ledger;
+use crate::message::Message;
+use crate::queue::Waiting;
 use crate::session::Session;
 use crate::slab::Key;
-use crate::{Message, StoreTrouble};
-use bytes::Bytes;
-use midge_policy::PublishFacts;
-use mqtt_proto::{PacketId, Publication, PublishRef, QoS, publish_len};
+use mqtt_proto::{AckKind, PacketId, Plain, PlainAck, PublishRef, QoS, publish_len};
 use std::sync::Arc;
 
-/// Length of a PUBACK that says nothing but its packet identifier.
-const PUBACK_BYTES: usize = 4;
-
-/// A PUBLISH that may go on to its one receiver as it is, but for QoS and packet identifier.
+/// What a packet leads to that may go the short way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passing {
+    /// What goes on to a receiver.
+    pub onward: Option<Onward>,
+    /// What its sender is answered behind that.
+    pub answer: Option<PlainAck>,
+    conn: ConnId,
+    sender: Key,
+}
+
+/// A PUBLISH that goes on to a receiver as it came, but for QoS and packet identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onward {
     /// The receiver's connection.
     pub conn: ConnId,
     /// At which QoS it goes there.
     pub qos: QoS,
     /// Length of the encoded PUBLISH in bytes, which count against the connection until [`Broker::handle_flushed`].
     pub bytes: usize,
-    publisher: Key,
     receiver: Key,
 }
 
+/// Where the shell has what goes the short way sent.
+pub trait Outboxes {
+    /// Encodes a PUBLISH of so many bytes and writes it.
+    fn publish(&mut self, conn: ConnId, publish: &PublishRef<'_>, bytes: usize);
+    /// Writes an acknowledgement.
+    fn ack(&mut self, conn: ConnId, ack: PlainAck);
+}
+
 impl Broker {
-    /// Tells where a PUBLISH goes that may take the short way now; all effects have been carried out before. The shell
+    /// Tells what a packet leads to that may go the short way now; all effects have been carried out before. The shell
     /// hands it over right after that ([`Self::handle_passing`]), or as any other packet.
-    pub fn passing(&self, conn: ConnId, publish: &PublishRef<'_>, now: Now) -> Option<Passing> {
-        let is_quiet = self.authority.witness.is_none() && self.out.effects.is_empty();
-        if !(is_quiet && publish.is_plain() && self.out.ledger.trouble == StoreTrouble::None) {
+    #[inline]
+    pub fn passing(&self, conn: ConnId, packet: &Plain<'_>, now: Now) -> Option<Passing> {
+        let is_quiet = self.out.effects.is_empty() && self.authority.witness.is_none();
+        if !is_quiet || self.out.ledger.trouble != StoreTrouble::None {
             return None;
         }
-        let key = self.key_of(conn)?;
-        let publisher = self.sessions.get(key).filter(|session| session.is_undisturbed(now))?;
-        let connection = publisher.connection()?;
-        let (topic, qos, payload_len) = (publish.topic?, publish.qos, publish.payload.len());
-        let facts = PublishFacts { qos, retain: false, payload_len, response_topic: None };
-        let at = (self.authority.generation(), self.subscriptions.epoch());
-        let decided = connection.cache.look_for(topic, at, &facts)?;
-        let (receiver, granted) = decided.sole_receiver().filter(|(receiver, _)| *receiver != key)?;
-        let (source, ledger) = (&decided.source, &self.out.ledger);
-        // Its PUBACK may have to wait for what it has said before, or for what its rule has the broker store from now on.
-        let is_answered = ledger.is_stored(connection.gate.barrier) && !connection.gate.starting;
-        let is_prepared = source.durability.is_none() || ledger.is_on();
-        if qos != QoS::AtMostOnce && !(is_answered && is_prepared) {
-            return None;
-        }
-        let qos = qos.min(granted);
-        let packet_id = (qos != QoS::AtMostOnce).then_some(PacketId::MIN);
-        let onward = PublishRef { qos, packet_id, ..*publish };
-        let (conn, bytes) = self.sessions.get(receiver)?.takes_in_passing(&onward, self)?;
-        Some(Passing { conn, qos, bytes, publisher: key, receiver })
+        let sender = self.key_of(conn)?;
+        let session = self.sessions.get(sender).filter(|session| session.is_undisturbed(now))?;
+        let (onward, answer) = match packet {
+            Plain::Publish(publish) => self.may_publish(sender, session, publish)?,
+            Plain::Ack(PlainAck { kind: AckKind::PubRel, packet_id }) => {
+                self.may_be_released(sender, session, *packet_id)?
+            }
+            Plain::Ack(ack) => (None, session.may_acknowledge(*ack, &self.out.ledger)?),
+        };
+        Some(Passing { onward, answer, conn, sender })
     }
 
-    /// Takes a PUBLISH right after it was asked about. It is to be sent to the receiver's connection with the packet
-    /// identifier that is returned; one of QoS 1 that has none any more is dropped. At QoS 1 its publisher is
-    /// to be sent a PUBACK behind that, which says nothing but its packet identifier.
+    /// Takes a packet right after it was asked about, and has sent what it leads to. A message of QoS 1 or 2 that has
+    /// no packet identifier any more is dropped.
+    #[inline]
     pub fn handle_passing(
         &mut self,
         passing: &Passing,
-        publish: &PublishRef<'_>,
+        packet: &Plain<'_>,
         now: Now,
-    ) -> Option<PacketId> {
-        let (publisher, payload_len) = (passing.publisher, publish.payload.len());
+        outboxes: &mut impl Outboxes,
+    ) {
+        self.latest = Some((passing.conn, passing.sender));
         self.out.metrics.packets_in += 1;
-        self.count_in(publisher, payload_len);
-        if let Some(connection) = self.connection_mut(publisher) {
+        if let Some(connection) = self.connection_mut(passing.sender) {
             connection.last_seen = now.mono;
-            publish.topic.into_iter().for_each(|topic| connection.count_passed(topic));
         }
-        let packet_id =
-            if passing.qos == QoS::AtMostOnce { None } else { self.keep_passing(passing, publish, now) };
-        let is_sent = passing.qos == QoS::AtMostOnce || packet_id.is_some();
+        match packet {
+            Plain::Publish(publish) => self.pass_publish(passing, publish, now, outboxes),
+            Plain::Ack(ack) => self.pass_ack(passing, *ack, outboxes),
+        }
         let Self { sessions, out, .. } = self;
-        if is_sent
-            && let Some(connection) = sessions.get_mut(passing.receiver).and_then(Session::connection_mut)
+        if let Some(answer) = passing.answer
+            && let Some(connection) = sessions.get_mut(passing.sender).and_then(Session::connection_mut)
         {
-            connection.count_out(passing.bytes, payload_len, &mut out.metrics);
-        }
-        if publish.packet_id.is_some()
-            && let Some(connection) = sessions.get_mut(publisher).and_then(Session::connection_mut)
-        {
-            connection.unsent = connection.unsent.saturating_add(PUBACK_BYTES);
+            connection.unsent = connection.unsent.saturating_add(PlainAck::BYTES);
             out.metrics.packets_out += 1;
+            outboxes.ack(passing.conn, answer);
         }
-        self.cut_slow(publisher, now);
-        packet_id
+        self.cut_slow(passing.sender, now);
     }
 
-    /// Keeps a message for its receiver to acknowledge.
-    fn keep_passing(&mut self, passing: &Passing, publish: &PublishRef<'_>, now: Now) -> Option<PacketId> {
-        let decided = self.connection_mut(passing.publisher)?.cache.decided(publish.topic?)?;
-        let (origin, durability) = (Arc::clone(&decided.source.origin), decided.source.durability);
-        let (topic, payload) = (publish.topic?.clone(), Bytes::copy_from_slice(publish.payload));
-        let publication = Publication { topic, payload, qos: publish.qos, retain: false, properties: None };
-        let revision = self.authority.revision();
-        let mut message = Message::new(publication, origin, revision, now.mono);
-        self.prepare(&mut message, durability);
-        let session = self.sessions.get_mut(passing.receiver)?;
-        let Some(id) = session.inflight.reserve(None) else {
-            self.out.metrics.dropped.queue_full += 1;
-            return None;
-        };
-        let waiting = Waiting {
-            message: Arc::new(message),
-            qos: passing.qos,
-            retain: false,
-            subscription_ids: None,
-            group: None,
-            revision,
-            number: 0,
-            resent: false,
-            packet_id: Some(id),
-            lent: Lent::No,
-        };
-        session.inflight.fill(id, waiting);
-        if let Some(connection) = session.connection_mut() {
-            connection.quota = connection.quota.saturating_sub(1);
+    /// Returns to whom alone a PUBLISH goes, for whom nothing has to be stored or told of it.
+    fn onward(&self, sender: Key, decided: &Decided, publish: &PublishRef<'_>) -> Option<Onward> {
+        let (receiver, granted) = decided.sole_receiver().filter(|(receiver, _)| *receiver != sender)?;
+        let qos = publish.qos.min(granted);
+        let packet_id = (qos != QoS::AtMostOnce).then_some(PacketId::MIN);
+        let onward = PublishRef { qos, packet_id, ..*publish };
+        let (conn, bytes) = self.sessions.get(receiver)?.takes_in_passing(&onward, self)?;
+        Some(Onward { conn, qos, bytes, receiver })
+    }
+
+    /// Whether its rule has the broker store nothing that it has not stored before.
+    fn is_prepared_for(&self, decided: &Decided) -> bool {
+        decided.source.durability.is_none() || self.out.ledger.is_on()
+    }
+
+    /// Has a PUBLISH sent to its receiver, and the message kept for that one to acknowledge, if it is to.
+    fn send_onward(
+        &mut self,
+        onward: &Onward,
+        publish: PublishRef<'_>,
+        message: Option<&Arc<Message>>,
+        outboxes: &mut impl Outboxes,
+    ) {
+        let Self { sessions, out, .. } = self;
+        let Some(session) = sessions.get_mut(onward.receiver) else { return };
+        let mut packet_id = None;
+        if let Some(message) = message {
+            packet_id = session.inflight.reserve(None);
+            let Some(id) = packet_id else {
+                out.metrics.dropped.queue_full += 1;
+                return;
+            };
+            let waiting = Waiting::new(Arc::clone(message), onward.qos);
+            session.inflight.fill(id, Waiting { packet_id, ..waiting });
         }
-        Some(id)
+        if let Some(connection) = session.connection_mut() {
+            connection.quota = connection.quota.saturating_sub(message.map_or(0, |_| 1));
+            connection.count_out(onward.bytes, publish.payload.len(), &mut out.metrics);
+        }
+        outboxes.publish(onward.conn, &PublishRef { qos: onward.qos, packet_id, ..publish }, onward.bytes);
+    }
+}
+
+impl Connection {
+    /// Whether what it is answered now would wait for nothing.
+    fn is_answered(&self, ledger: &Ledger) -> bool {
+        ledger.is_stored(self.gate.barrier) && !self.gate.starting
     }
 }
 
 impl Decided {
+    /// Whether nothing has to be counted for such a message, and no queue asked.
+    fn is_free(&self) -> bool {
+        self.limited.is_empty() && self.source.refuses == Refuses::No
+    }
+
     /// Returns who alone gets such a message and at which QoS, where nothing has to be counted or told beside it.
     fn sole_receiver(&self) -> Option<(Key, QoS)> {
-        let (route, source) = (&self.route, &self.source);
-        let is_plain = self.limited.is_empty()
-            && source.refuses == Refuses::No
-            && route.groups.is_empty()
-            && route.refused.is_empty();
+        let route = &self.route;
+        let is_plain = self.is_free() && route.groups.is_empty() && route.refused.is_empty();
         match &*route.targets {
             [target] if is_plain && target.grant.ids.is_none() => Some((target.session, target.grant.qos)),
             _ => None,

@@ -150,12 +150,8 @@ impl Broker {
         let Some(verdict) = self.verdict(key, &publication, now) else { return };
         let (reason, text) = match verdict {
             Verdict::Accepted(decided) => {
-                let asked = decided.source.durability;
-                self.wake(asked);
-                let level = self.out.ledger.level_for(asked);
-                let (origin, revision) = (Arc::clone(&decided.source.origin), self.authority.revision());
-                let message = Message::new(publication, origin, revision, now.mono);
-                self.hold(key, id, HeldMessage::Accepted(Arc::new(message)), level, now);
+                let from = (Arc::clone(&decided.source.origin), decided.source.durability);
+                self.hold_accepted(key, id, publication, from, now);
                 self.keep_at_hand(key, decided);
                 (ReasonCode::Success, None)
             }
@@ -197,6 +193,21 @@ impl Broker {
             }
             None => Some(Verdict::Accepted(decided)),
         }
+    }
+
+    /// Holds a message that is accepted until it is released.
+    pub(crate) fn hold_accepted(
+        &mut self,
+        key: Key,
+        id: PacketId,
+        publication: Publication,
+        (origin, asked): (Arc<Origin>, Option<Durability>),
+        now: Now,
+    ) {
+        self.wake(asked);
+        let level = self.out.ledger.level_for(asked);
+        let message = Message::new(publication, origin, self.authority.revision(), now.mono);
+        self.hold(key, id, HeldMessage::Accepted(Arc::new(message)), level, now);
     }
 
     fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, level: Durability, now: Now) {
@@ -489,18 +500,12 @@ impl Broker {
 
     fn hand_to_target(&mut self, target: &Target, publisher: Option<Key>, message: Arc<Message>, now: Now) {
         let Some(grant) = target.grant_for(publisher) else { return };
+        let qos = message.qos().min(grant.qos);
         let waiting = Waiting {
-            qos: message.qos().min(grant.qos),
             // [MQTT-3.3.1-12], [MQTT-3.3.1-13].
             retain: grant.retain_as_published && message.publication().retain,
             subscription_ids: grant.ids.clone(),
-            group: None,
-            revision: message.revision,
-            number: 0,
-            resent: false,
-            packet_id: None,
-            lent: Lent::No,
-            message,
+            ..Waiting::new(message, qos)
         };
         self.hand_to(target.session, waiting, now);
     }
@@ -557,16 +562,12 @@ impl Broker {
     pub(crate) fn give_share(&mut self, group: GroupId, member: &Member, message: &Arc<Message>, now: Now) {
         let qos = message.qos().min(member.grant.qos);
         let waiting = Waiting {
-            qos,
             lent: if self.lends(group, member, qos, message) { Lent::Due } else { Lent::No },
             retain: member.grant.retain_as_published && message.publication().retain,
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
             revision: self.authority.revision(),
-            number: 0,
-            resent: false,
-            packet_id: None,
-            message: Arc::clone(message),
+            ..Waiting::new(Arc::clone(message), qos)
         };
         self.hand_to(member.session, waiting, now);
     }

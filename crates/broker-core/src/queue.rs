@@ -43,6 +43,24 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
+    /// Returns one that says no more than it must, of which nothing is stored. The receiver's right was seen with the
+    /// publisher's.
+    #[inline]
+    pub(crate) fn new(message: Arc<Message>, qos: QoS) -> Self {
+        Self {
+            qos,
+            retain: false,
+            subscription_ids: None,
+            group: None,
+            revision: message.revision,
+            number: 0,
+            resent: false,
+            packet_id: None,
+            lent: Lent::No,
+            message,
+        }
+    }
+
     /// Has the receiver's right to it asked for again before it is released.
     pub(crate) fn distrust(&mut self) {
         self.revision = UNDECIDED;

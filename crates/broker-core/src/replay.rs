@@ -7,7 +7,7 @@
 
 use crate::authority::Obstacle;
 use crate::message::Message;
-use crate::queue::{Lent, Waiting};
+use crate::queue::Waiting;
 use crate::record::{OwedRecord, RecordKey, RecordKind};
 use crate::release::{Release, tell_purged, withhold};
 use crate::retained::Found;
@@ -261,17 +261,13 @@ impl Session {
         let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);
         // Not every topic under a narrowed filter is one of the subscription's.
         let granted = subscribed.granted_for(&message.publication().topic).filter(|_| !is_own)?;
+        let qos = message.qos().min(granted);
         Some(Waiting {
-            qos: message.qos().min(granted),
             retain: true,
             subscription_ids: subscribed.grant().ids,
-            group: None,
             revision,
-            number: 0,
             resent: replay.may_have_been_sent(&message),
-            packet_id: None,
-            lent: Lent::No,
-            message,
+            ..Waiting::new(message, qos)
         })
     }
 

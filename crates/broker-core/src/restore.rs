@@ -10,7 +10,7 @@ use crate::effect::Now;
 use crate::held::HeldMessage;
 use crate::inflight::{Exchange, is_of_sending};
 use crate::message::{Message, UNDECIDED};
-use crate::queue::{Lent, Waiting};
+use crate::queue::Waiting;
 use crate::record::{
     HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind, SessionRecord,
     StoredMessage, SubscriptionRecord, WillRecord,
@@ -289,9 +289,8 @@ impl Restoration<'_> {
     fn waiting(&self, record: &QueuedRecord, number: u64, resent: bool) -> Option<Waiting> {
         let groups = &self.broker.subscriptions.groups;
         let group = record.group.as_ref().map(|group| groups.find(group).unwrap_or(GroupId::GONE));
+        let message = Arc::clone(self.messages.get(&record.message)?);
         Some(Waiting {
-            message: Arc::clone(self.messages.get(&record.message)?),
-            qos: record.qos,
             retain: record.retain,
             subscription_ids: record.subscription_ids.clone(),
             group,
@@ -299,7 +298,7 @@ impl Restoration<'_> {
             number,
             resent,
             packet_id: record.packet_id,
-            lent: Lent::No,
+            ..Waiting::new(message, record.qos)
         })
     }
 

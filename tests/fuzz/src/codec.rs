@@ -1,7 +1,7 @@
 //! The codec, both ends and both versions.
 
 use bytes::{Bytes, BytesMut};
-use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Publish, Version, encode, encoded_len};
+use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Plain, Publish, Version, encode, encoded_len};
 
 /// Who decodes.
 #[derive(Clone, Copy)]
@@ -83,7 +83,11 @@ fn decode(decoder: &mut Decoder, stream: &[u8], piece: usize) -> (Vec<Packet>, R
 
 /// Returns the packet that is told without being decoded, if one is, and how much there is behind it.
 fn peek(decoder: &mut Decoder, buffer: &BytesMut) -> Option<(Packet, usize)> {
-    let (publish, len) = decoder.peek_plain(buffer)?;
+    let (plain, len) = decoder.peek_plain(buffer)?;
+    let publish = match plain {
+        Plain::Publish(publish) => publish,
+        Plain::Ack(ack) => return Some((ack.into(), buffer.len() - len)),
+    };
     assert!(publish.is_plain());
     let publish = Publish {
         dup: false,

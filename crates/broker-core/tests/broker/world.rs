@@ -3,11 +3,11 @@
 use crate::disk::Disk;
 use crate::oracle::{Oracle, Party};
 use crate::order::Order;
-use crate::spelling::{spell, spell_audit, spell_delivery, spell_plain};
+use crate::spelling::{spell, spell_audit, spell_delivery};
 use crate::wire::Wire;
 use broker_core::{
     AuditEvent, AuditKind, AuthOutcome, AuthRequest, Broker, CloseCause, Config, ConnId, Delivery,
-    Durability, Effect, Listener, Now, Origin, Passing, PolicyChange, Restored, Revocation, SessionSnapshot,
+    Durability, Effect, Listener, Now, Origin, PolicyChange, Restored, Revocation, SessionSnapshot,
 };
 use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::{Policy, Rule, SubscribeMode};
@@ -15,6 +15,8 @@ use mqtt_proto::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+mod short;
 
 pub(crate) use crate::packets::*;
 pub(crate) use crate::spelling::packet_of;
@@ -47,8 +49,8 @@ pub(crate) struct World {
     watch: Option<ConnId>,
     turns: Vec<(Ended, SpiffeId, Arc<str>)>,
     deliveries: Vec<(ConnId, Delivery)>,
-    /// How often the short way was open.
-    pub(crate) short_ways: usize,
+    /// How often the short way was open, by name of packet.
+    pub(crate) short_ways: BTreeMap<&'static str, usize>,
     order: Order,
     requests: Vec<(ConnId, AuthRequest)>,
     /// What the oracle goes by: the rules in force, who is revoked, and whose each connection is.
@@ -120,7 +122,7 @@ impl World {
             watch: None,
             turns: Vec::new(),
             deliveries: Vec::new(),
-            short_ways: 0,
+            short_ways: BTreeMap::new(),
             order: Order::default(),
             requests: Vec::new(),
             flushing: true,
@@ -179,53 +181,14 @@ impl World {
 
     /// Sends a packet the long way. Where the short one is open, it would have ended in the same.
     pub(crate) fn send(&mut self, conn: ConnId, packet: Packet) {
-        let passing = self.passing(conn, &packet);
-        let before = (self.deliveries.len(), self.audits.len(), self.disk.pending.len());
-        let (from, sent) = (conn, passing.is_some().then(|| packet.clone()));
+        let passing = self.passing(conn, &packet).map(|passing| (passing, packet.clone(), self.mark(conn)));
         self.paused_until = self.broker.handle_packet(conn, packet, self.now).or(self.paused_until);
         self.drain();
-        if let (Some(passing), Some(sent)) = (passing, sent) {
-            let (conn, delivery) = &self.deliveries[before.0];
-            assert_eq!((*conn, delivery.bytes()), (passing.conn, passing.bytes), "{sent:?}");
-            let Packet::Publish(sent) = sent else { panic!("{sent:?} is no PUBLISH") };
-            let onward = Publish { qos: passing.qos, packet_id: delivery.packet_id, ..(*sent).clone() };
-            assert_eq!(packet_of(delivery), onward);
-            if let Some(id) = sent.packet_id {
-                let answers = self.seen.get(&from).map(Vec::as_slice).unwrap_or_default();
-                assert_eq!(answers.last(), Some(&format!("PUBACK {id} 00")));
-            }
-            let after = (self.deliveries.len(), self.audits.len(), self.disk.pending.len());
-            assert_eq!(after, (before.0 + 1, before.1, before.2), "{sent:?}");
-            assert_eq!(self.paused_until, None);
-            self.short_ways += 1;
+        if let Some((passing, packet, before)) = passing {
+            self.hold_against(&passing, conn, &packet, &before);
         }
         while self.broker.handle_rest(conn, self.now).is_some() {
             self.drain();
-        }
-        self.settle();
-    }
-
-    /// Where a packet would go the short way now.
-    pub(crate) fn passing(&self, conn: ConnId, packet: &Packet) -> Option<Passing> {
-        let Packet::Publish(publish) = packet else { return None };
-        self.broker.passing(conn, &PublishRef::from(&**publish), self.now)
-    }
-
-    /// Sends a packet as the shell does: the short way, where it is open.
-    pub(crate) fn send_shortly(&mut self, conn: ConnId, packet: Packet) {
-        let Some(passing) = self.passing(conn, &packet) else { return self.send(conn, packet) };
-        let Packet::Publish(publish) = packet else { return };
-        let packet_id = self.broker.handle_passing(&passing, &PublishRef::from(&*publish), self.now);
-        self.short_ways += 1;
-        let mut sent = vec![(passing.conn, passing.bytes)];
-        let onward = Publish { qos: passing.qos, packet_id, ..(*publish).clone() };
-        self.seen.entry(passing.conn).or_default().push(spell_plain(&onward));
-        if let Some(id) = publish.packet_id {
-            self.note(conn, &Packet::PubAck(ack(id.get())));
-            sent.push((conn, 4));
-        }
-        for (conn, bytes) in sent.into_iter().filter(|_| self.flushing) {
-            self.broker.handle_flushed(conn, bytes, self.now);
         }
         self.settle();
     }
@@ -376,11 +339,14 @@ impl World {
                     conn
                 }
             };
-            let is_deaf = |owner: &(SpiffeId, _, _)| self.deaf.as_ref() == Some(&owner.0);
-            if self.flushing && !self.owners.get(&conn).is_some_and(is_deaf) {
+            if self.flushing && !self.is_deaf(conn) {
                 self.broker.handle_flushed(conn, bytes, self.now);
             }
         }
+    }
+
+    fn is_deaf(&self, conn: ConnId) -> bool {
+        self.owners.get(&conn).is_some_and(|(id, _, _)| self.deaf.as_ref() == Some(id))
     }
 
     /// What holds for everything that the broker does, in every test.

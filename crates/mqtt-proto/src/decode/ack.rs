@@ -2,28 +2,10 @@
 
 use super::{Context, properties};
 use crate::error::Violation;
-use crate::packet::{Ack, Info, Packet, PacketId, Version};
+use crate::packet::{Ack, Info, Version};
 use crate::packet_type::PacketType;
 use crate::reason::ReasonCode;
 use crate::wire::Reader;
-
-/// Bytes of an acknowledgement that is its packet identifier and no more.
-pub(super) const PLAIN_BYTES: usize = 4;
-
-/// Reads an acknowledgement that is its packet identifier and no more, as nearly all are in either version.
-#[inline]
-pub(super) fn plain(bytes: &[u8]) -> Option<Packet> {
-    let &[first, 2, high, low, ..] = bytes else { return None };
-    let packet = match first {
-        0x40 => Packet::PubAck,
-        0x50 => Packet::PubRec,
-        0x62 => Packet::PubRel,
-        0x70 => Packet::PubComp,
-        _ => return None,
-    };
-    let packet_id = PacketId::new(u16::from_be_bytes([high, low]))?;
-    Some(packet(Ack { packet_id, reason: ReasonCode::Success, info: None }))
-}
 
 pub(super) fn ack(
     reader: &mut Reader<'_>,

@@ -12,11 +12,11 @@ mod subscribe;
 mod topics;
 
 use self::topics::Topics;
-use crate::encode::PublishRef;
 use crate::error::{DecodeError, Violation};
 use crate::limits::Limits;
 use crate::packet::{Packet, Version};
 use crate::packet_type::PacketType;
+use crate::plain::{Plain, PlainAck};
 use crate::topic::{InvalidTopic, TopicName};
 use crate::wire::{Reader, read_varint};
 use bytes::{Buf, BytesMut};
@@ -106,29 +106,33 @@ impl Decoder {
         }
         self.look_at(buffer);
         if let Some(ack) = self.plain_ack(buffer) {
-            buffer.advance(ack::PLAIN_BYTES);
-            return Ok(Some(ack));
+            buffer.advance(PlainAck::BYTES);
+            return Ok(Some(ack.into()));
         }
         self.next_packet(buffer).inspect_err(|error| self.refused = Some(*error))
     }
 
-    /// Returns the PUBLISH at the front of `buffer` and its length, where it says nothing but topic and payload
-    /// ([`PublishRef::plain`]), and the topic is one of the last. It is left there, and `None` says nothing about it.
-    pub fn peek_plain<'a>(&'a mut self, buffer: &'a BytesMut) -> Option<(PublishRef<'a>, usize)> {
-        if !publish::may_be_plain(buffer) {
+    /// Returns the packet at the front of `buffer` and its length, where it says no more than it must, and is no PUBLISH
+    /// but to one of the last topics. It is left there, and `None` says nothing about it.
+    #[inline]
+    pub fn peek_plain<'a>(&'a mut self, buffer: &'a BytesMut) -> Option<(Plain<'a>, usize)> {
+        if self.refused.is_some() {
             return None;
+        }
+        if !publish::may_be_plain(buffer) {
+            return self.plain_ack(buffer).map(|ack| (Plain::Ack(ack), PlainAck::BYTES));
         }
         self.look_at(buffer);
         let (publish, len) = publish::plain(buffer, self.version?, &self.topics)?;
-        let is_taken = self.refused.is_none() && len <= self.limits.packet_bytes_max.min(COPY_BYTES_MAX);
-        is_taken.then_some((publish, len))
+        let is_taken = len <= self.limits.packet_bytes_max.min(COPY_BYTES_MAX);
+        is_taken.then_some((Plain::Publish(publish), len))
     }
 
     /// Returns an acknowledgement that needs no judging; anything else takes the long way.
     #[inline]
-    fn plain_ack(&self, buffer: &[u8]) -> Option<Packet> {
-        let is_taken = self.version.is_some() && self.limits.packet_bytes_max >= ack::PLAIN_BYTES;
-        if is_taken { ack::plain(buffer) } else { None }
+    fn plain_ack(&self, buffer: &[u8]) -> Option<PlainAck> {
+        let is_taken = self.version.is_some() && self.limits.packet_bytes_max >= PlainAck::BYTES;
+        if is_taken { PlainAck::at_front(buffer) } else { None }
     }
 
     /// Notes how much memory the buffer uses: it cannot tell itself once something was taken off its front.

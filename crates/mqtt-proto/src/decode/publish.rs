@@ -16,6 +16,7 @@ use std::sync::Arc;
 /// First bytes of a PUBLISH without flags.
 const QOS_0: u8 = 0x30;
 const QOS_1: u8 = 0x32;
+const QOS_2: u8 = 0x34;
 
 /// What the property block of a PUBLISH says.
 #[derive(Default)]
@@ -25,10 +26,10 @@ struct Block {
     properties: Option<Arc<PublishProperties>>,
 }
 
-/// Whether a packet begins as a PUBLISH of QoS 0 or 1 without flags.
+/// Whether a packet begins as a PUBLISH without flags.
 #[inline]
 pub(super) fn may_be_plain(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(&(QOS_0 | QOS_1)))
+    matches!(bytes.first(), Some(&(QOS_0 | QOS_1 | QOS_2)))
 }
 
 /// Returns the PUBLISH at the front and its length, where it says nothing but its payload and one of these topics.
@@ -45,19 +46,23 @@ pub(super) fn plain<'a>(
     let (topic_len, body) = body.split_first_chunk()?;
     let (name, body) = body.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
     let topic = topics.find(name)?;
-    let (packet_id, body) = match *first {
-        QOS_0 => (None, body),
-        QOS_1 => {
-            let (id, body) = body.split_first_chunk()?;
-            (Some(PacketId::new(u16::from_be_bytes(*id))?), body)
-        }
+    let qos = match *first {
+        QOS_0 => QoS::AtMostOnce,
+        QOS_1 => QoS::AtLeastOnce,
+        QOS_2 => QoS::ExactlyOnce,
         _ => return None,
+    };
+    let (packet_id, body) = if qos == QoS::AtMostOnce {
+        (None, body)
+    } else {
+        let (id, body) = body.split_first_chunk()?;
+        (Some(PacketId::new(u16::from_be_bytes(*id))?), body)
     };
     let payload = match (version, body) {
         (Version::V311, payload) | (Version::V5, [0, payload @ ..]) => payload,
         (Version::V5, _) => return None,
     };
-    Some((PublishRef::plain(topic, packet_id, payload), 1 + varint_len + len))
+    Some((PublishRef::plain(topic, (qos, packet_id), payload), 1 + varint_len + len))
 }
 
 pub(super) fn publish(

@@ -2,18 +2,19 @@
 
 use super::sink::{Properties, Sink};
 use crate::packet::{Ack, Info, Packet, Version};
+use crate::plain::{AckKind, PlainAck};
 use crate::property::Property;
 use crate::reason::ReasonCode;
 
 /// Returns an acknowledgement that is its packet identifier and no more, as nearly all are.
 #[inline]
-pub(super) fn plain(packet: &Packet, version: Version) -> Option<&Ack> {
-    let (Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack)) = packet
-    else {
-        return None;
-    };
-    let is_success = ack.reason == ReasonCode::Success && ack.info.is_none();
-    (version == Version::V311 || is_success).then_some(ack)
+pub(super) fn plain(packet: &Packet, version: Version) -> Option<PlainAck> {
+    match version {
+        Version::V5 => PlainAck::of(packet),
+        Version::V311 => {
+            AckKind::of(packet).map(|(kind, ack)| PlainAck { kind, packet_id: ack.packet_id })
+        }
+    }
 }
 
 pub(super) fn ack(ack: &Ack, version: Version, sink: &mut impl Sink) {

@@ -14,6 +14,7 @@ pub use publish::{PublishRef, encode_publish, encode_publish_head, publish_len};
 
 use crate::error::EncodeError;
 use crate::packet::{Packet, Version};
+use crate::plain::PlainAck;
 use crate::wire::{VARINT_MAX, varint_len};
 use bytes::{BufMut, BytesMut};
 use sink::{Count, Sink};
@@ -24,8 +25,7 @@ use sink::{Count, Sink};
 /// When the packet breaks the standard or does not fit it; `out` is as it was then.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
     if let Some(ack) = ack::plain(packet, version) {
-        let [high, low] = ack.packet_id.get().to_be_bytes();
-        out.put_slice(&[first_byte(packet), 2, high, low]);
+        out.put_slice(&ack.to_bytes());
         return Ok(());
     }
     let len = measured(packet, version).checked()?;
@@ -37,7 +37,7 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
 /// Returns the bytes `encode` appends, fixed header included; for a packet it refuses the number means nothing.
 pub fn encoded_len(packet: &Packet, version: Version) -> usize {
     if ack::plain(packet, version).is_some() {
-        return 4;
+        return PlainAck::BYTES;
     }
     framed_len(measured(packet, version).len)
 }

@@ -37,12 +37,16 @@ pub struct PublishRef<'a> {
 }
 
 impl<'a> PublishRef<'a> {
-    /// Returns a PUBLISH that says nothing but its topic and payload: of QoS 1 with a packet identifier, else of QoS 0.
+    /// Returns a PUBLISH that says nothing but its topic and payload; a packet identifier belongs to QoS 1 and 2.
     #[inline]
-    pub fn plain(topic: &'a TopicName, packet_id: Option<PacketId>, payload: &'a [u8]) -> Self {
+    pub fn plain(
+        topic: &'a TopicName,
+        (qos, packet_id): (QoS, Option<PacketId>),
+        payload: &'a [u8],
+    ) -> Self {
         Self {
             dup: false,
-            qos: if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+            qos,
             retain: false,
             packet_id,
             topic: Some(topic),
@@ -57,8 +61,7 @@ impl<'a> PublishRef<'a> {
     /// Whether it is such a one.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        let is_numbered = self.packet_id.is_some();
-        self.qos == (if is_numbered { QoS::AtLeastOnce } else { QoS::AtMostOnce })
+        (self.qos == QoS::AtMostOnce) == self.packet_id.is_none()
             && !(self.dup || self.retain)
             && self.topic.is_some()
             && self.topic_alias.is_none()

@@ -4,8 +4,8 @@ use crate::arbitrary::{connect, to_client, to_server, version};
 use crate::notation::At;
 use bytes::BytesMut;
 use mqtt_proto::{
-    DecodeError, Decoder, Limits, Packet, PacketId, Publish, PublishRef, QoS, TopicName, Version, encode,
-    encode_publish, encode_publish_head, encoded_len,
+    DecodeError, Decoder, Limits, Packet, PacketId, Plain, PlainAck, Publish, PublishRef, QoS, TopicName,
+    Version, encode, encode_publish, encode_publish_head, encoded_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -43,14 +43,15 @@ fn any_end() -> impl Strategy<Value = At> {
 /// A PUBLISH to one of few topics, which says nothing else more often than not.
 fn plain_or_not() -> impl Strategy<Value = Publish> {
     let len = prop_oneof![8 => 0..200_usize, 1 => 7_900..8_300_usize];
-    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
+    let qos = prop_oneof![8 => Just(QoS::AtMostOnce), 1 => Just(QoS::AtLeastOnce), 1 => Just(QoS::ExactlyOnce)];
+    let flags = (prop::bool::weighted(0.1), qos);
     (prop_oneof![5 => Just("line/1"), 1 => Just("line/2"), 1 => Just("line/3")], len, flags).prop_map(
-        |(topic, len, (retain, is_qos1))| Publish {
+        |(topic, len, (retain, qos))| Publish {
             dup: false,
-            qos: if is_qos1 { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+            qos,
             retain,
             topic: Some(TopicName::new(topic).unwrap()),
-            packet_id: PacketId::new(7).filter(|_| is_qos1),
+            packet_id: PacketId::new(7).filter(|_| qos != QoS::AtMostOnce),
             topic_alias: None,
             subscription_ids: Vec::new(),
             properties: None,
@@ -115,13 +116,34 @@ proptest! {
             }
             let told = decoder.peek_plain(&buffer);
             prop_assert!(told.is_some() || !due, "{:?}", publish);
-            if let Some((told, len)) = told {
+            if let Some((Plain::Publish(told), len)) = told {
                 prop_assert!(is_plain && known.contains(&publish.topic));
                 prop_assert_eq!((told.topic, told.payload), (publish.topic.as_ref(), &publish.payload[..]));
+                prop_assert_eq!((told.qos, told.packet_id), (publish.qos, publish.packet_id));
                 prop_assert_eq!(len, whole);
             }
             known.push(publish.topic.clone());
             prop_assert_eq!(decoder.decode(&mut buffer), Ok(Some(packet)));
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_plain_acknowledgement_is_what_it_decodes_to(
+        version in version(), packet in to_server(Version::V5)
+    ) {
+        let mut bytes = BytesMut::new();
+        if encode(&packet, version, &mut bytes).is_ok() {
+            let mut decoder = At::Server(version).decoder(Limits::default());
+            let told = match decoder.peek_plain(&bytes) {
+                Some((Plain::Ack(ack), PlainAck::BYTES)) => Some(Packet::from(ack)),
+                told => {
+                    prop_assert!(told.is_none(), "{:?}", told);
+                    None
+                }
+            };
+            let decoded = At::Server(version).decode(&bytes).unwrap();
+            let due = decoded.filter(|packet| bytes.len() == 4 && PlainAck::of(packet).is_some());
+            prop_assert_eq!(told, due);
         }
     }
 

@@ -1,0 +1,107 @@
+//! Packets that say no more than they must, as nearly all do that carry messages. They are the same in either version,
+//! but for the empty properties of PUBLISH.
+
+use crate::encode::PublishRef;
+use crate::packet::{Ack, Packet, PacketId};
+use crate::reason::ReasonCode;
+
+/// Such a packet, to be looked at without being decoded ([`Decoder::peek_plain`](crate::Decoder::peek_plain)).
+#[derive(Clone, Copy, Debug)]
+pub enum Plain<'a> {
+    /// A PUBLISH that says nothing but topic and payload ([`PublishRef::plain`]).
+    Publish(PublishRef<'a>),
+    /// An acknowledgement that says nothing but its packet identifier.
+    Ack(PlainAck),
+}
+
+impl<'a> Plain<'a> {
+    /// Returns what a packet says, if that is no more.
+    pub fn of(packet: &'a Packet) -> Option<Self> {
+        match packet {
+            Packet::Publish(publish) => {
+                Some(PublishRef::from(&**publish)).filter(PublishRef::is_plain).map(Self::Publish)
+            }
+            packet => PlainAck::of(packet).map(Self::Ack),
+        }
+    }
+}
+
+/// An acknowledgement without Reason Code, Reason String and User Properties: Success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainAck {
+    /// Which.
+    pub kind: AckKind,
+    /// Packet Identifier.
+    pub packet_id: PacketId,
+}
+
+/// The packets that answer a PUBLISH, by the first byte of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names are those of MQTT 5.0 §2.1.2")]
+pub enum AckKind {
+    PubAck = 0x40,
+    PubRec = 0x50,
+    PubRel = 0x62,
+    PubComp = 0x70,
+}
+
+impl PlainAck {
+    /// Length in bytes.
+    pub const BYTES: usize = 4;
+
+    /// Returns it as it is on the wire.
+    #[inline]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let [high, low] = self.packet_id.get().to_be_bytes();
+        [self.kind as u8, 2, high, low]
+    }
+
+    /// Returns the one at the front, if one is.
+    #[inline]
+    pub(crate) fn at_front(bytes: &[u8]) -> Option<Self> {
+        let &[first, 2, high, low, ..] = bytes else { return None };
+        let kind = match first {
+            0x40 => AckKind::PubAck,
+            0x50 => AckKind::PubRec,
+            0x62 => AckKind::PubRel,
+            0x70 => AckKind::PubComp,
+            _ => return None,
+        };
+        Some(Self { kind, packet_id: PacketId::new(u16::from_be_bytes([high, low]))? })
+    }
+
+    /// Returns what a packet is that says no more.
+    #[inline]
+    pub fn of(packet: &Packet) -> Option<Self> {
+        let (kind, ack) = AckKind::of(packet)?;
+        let is_plain = ack.reason == ReasonCode::Success && ack.info.is_none();
+        is_plain.then_some(Self { kind, packet_id: ack.packet_id })
+    }
+}
+
+impl AckKind {
+    #[inline]
+    pub(crate) fn of(packet: &Packet) -> Option<(Self, &Ack)> {
+        match packet {
+            Packet::PubAck(ack) => Some((Self::PubAck, ack)),
+            Packet::PubRec(ack) => Some((Self::PubRec, ack)),
+            Packet::PubRel(ack) => Some((Self::PubRel, ack)),
+            Packet::PubComp(ack) => Some((Self::PubComp, ack)),
+            _ => None,
+        }
+    }
+}
+
+impl From<PlainAck> for Packet {
+    #[inline]
+    fn from(PlainAck { kind, packet_id }: PlainAck) -> Self {
+        let ack = Ack { packet_id, reason: ReasonCode::Success, info: None };
+        match kind {
+            AckKind::PubAck => Self::PubAck(ack),
+            AckKind::PubRec => Self::PubRec(ack),
+            AckKind::PubRel => Self::PubRel(ack),
+            AckKind::PubComp => Self::PubComp(ack),
+        }
+    }
+}
