@@ -36,6 +36,9 @@ pub(crate) use self::storing::IDLE_WAIT;
 use self::outboxes::Outboxes;
 use self::storing::Storing;
 
+/// Packets that go the short way and cost about as much as one that does not.
+const PLAIN_FOR_ONE: usize = 8;
+
 struct Inner {
     broker: Broker,
     outboxes: Outboxes,
@@ -52,13 +55,13 @@ impl Inner {
         self.outboxes.of(conn).map(|outbox| Arc::clone(outbox.remote()))
     }
 
-    /// Has the next packet taken the short way, where it may.
-    fn pass(&mut self, conn: ConnId, input: &mut Input, now: Now) -> bool {
-        let Some((packet, len)) = input.peek_plain() else { return false };
-        let Some(passing) = self.broker.passing(conn, &packet, now) else { return false };
-        self.broker.handle_passing(&passing, &packet, now, &mut self.outboxes);
-        input.skip(len);
-        true
+    /// Has the next packets taken the short way that may go it, so many at most. Returns how many did.
+    fn pass(&mut self, conn: ConnId, input: &mut Input, at_most: usize, now: Now) -> usize {
+        let Some(mut run) = input.plain_run() else { return 0 };
+        let taken = self.broker.handle_plain(conn, &mut run, at_most, now, &mut self.outboxes);
+        let used = run.used();
+        input.skip(used);
+        taken
     }
 
     /// Says who is to be called once the lock is released. Connections that have something to write are added to
@@ -242,12 +245,11 @@ impl Hub {
     ) -> Result<Taken, DecodeError> {
         self.enter_waking(woken, |inner, now| {
             let mut until = inner.broker.handle_rest(conn, now);
-            for _ in 0..at_most {
-                if until.is_some() {
+            let mut left = at_most * PLAIN_FOR_ONE;
+            while until.is_none() {
+                left = left.saturating_sub(inner.pass(conn, input, left, now));
+                if left == 0 {
                     break;
-                }
-                if inner.pass(conn, input, now) {
-                    continue;
                 }
                 let Some(packet) = input.next()? else { return Ok(Taken::All) };
                 until = inner.broker.puts_off(conn, &packet, now);
@@ -255,6 +257,7 @@ impl Hub {
                     input.put_back(packet);
                     break;
                 }
+                left = left.saturating_sub(PLAIN_FOR_ONE);
                 until = inner.broker.handle_packet(conn, packet, now);
                 // At once, while what they refer to is in the processor's cache.
                 while let Some(effect) = inner.broker.poll_immediate() {

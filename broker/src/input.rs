@@ -1,7 +1,7 @@
 //! What a peer has sent and the core has not taken yet: bytes, and the packet at their front.
 
 use bytes::{Buf as _, BytesMut};
-use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Plain, Version};
+use mqtt_proto::{DecodeError, Decoder, Limits, Packet, PlainRun, Version};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -34,17 +34,15 @@ impl Input {
         }
     }
 
-    /// Returns the next packet and its length, where it says no more than it must, and is no PUBLISH but to one of the
-    /// last topics. It is left there.
-    #[inline]
-    pub(crate) fn peek_plain(&mut self) -> Option<(Plain<'_>, usize)> {
-        if self.front.is_some() {
+    /// Returns the next packets, where they say no more than they must ([`Decoder::plain_run`]). They are left there.
+    pub(crate) fn plain_run(&mut self) -> Option<PlainRun<'_>> {
+        if self.front.is_some() || self.buffer.is_empty() {
             return None;
         }
-        self.decoder.peek_plain(&self.buffer)
+        self.decoder.plain_run(&self.buffer)
     }
 
-    /// Takes so many bytes away, which a packet had.
+    /// Takes so many bytes away, which packets had.
     #[inline]
     pub(crate) fn skip(&mut self, len: usize) {
         self.buffer.advance(len);

@@ -5,7 +5,7 @@
 //! one writes: their buffers, filled one after the other, would be in no cache, and the processor would wait for each.
 
 use broker_core::{CloseReason, Delivery};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use mqtt_proto::{EncodeError, Packet, PlainAck, PublishRef, Version};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -234,11 +234,14 @@ impl Outbox {
         })
     }
 
-    /// Takes one more acknowledgement, and tells the same.
-    pub(crate) fn ack(&mut self, ack: PlainAck) -> bool {
-        self.push(PlainAck::BYTES, |outbox| {
+    /// Takes more acknowledgements, and tells the same.
+    pub(crate) fn acks(&mut self, acks: &[PlainAck]) -> bool {
+        let bytes = PlainAck::BYTES * acks.len();
+        self.push(bytes, |outbox| {
             outbox.encode_later()?;
-            outbox.frames.last.extend_from_slice(&ack.to_bytes());
+            outbox.frames.make_room(bytes);
+            outbox.frames.last.reserve(bytes);
+            acks.iter().for_each(|ack| outbox.frames.last.put_slice(&ack.to_bytes()));
             Ok(())
         })
     }

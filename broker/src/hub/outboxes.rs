@@ -47,7 +47,7 @@ impl broker_core::Outboxes for Outboxes {
         self.push(conn, |outbox| outbox.pass(publish, bytes));
     }
 
-    fn ack(&mut self, conn: ConnId, ack: PlainAck) {
-        self.push(conn, |outbox| outbox.ack(ack));
+    fn acks(&mut self, conn: ConnId, acks: &[PlainAck]) {
+        self.push(conn, |outbox| outbox.acks(acks));
     }
 }

@@ -6,7 +6,7 @@ use crate::withheld::Withheld;
 use crate::{AuditEvent, AuditKind, Durability, Metrics};
 use midge_identity::SpiffeId;
 use midge_policy::Denial;
-use mqtt_proto::TopicName;
+use mqtt_proto::{PlainAck, TopicName};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(crate) struct Output {
     pub(crate) metrics: Metrics,
     pub(crate) ledger: Ledger,
     pub(crate) withheld: Withheld,
+    /// What the sender of the packets at hand is answered that go the short way.
+    pub(crate) answers: Vec<PlainAck>,
 }
 
 impl Output {
@@ -34,6 +36,7 @@ impl Output {
             metrics: Metrics::default(),
             ledger: Ledger::new(durability),
             withheld: Withheld::default(),
+            answers: Vec::new(),
         }
     }
 

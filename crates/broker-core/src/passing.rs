@@ -15,10 +15,11 @@ use crate::decided::{Decided, Refuses};
 use crate::effect::{ConnId, Now};
 use crate::ledger::Ledger;
 use crate::message::Message;
+use crate::output::Output;
 use crate::queue::Waiting;
 use crate::session::Session;
-use crate::slab::Key;
-use mqtt_proto::{AckKind, PacketId, Plain, PlainAck, PublishRef, QoS, publish_len};
+use crate::slab::{Key, Slab};
+use mqtt_proto::{PacketId, Plain, PlainAck, PlainRun, PublishRef, QoS, publish_len};
 use std::sync::Arc;
 
 /// What a packet leads to that may go the short way.
@@ -26,16 +27,14 @@ use std::sync::Arc;
 pub struct Passing {
     /// What goes on to a receiver.
     pub onward: Option<Onward>,
-    /// What its sender is answered behind that.
+    /// What its sender is answered.
     pub answer: Option<PlainAck>,
-    conn: ConnId,
-    sender: Key,
 }
 
 /// A PUBLISH that goes on to a receiver as it came, but for QoS and packet identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Onward {
-    /// The receiver's connection.
+    /// The receiver's connection, which is not the sender's.
     pub conn: ConnId,
     /// At which QoS it goes there.
     pub qos: QoS,
@@ -48,59 +47,83 @@ pub struct Onward {
 pub trait Outboxes {
     /// Encodes a PUBLISH of so many bytes and writes it.
     fn publish(&mut self, conn: ConnId, publish: &PublishRef<'_>, bytes: usize);
-    /// Writes an acknowledgement.
-    fn ack(&mut self, conn: ConnId, ack: PlainAck);
+    /// Writes acknowledgements, in this order.
+    fn acks(&mut self, conn: ConnId, acks: &[PlainAck]);
 }
 
 impl Broker {
-    /// Tells what a packet leads to that may go the short way now; all effects have been carried out before. The shell
-    /// hands it over right after that ([`Self::handle_passing`]), or as any other packet.
-    #[inline]
-    pub fn passing(&self, conn: ConnId, packet: &Plain<'_>, now: Now) -> Option<Passing> {
-        let is_quiet = self.out.effects.is_empty() && self.authority.witness.is_none();
-        if !is_quiet || self.out.ledger.trouble != StoreTrouble::None {
-            return None;
+    /// Takes packets that may go the short way, so many at most, and has sent what they lead to; all effects have been
+    /// carried out before. Returns how many it took; the shell hands the next one over as any other packet.
+    pub fn handle_plain(
+        &mut self,
+        conn: ConnId,
+        run: &mut PlainRun<'_>,
+        at_most: usize,
+        now: Now,
+        outboxes: &mut impl Outboxes,
+    ) -> usize {
+        let Some(sender) = self.sends_plain(conn, now) else { return 0 };
+        self.latest = Some((conn, sender));
+        let mut taken = 0;
+        while taken < at_most
+            && let Some((packet, len)) = run.front()
+            && self.pass(sender, &packet, now, outboxes).is_some()
+        {
+            run.skip(len);
+            taken += 1;
         }
-        let sender = self.key_of(conn)?;
-        let session = self.sessions.get(sender).filter(|session| session.is_undisturbed(now))?;
-        let (onward, answer) = match packet {
-            Plain::Publish(publish) => self.may_publish(sender, session, publish)?,
-            Plain::Ack(PlainAck { kind: AckKind::PubRel, packet_id }) => {
-                self.may_be_released(sender, session, *packet_id)?
-            }
-            Plain::Ack(ack) => (None, session.may_acknowledge(*ack, &self.out.ledger)?),
-        };
-        Some(Passing { onward, answer, conn, sender })
+        if taken > 0 {
+            self.end_run((conn, sender), taken, now, outboxes);
+        }
+        taken
     }
 
-    /// Takes a packet right after it was asked about, and has sent what it leads to. A message of QoS 1 or 2 that has
-    /// no packet identifier any more is dropped.
+    /// Tells what a packet would lead to that may go the short way now.
+    pub fn passing(&self, conn: ConnId, packet: &Plain<'_>, now: Now) -> Option<Passing> {
+        let sender = self.sends_plain(conn, now)?;
+        let session = self.sessions.get(sender)?;
+        match packet {
+            Plain::Publish(publish) => self.may_publish(sender, session, publish),
+            Plain::Ack(ack) => self.may_acknowledge(sender, session, *ack),
+        }
+    }
+
+    /// Returns the session of a connection, if what it sends may go the short way. None of what does changes that.
+    fn sends_plain(&self, conn: ConnId, now: Now) -> Option<Key> {
+        let is_quiet = self.out.effects.is_empty() && self.authority.witness.is_none();
+        let key = self.key_of(conn).filter(|_| is_quiet && self.out.ledger.trouble == StoreTrouble::None)?;
+        self.sessions.get(key)?.is_undisturbed(now).then_some(key)
+    }
+
+    /// Takes a packet, if it may go the short way.
     #[inline]
-    pub fn handle_passing(
+    fn pass(
         &mut self,
-        passing: &Passing,
+        sender: Key,
         packet: &Plain<'_>,
         now: Now,
         outboxes: &mut impl Outboxes,
-    ) {
-        self.latest = Some((passing.conn, passing.sender));
-        self.out.metrics.packets_in += 1;
-        if let Some(connection) = self.connection_mut(passing.sender) {
-            connection.last_seen = now.mono;
-        }
+    ) -> Option<()> {
         match packet {
-            Plain::Publish(publish) => self.pass_publish(passing, publish, now, outboxes),
-            Plain::Ack(ack) => self.pass_ack(passing, *ack, outboxes),
+            Plain::Publish(publish) => self.pass_publish(sender, publish, now, outboxes),
+            Plain::Ack(ack) => self.pass_ack(sender, *ack, outboxes),
         }
+    }
+
+    /// Answers the sender of so many packets. Nothing else was sent to it meanwhile: a receiver is another.
+    fn end_run(&mut self, (conn, sender): (ConnId, Key), taken: usize, now: Now, outboxes: &mut impl Outboxes) {
         let Self { sessions, out, .. } = self;
-        if let Some(answer) = passing.answer
-            && let Some(connection) = sessions.get_mut(passing.sender).and_then(Session::connection_mut)
-        {
-            connection.unsent = connection.unsent.saturating_add(PlainAck::BYTES);
-            out.metrics.packets_out += 1;
-            outboxes.ack(passing.conn, answer);
+        out.metrics.packets_in += taken as u64;
+        if let Some(connection) = sessions.get_mut(sender).and_then(Session::connection_mut) {
+            connection.last_seen = now.mono;
+            connection.unsent = connection.unsent.saturating_add(PlainAck::BYTES * out.answers.len());
         }
-        self.cut_slow(passing.sender, now);
+        if !out.answers.is_empty() {
+            out.metrics.packets_out += out.answers.len() as u64;
+            outboxes.acks(conn, &out.answers);
+            out.answers.clear();
+        }
+        self.cut_slow(sender, now);
     }
 
     /// Returns to whom alone a PUBLISH goes, for whom nothing has to be stored or told of it.
@@ -117,17 +140,19 @@ impl Broker {
     fn is_prepared_for(&self, decided: &Decided) -> bool {
         decided.source.durability.is_none() || self.out.ledger.is_on()
     }
+}
 
-    /// Has a PUBLISH sent to its receiver, and the message kept for that one to acknowledge, if it is to.
-    fn send_onward(
-        &mut self,
-        onward: &Onward,
+impl Onward {
+    /// Has a PUBLISH sent to its receiver, and its message kept for that one to acknowledge, if it is to. One that has no
+    /// packet identifier any more is dropped.
+    fn send(
+        &self,
         publish: PublishRef<'_>,
         message: Option<&Arc<Message>>,
+        (sessions, out): (&mut Slab<Session>, &mut Output),
         outboxes: &mut impl Outboxes,
     ) {
-        let Self { sessions, out, .. } = self;
-        let Some(session) = sessions.get_mut(onward.receiver) else { return };
+        let Some(session) = sessions.get_mut(self.receiver) else { return };
         let mut packet_id = None;
         if let Some(message) = message {
             packet_id = session.inflight.reserve(None);
@@ -135,14 +160,14 @@ impl Broker {
                 out.metrics.dropped.queue_full += 1;
                 return;
             };
-            let waiting = Waiting::new(Arc::clone(message), onward.qos);
+            let waiting = Waiting::new(Arc::clone(message), self.qos);
             session.inflight.fill(id, Waiting { packet_id, ..waiting });
         }
         if let Some(connection) = session.connection_mut() {
             connection.quota = connection.quota.saturating_sub(message.map_or(0, |_| 1));
-            connection.count_out(onward.bytes, publish.payload.len(), &mut out.metrics);
+            connection.count_out(self.bytes, publish.payload.len(), &mut out.metrics);
         }
-        outboxes.publish(onward.conn, &PublishRef { qos: onward.qos, packet_id, ..publish }, onward.bytes);
+        outboxes.publish(self.conn, &PublishRef { qos: self.qos, packet_id, ..publish }, self.bytes);
     }
 }
 

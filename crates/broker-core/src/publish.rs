@@ -150,8 +150,12 @@ impl Broker {
         let Some(verdict) = self.verdict(key, &publication, now) else { return };
         let (reason, text) = match verdict {
             Verdict::Accepted(decided) => {
-                let from = (Arc::clone(&decided.source.origin), decided.source.durability);
-                self.hold_accepted(key, id, publication, from, now);
+                let asked = decided.source.durability;
+                self.wake(asked);
+                let level = self.out.ledger.level_for(asked);
+                let (origin, revision) = (Arc::clone(&decided.source.origin), self.authority.revision());
+                let message = Message::new(publication, origin, revision, now.mono);
+                self.hold(key, id, HeldMessage::Accepted(Arc::new(message)), level, now);
                 self.keep_at_hand(key, decided);
                 (ReasonCode::Success, None)
             }
@@ -193,21 +197,6 @@ impl Broker {
             }
             None => Some(Verdict::Accepted(decided)),
         }
-    }
-
-    /// Holds a message that is accepted until it is released.
-    pub(crate) fn hold_accepted(
-        &mut self,
-        key: Key,
-        id: PacketId,
-        publication: Publication,
-        (origin, asked): (Arc<Origin>, Option<Durability>),
-        now: Now,
-    ) {
-        self.wake(asked);
-        let level = self.out.ledger.level_for(asked);
-        let message = Message::new(publication, origin, self.authority.revision(), now.mono);
-        self.hold(key, id, HeldMessage::Accepted(Arc::new(message)), level, now);
     }
 
     fn hold(&mut self, key: Key, id: PacketId, message: HeldMessage, level: Durability, now: Now) {

@@ -1,11 +1,48 @@
-//! Packets that say no more than they must, as nearly all do that carry messages. They are the same in either version,
-//! but for the empty properties of PUBLISH.
+//! Packets that say no more than they must, as nearly all do that carry messages: read where they are, and not decoded.
+//! They are the same in either version, but for the empty properties of PUBLISH.
 
+use crate::decode::{Topics, plain_publish};
 use crate::encode::PublishRef;
-use crate::packet::{Ack, Packet, PacketId};
+use crate::packet::{Ack, Packet, PacketId, Version};
 use crate::reason::ReasonCode;
 
-/// Such a packet, to be looked at without being decoded ([`Decoder::peek_plain`](crate::Decoder::peek_plain)).
+/// Such packets one after the other, at the front of what was read ([`Decoder::plain_run`](crate::Decoder::plain_run)).
+#[derive(Debug)]
+pub struct PlainRun<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) used: usize,
+    pub(crate) version: Version,
+    pub(crate) topics: &'a Topics,
+    /// Longest PUBLISH among them.
+    pub(crate) publish_bytes_max: usize,
+}
+
+impl<'a> PlainRun<'a> {
+    /// Returns the next of them and its length; `None` where a packet follows that says more, is a PUBLISH to none of
+    /// the last topics, is not whole, or breaks a rule.
+    #[inline]
+    pub fn front(&self) -> Option<(Plain<'a>, usize)> {
+        if let Some(ack) = PlainAck::at_front(self.bytes) {
+            return Some((Plain::Ack(ack), PlainAck::BYTES));
+        }
+        let (publish, len) = plain_publish(self.bytes, self.version, self.topics)?;
+        (len <= self.publish_bytes_max).then_some((Plain::Publish(publish), len))
+    }
+
+    /// Goes on behind a packet of this length.
+    #[inline]
+    pub fn skip(&mut self, len: usize) {
+        self.bytes = self.bytes.get(len..).unwrap_or_default();
+        self.used = self.used.saturating_add(len);
+    }
+
+    /// How many bytes were gone over.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+/// Such a packet.
 #[derive(Clone, Copy, Debug)]
 pub enum Plain<'a> {
     /// A PUBLISH that says nothing but topic and payload ([`PublishRef::plain`]).

@@ -26,8 +26,22 @@ pub enum InvalidTopic {
 }
 
 /// A topic name: 1 to 65,535 bytes of UTF-8 without U+0000, `+` and `#` (MQTT 5.0 §4.7.3, [MQTT-3.3.2-2]).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Eq, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
+
+// Most that are compared are the very same, which needs no look at the text.
+impl PartialEq for TopicName {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl std::hash::Hash for TopicName {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 /// A topic filter without share prefix (MQTT 5.0 §4.7).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

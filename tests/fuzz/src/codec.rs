@@ -83,7 +83,7 @@ fn decode(decoder: &mut Decoder, stream: &[u8], piece: usize) -> (Vec<Packet>, R
 
 /// Returns the packet that is told without being decoded, if one is, and how much there is behind it.
 fn peek(decoder: &mut Decoder, buffer: &BytesMut) -> Option<(Packet, usize)> {
-    let (plain, len) = decoder.peek_plain(buffer)?;
+    let (plain, len) = decoder.plain_run(buffer)?.front()?;
     let publish = match plain {
         Plain::Publish(publish) => publish,
         Plain::Ack(ack) => return Some((ack.into(), buffer.len() - len)),

@@ -11,12 +11,13 @@ mod publish;
 mod subscribe;
 mod topics;
 
-use self::topics::Topics;
+pub(crate) use self::publish::plain as plain_publish;
+pub(crate) use self::topics::Topics;
 use crate::error::{DecodeError, Violation};
 use crate::limits::Limits;
 use crate::packet::{Packet, Version};
 use crate::packet_type::PacketType;
-use crate::plain::{Plain, PlainAck};
+use crate::plain::{PlainAck, PlainRun};
 use crate::topic::{InvalidTopic, TopicName};
 use crate::wire::{Reader, read_varint};
 use bytes::{Buf, BytesMut};
@@ -112,20 +113,14 @@ impl Decoder {
         self.next_packet(buffer).inspect_err(|error| self.refused = Some(*error))
     }
 
-    /// Returns the packet at the front of `buffer` and its length, where it says no more than it must, and is no PUBLISH
-    /// but to one of the last topics. It is left there, and `None` says nothing about it.
-    #[inline]
-    pub fn peek_plain<'a>(&'a mut self, buffer: &'a BytesMut) -> Option<(Plain<'a>, usize)> {
-        if self.refused.is_some() {
-            return None;
-        }
-        if !publish::may_be_plain(buffer) {
-            return self.plain_ack(buffer).map(|ack| (Plain::Ack(ack), PlainAck::BYTES));
-        }
+    /// Returns the packets at the front of `buffer` that say no more than they must, to be read where they are. They are
+    /// left there: whoever has taken some takes their bytes away.
+    pub fn plain_run<'a>(&'a mut self, buffer: &'a BytesMut) -> Option<PlainRun<'a>> {
+        let is_open = self.refused.is_none() && self.limits.packet_bytes_max >= PlainAck::BYTES;
+        let version = self.version.filter(|_| is_open)?;
         self.look_at(buffer);
-        let (publish, len) = publish::plain(buffer, self.version?, &self.topics)?;
-        let is_taken = len <= self.limits.packet_bytes_max.min(COPY_BYTES_MAX);
-        is_taken.then_some((Plain::Publish(publish), len))
+        let publish_bytes_max = self.limits.packet_bytes_max.min(COPY_BYTES_MAX);
+        Some(PlainRun { bytes: buffer, used: 0, version, topics: &self.topics, publish_bytes_max })
     }
 
     /// Returns an acknowledgement that needs no judging; anything else takes the long way.

@@ -26,32 +26,26 @@ struct Block {
     properties: Option<Arc<PublishProperties>>,
 }
 
-/// Whether a packet begins as a PUBLISH without flags.
-#[inline]
-pub(super) fn may_be_plain(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(&(QOS_0 | QOS_1 | QOS_2)))
-}
-
 /// Returns the PUBLISH at the front and its length, where it says nothing but its payload and one of these topics.
 #[inline]
-pub(super) fn plain<'a>(
+pub(crate) fn plain<'a>(
     bytes: &'a [u8],
     version: Version,
     topics: &'a Topics,
 ) -> Option<(PublishRef<'a>, usize)> {
     let (first, rest) = bytes.split_first()?;
-    let (body_len, varint_len) = read_varint(rest).ok()??;
-    let len = usize::try_from(body_len).ok()?;
-    let body = rest.get(varint_len..)?.get(..len)?;
-    let (topic_len, body) = body.split_first_chunk()?;
-    let (name, body) = body.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
-    let topic = topics.find(name)?;
     let qos = match *first {
         QOS_0 => QoS::AtMostOnce,
         QOS_1 => QoS::AtLeastOnce,
         QOS_2 => QoS::ExactlyOnce,
         _ => return None,
     };
+    let (body_len, varint_len) = read_varint(rest).ok()??;
+    let len = usize::try_from(body_len).ok()?;
+    let body = rest.get(varint_len..)?.get(..len)?;
+    let (topic_len, body) = body.split_first_chunk()?;
+    let (name, body) = body.split_at_checked(usize::from(u16::from_be_bytes(*topic_len)))?;
+    let topic = topics.find(name)?;
     let (packet_id, body) = if qos == QoS::AtMostOnce {
         (None, body)
     } else {

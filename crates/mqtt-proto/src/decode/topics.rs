@@ -10,7 +10,7 @@ const PLACED_BYTES_MAX: usize = 256;
 
 /// Topics of one peer.
 #[derive(Debug, Default)]
-pub(super) struct Topics {
+pub(crate) struct Topics {
     latest: Option<TopicName>,
     /// None, or [`PLACES`] of them: who has one topic needs no more.
     places: Vec<Option<TopicName>>,

@@ -112,9 +112,10 @@ proptest! {
             let due = is_plain && known.contains(&publish.topic) && publish.payload.len() < 8_000;
             let whole = buffer.len();
             for part in 0..whole.min(9) {
-                prop_assert!(decoder.peek_plain(&BytesMut::from(&buffer[..whole * part / 9])).is_none());
+                let part = BytesMut::from(&buffer[..whole * part / 9]);
+                prop_assert!(decoder.plain_run(&part).unwrap().front().is_none());
             }
-            let told = decoder.peek_plain(&buffer);
+            let told = decoder.plain_run(&buffer).unwrap().front();
             prop_assert!(told.is_some() || !due, "{:?}", publish);
             if let Some((Plain::Publish(told), len)) = told {
                 prop_assert!(is_plain && known.contains(&publish.topic));
@@ -134,7 +135,7 @@ proptest! {
         let mut bytes = BytesMut::new();
         if encode(&packet, version, &mut bytes).is_ok() {
             let mut decoder = At::Server(version).decoder(Limits::default());
-            let told = match decoder.peek_plain(&bytes) {
+            let told = match decoder.plain_run(&bytes).unwrap().front() {
                 Some((Plain::Ack(ack), PlainAck::BYTES)) => Some(Packet::from(ack)),
                 told => {
                     prop_assert!(told.is_none(), "{:?}", told);

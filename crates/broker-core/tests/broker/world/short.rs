@@ -3,7 +3,8 @@
 use super::World;
 use crate::spelling::{packet_of, spell, spell_plain};
 use broker_core::{ConnId, Effect, Outboxes, Passing};
-use mqtt_proto::{AckKind, Packet, Plain, PlainAck, Publish, PublishRef, QoS};
+use bytes::BytesMut;
+use mqtt_proto::*;
 
 /// How much a world had seen of what goes the short way, at one time.
 pub(super) struct Mark {
@@ -34,8 +35,8 @@ impl Outboxes for Sent {
         self.0.push((conn, Packet::Publish(Box::new(publish)), bytes));
     }
 
-    fn ack(&mut self, conn: ConnId, ack: PlainAck) {
-        self.0.push((conn, ack.into(), PlainAck::BYTES));
+    fn acks(&mut self, conn: ConnId, acks: &[PlainAck]) {
+        self.0.extend(acks.iter().map(|ack| (conn, Packet::from(*ack), PlainAck::BYTES)));
     }
 }
 
@@ -47,10 +48,26 @@ impl World {
 
     /// Sends a packet as the shell does: the short way, where it is open.
     pub(crate) fn send_shortly(&mut self, conn: ConnId, packet: Packet) {
-        let Some(passing) = self.passing(conn, &packet) else { return self.send(conn, packet) };
-        let (Some(plain), mut sent) = (Plain::of(&packet), Sent::default()) else { return };
-        self.broker.handle_passing(&passing, &plain, self.now, &mut sent);
-        *self.short_ways.entry(packet.packet_type().name()).or_default() += 1;
+        match self.passing(conn, &packet) {
+            Some(_) => self.send_all_shortly(conn, &[packet]),
+            None => self.send(conn, packet),
+        }
+    }
+
+    /// Sends packets as the shell does that were read together, all of which go the short way.
+    pub(crate) fn send_all_shortly(&mut self, conn: ConnId, packets: &[Packet]) {
+        let version = self.wire.version(conn);
+        let (mut bytes, mut decoder) = (BytesMut::new(), Decoder::client(version, Limits::default()));
+        for packet in packets {
+            let before = bytes.len();
+            encode(packet, version, &mut bytes).unwrap();
+            // Its topic is one of the last.
+            decoder.decode(&mut BytesMut::from(&bytes[before..])).unwrap();
+            *self.short_ways.entry(packet.packet_type().name()).or_default() += 1;
+        }
+        let (mut run, mut sent) = (decoder.plain_run(&bytes).unwrap(), Sent::default());
+        let taken = self.broker.handle_plain(conn, &mut run, packets.len(), self.now, &mut sent);
+        assert_eq!((taken, run.used()), (packets.len(), bytes.len()), "{packets:?}");
         for (conn, packet, bytes) in sent.0 {
             let text = match &packet {
                 Packet::Publish(publish) => spell_plain(publish),
