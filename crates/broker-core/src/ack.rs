@@ -73,9 +73,9 @@ impl Broker {
 }
 
 impl Session {
-    /// Ends an exchange, and leaves it to the caller to send what has room then.
-    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) {
-        let Some((exchange, counted)) = self.inflight.remove(id) else { return };
+    /// Ends an exchange, and leaves it to the caller to send what has room then. Returns what it was.
+    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) -> Option<Exchange> {
+        let (exchange, counted) = self.inflight.remove(id)?;
         match &exchange {
             Exchange::Published(waiting) if waiting.qos == QoS::AtLeastOnce => {
                 out.ledger.dequeue(self.number, waiting);
@@ -92,5 +92,6 @@ impl Session {
         if counted && let Link::Live(connection) = &mut self.link {
             connection.give_back_quota();
         }
+        Some(exchange)
     }
 }

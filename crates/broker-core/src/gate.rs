@@ -127,7 +127,7 @@ impl Broker {
                 has_room |= !self.deliver_stored(key, *delivery, &mut over, now);
             }
             if let Some(session) = self.sessions.get_mut(key) {
-                over.into_iter().for_each(|id| session.end_exchange(id, &mut self.out));
+                over.into_iter().for_each(|id| drop(session.end_exchange(id, &mut self.out)));
             }
             if self.end_answered(key, now) {
                 continue;

@@ -324,12 +324,12 @@ impl Inflight {
         self.slot(id)?.exchange.as_ref()
     }
 
-    /// Goes on with an exchange that holds no message from here on.
-    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) {
-        if let Some(exchange) = self.slot_mut(id).and_then(|slot| slot.exchange.as_mut()) {
-            let before = std::mem::replace(exchange, to);
-            self.shrink(&before);
-        }
+    /// Goes on with an exchange that holds no message from here on. Returns what it was.
+    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) -> Option<Exchange> {
+        let exchange = self.slot_mut(id)?.exchange.as_mut()?;
+        let before = std::mem::replace(exchange, to);
+        self.shrink(&before);
+        Some(before)
     }
 
     /// Ends an exchange. Returns it and whether it was counted.

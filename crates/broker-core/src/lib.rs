@@ -45,6 +45,7 @@ mod session;
 mod shared;
 mod slab;
 mod snapshot;
+mod spare;
 mod standing;
 mod subscribe;
 mod subscription;

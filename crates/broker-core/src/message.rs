@@ -3,8 +3,9 @@
 use crate::broker_time::Moment;
 use crate::effect::Now;
 use crate::record::Durability;
+use bytes::Bytes;
 use midge_identity::SpiffeId;
-use mqtt_proto::{Publication, PublishRef, QoS, Version, publish_len};
+use mqtt_proto::{Publication, PublishRef, QoS, TopicName, Version, publish_len};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,30 @@ impl Message {
     /// Returns a message of an earlier run. Whether it may be released is to be asked anew.
     pub(crate) fn restored(publication: Publication, origin: Origin, number: u64, level: Durability) -> Self {
         Self { number, level, ..Self::new(publication, Arc::new(origin), UNDECIDED, Duration::ZERO) }
+    }
+
+    /// Makes another message of one that is no more, and had no properties. What both have is left as it is, which costs
+    /// less than counting who has it.
+    pub(crate) fn renew(
+        &mut self,
+        (topic, qos, payload): (&TopicName, QoS, Bytes),
+        origin: &Arc<Origin>,
+        revision: u64,
+        received: Duration,
+    ) {
+        let publication = &mut self.publication;
+        if publication.topic != *topic {
+            publication.topic = topic.clone();
+        }
+        (publication.qos, publication.payload) = (qos, payload);
+        self.bytes = u32::try_from(Self::cost(publication)).unwrap_or(u32::MAX);
+        (self.number, self.level, self.received) = (0, Durability::None, received.into());
+        self.allow(origin, revision);
+    }
+
+    /// Takes the payload of a message that is no more.
+    pub(crate) fn take_payload(&mut self) -> Bytes {
+        std::mem::take(&mut self.publication.payload)
     }
 
     /// Notes by which right it is released, where that was decided anew.

@@ -2,6 +2,7 @@
 
 use crate::effect::{ConnId, Effect, Now};
 use crate::ledger::Ledger;
+use crate::spare::Spare;
 use crate::withheld::Withheld;
 use crate::{AuditEvent, AuditKind, Durability, Metrics};
 use midge_identity::SpiffeId;
@@ -27,6 +28,7 @@ pub(crate) struct Output {
     pub(crate) withheld: Withheld,
     /// What the sender of the packets at hand is answered that go the short way.
     pub(crate) answers: Vec<PlainAck>,
+    pub(crate) spare: Spare,
 }
 
 impl Output {
@@ -37,6 +39,7 @@ impl Output {
             ledger: Ledger::new(durability),
             withheld: Withheld::default(),
             answers: Vec::new(),
+            spare: Spare::default(),
         }
     }
 

@@ -143,31 +143,34 @@ impl Broker {
 }
 
 impl Onward {
-    /// Has a PUBLISH sent to its receiver, and its message kept for that one to acknowledge, if it is to. One that has no
-    /// packet identifier any more is dropped.
+    /// Has a PUBLISH sent to its receiver. Returns the packet identifier under which that one is to acknowledge it, if it
+    /// is to; where there is none any more, it is dropped.
     fn send(
         &self,
-        publish: PublishRef<'_>,
-        message: Option<&Arc<Message>>,
+        publish: &PublishRef<'_>,
         (sessions, out): (&mut Slab<Session>, &mut Output),
         outboxes: &mut impl Outboxes,
-    ) {
-        let Some(session) = sessions.get_mut(self.receiver) else { return };
-        let mut packet_id = None;
-        if let Some(message) = message {
-            packet_id = session.inflight.reserve(None);
-            let Some(id) = packet_id else {
-                out.metrics.dropped.queue_full += 1;
-                return;
-            };
-            let waiting = Waiting::new(Arc::clone(message), self.qos);
-            session.inflight.fill(id, Waiting { packet_id, ..waiting });
+    ) -> Option<PacketId> {
+        let session = sessions.get_mut(self.receiver)?;
+        let is_kept = self.qos != QoS::AtMostOnce;
+        let packet_id = if is_kept { session.inflight.reserve(None) } else { None };
+        if is_kept && packet_id.is_none() {
+            out.metrics.dropped.queue_full += 1;
+            return None;
         }
-        if let Some(connection) = session.connection_mut() {
-            connection.quota = connection.quota.saturating_sub(message.map_or(0, |_| 1));
-            connection.count_out(self.bytes, publish.payload.len(), &mut out.metrics);
+        let connection = session.connection_mut()?;
+        connection.quota = connection.quota.saturating_sub(u16::from(is_kept));
+        connection.count_out(self.bytes, publish.payload.len(), &mut out.metrics);
+        outboxes.publish(self.conn, &PublishRef { qos: self.qos, packet_id, ..*publish }, self.bytes);
+        packet_id
+    }
+
+    /// Keeps a message that was sent for its receiver to acknowledge.
+    fn keep(&self, id: PacketId, message: Arc<Message>, sessions: &mut Slab<Session>) {
+        let waiting = Waiting { packet_id: Some(id), ..Waiting::new(message, self.qos) };
+        if let Some(session) = sessions.get_mut(self.receiver) {
+            session.inflight.fill(id, waiting);
         }
-        outboxes.publish(self.conn, &PublishRef { qos: self.qos, packet_id, ..publish }, self.bytes);
     }
 }
 

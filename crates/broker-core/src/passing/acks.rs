@@ -27,9 +27,12 @@ impl Session {
     }
 
     fn acknowledge(&mut self, ack: PlainAck, out: &mut Output) {
-        match ack.kind {
+        let before = match ack.kind {
             AckKind::PubRec => self.inflight.advance(ack.packet_id, Exchange::Released),
             _ => self.end_exchange(ack.packet_id, out),
+        };
+        if let Some(Exchange::Published(waiting)) = before {
+            out.spare.put(waiting.message);
         }
     }
 }
@@ -105,8 +108,9 @@ impl Broker {
         released.allow(&source.origin, revision);
         out.ledger.prepare(released, source.durability);
         out.answers.extend(answer);
-        let kept = (onward.qos != QoS::AtMostOnce).then_some(&message);
-        onward.send(plain(message.publication()), kept, (sessions, out), outboxes);
+        if let Some(id) = onward.send(&plain(message.publication()), (sessions, out), outboxes) {
+            onward.keep(id, message, sessions);
+        }
         Some(())
     }
 }

@@ -8,10 +8,8 @@ use crate::held::HeldMessage;
 use crate::message::Message;
 use crate::session::Session;
 use crate::slab::Key;
-use bytes::Bytes;
 use midge_policy::PublishFacts;
-use mqtt_proto::{AckKind, PacketId, PlainAck, Publication, PublishRef, QoS, TopicName, Version};
-use std::sync::Arc;
+use mqtt_proto::{AckKind, PacketId, PlainAck, PublishRef, QoS, Version};
 
 impl Broker {
     /// Tells what a PUBLISH leads to that may go the short way.
@@ -76,25 +74,21 @@ impl Broker {
         out.metrics.payload_bytes_in += publish.payload.len() as u64;
         out.answers.extend(answer);
         let source = connection.cache.decided(topic).map(|decided| &decided.source)?;
-        let make = || Message::new(publication(topic, publish), Arc::clone(&source.origin), revision, now.mono);
+        let (durability, since) = (source.durability, (revision, now.mono));
         let Some(onward) = onward else {
-            out.ledger.level_for(source.durability);
-            let message = HeldMessage::Accepted(Arc::new(make()));
-            session.held.insert(publish.packet_id?, message);
+            out.ledger.level_for(durability);
+            let message = out.spare.make((topic, publish), &source.origin, since, |_| {});
+            session.held.insert(publish.packet_id?, HeldMessage::Accepted(message));
             return Some(());
         };
         let message = (onward.qos != QoS::AtMostOnce).then(|| {
-            let mut message = make();
-            out.ledger.prepare(&mut message, source.durability);
-            Arc::new(message)
+            let prepare = |message: &mut Message| out.ledger.prepare(message, durability);
+            out.spare.make((topic, publish), &source.origin, since, prepare)
         });
         connection.count_passed(topic);
-        onward.send(*publish, message.as_ref(), (sessions, out), outboxes);
+        if let Some((id, message)) = onward.send(publish, (sessions, out), outboxes).zip(message) {
+            onward.keep(id, message, sessions);
+        }
         Some(())
     }
-}
-
-fn publication(topic: &TopicName, publish: &PublishRef<'_>) -> Publication {
-    let payload = Bytes::copy_from_slice(publish.payload);
-    Publication { topic: topic.clone(), payload, qos: publish.qos, retain: false, properties: None }
 }
