@@ -6,7 +6,7 @@
 
 use broker_core::{CloseReason, Delivery};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use mqtt_proto::{EncodeError, Packet, PlainAck, PublishRef, Version};
+use mqtt_proto::{EncodeError, Packet, PlainAck, PlainPublish, Version};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
@@ -225,12 +225,12 @@ impl Outbox {
     }
 
     /// Takes one more PUBLISH that goes on as it came, and tells the same.
-    pub(crate) fn pass(&mut self, publish: &PublishRef<'_>, bytes: usize) -> bool {
+    pub(crate) fn pass(&mut self, publish: &PlainPublish<'_>, bytes: usize) -> bool {
         let version = self.version;
         self.push(bytes, |outbox| {
             outbox.encode_later()?;
             outbox.frames.make_room(bytes);
-            mqtt_proto::encode_publish(publish, version, &mut outbox.frames.last)
+            publish.encode(version, &mut outbox.frames.last)
         })
     }
 

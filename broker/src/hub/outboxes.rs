@@ -2,7 +2,7 @@
 
 use crate::outbox::{Outbox, Signal};
 use broker_core::{ConnId, WordHasher};
-use mqtt_proto::{PlainAck, PublishRef};
+use mqtt_proto::{PlainAck, PlainPublish};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Outboxes {
 }
 
 impl broker_core::Outboxes for Outboxes {
-    fn publish(&mut self, conn: ConnId, publish: &PublishRef<'_>, bytes: usize) {
+    fn publish(&mut self, conn: ConnId, publish: &PlainPublish<'_>, bytes: usize) {
         self.push(conn, |outbox| outbox.pass(publish, bytes));
     }
 

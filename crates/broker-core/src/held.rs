@@ -1,5 +1,6 @@
 //! QoS 2 messages of one client between PUBLISH and PUBREL.
 
+use crate::by_id::ById;
 use crate::effect::Now;
 use crate::inflight::EXCHANGE_BYTES_OWN;
 use crate::ledger::Ledger;
@@ -7,10 +8,7 @@ use crate::limits::Config;
 use crate::message::Message;
 use crate::record::{HeldRecord, Record};
 use crate::total::Total;
-use crate::word_hasher::WordHasher;
 use mqtt_proto::PacketId;
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 /// Bytes that a denied message counts for.
@@ -40,7 +38,7 @@ impl HeldMessage {
 /// Messages by packet identifier: a second PUBLISH under the same one is the same message ([MQTT-4.3.3-10]).
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    messages: HashMap<PacketId, HeldMessage, BuildHasherDefault<WordHasher>>,
+    messages: ById<HeldMessage>,
     bytes: usize,
     /// Of messages in incomplete exchanges of all sessions.
     all: Total,
@@ -65,15 +63,15 @@ impl Held {
     }
 
     pub(crate) fn get(&self, id: PacketId) -> Option<&HeldMessage> {
-        self.messages.get(&id)
+        self.messages.get(id)
     }
 
     pub(crate) fn contains(&self, id: PacketId) -> bool {
-        self.messages.contains_key(&id)
+        self.messages.get(id).is_some()
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = PacketId> {
-        self.messages.keys().copied()
+        self.messages.ids()
     }
 
     pub(crate) fn insert(&mut self, id: PacketId, message: HeldMessage) {
@@ -86,7 +84,7 @@ impl Held {
     }
 
     pub(crate) fn remove(&mut self, id: PacketId) -> Option<HeldMessage> {
-        let message = self.messages.remove(&id)?;
+        let message = self.messages.remove(id)?;
         self.shrink(&message);
         Some(message)
     }

@@ -12,6 +12,7 @@ mod auth;
 mod authority;
 mod broker;
 mod broker_time;
+mod by_id;
 mod clockwork;
 mod connect;
 mod connection;

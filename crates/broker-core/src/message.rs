@@ -5,7 +5,7 @@ use crate::effect::Now;
 use crate::record::Durability;
 use bytes::Bytes;
 use midge_identity::SpiffeId;
-use mqtt_proto::{Publication, PublishRef, QoS, TopicName, Version, publish_len};
+use mqtt_proto::{PlainPublish, Publication, PublishRef, QoS, TopicName, Version, publish_len};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,14 +161,29 @@ impl Message {
 
     /// What a publication will cost when it is kept.
     pub(crate) fn cost(publication: &Publication) -> usize {
+        if publication.properties.is_none() {
+            return Self::cost_of_plain(&publication.topic, &publication.payload);
+        }
         let user_properties =
             publication.properties.as_deref().map_or(0, |properties| properties.user_properties.len());
-        Self::cost_of_plain(&plain(publication)) + user_properties.saturating_mul(USER_PROPERTY_OVERHEAD)
+        let on_the_wire = publish_len(&plain(publication), Version::V5);
+        OVERHEAD + on_the_wire + user_properties.saturating_mul(USER_PROPERTY_OVERHEAD)
     }
 
-    /// The same of one without user properties.
-    pub(crate) fn cost_of_plain(publish: &PublishRef<'_>) -> usize {
-        OVERHEAD + publish_len(&PublishRef { qos: QoS::AtMostOnce, packet_id: None, ..*publish }, Version::V5)
+    /// The same of one without properties.
+    #[inline]
+    pub(crate) fn cost_of_plain(topic: &TopicName, payload: &[u8]) -> usize {
+        let publish = PlainPublish { topic, qos: QoS::AtMostOnce, packet_id: None, payload };
+        OVERHEAD + publish.len(Version::V5)
+    }
+
+    /// Returns the PUBLISH that it came as, if that said nothing but topic and payload; its packet identifier is not
+    /// known any more.
+    #[inline]
+    pub(crate) fn plain(&self) -> Option<PlainPublish<'_>> {
+        let Publication { topic, payload, qos, retain, properties } = &self.publication;
+        let is_plain = !retain && properties.is_none();
+        is_plain.then_some(PlainPublish { topic, qos: *qos, packet_id: None, payload })
     }
 }
 

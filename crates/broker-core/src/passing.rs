@@ -19,7 +19,7 @@ use crate::output::Output;
 use crate::queue::Waiting;
 use crate::session::Session;
 use crate::slab::{Key, Slab};
-use mqtt_proto::{PacketId, Plain, PlainAck, PlainRun, PublishRef, QoS, publish_len};
+use mqtt_proto::{PacketId, Plain, PlainAck, PlainPublish, PlainRun, QoS};
 use std::sync::Arc;
 
 /// What a packet leads to that may go the short way.
@@ -46,7 +46,7 @@ pub struct Onward {
 /// Where the shell has what goes the short way sent.
 pub trait Outboxes {
     /// Encodes a PUBLISH of so many bytes and writes it.
-    fn publish(&mut self, conn: ConnId, publish: &PublishRef<'_>, bytes: usize);
+    fn publish(&mut self, conn: ConnId, publish: &PlainPublish<'_>, bytes: usize);
     /// Writes acknowledgements, in this order.
     fn acks(&mut self, conn: ConnId, acks: &[PlainAck]);
 }
@@ -127,13 +127,11 @@ impl Broker {
     }
 
     /// Returns to whom alone a PUBLISH goes, for whom nothing has to be stored or told of it.
-    fn onward(&self, sender: Key, decided: &Decided, publish: &PublishRef<'_>) -> Option<Onward> {
+    fn onward(&self, sender: Key, decided: &Decided, publish: &PlainPublish<'_>) -> Option<Onward> {
         let (receiver, granted) = decided.sole_receiver().filter(|(receiver, _)| *receiver != sender)?;
-        let qos = publish.qos.min(granted);
-        let packet_id = (qos != QoS::AtMostOnce).then_some(PacketId::MIN);
-        let onward = PublishRef { qos, packet_id, ..*publish };
+        let onward = PlainPublish { qos: publish.qos.min(granted), ..*publish };
         let (conn, bytes) = self.sessions.get(receiver)?.takes_in_passing(&onward, self)?;
-        Some(Onward { conn, qos, bytes, receiver })
+        Some(Onward { conn, qos: onward.qos, bytes, receiver })
     }
 
     /// Whether its rule has the broker store nothing that it has not stored before.
@@ -147,7 +145,7 @@ impl Onward {
     /// is to; where there is none any more, it is dropped.
     fn send(
         &self,
-        publish: &PublishRef<'_>,
+        publish: &PlainPublish<'_>,
         (sessions, out): (&mut Slab<Session>, &mut Output),
         outboxes: &mut impl Outboxes,
     ) -> Option<PacketId> {
@@ -161,7 +159,7 @@ impl Onward {
         let connection = session.connection_mut()?;
         connection.quota = connection.quota.saturating_sub(u16::from(is_kept));
         connection.count_out(self.bytes, publish.payload.len(), &mut out.metrics);
-        outboxes.publish(self.conn, &PublishRef { qos: self.qos, packet_id, ..*publish }, self.bytes);
+        outboxes.publish(self.conn, &PlainPublish { qos: self.qos, packet_id, ..*publish }, self.bytes);
         packet_id
     }
 
@@ -200,15 +198,15 @@ impl Decided {
 
 impl Session {
     /// Returns by which connection and with how many bytes it takes such a PUBLISH, if it does.
-    fn takes_in_passing(&self, publish: &PublishRef<'_>, broker: &Broker) -> Option<(ConnId, usize)> {
+    fn takes_in_passing(&self, publish: &PlainPublish<'_>, broker: &Broker) -> Option<(ConnId, usize)> {
         let is_stored = publish.qos != QoS::AtMostOnce && self.is_stored();
         if is_stored || !self.replays.is_empty() || !self.is_ready(publish.qos, &broker.config) {
             return None;
         }
         let connection = self.connection()?;
         let is_next =
-            connection.gate.behind_deliveries().is_none() && connection.aliases_out.leaves(publish.topic?);
-        let bytes = publish_len(publish, connection.version);
+            connection.gate.behind_deliveries().is_none() && connection.aliases_out.leaves(publish.topic);
+        let bytes = publish.len(connection.version);
         (is_next && bytes <= connection.packet_size_max).then_some((connection.id, bytes))
     }
 }

@@ -3,13 +3,13 @@
 
 use crate::message::{Message, Origin};
 use bytes::Bytes;
-use mqtt_proto::{Publication, PublishRef, TopicName};
+use mqtt_proto::{PlainPublish, Publication};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Messages that are kept so: about as many as a few fast clients have under way at once.
 const MESSAGES_MAX: usize = 512;
-/// Longest topic and payload of theirs, in bytes: all of them keep less than a megabyte.
+/// Most that one of them costs, in bytes.
 const BYTES_MAX: usize = 1024;
 
 /// Such messages.
@@ -19,19 +19,16 @@ pub(crate) struct Spare(Vec<Arc<Message>>);
 impl Spare {
     /// Takes a message that one has let go of.
     pub(crate) fn put(&mut self, mut message: Arc<Message>) {
-        let publication = message.publication();
-        let is_small = publication.topic.as_str().len().saturating_add(publication.payload.len()) <= BYTES_MAX
-            && publication.properties.is_none()
-            && !publication.retain;
+        let is_small = message.plain().is_some() && message.bytes() <= BYTES_MAX;
         if is_small && self.0.len() < MESSAGES_MAX && Arc::get_mut(&mut message).is_some() {
             self.0.push(message);
         }
     }
 
-    /// Makes a message of a PUBLISH that says nothing but topic and payload, and has it prepared for whoever gets it.
+    /// Makes a message of a PUBLISH, and has it prepared for whoever gets it.
     pub(crate) fn make(
         &mut self,
-        (topic, publish): (&TopicName, &PublishRef<'_>),
+        publish: &PlainPublish<'_>,
         origin: &Arc<Origin>,
         (revision, received): (u64, Duration),
         prepare: impl FnOnce(&mut Message),
@@ -40,11 +37,11 @@ impl Spare {
             && let Some(message) = Arc::get_mut(&mut spare)
         {
             let payload = refilled(message.take_payload(), publish.payload);
-            message.renew((topic, publish.qos, payload), origin, revision, received);
+            message.renew((publish.topic, publish.qos, payload), origin, revision, received);
             prepare(message);
             return spare;
         }
-        let (topic, payload) = (topic.clone(), Bytes::copy_from_slice(publish.payload));
+        let (topic, payload) = (publish.topic.clone(), Bytes::copy_from_slice(publish.payload));
         let publication = Publication { topic, payload, qos: publish.qos, retain: false, properties: None };
         let mut message = Message::new(publication, Arc::clone(origin), revision, received);
         prepare(&mut message);

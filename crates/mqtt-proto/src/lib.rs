@@ -22,7 +22,7 @@ pub use error::{DecodeError, EncodeError, Violation};
 pub use limits::Limits;
 pub use packet::*;
 pub use packet_type::PacketType;
-pub use plain::{AckKind, Plain, PlainAck, PlainRun};
+pub use plain::{AckKind, Plain, PlainAck, PlainPublish, PlainRun};
 pub use property::Property;
 pub use reason::{ReasonCode, UnknownReasonCode};
 pub use topic::{InvalidTopic, SharedFilter, TopicFilter, TopicName};

@@ -2,9 +2,12 @@
 //! They are the same in either version, but for the empty properties of PUBLISH.
 
 use crate::decode::{Topics, plain_publish};
-use crate::encode::PublishRef;
-use crate::packet::{Ack, Packet, PacketId, Version};
+use crate::encode::{Head, PublishRef};
+use crate::error::EncodeError;
+use crate::packet::{Ack, Packet, PacketId, QoS, Version};
 use crate::reason::ReasonCode;
+use crate::topic::TopicName;
+use bytes::BytesMut;
 
 /// Such packets one after the other, at the front of what was read ([`Decoder::plain_run`](crate::Decoder::plain_run)).
 #[derive(Debug)]
@@ -45,8 +48,8 @@ impl<'a> PlainRun<'a> {
 /// Such a packet.
 #[derive(Clone, Copy, Debug)]
 pub enum Plain<'a> {
-    /// A PUBLISH that says nothing but topic and payload ([`PublishRef::plain`]).
-    Publish(PublishRef<'a>),
+    /// A PUBLISH that says nothing but topic and payload.
+    Publish(PlainPublish<'a>),
     /// An acknowledgement that says nothing but its packet identifier.
     Ack(PlainAck),
 }
@@ -55,11 +58,52 @@ impl<'a> Plain<'a> {
     /// Returns what a packet says, if that is no more.
     pub fn of(packet: &'a Packet) -> Option<Self> {
         match packet {
-            Packet::Publish(publish) => {
-                Some(PublishRef::from(&**publish)).filter(PublishRef::is_plain).map(Self::Publish)
-            }
+            Packet::Publish(publish) => PlainPublish::of(&PublishRef::from(&**publish)).map(Self::Publish),
             packet => PlainAck::of(packet).map(Self::Ack),
         }
+    }
+}
+
+/// A PUBLISH without flags and properties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainPublish<'a> {
+    /// Topic Name.
+    pub topic: &'a TopicName,
+    /// QoS.
+    pub qos: QoS,
+    /// Packet Identifier, exactly when QoS is above 0.
+    pub packet_id: Option<PacketId>,
+    /// Application payload.
+    pub payload: &'a [u8],
+}
+
+impl<'a> PlainPublish<'a> {
+    /// Returns what a PUBLISH is that says no more.
+    pub fn of(publish: &PublishRef<'a>) -> Option<Self> {
+        let PublishRef { qos, packet_id, topic, payload, .. } = *publish;
+        let is_plain = (qos == QoS::AtMostOnce) == packet_id.is_none()
+            && !(publish.dup || publish.retain)
+            && publish.topic_alias.is_none()
+            && publish.subscription_ids.is_empty()
+            && publish.message_expiry_secs.is_none()
+            && publish.properties.is_none();
+        Some(Self { topic: topic.filter(|_| is_plain)?, qos, packet_id, payload })
+    }
+
+    /// Returns its length in bytes, whatever its packet identifier is.
+    #[inline]
+    pub fn len(&self, version: Version) -> usize {
+        Head::of_plain(self, version).len()
+    }
+
+    /// Appends it to `out`.
+    ///
+    /// # Errors
+    /// When it is too large; `out` is as it was then.
+    #[inline]
+    pub fn encode(&self, version: Version, out: &mut BytesMut) -> Result<(), EncodeError> {
+        Head::of_plain(self, version).checked()?.write_with(self.payload, out);
+        Ok(())
     }
 }
 

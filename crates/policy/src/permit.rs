@@ -41,6 +41,7 @@ impl Limits {
         self.qos_max == QoS::ExactlyOnce && self.retain && self.payload_max == usize::MAX
     }
 
+    #[inline]
     fn hold(&self, facts: &PublishFacts<'_>) -> bool {
         facts.qos <= self.qos_max && (self.retain || !facts.retain) && facts.payload_len <= self.payload_max
     }
@@ -79,6 +80,7 @@ impl PublishPermit {
 
     /// Tells whether the permit also covers another publication to the same topic, on the same terms
     /// (rate, durability, overflow). When it does not, ask [`crate::Rights::publish`] again.
+    #[inline]
     pub fn covers(&self, facts: &PublishFacts<'_>) -> bool {
         let same_topic = facts.response_topic == self.response_topic.as_ref();
         self.rule.0.limits.hold(facts)

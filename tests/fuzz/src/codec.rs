@@ -88,12 +88,11 @@ fn peek(decoder: &mut Decoder, buffer: &BytesMut) -> Option<(Packet, usize)> {
         Plain::Publish(publish) => publish,
         Plain::Ack(ack) => return Some((ack.into(), buffer.len() - len)),
     };
-    assert!(publish.is_plain());
     let publish = Publish {
         dup: false,
         qos: publish.qos,
         retain: false,
-        topic: publish.topic.cloned(),
+        topic: Some(publish.topic.clone()),
         packet_id: publish.packet_id,
         topic_alias: None,
         subscription_ids: Vec::new(),

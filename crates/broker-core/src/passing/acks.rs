@@ -6,11 +6,10 @@ use crate::broker::Broker;
 use crate::held::HeldMessage;
 use crate::inflight::Exchange;
 use crate::ledger::Ledger;
-use crate::message::plain;
 use crate::output::Output;
 use crate::session::Session;
 use crate::slab::Key;
-use mqtt_proto::{AckKind, PlainAck, PublishRef, QoS};
+use mqtt_proto::{AckKind, PlainAck, QoS};
 use std::sync::Arc;
 
 impl Session {
@@ -60,14 +59,12 @@ impl Broker {
     fn may_release(&self, sender: Key, session: &Session, ack: PlainAck) -> Option<Passing> {
         let Some(HeldMessage::Accepted(message)) = session.held.get(ack.packet_id) else { return None };
         let connection = session.connection()?;
-        let publication = message.publication();
-        let (qos, packet_id) = (QoS::ExactlyOnce, Some(ack.packet_id));
-        let publish = PublishRef { qos, packet_id, ..plain(publication) };
-        if session.number != 0 || !publish.is_plain() || !connection.is_answered(&self.out.ledger) {
+        let publish = message.plain()?;
+        if session.number != 0 || !connection.is_answered(&self.out.ledger) {
             return None;
         }
         let at = (self.authority.generation(), self.subscriptions.epoch());
-        let decided = connection.cache.look_for(&publication.topic, at, &facts(publication))?;
+        let decided = connection.cache.look_for(publish.topic, at, &facts(message.publication()))?;
         if !self.is_prepared_for(decided) {
             return None;
         }
@@ -108,7 +105,7 @@ impl Broker {
         released.allow(&source.origin, revision);
         out.ledger.prepare(released, source.durability);
         out.answers.extend(answer);
-        if let Some(id) = onward.send(&plain(message.publication()), (sessions, out), outboxes) {
+        if let Some(id) = onward.send(&message.plain()?, (sessions, out), outboxes) {
             onward.keep(id, message, sessions);
         }
         Some(())

@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::session::Session;
 use crate::slab::Key;
 use midge_policy::PublishFacts;
-use mqtt_proto::{AckKind, PacketId, PlainAck, PublishRef, QoS, Version};
+use mqtt_proto::{AckKind, PacketId, PlainAck, PlainPublish, QoS, Version};
 
 impl Broker {
     /// Tells what a PUBLISH leads to that may go the short way.
@@ -17,13 +17,10 @@ impl Broker {
         &self,
         sender: Key,
         session: &Session,
-        publish: &PublishRef<'_>,
+        publish: &PlainPublish<'_>,
     ) -> Option<Passing> {
-        if !publish.is_plain() {
-            return None;
-        }
         let connection = session.connection()?;
-        let (topic, qos, payload_len) = (publish.topic?, publish.qos, publish.payload.len());
+        let (topic, qos, payload_len) = (publish.topic, publish.qos, publish.payload.len());
         let facts = PublishFacts { qos, retain: false, payload_len, response_topic: None };
         let at = (self.authority.generation(), self.subscriptions.epoch());
         let decided = connection.cache.look_for(topic, at, &facts)?;
@@ -48,24 +45,24 @@ impl Broker {
     }
 
     /// Whether a message of QoS 2 is a new one, and there is room for it that nobody has to be told of.
-    fn holds_in_passing(&self, session: &Session, id: PacketId, publish: &PublishRef<'_>) -> bool {
+    fn holds_in_passing(&self, session: &Session, id: PacketId, publish: &PlainPublish<'_>) -> bool {
         let held = &session.held;
         let receive_max = usize::from(self.config.receive_max.get());
         !session.is_stored()
             && (session.version == Version::V311 || held.len() < receive_max)
-            && held.has_room(Message::cost_of_plain(publish), &self.config)
+            && held.has_room(Message::cost_of_plain(publish.topic, publish.payload), &self.config)
             && !held.contains(id)
     }
 
     pub(super) fn pass_publish(
         &mut self,
         sender: Key,
-        publish: &PublishRef<'_>,
+        publish: &PlainPublish<'_>,
         now: Now,
         outboxes: &mut impl Outboxes,
     ) -> Option<()> {
         let Passing { onward, answer } = self.may_publish(sender, self.sessions.get(sender)?, publish)?;
-        let (revision, topic) = (self.authority.revision(), publish.topic?);
+        let (revision, topic) = (self.authority.revision(), publish.topic);
         let Self { sessions, out, .. } = self;
         let session = sessions.get_mut(sender)?;
         let connection = session.connection_mut()?;
@@ -77,13 +74,13 @@ impl Broker {
         let (durability, since) = (source.durability, (revision, now.mono));
         let Some(onward) = onward else {
             out.ledger.level_for(durability);
-            let message = out.spare.make((topic, publish), &source.origin, since, |_| {});
+            let message = out.spare.make(publish, &source.origin, since, |_| {});
             session.held.insert(publish.packet_id?, HeldMessage::Accepted(message));
             return Some(());
         };
         let message = (onward.qos != QoS::AtMostOnce).then(|| {
             let prepare = |message: &mut Message| out.ledger.prepare(message, durability);
-            out.spare.make((topic, publish), &source.origin, since, prepare)
+            out.spare.make(publish, &source.origin, since, prepare)
         });
         connection.count_passed(topic);
         if let Some((id, message)) = onward.send(publish, (sessions, out), outboxes).zip(message) {

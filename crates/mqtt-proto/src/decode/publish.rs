@@ -3,10 +3,10 @@
 use super::properties::{PropertyReader, only_to};
 use super::topics::Topics;
 use super::{Context, Role, topic_name};
-use crate::encode::PublishRef;
 use crate::error::Violation;
 use crate::limits::Limits;
 use crate::packet::{Packet, PacketId, Publish, PublishProperties, QoS, Version};
+use crate::plain::PlainPublish;
 use crate::property::{Place, Property};
 use crate::topic::TopicName;
 use crate::wire::{Reader, read_varint, text};
@@ -32,7 +32,7 @@ pub(crate) fn plain<'a>(
     bytes: &'a [u8],
     version: Version,
     topics: &'a Topics,
-) -> Option<(PublishRef<'a>, usize)> {
+) -> Option<(PlainPublish<'a>, usize)> {
     let (first, rest) = bytes.split_first()?;
     let qos = match *first {
         QOS_0 => QoS::AtMostOnce,
@@ -56,7 +56,7 @@ pub(crate) fn plain<'a>(
         (Version::V311, payload) | (Version::V5, [0, payload @ ..]) => payload,
         (Version::V5, _) => return None,
     };
-    Some((PublishRef::plain(topic, (qos, packet_id), payload), 1 + varint_len + len))
+    Some((PlainPublish { topic, qos, packet_id, payload }, 1 + varint_len + len))
 }
 
 pub(super) fn publish(

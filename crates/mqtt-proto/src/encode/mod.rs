@@ -10,6 +10,7 @@ mod publish;
 mod sink;
 mod subscribe;
 
+pub(crate) use publish::Head;
 pub use publish::{PublishRef, encode_publish, encode_publish_head, publish_len};
 
 use crate::error::EncodeError;

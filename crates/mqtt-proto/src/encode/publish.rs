@@ -5,6 +5,7 @@ use super::{framed_len, write_header};
 use crate::error::EncodeError;
 use crate::packet::{PacketId, Publish, PublishProperties, QoS, Version};
 use crate::packet_type::PacketType;
+use crate::plain::PlainPublish;
 use crate::property::Property;
 use crate::topic::TopicName;
 use crate::wire::VARINT_MAX;
@@ -36,41 +37,6 @@ pub struct PublishRef<'a> {
     pub payload: &'a [u8],
 }
 
-impl<'a> PublishRef<'a> {
-    /// Returns a PUBLISH that says nothing but its topic and payload; a packet identifier belongs to QoS 1 and 2.
-    #[inline]
-    pub fn plain(
-        topic: &'a TopicName,
-        (qos, packet_id): (QoS, Option<PacketId>),
-        payload: &'a [u8],
-    ) -> Self {
-        Self {
-            dup: false,
-            qos,
-            retain: false,
-            packet_id,
-            topic: Some(topic),
-            topic_alias: None,
-            subscription_ids: &[],
-            message_expiry_secs: None,
-            properties: None,
-            payload,
-        }
-    }
-
-    /// Whether it is such a one.
-    #[inline]
-    pub fn is_plain(&self) -> bool {
-        (self.qos == QoS::AtMostOnce) == self.packet_id.is_none()
-            && !(self.dup || self.retain)
-            && self.topic.is_some()
-            && self.topic_alias.is_none()
-            && self.subscription_ids.is_empty()
-            && self.message_expiry_secs.is_none()
-            && self.properties.is_none()
-    }
-}
-
 impl<'a> From<&'a Publish> for PublishRef<'a> {
     fn from(publish: &'a Publish) -> Self {
         let properties = publish.properties.as_deref();
@@ -98,10 +64,8 @@ pub fn encode_publish(
     version: Version,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
-    if let Some(plain) = Plain::of(publish, version) {
-        out.reserve(framed_len(plain.len()));
-        plain.write_head(out);
-        out.put_slice(publish.payload);
+    if let Some(head) = Head::of(publish, version) {
+        head.write_with(publish.payload, out);
         return Ok(());
     }
     let len = measured(publish, version).checked()?;
@@ -119,8 +83,8 @@ pub fn encode_publish_head(
     version: Version,
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
-    if let Some(plain) = Plain::of(publish, version) {
-        plain.write_head(out);
+    if let Some(head) = Head::of(publish, version) {
+        head.write(out);
         return Ok(());
     }
     let len = measured(publish, version).checked()?;
@@ -134,24 +98,25 @@ pub fn encode_publish_head(
 /// Returns the bytes `encode_publish` appends, fixed header included.
 #[inline]
 pub fn publish_len(publish: &PublishRef<'_>, version: Version) -> usize {
-    if let Some(plain) = Plain::of(publish, version) {
-        return framed_len(plain.len());
+    if let Some(head) = Head::of(publish, version) {
+        return head.len();
     }
     framed_len(measured(publish, version).len)
 }
 
-/// A PUBLISH with a topic and without properties, as nearly all are: its length is a sum, and there is
-/// nothing to refuse.
-struct Plain<'a> {
+/// What stands before the payload of a PUBLISH with a topic and without properties, as nearly all are: its length is a
+/// sum, and there is nothing to refuse.
+pub(crate) struct Head<'a> {
     first_byte: u8,
     topic: &'a [u8],
     topic_len: u16,
     packet_id: Option<PacketId>,
     has_block: bool,
-    payload_len: usize,
+    /// Bytes behind the fixed header, those of the payload among them.
+    body_len: usize,
 }
 
-impl<'a> Plain<'a> {
+impl<'a> Head<'a> {
     #[inline]
     fn of(publish: &PublishRef<'a>, version: Version) -> Option<Self> {
         let is_plain = publish.properties.is_none()
@@ -160,36 +125,67 @@ impl<'a> Plain<'a> {
             && publish.message_expiry_secs.is_none()
             && publish.packet_id.is_some() == (publish.qos != QoS::AtMostOnce)
             && !(publish.dup && publish.qos == QoS::AtMostOnce);
-        let topic = publish.topic.filter(|_| is_plain)?.as_str().as_bytes();
-        let plain = Self {
-            first_byte: publish.first_byte(),
+        let PublishRef { qos, packet_id, payload, .. } = *publish;
+        let plain = PlainPublish { topic: publish.topic.filter(|_| is_plain)?, qos, packet_id, payload };
+        let head = Self { first_byte: publish.first_byte(), ..Self::of_plain(&plain, version) };
+        head.checked().ok()
+    }
+
+    #[inline]
+    pub(crate) fn of_plain(publish: &PlainPublish<'a>, version: Version) -> Self {
+        let topic = publish.topic.as_str().as_bytes();
+        let has_block = version == Version::V5;
+        let id_len = if publish.qos == QoS::AtMostOnce { 0 } else { 2 };
+        Self {
+            first_byte: (PacketType::Publish as u8) << 4 | (publish.qos as u8) << 1,
             topic,
-            topic_len: u16::try_from(topic.len()).ok()?,
+            // A topic name has no more.
+            topic_len: u16::try_from(topic.len()).unwrap_or(u16::MAX),
             packet_id: publish.packet_id,
-            has_block: version == Version::V5,
-            payload_len: publish.payload.len(),
-        };
-        (plain.len() <= VARINT_MAX as usize).then_some(plain)
-    }
-
-    /// Bytes behind the fixed header.
-    #[inline]
-    fn len(&self) -> usize {
-        let id = if self.packet_id.is_some() { 2 } else { 0 };
-        2 + self.topic.len() + id + usize::from(self.has_block) + self.payload_len
-    }
-
-    #[inline]
-    fn write_head(&self, out: &mut BytesMut) {
-        out.put_u8(self.first_byte);
-        out.varint(self.len());
-        out.put_u16(self.topic_len);
-        out.put_slice(self.topic);
-        if let Some(id) = self.packet_id {
-            out.put_u16(id.get());
+            has_block,
+            body_len: 2 + topic.len() + id_len + usize::from(has_block) + publish.payload.len(),
         }
-        if self.has_block {
-            out.put_u8(0);
+    }
+
+    #[inline]
+    pub(crate) fn checked(self) -> Result<Self, EncodeError> {
+        match self.body_len <= VARINT_MAX as usize {
+            true => Ok(self),
+            false => Err(EncodeError::PacketTooLarge(self.body_len)),
+        }
+    }
+
+    /// Bytes of all, the payload among them.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        framed_len(self.body_len)
+    }
+
+    #[inline]
+    pub(crate) fn write_with(&self, payload: &[u8], out: &mut BytesMut) {
+        out.reserve(self.len());
+        self.write(out);
+        out.put_slice(payload);
+    }
+
+    #[inline]
+    fn write(&self, out: &mut BytesMut) {
+        let [high, low] = self.topic_len.to_be_bytes();
+        match u8::try_from(self.body_len) {
+            // Most lengths are a byte.
+            Ok(len @ 0..=0x7F) => out.put_slice(&[self.first_byte, len, high, low]),
+            _ => {
+                out.put_u8(self.first_byte);
+                out.varint(self.body_len);
+                out.put_slice(&[high, low]);
+            }
+        }
+        out.put_slice(self.topic);
+        match (self.packet_id.map(|id| id.get().to_be_bytes()), self.has_block) {
+            (Some([high, low]), true) => out.put_slice(&[high, low, 0]),
+            (Some(id), false) => out.put_slice(&id),
+            (None, true) => out.put_u8(0),
+            (None, false) => {}
         }
     }
 }

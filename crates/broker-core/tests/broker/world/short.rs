@@ -19,13 +19,12 @@ pub(super) struct Mark {
 struct Sent(Vec<(ConnId, Packet, usize)>);
 
 impl Outboxes for Sent {
-    fn publish(&mut self, conn: ConnId, publish: &PublishRef<'_>, bytes: usize) {
-        assert!(publish.is_plain(), "{publish:?}");
+    fn publish(&mut self, conn: ConnId, publish: &PlainPublish<'_>, bytes: usize) {
         let publish = Publish {
             dup: false,
             qos: publish.qos,
             retain: false,
-            topic: publish.topic.cloned(),
+            topic: Some(publish.topic.clone()),
             packet_id: publish.packet_id,
             topic_alias: None,
             subscription_ids: Vec::new(),
@@ -115,7 +114,7 @@ impl World {
             }
             packet => {
                 let kind = PlainAck::of(packet).map(|ack| ack.kind);
-                let is_plain = PublishRef::from(&sent).is_plain();
+                let is_plain = PlainPublish::of(&PublishRef::from(&sent)).is_some();
                 assert!(kind == Some(AckKind::PubRel) && is_plain && sent.qos <= QoS::ExactlyOnce, "{sent:?}");
             }
         }
