@@ -252,7 +252,8 @@ impl Outbox {
         }
         let was_empty = self.is_empty();
         if was_empty {
-            self.frames.last.reserve(self.usual.min(PIECE_BYTES));
+            // Twice as much: growing is dearer than room that is not used, and this one is let go of with the batch.
+            self.frames.last.reserve((2 * self.usual).min(PIECE_BYTES));
         }
         match add(self) {
             Ok(()) => self.bytes = self.bytes.saturating_add(bytes),

@@ -1,5 +1,6 @@
 //! Acknowledgements of what clients were sent (MQTT 5.0 §4.3).
 
+use crate::Message;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::inflight::Exchange;
@@ -9,6 +10,7 @@ use crate::record::OutgoingState;
 use crate::session::{Link, Session};
 use crate::slab::Key;
 use mqtt_proto::{Ack, AckKind, Packet, PacketId, QoS, ReasonCode};
+use std::sync::Arc;
 
 impl Broker {
     /// Ends a QoS 1 exchange. A reason of 0x80 and above ends it too: the message is not sent again
@@ -73,8 +75,9 @@ impl Broker {
 }
 
 impl Session {
-    /// Ends an exchange, and leaves it to the caller to send what has room then. Returns what it was.
-    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) -> Option<Exchange> {
+    /// Ends an exchange, and leaves it to the caller to send what has room then. Returns the message
+    /// that it held.
+    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) -> Option<Arc<Message>> {
         let (exchange, counted) = self.inflight.remove(id)?;
         match &exchange {
             Exchange::Published(waiting) if waiting.qos == QoS::AtLeastOnce => {
@@ -92,6 +95,6 @@ impl Session {
         if counted && let Link::Live(connection) = &mut self.link {
             connection.give_back_quota();
         }
-        Some(exchange)
+        exchange.into_message()
     }
 }

@@ -9,12 +9,14 @@
 //! acknowledges twice would acknowledge the next message as well, which it may never have seen.
 
 use crate::limits::Config;
+use crate::message::Message;
 use crate::queue::Waiting;
 use crate::total::Total;
 use crate::word_hasher::WordHasher;
 use mqtt_proto::{AckKind, PacketId, QoS};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
 /// Bytes that a session may have in flight however much others have, so that few cannot stop everyone.
 pub(crate) const EXCHANGE_BYTES_OWN: usize = 64 * 1024;
@@ -49,6 +51,15 @@ impl Exchange {
                 *qos == QoS::AtLeastOnce && kind == AckKind::PubAck
             }
             Self::Released => kind == AckKind::PubComp,
+        }
+    }
+
+    /// Returns the message that it holds.
+    #[inline]
+    pub(crate) fn into_message(self) -> Option<Arc<Message>> {
+        match self {
+            Self::Published(waiting) => Some(waiting.message),
+            Self::Released | Self::Withdrawn(_) => None,
         }
     }
 }
@@ -324,12 +335,12 @@ impl Inflight {
         self.slot(id)?.exchange.as_ref()
     }
 
-    /// Goes on with an exchange that holds no message from here on. Returns what it was.
-    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) -> Option<Exchange> {
+    /// Goes on with an exchange that holds no message from here on. Returns the one that it held.
+    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) -> Option<Arc<Message>> {
         let exchange = self.slot_mut(id)?.exchange.as_mut()?;
         let before = std::mem::replace(exchange, to);
         self.shrink(&before);
-        Some(before)
+        before.into_message()
     }
 
     /// Ends an exchange. Returns it and whether it was counted.

@@ -111,7 +111,13 @@ impl Broker {
     }
 
     /// Answers the sender of so many packets. Nothing else was sent to it meanwhile: a receiver is another.
-    fn end_run(&mut self, (conn, sender): (ConnId, Key), taken: usize, now: Now, outboxes: &mut impl Outboxes) {
+    fn end_run(
+        &mut self,
+        (conn, sender): (ConnId, Key),
+        taken: usize,
+        now: Now,
+        outboxes: &mut impl Outboxes,
+    ) {
         let Self { sessions, out, .. } = self;
         out.metrics.packets_in += taken as u64;
         if let Some(connection) = sessions.get_mut(sender).and_then(Session::connection_mut) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Messages that are kept so: about as many as a few fast clients have under way at once.
-const MESSAGES_MAX: usize = 512;
+const MESSAGES_MAX: usize = 1024;
 /// Most that one of them costs, in bytes.
 const BYTES_MAX: usize = 1024;
 

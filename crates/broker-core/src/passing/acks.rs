@@ -26,12 +26,12 @@ impl Session {
     }
 
     fn acknowledge(&mut self, ack: PlainAck, out: &mut Output) {
-        let before = match ack.kind {
+        let held = match ack.kind {
             AckKind::PubRec => self.inflight.advance(ack.packet_id, Exchange::Released),
             _ => self.end_exchange(ack.packet_id, out),
         };
-        if let Some(Exchange::Published(waiting)) = before {
-            out.spare.put(waiting.message);
+        if let Some(message) = held {
+            out.spare.put(message);
         }
     }
 }
@@ -96,7 +96,9 @@ impl Broker {
         let (onward, revision) = (onward?, self.authority.revision());
         let Self { sessions, out, .. } = self;
         let session = sessions.get_mut(sender)?;
-        let Some(HeldMessage::Accepted(mut message)) = session.held.remove(ack.packet_id) else { return None };
+        let Some(HeldMessage::Accepted(mut message)) = session.held.remove(ack.packet_id) else {
+            return None;
+        };
         let connection = session.connection_mut()?;
         connection.count_passed(&message.publication().topic);
         let source = &connection.cache.decided(&message.publication().topic)?.source;

@@ -115,7 +115,10 @@ impl World {
             packet => {
                 let kind = PlainAck::of(packet).map(|ack| ack.kind);
                 let is_plain = PlainPublish::of(&PublishRef::from(&sent)).is_some();
-                assert!(kind == Some(AckKind::PubRel) && is_plain && sent.qos <= QoS::ExactlyOnce, "{sent:?}");
+                assert!(
+                    kind == Some(AckKind::PubRel) && is_plain && sent.qos <= QoS::ExactlyOnce,
+                    "{sent:?}"
+                );
             }
         }
     }
