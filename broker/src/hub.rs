@@ -16,9 +16,7 @@ use midge_audit::AuditLog;
 use midge_identity::{SpiffeId, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
-use mqtt_proto::{
-    Connect, DecodeError, Publication, ReasonCode,
-};
+use mqtt_proto::{Connect, DecodeError, Publication, ReasonCode};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,8 +30,8 @@ mod storing;
 mod tests;
 
 pub(crate) use self::line::Line;
-pub(crate) use self::storing::IDLE_WAIT;
 use self::outboxes::Outboxes;
+pub(crate) use self::storing::IDLE_WAIT;
 use self::storing::Storing;
 
 /// Packets that go the short way and cost about as much as one that does not.

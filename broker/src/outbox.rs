@@ -4,7 +4,7 @@
 //! It has no lock of its own, but lies behind the hub's. A message to many is encoded for each of them only when that
 //! one writes: their buffers, filled one after the other, would be in no cache, and the processor would wait for each.
 
-use broker_core::{CloseReason, Delivery};
+use broker_core::{CloseReason, Delivery, SharedMessage};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mqtt_proto::{EncodeError, Packet, PlainAck, PlainPublish, Version};
 use std::sync::Arc;
@@ -74,6 +74,9 @@ impl Frames {
         deliveries.iter().try_for_each(|delivery| self.deliver(delivery, version))
     }
 }
+
+/// Batches up to this many bytes are given no more room than they usually take.
+const SMALL_BYTES: usize = 8 * 1024;
 
 /// The queue between the hub and one connection. Its bound is the core's, which counts unsent
 /// bytes until they are reported flushed.
@@ -215,7 +218,7 @@ impl Outbox {
     pub(crate) fn deliver(&mut self, delivery: Delivery, bytes: usize) -> bool {
         let version = self.version;
         self.push(bytes, |outbox| {
-            if Arc::strong_count(&delivery.message) >= MANY && outbox.later.len() < LATER_MAX {
+            if SharedMessage::strong_count(&delivery.message) >= MANY && outbox.later.len() < LATER_MAX {
                 outbox.later.push(delivery);
                 return Ok(());
             }
@@ -252,8 +255,7 @@ impl Outbox {
         }
         let was_empty = self.is_empty();
         if was_empty {
-            // Twice as much: growing is dearer than room that is not used, and this one is let go of with the batch.
-            self.frames.last.reserve((2 * self.usual).min(PIECE_BYTES));
+            self.frames.last.reserve(self.room());
         }
         match add(self) {
             Ok(()) => self.bytes = self.bytes.saturating_add(bytes),
@@ -263,6 +265,12 @@ impl Outbox {
             self.first = Some(self.frames.len());
         }
         was_empty
+    }
+
+    /// Room for the next batch. To grow costs little where that is small, and memory stays in the cache.
+    fn room(&self) -> usize {
+        let room = if self.usual > SMALL_BYTES { 2 * self.usual } else { self.usual };
+        room.min(PIECE_BYTES)
     }
 
     fn is_empty(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Acknowledgements of what clients were sent (MQTT 5.0 §4.3).
 
-use crate::Message;
+use crate::SharedMessage;
 use crate::broker::Broker;
 use crate::effect::{CloseReason, Now};
 use crate::inflight::Exchange;
@@ -10,7 +10,6 @@ use crate::record::OutgoingState;
 use crate::session::{Link, Session};
 use crate::slab::Key;
 use mqtt_proto::{Ack, AckKind, Packet, PacketId, QoS, ReasonCode};
-use std::sync::Arc;
 
 impl Broker {
     /// Ends a QoS 1 exchange. A reason of 0x80 and above ends it too: the message is not sent again
@@ -77,7 +76,7 @@ impl Broker {
 impl Session {
     /// Ends an exchange, and leaves it to the caller to send what has room then. Returns the message
     /// that it held.
-    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) -> Option<Arc<Message>> {
+    pub(crate) fn end_exchange(&mut self, id: PacketId, out: &mut Output) -> Option<SharedMessage> {
         let (exchange, counted) = self.inflight.remove(id)?;
         match &exchange {
             Exchange::Published(waiting) if waiting.qos == QoS::AtLeastOnce => {

@@ -1,6 +1,7 @@
 //! What goes in and out of the core besides packets: connection ids, time, effects.
 
-use crate::{AuditEvent, AuthRequest, Message, StoreBatch};
+use crate::SharedMessage;
+use crate::{AuditEvent, AuthRequest, StoreBatch};
 use midge_identity::{SpiffeId, UnixMillis};
 use mqtt_proto::{Packet, PacketId, PublishRef, QoS, ReasonCode, Version, encoded_len};
 use std::num::NonZeroU16;
@@ -84,7 +85,7 @@ impl Effect {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
     /// The message, shared by all receivers.
-    pub message: Arc<Message>,
+    pub message: SharedMessage,
     /// QoS of this PUBLISH: the lower of publisher's and subscription's.
     pub qos: QoS,
     /// RETAIN flag of this PUBLISH.

@@ -5,11 +5,10 @@ use crate::effect::Now;
 use crate::inflight::EXCHANGE_BYTES_OWN;
 use crate::ledger::Ledger;
 use crate::limits::Config;
-use crate::message::Message;
+use crate::message::SharedMessage;
 use crate::record::{HeldRecord, Record};
 use crate::total::Total;
 use mqtt_proto::PacketId;
-use std::sync::Arc;
 
 /// Bytes that a denied message counts for.
 const DENIED_BYTES: usize = 64;
@@ -18,7 +17,7 @@ const DENIED_BYTES: usize = 64;
 #[derive(Debug)]
 pub(crate) enum HeldMessage {
     /// A message, as it was accepted when it came: whether it may still be released is to be decided anew.
-    Accepted(Arc<Message>),
+    Accepted(SharedMessage),
     /// A message that was denied to a 3.1.1 client, which has to finish the exchange all the same.
     Denied,
 }

@@ -9,14 +9,13 @@
 //! acknowledges twice would acknowledge the next message as well, which it may never have seen.
 
 use crate::limits::Config;
-use crate::message::Message;
+use crate::message::SharedMessage;
 use crate::queue::Waiting;
 use crate::total::Total;
 use crate::word_hasher::WordHasher;
 use mqtt_proto::{AckKind, PacketId, QoS};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::Arc;
 
 /// Bytes that a session may have in flight however much others have, so that few cannot stop everyone.
 pub(crate) const EXCHANGE_BYTES_OWN: usize = 64 * 1024;
@@ -56,7 +55,7 @@ impl Exchange {
 
     /// Returns the message that it holds.
     #[inline]
-    pub(crate) fn into_message(self) -> Option<Arc<Message>> {
+    pub(crate) fn into_message(self) -> Option<SharedMessage> {
         match self {
             Self::Published(waiting) => Some(waiting.message),
             Self::Released | Self::Withdrawn(_) => None,
@@ -336,7 +335,7 @@ impl Inflight {
     }
 
     /// Goes on with an exchange that holds no message from here on. Returns the one that it held.
-    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) -> Option<Arc<Message>> {
+    pub(crate) fn advance(&mut self, id: PacketId, to: Exchange) -> Option<SharedMessage> {
         let exchange = self.slot_mut(id)?.exchange.as_mut()?;
         let before = std::mem::replace(exchange, to);
         self.shrink(&before);

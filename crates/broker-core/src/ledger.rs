@@ -6,7 +6,7 @@
 
 use crate::broker_time::BrokerTime;
 use crate::effect::ConnId;
-use crate::message::Message;
+use crate::message::{Message, SharedMessage};
 use crate::queue::{Lent, Waiting};
 use crate::record::{
     Change, Durability, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind,
@@ -16,7 +16,6 @@ use crate::{Effect, Now};
 use mqtt_proto::{PacketId, QoS, SharedFilter};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::Arc;
 
 /// What the disk cannot take at present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,12 +187,12 @@ impl Ledger {
     }
 
     /// Counts one more record that names a message, and stores the message if it is the first.
-    fn link(&mut self, message: &Arc<Message>, now: Now) {
+    fn link(&mut self, message: &SharedMessage, now: Now) {
         let links = self.links.entry(message.number).or_default();
         *links += 1;
         if *links == 1 {
             let received = self.time_at(message.received, now);
-            let record = Record::Message(StoredMessage { message: Arc::clone(message), received });
+            let record = Record::Message(StoredMessage { message: SharedMessage::clone(message), received });
             self.note(
                 Change::Create(RecordKey::new(RecordKind::Message, message.number), record),
                 message.level,
@@ -336,7 +335,7 @@ impl Ledger {
     }
 
     /// Stores that a message is retained.
-    pub(crate) fn retain(&mut self, message: &Arc<Message>, now: Now) {
+    pub(crate) fn retain(&mut self, message: &SharedMessage, now: Now) {
         if message.level != Durability::None {
             self.link(message, now);
             let key = RecordKey::new(RecordKind::Retained, message.number);

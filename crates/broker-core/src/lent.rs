@@ -7,13 +7,12 @@
 
 use crate::broker::Broker;
 use crate::effect::Now;
-use crate::message::{Message, UNDECIDED};
+use crate::message::{Message, SharedMessage, UNDECIDED};
 use crate::queue::Waiting;
 use crate::record::Durability;
 use crate::session::Session;
 use crate::shared::{GroupId, Member};
 use mqtt_proto::QoS;
-use std::sync::Arc;
 
 impl Broker {
     /// Tells whether a message of a group is to be stored though the member that gets it is not.
@@ -31,7 +30,7 @@ impl Broker {
 
     /// Gives a message of an earlier run, which a member had that is no more, to another that is stored; false when
     /// there is none. Nobody is connected yet.
-    pub(crate) fn give_back(&mut self, group: GroupId, message: &Arc<Message>, now: Now) -> bool {
+    pub(crate) fn give_back(&mut self, group: GroupId, message: &SharedMessage, now: Now) -> bool {
         let route = self.route(&message.publication().topic);
         let members = route.groups.iter().find(|(id, _)| *id == group).map(|(_, members)| members);
         let Some(members) = members else { return false };
@@ -48,7 +47,7 @@ impl Broker {
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
             revision: UNDECIDED,
-            ..Waiting::new(Arc::clone(message), qos)
+            ..Waiting::new(SharedMessage::clone(message), qos)
         };
         let (sessions, mut release) = self.release(now);
         let Some(session) = sessions.get_mut(member.session) else { return false };

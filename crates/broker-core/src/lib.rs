@@ -67,7 +67,7 @@ pub use broker::Broker;
 pub use effect::{CloseCause, CloseReason, ConnId, Delivery, Effect, Now, Revocation};
 pub use ledger::StoreTrouble;
 pub use limits::{Config, DeniedPublish};
-pub use message::{Message, Origin};
+pub use message::{Message, Origin, SharedMessage};
 pub use metrics::{Denials, Dropped, Metrics};
 pub use passing::{Onward, Outboxes, Passing};
 pub use record::{

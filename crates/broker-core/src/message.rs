@@ -33,7 +33,11 @@ pub struct Message {
     bytes: u32,
 }
 
-// With the counts of who has it 120 bytes: glibc keeps what is freed of that size apart, and joins larger ones to their
+/// A message that several have. Nobody watches one without having it, so that there is one count; whoever alone has it
+/// may change it without an atomic operation.
+pub type SharedMessage = triomphe::Arc<Message>;
+
+// With the count of who has it 112 bytes: glibc keeps what is freed of that size apart, and joins larger ones to their
 // neighbours.
 const _: () = assert!(size_of::<Message>() <= 104);
 

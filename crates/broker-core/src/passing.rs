@@ -14,13 +14,12 @@ use crate::connection::Connection;
 use crate::decided::{Decided, Refuses};
 use crate::effect::{ConnId, Now};
 use crate::ledger::Ledger;
-use crate::message::Message;
+use crate::message::SharedMessage;
 use crate::output::Output;
 use crate::queue::Waiting;
 use crate::session::Session;
 use crate::slab::{Key, Slab};
 use mqtt_proto::{PacketId, Plain, PlainAck, PlainPublish, PlainRun, QoS};
-use std::sync::Arc;
 
 /// What a packet leads to that may go the short way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +169,7 @@ impl Onward {
     }
 
     /// Keeps a message that was sent for its receiver to acknowledge.
-    fn keep(&self, id: PacketId, message: Arc<Message>, sessions: &mut Slab<Session>) {
+    fn keep(&self, id: PacketId, message: SharedMessage, sessions: &mut Slab<Session>) {
         let waiting = Waiting { packet_id: Some(id), ..Waiting::new(message, self.qos) };
         if let Some(session) = sessions.get_mut(self.receiver) {
             session.inflight.fill(id, waiting);

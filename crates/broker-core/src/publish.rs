@@ -1,5 +1,6 @@
 //! PUBLISH and PUBREL from clients, and sending a message to everyone it is for.
 
+use crate::SharedMessage;
 use crate::authority::facts;
 use crate::broker::Broker;
 use crate::decided::{Decided, Refuses, Source};
@@ -155,7 +156,7 @@ impl Broker {
                 let level = self.out.ledger.level_for(asked);
                 let (origin, revision) = (Arc::clone(&decided.source.origin), self.authority.revision());
                 let message = Message::new(publication, origin, revision, now.mono);
-                self.hold(key, id, HeldMessage::Accepted(Arc::new(message)), level, now);
+                self.hold(key, id, HeldMessage::Accepted(SharedMessage::new(message)), level, now);
                 self.keep_at_hand(key, decided);
                 (ReasonCode::Success, None)
             }
@@ -226,7 +227,7 @@ impl Broker {
                     let revision = self.authority.revision();
                     let Decided { source, route, .. } = &*decided;
                     // Nobody else has it yet: nothing is copied.
-                    let released = Arc::make_mut(&mut message);
+                    let released = SharedMessage::make_mut(&mut message);
                     released.allow(&source.origin, revision);
                     self.prepare(released, source.durability);
                     self.hand_out(message, source, route, now);
@@ -423,7 +424,7 @@ impl Broker {
         let revision = self.authority.revision();
         let mut message = Message::new(publication, Arc::clone(&source.origin), revision, received);
         self.prepare(&mut message, source.durability);
-        self.hand_out(Arc::new(message), source, route, now);
+        self.hand_out(SharedMessage::new(message), source, route, now);
     }
 
     /// Prepares a message that is accepted to be stored, should anyone have to wait for it.
@@ -438,7 +439,7 @@ impl Broker {
 
     fn hand_out(
         &mut self,
-        message: Arc<Message>,
+        message: SharedMessage,
         Source { publisher, origin, .. }: &Source,
         route: &Route,
         now: Now,
@@ -475,7 +476,7 @@ impl Broker {
             _ => (None, &*route.targets),
         };
         for target in others {
-            self.hand_to_target(target, *publisher, Arc::clone(&message), now);
+            self.hand_to_target(target, *publisher, SharedMessage::clone(&message), now);
         }
         for (group, members) in &route.groups {
             if self.share(*group, members, &message, now).is_none() {
@@ -487,7 +488,7 @@ impl Broker {
         }
     }
 
-    fn hand_to_target(&mut self, target: &Target, publisher: Option<Key>, message: Arc<Message>, now: Now) {
+    fn hand_to_target(&mut self, target: &Target, publisher: Option<Key>, message: SharedMessage, now: Now) {
         let Some(grant) = target.grant_for(publisher) else { return };
         let qos = message.qos().min(grant.qos);
         let waiting = Waiting {
@@ -500,7 +501,7 @@ impl Broker {
     }
 
     /// Sends receivers what a message is about to replace, where that is owed to them.
-    fn catch_up(&mut self, route: &Route, publisher: Option<Key>, message: &Arc<Message>, now: Now) {
+    fn catch_up(&mut self, route: &Route, publisher: Option<Key>, message: &SharedMessage, now: Now) {
         if self.retained.get(&message.publication().topic).is_none() {
             return;
         }
@@ -526,7 +527,7 @@ impl Broker {
         &mut self,
         group: GroupId,
         members: &[Member],
-        message: &Arc<Message>,
+        message: &SharedMessage,
         now: Now,
     ) -> Option<()> {
         let turn = self.subscriptions.groups.next_turn(group, members.len());
@@ -548,7 +549,7 @@ impl Broker {
     }
 
     /// Gives a message to the member of a share group that was chosen for it.
-    pub(crate) fn give_share(&mut self, group: GroupId, member: &Member, message: &Arc<Message>, now: Now) {
+    pub(crate) fn give_share(&mut self, group: GroupId, member: &Member, message: &SharedMessage, now: Now) {
         let qos = message.qos().min(member.grant.qos);
         let waiting = Waiting {
             lent: if self.lends(group, member, qos, message) { Lent::Due } else { Lent::No },
@@ -556,7 +557,7 @@ impl Broker {
             subscription_ids: member.grant.ids.clone(),
             group: Some(group),
             revision: self.authority.revision(),
-            ..Waiting::new(Arc::clone(message), qos)
+            ..Waiting::new(SharedMessage::clone(message), qos)
         };
         self.hand_to(member.session, waiting, now);
     }

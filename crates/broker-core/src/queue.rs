@@ -2,7 +2,7 @@
 
 use crate::effect::Now;
 use crate::limits::Config;
-use crate::message::{Message, UNDECIDED};
+use crate::message::{Message, SharedMessage, UNDECIDED};
 use crate::shared::GroupId;
 use crate::total::Total;
 use midge_policy::{Quantity, QueueOverflow, Rights};
@@ -25,7 +25,7 @@ pub(crate) enum Lent {
 /// A message for one receiver.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
-    pub(crate) message: Arc<Message>,
+    pub(crate) message: SharedMessage,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
@@ -46,7 +46,7 @@ impl Waiting {
     /// Returns one that says no more than it must, of which nothing is stored. The receiver's right was seen with the
     /// publisher's.
     #[inline]
-    pub(crate) fn new(message: Arc<Message>, qos: QoS) -> Self {
+    pub(crate) fn new(message: SharedMessage, qos: QoS) -> Self {
         Self {
             qos,
             retain: false,

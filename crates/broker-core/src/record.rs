@@ -11,7 +11,7 @@ pub use key::{RecordKey, RecordKind};
 pub use midge_policy::Durability;
 
 use crate::authority::Listener;
-use crate::message::Message;
+use crate::message::{Message, SharedMessage};
 use midge_identity::{RootId, SpiffeId, UnixMillis};
 use mqtt_proto::{PacketId, Publication, QoS, SharedFilter, TopicName, Version, Will};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ pub struct OwedRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredMessage {
     /// The message.
-    pub message: Arc<Message>,
+    pub message: SharedMessage,
     /// When it was received.
     pub received: UnixMillis,
 }

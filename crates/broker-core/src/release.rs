@@ -1,6 +1,7 @@
 //! Handing messages to one client: at once, from its queue, or again after a reconnect; retained ones come last
 //! (`replay.rs`). Every release asks for the rights of receiver and publisher as they are now.
 
+use crate::SharedMessage;
 use crate::authority::{Authority, Obstacle};
 use crate::connection::Sending;
 use crate::effect::{Delivery, Now};
@@ -42,7 +43,7 @@ impl Session {
                 self.replays.owe_again(&owed, &waiting.message.publication().topic);
             }
         } else {
-            let message = Arc::clone(&waiting.message);
+            let message = SharedMessage::clone(&waiting.message);
             if !self.keep(waiting, release) {
                 self.replays.owe_again(&owed, &message.publication().topic);
             }
@@ -249,7 +250,11 @@ impl Session {
         }
         // What was withdrawn meanwhile is not sent, nor what its client has acknowledged unseen.
         let waiting = match self.inflight.get(id) {
-            Some(Exchange::Published(waiting)) if Arc::ptr_eq(&waiting.message, &delivery.message) => waiting,
+            Some(Exchange::Published(waiting))
+                if SharedMessage::ptr_eq(&waiting.message, &delivery.message) =>
+            {
+                waiting
+            }
             _ => return false,
         };
         // [MQTT-4.3.3-7]: what was sent before does not expire.
@@ -275,7 +280,9 @@ impl Session {
         let id = delivery.packet_id?;
         let is_known = delivery.dup && delivery.qos == QoS::ExactlyOnce;
         match self.inflight.get(id) {
-            Some(Exchange::Published(waiting)) if Arc::ptr_eq(&waiting.message, &delivery.message) => {
+            Some(Exchange::Published(waiting))
+                if SharedMessage::ptr_eq(&waiting.message, &delivery.message) =>
+            {
                 if !is_known {
                     return Some(id);
                 }

@@ -6,7 +6,7 @@
 //! and at QoS 0 and 1 only what was sent in the last moments before a crash.
 
 use crate::authority::Obstacle;
-use crate::message::Message;
+use crate::message::{Message, SharedMessage};
 use crate::queue::Waiting;
 use crate::record::{OwedRecord, RecordKey, RecordKind};
 use crate::release::{Release, tell_purged, withhold};
@@ -222,7 +222,7 @@ impl Session {
         };
         let found = release.retained.next_match(&replay.filter, replay.cursor.as_ref(), release.looks);
         let message = match found {
-            Found::Match(message) => Arc::clone(message),
+            Found::Match(message) => SharedMessage::clone(message),
             Found::NotYet(looked_at) => {
                 replay.cursor = looked_at.or(replay.cursor.take());
                 return ControlFlow::Break(false);
@@ -255,7 +255,7 @@ impl Session {
         &self,
         subscribed: &Subscribed,
         replay: &Replay,
-        message: Arc<Message>,
+        message: SharedMessage,
         revision: u64,
     ) -> Option<Waiting> {
         let is_own = subscribed.no_local && message.is_from_client(&self.identity, &self.client_id);
@@ -299,7 +299,7 @@ impl Session {
     fn catch_up_with(
         &mut self,
         replay: &Replay,
-        message: Arc<Message>,
+        message: SharedMessage,
         coming: QoS,
         release: &mut Release<'_>,
     ) -> bool {

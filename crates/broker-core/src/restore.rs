@@ -9,7 +9,7 @@ use crate::broker_time::Moment;
 use crate::effect::Now;
 use crate::held::HeldMessage;
 use crate::inflight::{Exchange, is_of_sending};
-use crate::message::{Message, UNDECIDED};
+use crate::message::{Message, SharedMessage, UNDECIDED};
 use crate::queue::Waiting;
 use crate::record::{
     HeldRecord, OutgoingRecord, OutgoingState, QueuedRecord, Record, RecordKey, RecordKind, SessionRecord,
@@ -58,12 +58,12 @@ struct Restoration<'a> {
     sessions: HashMap<u64, Key>,
     /// Sessions, by number, that may have been sent anything that there was.
     sent_any: HashSet<u64>,
-    messages: BTreeMap<u64, Arc<Message>>,
+    messages: BTreeMap<u64, SharedMessage>,
     exchanges: BTreeMap<Key, Vec<(u64, PacketId, Exchange)>>,
     /// The highest number of what was sent for certain to each session that was sent anything.
     sent: BTreeMap<Key, u64>,
     /// What share groups are to get again.
-    lent: Vec<(RecordKey, GroupId, Arc<Message>)>,
+    lent: Vec<(RecordKey, GroupId, SharedMessage)>,
     /// Identities that were revoked, with the number below which what is of them is dead. In the order of the numbers,
     /// so that the last one of an identity counts.
     revoked: HashMap<Arc<SpiffeId>, u64>,
@@ -125,7 +125,7 @@ impl Restoration<'_> {
     }
 
     fn lent(&mut self, key: RecordKey, record: &QueuedRecord) -> Option<()> {
-        let message = Arc::clone(self.messages.get(&record.message)?);
+        let message = SharedMessage::clone(self.messages.get(&record.message)?);
         let group = self.broker.subscriptions.groups.find(record.group.as_ref()?)?;
         self.broker.out.ledger.relink(&message);
         self.lent.push((key, group, message));
@@ -272,7 +272,7 @@ impl Restoration<'_> {
     }
 
     fn message(&mut self, number: u64, stored: StoredMessage) -> Option<()> {
-        let mut message = Arc::unwrap_or_clone(stored.message);
+        let mut message = SharedMessage::unwrap_or_clone(stored.message);
         message.received = Moment::before(self.now.mono, self.time.since(stored.received));
         // What its publisher left is asked about even where that has no session.
         if let Origin::Client { identity, .. } = message.origin() {
@@ -282,14 +282,14 @@ impl Restoration<'_> {
             }
             self.broker.known.insert(Arc::clone(identity));
         }
-        self.messages.insert(number, Arc::new(message));
+        self.messages.insert(number, SharedMessage::new(message));
         Some(())
     }
 
     fn waiting(&self, record: &QueuedRecord, number: u64, resent: bool) -> Option<Waiting> {
         let groups = &self.broker.subscriptions.groups;
         let group = record.group.as_ref().map(|group| groups.find(group).unwrap_or(GroupId::GONE));
-        let message = Arc::clone(self.messages.get(&record.message)?);
+        let message = SharedMessage::clone(self.messages.get(&record.message)?);
         Some(Waiting {
             retain: record.retain,
             subscription_ids: record.subscription_ids.clone(),
@@ -363,7 +363,7 @@ impl Restoration<'_> {
                 };
                 let mut message = Message::new(publication, Arc::new(origin), UNDECIDED, self.now.mono);
                 message.received = Moment::before(self.now.mono, self.time.since(received));
-                HeldMessage::Accepted(Arc::new(message))
+                HeldMessage::Accepted(SharedMessage::new(message))
             }
         };
         session.held.insert(id, message);
@@ -371,7 +371,7 @@ impl Restoration<'_> {
     }
 
     fn retained(&mut self, number: u64) -> Option<()> {
-        let message = Arc::clone(self.messages.get(&number)?);
+        let message = SharedMessage::clone(self.messages.get(&number)?);
         if self.broker.retained.get(&message.publication().topic).is_some() {
             return None;
         }

@@ -2,7 +2,7 @@
 
 use crate::effect::Now;
 use crate::limits::Config;
-use crate::message::{Message, Origin};
+use crate::message::{Message, Origin, SharedMessage};
 use crate::output::Output;
 use midge_identity::SpiffeId;
 use midge_policy::{Quantity, Rights};
@@ -28,7 +28,7 @@ pub(crate) enum Full {
 /// Retained messages of all topics.
 #[derive(Debug, Default)]
 pub(crate) struct Retained {
-    messages: BTreeMap<TopicName, Arc<Message>>,
+    messages: BTreeMap<TopicName, SharedMessage>,
     expiring: BTreeSet<(Duration, TopicName)>,
     all: Share,
     by_identity: HashMap<Arc<SpiffeId>, Share>,
@@ -80,7 +80,7 @@ impl Retained {
         (rights, config): (Option<&Rights>, &Config),
     ) -> Result<(), Full> {
         let old = self.messages.get(topic);
-        let after = |mut share: Share, replaced: Option<&Arc<Message>>| {
+        let after = |mut share: Share, replaced: Option<&SharedMessage>| {
             if let Some(old) = replaced {
                 share.shrink(old.bytes());
             }
@@ -117,7 +117,7 @@ impl Retained {
     /// then nothing is retained, since what was is not what was published last ([MQTT-3.3.1-5]; 3.1.1 [MQTT-3.3.1-7]).
     pub(crate) fn set(
         &mut self,
-        message: &Arc<Message>,
+        message: &SharedMessage,
         limits: (Option<&Rights>, &Config),
         out: &mut Output,
         now: Now,
@@ -137,7 +137,7 @@ impl Retained {
     }
 
     /// Takes a message of an earlier run.
-    pub(crate) fn restore(&mut self, message: &Arc<Message>) {
+    pub(crate) fn restore(&mut self, message: &SharedMessage) {
         let topic = &message.publication().topic;
         self.all.grow(message.bytes());
         if let Some(identity) = owner(message.origin()) {
@@ -146,14 +146,14 @@ impl Retained {
         if let Some(at) = message.expires() {
             self.expiring.insert((at, topic.clone()));
         }
-        self.messages.insert(topic.clone(), Arc::clone(message));
+        self.messages.insert(topic.clone(), SharedMessage::clone(message));
     }
 
-    pub(crate) fn get(&self, topic: &TopicName) -> Option<&Arc<Message>> {
+    pub(crate) fn get(&self, topic: &TopicName) -> Option<&SharedMessage> {
         self.messages.get(topic)
     }
 
-    pub(crate) fn remove(&mut self, topic: &TopicName, out: &mut Output) -> Option<Arc<Message>> {
+    pub(crate) fn remove(&mut self, topic: &TopicName, out: &mut Output) -> Option<SharedMessage> {
         let message = self.messages.remove(topic)?;
         out.ledger.unretain(&message);
         self.all.shrink(message.bytes());
@@ -177,7 +177,7 @@ impl Retained {
         filter: &TopicFilter,
         cursor: Option<&TopicName>,
         looks: &mut usize,
-    ) -> Found<&Arc<Message>> {
+    ) -> Found<&SharedMessage> {
         seek::first_match(&self.messages, filter, cursor, looks)
     }
 
@@ -189,7 +189,7 @@ impl Retained {
         count: usize,
         mut condition: impl FnMut(&Message) -> bool,
         out: &mut Output,
-    ) -> Vec<Arc<Message>> {
+    ) -> Vec<SharedMessage> {
         let from = cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let looked: Vec<_> =
             self.messages.range::<TopicName, _>((from, Bound::Unbounded)).take(count).collect();

@@ -1,7 +1,7 @@
 //! Messages that nobody has any more, whose memory the next ones take: to allocate and free a message and its payload
 //! would take as long as all else that is done for it.
 
-use crate::message::{Message, Origin};
+use crate::message::{Message, Origin, SharedMessage};
 use bytes::Bytes;
 use mqtt_proto::{PlainPublish, Publication};
 use std::sync::Arc;
@@ -14,13 +14,13 @@ const BYTES_MAX: usize = 1024;
 
 /// Such messages.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Vec<Arc<Message>>);
+pub(crate) struct Spare(Vec<SharedMessage>);
 
 impl Spare {
     /// Takes a message that one has let go of.
-    pub(crate) fn put(&mut self, mut message: Arc<Message>) {
+    pub(crate) fn put(&mut self, mut message: SharedMessage) {
         let is_small = message.plain().is_some() && message.bytes() <= BYTES_MAX;
-        if is_small && self.0.len() < MESSAGES_MAX && Arc::get_mut(&mut message).is_some() {
+        if is_small && self.0.len() < MESSAGES_MAX && SharedMessage::get_mut(&mut message).is_some() {
             self.0.push(message);
         }
     }
@@ -32,9 +32,9 @@ impl Spare {
         origin: &Arc<Origin>,
         (revision, received): (u64, Duration),
         prepare: impl FnOnce(&mut Message),
-    ) -> Arc<Message> {
+    ) -> SharedMessage {
         if let Some(mut spare) = self.0.pop()
-            && let Some(message) = Arc::get_mut(&mut spare)
+            && let Some(message) = SharedMessage::get_mut(&mut spare)
         {
             let payload = refilled(message.take_payload(), publish.payload);
             message.renew((publish.topic, publish.qos, payload), origin, revision, received);
@@ -45,7 +45,7 @@ impl Spare {
         let publication = Publication { topic, payload, qos: publish.qos, retain: false, properties: None };
         let mut message = Message::new(publication, Arc::clone(origin), revision, received);
         prepare(&mut message);
-        Arc::new(message)
+        SharedMessage::new(message)
     }
 }
 

@@ -1,6 +1,7 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP on the short way.
 
 use super::{Outboxes, Passing};
+use crate::SharedMessage;
 use crate::authority::facts;
 use crate::broker::Broker;
 use crate::held::HeldMessage;
@@ -10,7 +11,6 @@ use crate::output::Output;
 use crate::session::Session;
 use crate::slab::Key;
 use mqtt_proto::{AckKind, PlainAck, QoS};
-use std::sync::Arc;
 
 impl Session {
     /// Tells whether PUBACK, PUBREC or PUBCOMP of its client may go the short way: it is due, and nothing waits that would
@@ -103,7 +103,7 @@ impl Broker {
         connection.count_passed(&message.publication().topic);
         let source = &connection.cache.decided(&message.publication().topic)?.source;
         // Nobody else has it yet: nothing is copied.
-        let released = Arc::make_mut(&mut message);
+        let released = SharedMessage::make_mut(&mut message);
         released.allow(&source.origin, revision);
         out.ledger.prepare(released, source.durability);
         out.answers.extend(answer);

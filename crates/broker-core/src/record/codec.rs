@@ -5,6 +5,7 @@ use super::{
     Durability, HeldRecord, OutgoingRecord, OutgoingState, OwedRecord, QueuedRecord, Record, RecordKey,
     RecordKind, SessionRecord, StoredMessage, SubscriptionRecord, WillRecord,
 };
+use crate::SharedMessage;
 use crate::authority::Listener;
 use crate::message::{Message, Origin, plain};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -382,7 +383,7 @@ impl Reader {
         };
         let origin = self.origin()?;
         let message = Message::restored(self.publication()?, origin, number, level);
-        Ok(StoredMessage { message: Arc::new(message), received })
+        Ok(StoredMessage { message: SharedMessage::new(message), received })
     }
 
     fn origin(&mut self) -> Read<Origin> {

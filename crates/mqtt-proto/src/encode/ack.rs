@@ -11,9 +11,7 @@ use crate::reason::ReasonCode;
 pub(super) fn plain(packet: &Packet, version: Version) -> Option<PlainAck> {
     match version {
         Version::V5 => PlainAck::of(packet),
-        Version::V311 => {
-            AckKind::of(packet).map(|(kind, ack)| PlainAck { kind, packet_id: ack.packet_id })
-        }
+        Version::V311 => AckKind::of(packet).map(|(kind, ack)| PlainAck { kind, packet_id: ack.packet_id }),
     }
 }
 

@@ -4,8 +4,8 @@ use crate::arbitrary::{connect, to_client, to_server, version};
 use crate::notation::At;
 use bytes::BytesMut;
 use mqtt_proto::{
-    DecodeError, Decoder, Limits, Packet, PacketId, Plain, PlainAck, PlainPublish, Publish, PublishRef, QoS, TopicName,
-    Version, encode, encode_publish, encode_publish_head, encoded_len,
+    DecodeError, Decoder, Limits, Packet, PacketId, Plain, PlainAck, PlainPublish, Publish, PublishRef, QoS,
+    TopicName, Version, encode, encode_publish, encode_publish_head, encoded_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -43,7 +43,8 @@ fn any_end() -> impl Strategy<Value = At> {
 /// A PUBLISH to one of few topics, which says nothing else more often than not.
 fn plain_or_not() -> impl Strategy<Value = Publish> {
     let len = prop_oneof![8 => 0..200_usize, 1 => 7_900..8_300_usize];
-    let qos = prop_oneof![8 => Just(QoS::AtMostOnce), 1 => Just(QoS::AtLeastOnce), 1 => Just(QoS::ExactlyOnce)];
+    let qos =
+        prop_oneof![8 => Just(QoS::AtMostOnce), 1 => Just(QoS::AtLeastOnce), 1 => Just(QoS::ExactlyOnce)];
     let flags = (prop::bool::weighted(0.1), qos);
     (prop_oneof![5 => Just("line/1"), 1 => Just("line/2"), 1 => Just("line/3")], len, flags).prop_map(
         |(topic, len, (retain, qos))| Publish {
