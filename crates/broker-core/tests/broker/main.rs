@@ -61,6 +61,7 @@ mod packets;
 mod passage;
 #[cfg(test)]
 mod passing;
+mod passing_acks;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The short way of a PUBLISH: who may go it, and that it ends where the long one does. Every [`World`] holds each
-//! PUBLISH that could have gone it against what the long way made of it.
+//! The short way of a PUBLISH of QoS 0 and 1: who may go it, and that it ends where the long one does. Every [`World`] holds
+//! each packet that could have gone it against what the long way made of it.
 
 use crate::svid::peer_until;
 use crate::world::*;

@@ -69,10 +69,16 @@ impl World {
         assert_eq!((taken, run.used()), (packets.len(), bytes.len()), "{packets:?}");
         for (conn, packet, bytes) in sent.0 {
             let text = match &packet {
-                Packet::Publish(publish) => spell_plain(publish),
-                packet => spell(packet),
+                Packet::Publish(publish) => {
+                    assert_eq!(encoded_len(&packet, self.wire.version(conn)), bytes, "{publish:?}");
+                    spell_plain(publish)
+                }
+                ack => {
+                    let text = spell(ack);
+                    self.check(&Effect::Send { conn, packet });
+                    text
+                }
             };
-            self.check(&Effect::Send { conn, packet });
             self.seen.entry(conn).or_default().push(text);
             if self.flushing && !self.is_deaf(conn) {
                 self.broker.handle_flushed(conn, bytes, self.now);
