@@ -14,9 +14,11 @@ use mqtt_proto::{ConnAck, Connect, Packet, ReasonCode, Version};
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::error::Elapsed;
 
 /// First size of the read buffer: an idle connection costs no more.
 const READ_BYTES: usize = 512;
@@ -308,7 +310,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let mut has_rest = false;
         loop {
             let taken = if has_rest || !self.input.is_empty() {
-                hub.packets(conn, &mut self.input, pace.packets, &mut woken)
+                let at = pace.go_on();
+                hub.packets(conn, &mut self.input, pace.packets, (at, &mut woken))
             } else {
                 Ok(Taken::All)
             };
@@ -332,7 +335,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     pace.worked = Duration::ZERO;
                 }
                 tokio::task::yield_now().await;
-                pace.began = Instant::now();
+                pace.began = None;
             }
             if let Ok(Taken::Some) = taken {
                 continue;
@@ -370,8 +373,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
 /// How much a connection that has much to say does at a time.
 struct Pace {
-    /// When this turn began.
-    began: Instant,
+    /// When this turn began, if one has.
+    began: Option<Instant>,
+    /// When the clock was read last: once for each entry of the core, and once before the first.
+    now: Instant,
     /// What earlier turns of this stretch took.
     worked: Duration,
     /// Packets for one entry of the core: fewer where each costs much.
@@ -382,7 +387,7 @@ struct Pace {
 
 impl Pace {
     fn start() -> Self {
-        Self { began: Instant::now(), worked: Duration::ZERO, packets: PACKETS_MAX, receivers: 0 }
+        Self { began: None, now: Instant::now(), worked: Duration::ZERO, packets: PACKETS_MAX, receivers: 0 }
     }
 
     /// How long all whom it gives something need to write.
@@ -395,14 +400,25 @@ impl Pace {
         woken.wake();
     }
 
-    /// Begins a new stretch.
+    /// Ends a stretch.
     fn rest(&mut self) {
-        (self.began, self.worked) = (Instant::now(), Duration::ZERO);
+        (self.began, self.worked) = (None, Duration::ZERO);
+    }
+
+    /// Begins a turn, unless one is under way, and returns the time.
+    fn go_on(&mut self) -> Instant {
+        if self.began.is_none() {
+            self.now = Instant::now();
+            self.began = Some(self.now);
+        }
+        self.now
     }
 
     /// Tells whether it is others' turn, after some packets, where one may take so long.
     fn is_turn_over(&mut self, turn: Duration) -> bool {
-        let took = self.began.elapsed();
+        let Some(began) = self.began else { return false };
+        self.now = Instant::now();
+        let took = self.now.saturating_duration_since(began);
         let is_over = took > turn;
         if is_over {
             self.worked += took;
@@ -450,6 +466,9 @@ async fn write_all<W: AsyncWrite + Unpin>(mut outlet: Outlet<'_, W>) -> io::Resu
 impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
     /// Writes packets, as many at a time as the stream takes.
     async fn frames(&mut self, frames: &Frames) -> io::Result<()> {
+        if frames.pieces.is_empty() {
+            return self.pieces(&mut [IoSlice::new(&frames.last)]).await;
+        }
         let pieces = frames.pieces.iter().map(|piece| &**piece).chain([&*frames.last]);
         let mut pieces: Vec<_> = pieces.filter(|piece| !piece.is_empty()).map(IoSlice::new).collect();
         self.pieces(&mut pieces).await
@@ -461,7 +480,7 @@ impl<W: AsyncWrite + Unpin> Outlet<'_, W> {
     /// # Errors
     /// `TimedOut` when the peer takes nothing for too long.
     async fn pieces(&mut self, pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
-        if pieces.is_empty() {
+        if pieces.iter().all(|piece| piece.is_empty()) {
             return Ok(());
         }
         if self.may_be_withdrawn && self.line.is_discarded() {
@@ -496,14 +515,23 @@ async fn write_on<W: AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     while !pieces.is_empty() {
         let next = pieces.get(..PIECES_MAX.min(pieces.len())).unwrap_or_default();
-        let count = tokio::time::timeout(unread_timeout, write.write_vectored(next)).await??;
+        let count = within(unread_timeout, write.write_vectored(next)).await??;
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         traffic.written(count);
         IoSlice::advance_slices(&mut pieces, count);
     }
-    tokio::time::timeout(unread_timeout, write.flush()).await?
+    within(unread_timeout, write.flush()).await?
+}
+
+/// Waits so long at most. What is done at once, as nearly all is, costs no look at the clock.
+async fn within<F: Future>(patience: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match futures_util::poll!(&mut future) {
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => tokio::time::timeout(patience, future).await,
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use broker_core::{
     SessionSnapshot, SessionState, Witness,
 };
 use midge_audit::AuditLog;
-use midge_identity::{SpiffeId, VerifiedPeer};
+use midge_identity::{SpiffeId, UnixMillis, VerifiedPeer};
 use midge_policy::Policy;
 use midge_runtime::Clock;
 use mqtt_proto::{Connect, DecodeError, Publication, ReasonCode};
@@ -41,6 +41,8 @@ struct Inner {
     broker: Broker,
     outboxes: Outboxes,
     next_conn: u64,
+    /// The wall clock as it was read last, and when.
+    read: (Duration, UnixMillis),
     /// When the timer task will wake by itself.
     armed: Option<Duration>,
     storing: Storing,
@@ -51,6 +53,16 @@ struct Inner {
 impl Inner {
     fn remote_of(&self, conn: ConnId) -> Option<Arc<str>> {
         self.outboxes.of(conn).map(|outbox| Arc::clone(outbox.remote()))
+    }
+
+    /// Returns both times. The wall clock is read once in each of its steps: it is dearer than most that is done here.
+    fn now(&mut self, mono: Duration, clock: &Clock) -> Now {
+        let (at, wall) = self.read;
+        if mono < at || mono - at >= clock.step() {
+            self.read = (mono, clock.now());
+            return Now { mono, wall: self.read.1 };
+        }
+        Now { mono, wall }
     }
 
     /// Has the next packets taken the short way that may go it, so many at most. Returns how many did.
@@ -131,6 +143,7 @@ impl Hub {
             broker,
             outboxes: Outboxes::default(),
             next_conn: 1,
+            read: (Duration::ZERO, clock.now()),
             armed: None,
             storing,
             to_persist: false,
@@ -230,7 +243,7 @@ impl Hub {
     /// Hands so many packets over, up to one that comes too fast, has to wait for the disk, or takes so long that others
     /// have their turn before it is done with. They are decoded one by one: what was allocated for the last is there for
     /// the next.
-    /// Whoever has something to send for it is added to `woken`, to be woken after the last packet of a read.
+    /// Whoever has something to send for it is added to `woken`, to be woken after the last packet of a read; `at` is now.
     ///
     /// # Errors
     /// When a packet is malformed. Those before it have been taken.
@@ -239,9 +252,9 @@ impl Hub {
         conn: ConnId,
         input: &mut Input,
         at_most: usize,
-        woken: &mut Woken,
+        (at, woken): (Instant, &mut Woken),
     ) -> Result<Taken, DecodeError> {
-        self.enter_waking(woken, |inner, now| {
+        self.enter_waking(at, woken, |inner, now| {
             let mut until = inner.broker.handle_rest(conn, now);
             let mut left = at_most * PLAIN_FOR_ONE;
             while until.is_none() {
@@ -331,12 +344,17 @@ impl Hub {
     }
 
     fn enter_inner<R>(&self, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
-        self.enter_waking(&mut Woken::default(), act)
+        self.enter_waking(Instant::now(), &mut Woken::default(), act)
     }
 
-    fn enter_waking<R>(&self, woken: &mut Woken, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
-        let now = self.now();
+    fn enter_waking<R>(
+        &self,
+        at: Instant,
+        woken: &mut Woken,
+        act: impl FnOnce(&mut Inner, Now) -> R,
+    ) -> R {
         let mut inner = self.0.inner.lock();
+        let now = inner.now(at.saturating_duration_since(self.0.started), &self.0.clock);
         let result = act(&mut inner, now);
         self.carry_out(&mut inner);
         let calls = inner.leave(woken);
@@ -355,10 +373,6 @@ impl Hub {
         if calls.timer {
             self.0.rearm.notify_one();
         }
-    }
-
-    fn now(&self) -> Now {
-        Now { mono: self.0.started.elapsed(), wall: self.0.clock.now() }
     }
 
     fn carry_out(&self, inner: &mut Inner) {

@@ -308,6 +308,10 @@ impl Outbox {
         }
         let (frames, later) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.later));
         let bytes = std::mem::take(&mut self.bytes);
+        if self.broken.is_some() {
+            // It is told behind what came before.
+            self.signal.wake();
+        }
         self.first = Some(0);
         self.usual = frames.len().max(self.usual / 2);
         let may_be_withdrawn = !self.signal.is_discarded();

@@ -63,6 +63,14 @@ impl Clock {
         self.wall().max(self.lowest())
     }
 
+    /// For how long a reading stands: less than a step of it, and not at all where the clock is moved by hand.
+    pub fn step(&self) -> Duration {
+        match &self.shared.source {
+            Source::System { .. } => Duration::from_millis(1),
+            Source::Manual { .. } => Duration::ZERO,
+        }
+    }
+
     /// Time since the clock was made, unaffected by changes of the wall clock.
     pub fn elapsed(&self) -> Duration {
         match &self.shared.source {

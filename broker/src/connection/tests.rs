@@ -2,7 +2,7 @@
 
 use super::{Entrance, LINGER, Limits, Outlet, Refused, Visit, arrive, serve, write_all};
 use crate::arrivals::{Arrivals, Source};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Woken};
 use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
 use async_trait::async_trait;
 use broker_core::{CloseReason, Listener};
@@ -304,7 +304,10 @@ async fn writes_to_a_slow_reader(pause: Duration, discards: bool) -> (io::Result
         payload: vec![0; 32 * 1024].into(),
     }));
     for _ in 0..32 {
-        line.with_outbox(|outbox| outbox.send(&publish, 0));
+        line.with_outbox(|outbox| {
+            outbox.send(&publish, 0);
+            Woken::default().add(&mut vec![Arc::clone(outbox.signal())]);
+        });
     }
     let outlet = Outlet {
         hub: &stage.hub,

@@ -31,10 +31,11 @@ impl Line {
     /// Waits for something to send or for the end.
     pub(crate) async fn next(&self) -> Result<Batch, EncodeError> {
         loop {
+            // Who adds to an empty outbox wakes this: before that nobody needs to look.
+            self.signal.filled().await;
             if let Some(batch) = self.with_outbox(Outbox::take).transpose()?.flatten() {
                 return Ok(batch);
             }
-            self.signal.filled().await;
         }
     }
 

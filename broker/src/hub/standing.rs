@@ -144,8 +144,9 @@ impl Hub {
 
     /// Does a portion. Returns whether somebody waits for what is left, if something is.
     pub(super) fn portion(&self) -> Option<bool> {
-        let now = self.now();
+        let at = self.0.started.elapsed();
         let mut inner = self.0.inner.lock();
+        let now = inner.now(at, &self.0.clock);
         let has_more = inner.broker.handle_backlog(PORTION, now);
         let left = has_more.then(|| inner.broker.is_backlog_urgent());
         self.carry_out(&mut inner);

@@ -12,7 +12,7 @@ use midge_runtime::Clock;
 use mqtt_proto::*;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PAYLOAD_BYTES: usize = 1_000_000;
 
@@ -59,7 +59,7 @@ impl Stage {
     /// Hands one packet over; how long it has to wait, if it was not taken.
     fn give(&self, conn: ConnId, packet: Packet) -> Option<Duration> {
         let mut input = Input::of(Some(packet));
-        let taken = self.hub.packets(conn, &mut input, 1, &mut Woken::default()).unwrap();
+        let taken = self.hub.packets(conn, &mut input, 1, (Instant::now(), &mut Woken::default())).unwrap();
         let wait = if let Taken::Wait(wait) = taken { Some(wait) } else { None };
         assert_eq!(input.is_empty(), wait.is_none());
         wait

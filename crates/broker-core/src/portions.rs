@@ -77,7 +77,8 @@ impl Broker {
     /// Goes on with a packet of which [`Self::handle_packet`] has left a rest. Returns the time of now where there still
     /// is one; the shell comes back as soon as others have had their turn, and keeps what follows until then.
     pub fn handle_rest(&mut self, conn: ConnId, now: Now) -> Option<Duration> {
-        let key = *self.conns.get(&conn)?;
+        let key = self.key_of(conn)?;
+        self.latest = Some((conn, key));
         self.connection_mut(key)?.rest.as_ref()?;
         self.out.ledger.begin();
         if self.end_condemned(key, now) {
