@@ -347,12 +347,7 @@ impl Hub {
         self.enter_waking(Instant::now(), &mut Woken::default(), act)
     }
 
-    fn enter_waking<R>(
-        &self,
-        at: Instant,
-        woken: &mut Woken,
-        act: impl FnOnce(&mut Inner, Now) -> R,
-    ) -> R {
+    fn enter_waking<R>(&self, at: Instant, woken: &mut Woken, act: impl FnOnce(&mut Inner, Now) -> R) -> R {
         let mut inner = self.0.inner.lock();
         let now = inner.now(at.saturating_duration_since(self.0.started), &self.0.clock);
         let result = act(&mut inner, now);

@@ -79,7 +79,8 @@ pub struct LimitsConfig {
     pub receive_max: NonZeroU16,
     /// Messages to one client without complete acknowledgement.
     pub inflight_max: NonZeroU16,
-    /// Bytes of messages to one client without complete acknowledgement above which further ones wait.
+    /// Bytes of messages to one client without complete acknowledgement above which further ones wait; nothing is kept,
+    /// and counts, of what was sent to a session that ends with its connection.
     pub inflight_bytes_max: u32,
     /// Bytes of QoS 2 messages of one client that wait for PUBREL.
     pub held_bytes_max: u32,

@@ -51,7 +51,7 @@ impl Line {
 
     /// It is there as long as its line is.
     pub(crate) fn with_outbox<R>(&self, act: impl FnOnce(&mut Outbox) -> R) -> Option<R> {
-        self.hub.0.inner.lock().outboxes.of_mut(self.conn).map(|outbox| act(outbox))
+        self.hub.0.inner.lock().outboxes.of_mut(self.conn).map(act)
     }
 }
 

@@ -23,9 +23,9 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let failed = ack.reason as u8 >= 0x80;
         let reason = match session.inflight.get(ack.packet_id) {
-            Some(Exchange::Published(Waiting { qos, .. }) | Exchange::Withdrawn(qos))
-                if *qos != QoS::ExactlyOnce =>
-            {
+            Some(
+                Exchange::Published(Waiting { qos, .. }) | Exchange::Sent(qos) | Exchange::Withdrawn(qos),
+            ) if *qos != QoS::ExactlyOnce => {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
             }
             // [MQTT-4.3.3-4]: no PUBREL follows an error.
@@ -39,7 +39,7 @@ impl Broker {
                     Exchange::Withdrawn(_) if session.is_stored() => {
                         self.out.ledger.release_withdrawn(session.number, ack.packet_id);
                     }
-                    Exchange::Withdrawn(_) | Exchange::Released => {}
+                    Exchange::Sent(_) | Exchange::Withdrawn(_) | Exchange::Released => {}
                 }
                 session.inflight.advance(ack.packet_id, Exchange::Released);
                 ReasonCode::Success
@@ -86,7 +86,7 @@ impl Session {
                 out.ledger.end_exchange(self.number, id, Some(waiting));
             }
             // Nothing is stored of one that was withdrawn at QoS 1.
-            Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
+            Exchange::Sent(_) | Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
             Exchange::Released | Exchange::Withdrawn(QoS::ExactlyOnce) => {
                 out.ledger.end_exchange(self.number, id, None);
             }

@@ -34,6 +34,9 @@ pub(crate) fn is_of_sending(id: PacketId) -> bool {
 pub(crate) enum Exchange {
     /// PUBLISH was sent; PUBACK or PUBREC is due.
     Published(Waiting),
+    /// PUBLISH was sent to a session that ends with its connection; PUBACK or PUBREC is due. The message is kept by
+    /// nobody: it is never sent again.
+    Sent(QoS),
     /// PUBREL was sent; PUBCOMP is due.
     Released,
     /// The message was withdrawn before it was sent again. The identifier stays taken: the client may
@@ -46,7 +49,7 @@ impl Exchange {
     /// Whether it ends with such a packet of the client's.
     pub(crate) fn ends_with(&self, kind: AckKind) -> bool {
         match self {
-            Self::Published(Waiting { qos, .. }) | Self::Withdrawn(qos) => {
+            Self::Published(Waiting { qos, .. }) | Self::Sent(qos) | Self::Withdrawn(qos) => {
                 *qos == QoS::AtLeastOnce && kind == AckKind::PubAck
             }
             Self::Released => kind == AckKind::PubComp,
@@ -58,7 +61,7 @@ impl Exchange {
     pub(crate) fn into_message(self) -> Option<SharedMessage> {
         match self {
             Self::Published(waiting) => Some(waiting.message),
-            Self::Released | Self::Withdrawn(_) => None,
+            Self::Sent(_) | Self::Released | Self::Withdrawn(_) => None,
         }
     }
 }
@@ -281,6 +284,13 @@ impl Inflight {
         self.grow(waiting.message.bytes());
         if let Some(slot) = self.slot_mut(id) {
             slot.exchange = Some(Exchange::Published(waiting));
+        }
+    }
+
+    /// Notes that a message was sent under a reserved identifier of which nothing is kept.
+    pub(crate) fn note_sent(&mut self, id: PacketId, qos: QoS) {
+        if let Some(slot) = self.slot_mut(id) {
+            slot.exchange = Some(Exchange::Sent(qos));
         }
     }
 

@@ -99,13 +99,14 @@ pub struct Config {
     pub receive_max: NonZeroU16,
     /// Messages to one client without complete acknowledgement; the client's Receive Maximum may lower it.
     pub inflight_max: NonZeroU16,
-    /// Bytes of messages to one client without complete acknowledgement above which it gets no new ones; one that a
-    /// QoS 2 client has received, and did not complete, counts no more.
+    /// Bytes of messages to one client without complete acknowledgement above which it gets no new ones. What is not kept
+    /// does not count: a message of QoS 2 that the client has received, and one that was sent to a session which ends
+    /// with its connection.
     pub inflight_bytes_max: usize,
     /// Bytes of QoS 2 messages of one client that wait for PUBREL.
     pub held_bytes_max: usize,
-    /// Bytes of messages in incomplete exchanges of all sessions together, both ways; one that is sent to several
-    /// counts for each.
+    /// Bytes of messages in incomplete exchanges of all sessions together, both ways, as far as they are kept; one that
+    /// is sent to several counts for each.
     pub exchanges_bytes_max: usize,
     /// Packet size in bytes accepted from clients (Maximum Packet Size of the CONNACK); the codec enforces it.
     pub packet_size_max: u32,

@@ -39,6 +39,8 @@ pub struct Onward {
     pub qos: QoS,
     /// Length of the encoded PUBLISH in bytes, which count against the connection until [`Broker::handle_flushed`].
     pub bytes: usize,
+    /// Whether its message is kept until it is acknowledged.
+    is_kept: bool,
     receiver: Key,
 }
 
@@ -135,8 +137,10 @@ impl Broker {
     fn onward(&self, sender: Key, decided: &Decided, publish: &PlainPublish<'_>) -> Option<Onward> {
         let (receiver, granted) = decided.sole_receiver().filter(|(receiver, _)| *receiver != sender)?;
         let onward = PlainPublish { qos: publish.qos.min(granted), ..*publish };
-        let (conn, bytes) = self.sessions.get(receiver)?.takes_in_passing(&onward, self)?;
-        Some(Onward { conn, qos: onward.qos, bytes, receiver })
+        let session = self.sessions.get(receiver)?;
+        let (conn, bytes) = session.takes_in_passing(&onward, self)?;
+        let is_kept = onward.qos != QoS::AtMostOnce && !session.is_passing();
+        Some(Onward { conn, qos: onward.qos, bytes, is_kept, receiver })
     }
 
     /// Whether its rule has the broker store nothing that it has not stored before.
@@ -146,8 +150,8 @@ impl Broker {
 }
 
 impl Onward {
-    /// Has a PUBLISH sent to its receiver. Returns the packet identifier under which that one is to acknowledge it, if it
-    /// is to; where there is none any more, it is dropped.
+    /// Has a PUBLISH sent to its receiver. Returns the packet identifier under which its message is to be kept, if it is;
+    /// where there is none any more, it is dropped.
     fn send(
         &self,
         publish: &PlainPublish<'_>,
@@ -155,17 +159,22 @@ impl Onward {
         outboxes: &mut impl Outboxes,
     ) -> Option<PacketId> {
         let session = sessions.get_mut(self.receiver)?;
-        let is_kept = self.qos != QoS::AtMostOnce;
-        let packet_id = if is_kept { session.inflight.reserve(None) } else { None };
-        if is_kept && packet_id.is_none() {
-            out.metrics.dropped.queue_full += 1;
-            return None;
+        let mut packet_id = None;
+        if self.qos != QoS::AtMostOnce {
+            packet_id = session.inflight.reserve(None);
+            match packet_id {
+                Some(id) => session.inflight.note_sent(id, self.qos),
+                None => {
+                    out.metrics.dropped.queue_full += 1;
+                    return None;
+                }
+            }
         }
         let connection = session.connection_mut()?;
-        connection.quota = connection.quota.saturating_sub(u16::from(is_kept));
+        connection.quota = connection.quota.saturating_sub(u16::from(packet_id.is_some()));
         connection.count_out(self.bytes, publish.payload.len(), &mut out.metrics);
         outboxes.publish(self.conn, &PlainPublish { qos: self.qos, packet_id, ..*publish }, self.bytes);
-        packet_id
+        packet_id.filter(|_| self.is_kept)
     }
 
     /// Keeps a message that was sent for its receiver to acknowledge.

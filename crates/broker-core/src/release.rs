@@ -188,7 +188,11 @@ impl Session {
         } else {
             self.enqueue(&mut waiting, release);
         }
-        self.inflight.fill(id, waiting.clone());
+        if self.keeps_sent(&waiting, sending.after) {
+            self.inflight.fill(id, waiting.clone());
+        } else {
+            self.inflight.note_sent(id, waiting.qos);
+        }
         let Link::Live(connection) = &mut self.link else { return };
         connection.deliver(waiting, fit, sending, release.now, release.out);
     }
@@ -199,7 +203,7 @@ impl Session {
         let rights = Arc::clone(self.rights(release.authority));
         let Link::Live(connection) = &mut self.link else { return false };
         let waiting = match self.inflight.get(id) {
-            None | Some(Exchange::Withdrawn(QoS::AtMostOnce | QoS::ExactlyOnce)) => None,
+            None | Some(Exchange::Sent(_) | Exchange::Withdrawn(QoS::AtMostOnce | QoS::ExactlyOnce)) => None,
             Some(Exchange::Withdrawn(QoS::AtLeastOnce)) => {
                 self.inflight.remove(id);
                 None
@@ -292,7 +296,7 @@ impl Session {
             Some(Exchange::Withdrawn(_)) if !is_known => return Some(id),
             Some(Exchange::Withdrawn(_)) => {}
             // Its client has acknowledged it unseen.
-            Some(Exchange::Published(_) | Exchange::Released) | None => return None,
+            Some(Exchange::Published(_) | Exchange::Sent(_) | Exchange::Released) | None => return None,
         }
         if self.inflight.uncount(id)
             && let Link::Live(connection) = &mut self.link

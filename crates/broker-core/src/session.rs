@@ -161,6 +161,18 @@ impl Session {
         self.number != 0 && self.expiry != Some(Duration::ZERO)
     }
 
+    /// Tells whether it ends with its connection: what it was sent is never sent again.
+    #[inline]
+    pub(crate) fn is_passing(&self) -> bool {
+        self.expiry == Some(Duration::ZERO)
+    }
+
+    /// Tells whether a message has to be kept that is sent, at once or after this ticket: to be sent again, given to
+    /// another member of its share group, looked at before it leaves, or taken out of the store.
+    pub(crate) fn keeps_sent(&self, waiting: &Waiting, after: u64) -> bool {
+        !self.is_passing() || after != 0 || waiting.group.is_some() || waiting.number != 0
+    }
+
     /// Tells whether a message has to be stored before it is sent to it. One that waited in the store goes on
     /// there, even if the session has become one that ends with its connection.
     pub(crate) fn gates(&self, waiting: &Waiting) -> bool {

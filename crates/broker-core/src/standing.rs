@@ -139,7 +139,7 @@ impl Session {
     fn highest_sent(&self) -> u64 {
         let in_flight = self.inflight.iter().filter_map(|(_, exchange)| match exchange {
             Exchange::Published(waiting) => Some(waiting.number),
-            Exchange::Released | Exchange::Withdrawn(_) => None,
+            Exchange::Sent(_) | Exchange::Released | Exchange::Withdrawn(_) => None,
         });
         in_flight.max().unwrap_or(0).max(self.sent)
     }
@@ -214,7 +214,7 @@ impl Ledger {
                     self.dequeue(session.number, waiting);
                 }
                 Exchange::Published(waiting) => self.end_exchange(session.number, id, Some(waiting)),
-                Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
+                Exchange::Sent(_) | Exchange::Withdrawn(QoS::AtMostOnce | QoS::AtLeastOnce) => {}
                 Exchange::Released | Exchange::Withdrawn(QoS::ExactlyOnce) => {
                     self.end_exchange(session.number, id, None);
                 }

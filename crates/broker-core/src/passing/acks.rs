@@ -20,8 +20,11 @@ impl Session {
         if kind != AckKind::PubRec {
             return exchange.ends_with(kind) && self.is_clear() && self.replays.is_empty();
         }
-        let is_new = matches!(exchange, Exchange::Published(waiting)
-            if waiting.qos == QoS::ExactlyOnce && waiting.number == 0);
+        let is_new = match exchange {
+            Exchange::Published(waiting) => waiting.qos == QoS::ExactlyOnce && waiting.number == 0,
+            Exchange::Sent(qos) => *qos == QoS::ExactlyOnce,
+            Exchange::Released | Exchange::Withdrawn(_) => false,
+        };
         is_new && self.connection().is_some_and(|connection| connection.is_answered(ledger))
     }
 
@@ -107,8 +110,9 @@ impl Broker {
         released.allow(&source.origin, revision);
         out.ledger.prepare(released, source.durability);
         out.answers.extend(answer);
-        if let Some(id) = onward.send(&message.plain()?, (sessions, out), outboxes) {
-            onward.keep(id, message, sessions);
+        match onward.send(&message.plain()?, (sessions, out), outboxes) {
+            Some(id) => onward.keep(id, message, sessions),
+            None => out.spare.put(message),
         }
         Some(())
     }

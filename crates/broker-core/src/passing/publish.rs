@@ -78,7 +78,7 @@ impl Broker {
             session.held.insert(publish.packet_id?, HeldMessage::Accepted(message));
             return Some(());
         };
-        let message = (onward.qos != QoS::AtMostOnce).then(|| {
+        let message = onward.is_kept.then(|| {
             let prepare = |message: &mut Message| out.ledger.prepare(message, durability);
             out.spare.make(publish, &source.origin, since, prepare)
         });

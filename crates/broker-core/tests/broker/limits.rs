@@ -1,11 +1,11 @@
 //! What happens at each limit, and one step before it.
 
 use crate::world::*;
-use broker_core::ConnId;
+use broker_core::{Config, ConnId};
 use mqtt_proto::{Connect, Packet, Publish, PublishProperties, QoS};
 use std::num::NonZeroU16;
 
-fn kept_after(change: impl FnOnce(&mut broker_core::Config)) -> (Vec<String>, u64) {
+fn kept_after(change: impl FnOnce(&mut Config)) -> (Vec<String>, u64) {
     let mut world = World::limited(change);
     let (press, ops) = (world.client("press"), world.open("ops", durable("c")));
     world.subscribe(ops, "a", Q1);
@@ -27,9 +27,9 @@ fn a_full_queue_drops_the_newest() {
         (["0", "1"].map(str::to_owned).to_vec(), 2)
     );
     // 100 bytes of payload, 6 of the rest of the PUBLISH and 128 for keeping it.
-    let three = |config: &mut broker_core::Config| config.queue_bytes_max = 3 * 234;
+    let three = |config: &mut Config| config.queue_bytes_max = 3 * 234;
     assert_eq!(kept_after(three), (["0", "1", "2"].map(str::to_owned).to_vec(), 1));
-    let less = |config: &mut broker_core::Config| config.queue_bytes_max = 3 * 234 - 1;
+    let less = |config: &mut Config| config.queue_bytes_max = 3 * 234 - 1;
     assert_eq!(kept_after(less), (["0", "1"].map(str::to_owned).to_vec(), 2));
 }
 
@@ -297,6 +297,13 @@ fn the_inflight_limit_of_the_broker_lowers_the_clients() {
     assert_eq!(world.session("ops", "c").unwrap().queued, 3);
 }
 
+/// A world where sessions outlive their connections, and nothing is stored.
+fn unstored(limit: impl FnOnce(&mut Config)) -> World {
+    let mut config = Config::default();
+    limit(&mut config);
+    World::of(config, open_house())
+}
+
 /// As many messages as there are payloads' first letters, of 234 bytes each while they are kept.
 fn press(world: &mut World, conn: ConnId, topic: &str, letters: &str, qos: QoS) {
     for letter in letters.chars() {
@@ -323,8 +330,8 @@ fn came(world: &mut World, conn: ConnId) -> Vec<String> {
 
 #[test]
 fn bytes_in_flight_have_a_limit_above_which_messages_wait() {
-    let mut world = World::limited(|config| config.inflight_bytes_max = 500);
-    let (publisher, ops) = (world.client("press"), world.client("ops"));
+    let mut world = unstored(|config| config.inflight_bytes_max = 500);
+    let (publisher, ops) = (world.client("press"), world.open("ops", durable("ops")));
     world.subscribe(ops, "a", Q2);
     press(&mut world, publisher, "a", "abcde", Q1);
     assert_eq!(came(&mut world, ops), ["a1", "b2", "c3"]);
@@ -353,6 +360,44 @@ fn bytes_in_flight_have_a_limit_above_which_messages_wait() {
     assert_eq!((session.inflight, session.queued), (3, 0));
 }
 
+// Nobody is ever sent it again: what it takes is its identifier.
+#[test]
+fn what_was_sent_to_a_session_that_ends_with_its_connection_takes_no_room() {
+    for connect in [v5("ops"), v311("ops")] {
+        let mut world = World::limited(|config| config.inflight_bytes_max = 500);
+        let (publisher, ops) = (world.client("press"), world.open("ops", connect));
+        world.subscribe(ops, "a", Q2);
+        press(&mut world, publisher, "a", "abcde", Q1);
+        world.publish(publisher, "a", "f", Q2);
+        world.send(publisher, Packet::PubRel(ack(1)));
+        assert_eq!(came(&mut world, ops), ["a1", "b2", "c3", "d4", "e5", "f6"]);
+        assert_eq!(world.session("ops", "ops").unwrap().inflight, 6);
+        assert_eq!(world.broker.metrics().waiting_messages, 0);
+        world.send(ops, Packet::PubAck(ack(2)));
+        world.send(ops, Packet::PubRec(ack(6)));
+        world.send(ops, Packet::PubComp(ack(6)));
+        assert_eq!(came(&mut world, ops), ["PUBREL 6 00"]);
+        assert_eq!(world.session("ops", "ops").unwrap().inflight, 4);
+        world.send(ops, Packet::PubRec(ack(3)));
+        let last = world.take(ops).pop().unwrap();
+        assert!(last.starts_with("CLOSE Protocol"), "it was sent at QoS 1: {last}");
+    }
+}
+
+// Who takes its place gets what the group is owed, and who ends nothing the disk has not let go.
+#[test]
+fn of_a_share_group_it_is_kept_all_the_same() {
+    let mut world = World::limited(|config| config.inflight_bytes_max = 500);
+    let (publisher, first) = (world.client("press"), world.client("first"));
+    world.subscribe(first, "$share/g/a", Q1);
+    press(&mut world, publisher, "a", "abcde", Q1);
+    assert_eq!(came(&mut world, first), ["a1", "b2", "c3"]);
+    let second = world.open("second", durable("second"));
+    world.subscribe(second, "$share/g/a", Q1);
+    world.lose(first);
+    assert_eq!(came(&mut world, second), ["a1", "b2", "c3"]);
+}
+
 #[test]
 fn retained_messages_wait_for_room_in_flight_and_what_is_sent_again_does_not() {
     let mut world = World::limited(|config| config.inflight_bytes_max = 500);
@@ -377,9 +422,9 @@ fn retained_messages_wait_for_room_in_flight_and_what_is_sent_again_does_not() {
 
 #[test]
 fn incomplete_exchanges_of_all_have_a_limit_and_stop_nobody_who_acknowledges() {
-    let mut world = World::limited(|config| config.exchanges_bytes_max = 200_000);
+    let mut world = unstored(|config| config.exchanges_bytes_max = 200_000);
     let publisher = world.client("press");
-    let (idle, ops) = (world.open("idle", durable("c")), world.client("ops"));
+    let (idle, ops) = (world.open("idle", durable("c")), world.open("ops", durable("ops")));
     world.subscribe(idle, "a", Q1);
     world.subscribe(ops, "b", Q1);
     let payload = "x".repeat(60_000);

@@ -56,8 +56,9 @@ fn play(
             send(&mut world, press, Packet::PubRel(ack(id)));
         }
         let sent = world.take(ops);
-        let ids = sent.iter().filter_map(|text| Some((text.contains(" q2 "), text.rsplit_once('#')?.1)));
-        let ids: Vec<(bool, u16)> = ids.map(|(is_2, id)| (is_2, id.parse().unwrap())).collect();
+        let id = |text: &String| text.rsplit_once('#')?.1.parse().ok();
+        let ids = sent.iter().filter_map(|text| Some((text.contains(" q2 "), id(text)?)));
+        let ids: Vec<(bool, u16)> = ids.collect();
         // What is left of the last round is acknowledged behind what waits for it.
         for (is_2, id) in ids.iter().rev().skip(usize::from(round == 1)) {
             if *is_2 {
