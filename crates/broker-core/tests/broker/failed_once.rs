@@ -540,3 +540,39 @@ fn what_waits_of_a_subscription_is_not_what_another_may_be_sent() {
         wish("a", 1, Some(1)),
     ]);
 }
+
+// A full queue may have dropped it as a message, which would have had the RETAIN flag too.
+#[test]
+fn what_may_be_dropped_as_a_message_came_as_retained() {
+    let will = |retain, delay| Some((Said { retain, ..kept("a", 1) }, delay));
+    play(&[
+        Op::Connect(2, Opening { expiry: 1, will: will(true, 1), ..PLAIN }),
+        Op::Connect(1, Opening { will: will(false, 0), ..PLAIN }),
+        Op::Subscribe(1, Wish { retain_as_published: true, ..all_of("#") }),
+        Op::Publish(1, 1, Said { retain: false, ..kept("a", 1) }),
+        Op::Limit(Quota { queue_messages: Some(2), ..Quota::default() }),
+        Op::Restart(0),
+        Op::Connect(0, Opening { v5: false, expiry: 0, will: will(false, 0), ..PLAIN }),
+        Op::Lose(0),
+        Op::Wait(1),
+        Op::Connect(1, Opening { expiry: 1, ..PLAIN }),
+        Op::Subscribe(1, all_of("#")),
+    ]);
+}
+
+// An empty one of a group that has ended was sent, and an empty will was not: they look the same but for identifiers.
+#[test]
+fn what_comes_again_under_its_identifier_is_not_what_waits() {
+    let will = Some((Said { empty: true, ..kept("a/c", 1) }, 0));
+    let old = Opening { v5: false, expiry: 0, ..PLAIN };
+    let share = "$share/g/a/#";
+    play(&[
+        Op::Connect(0, Opening { will, ..old }),
+        Op::Subscribe(0, all_of(share)),
+        Op::Publish(0, 1, Said { empty: true, ..kept("a/c", 1) }),
+        Op::Unsubscribe(0, share),
+        Op::Subscribe(0, all_of("a/#")),
+        Op::Lose(0),
+        Op::Restart(0),
+    ]);
+}

@@ -17,9 +17,14 @@ impl Model {
         if session.flight.iter().any(|flight| Some(flight.pid) == seen.pid && !flight.here) {
             return self.sent_again(who, seen);
         }
-        let found = self.take_owed(who, seen).map(|owed| (owed, None));
         // What comes again under its own identifier is nothing else.
-        let found = found.or_else(|| self.was_shared(who, seen).then(|| self.take_shared(who, seen))?);
+        let found = self.was_shared(who, seen).then(|| self.take_shared(who, seen)).flatten();
+        // What may be gone as a message and is owed as retained came as that; the other may come still.
+        let may_be_gone = self.sessions[&who].owed.iter().find(|owed| self.is_this(owed, seen));
+        let may_be_gone = found.is_none() && may_be_gone.is_some_and(|owed| owed.may_be_gone);
+        let retained = may_be_gone.then(|| self.take_due_retained(who, seen)).flatten();
+        let found = found.or_else(|| Some((retained?, None)));
+        let found = found.or_else(|| Some((self.take_owed(who, seen)?, None)));
         // What must come, before what looks the same and another member of its group may have.
         let found = found.or_else(|| Some((self.take_due_retained(who, seen)?, None)));
         let found = found.or_else(|| self.take_shared(who, seen));
@@ -73,9 +78,13 @@ impl Model {
             == (seen.topic.as_str(), &seen.payload, &seen.qos, &seen.retain, &seen.ids, seen.expiry)
     }
 
+    fn is_this(&self, owed: &Owed, seen: &Seen) -> bool {
+        self.is_how(owed, seen) && owed.is_again(seen)
+    }
+
     fn take_owed(&mut self, who: Who, seen: &Seen) -> Option<Owed> {
         let owed = &self.sessions[&who].owed;
-        let at = owed.iter().position(|owed| self.is_how(owed, seen) && owed.is_again(seen))?;
+        let at = owed.iter().position(|owed| self.is_this(owed, seen))?;
         // One publisher's messages of one topic and QoS come in its order.
         let key = |owed: &Owed| (owed.message.from, owed.message.topic, owed.qos);
         let is_earlier = |earlier: &Owed| key(earlier) == key(&owed[at]);
