@@ -417,15 +417,19 @@ impl Pace {
     /// Tells whether it is others' turn, after some packets, where one may take so long.
     fn is_turn_over(&mut self, turn: Duration) -> bool {
         let Some(began) = self.began else { return false };
-        self.now = Instant::now();
+        let entered = std::mem::replace(&mut self.now, Instant::now());
         let took = self.now.saturating_duration_since(began);
         let is_over = took > turn;
         if is_over {
             self.worked += took;
         }
-        // A turn of one entry that was longer than it should be.
-        let is_dear = took > 2 * turn;
-        self.packets = if is_dear { self.packets / 2 } else { self.packets * 2 }.clamp(1, PACKETS_MAX);
+        // Others wait for the lock as long as one entry takes: it is to be no longer than a turn.
+        let entry = self.now.saturating_duration_since(entered);
+        if entry > turn {
+            self.packets = (self.packets / 2).max(1);
+        } else if entry < turn / 2 {
+            self.packets = (self.packets * 2).min(PACKETS_MAX);
+        }
         is_over
     }
 }
