@@ -335,7 +335,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     pace.worked = Duration::ZERO;
                 }
                 tokio::task::yield_now().await;
-                pace.began = None;
+                (pace.began, pace.now) = (None, None);
             }
             if let Ok(Taken::Some) = taken {
                 continue;
@@ -347,6 +347,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 std::future::pending::<()>().await;
             }
             self.input.make_room(wanted);
+            pace.wait();
             match self.more().await {
                 Ok(0) => return CloseCause::Eof,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && self.patience.is_some() => {
@@ -375,8 +376,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 struct Pace {
     /// When this turn began, if one has.
     began: Option<Instant>,
-    /// When the clock was read last: once for each entry of the core, and once before the first.
-    now: Instant,
+    /// When the clock was read last, unless something was waited for since.
+    now: Option<Instant>,
     /// What earlier turns of this stretch took.
     worked: Duration,
     /// Packets for one entry of the core: fewer where each costs much.
@@ -387,7 +388,7 @@ struct Pace {
 
 impl Pace {
     fn start() -> Self {
-        Self { began: None, now: Instant::now(), worked: Duration::ZERO, packets: PACKETS_MAX, receivers: 0 }
+        Self { began: None, now: None, worked: Duration::ZERO, packets: PACKETS_MAX, receivers: 0 }
     }
 
     /// How long all whom it gives something need to write.
@@ -402,29 +403,33 @@ impl Pace {
 
     /// Ends a stretch.
     fn rest(&mut self) {
-        (self.began, self.worked) = (None, Duration::ZERO);
+        (self.began, self.now, self.worked) = (None, None, Duration::ZERO);
+    }
+
+    /// Says that something is waited for, however long.
+    fn wait(&mut self) {
+        self.now = None;
     }
 
     /// Begins a turn, unless one is under way, and returns the time.
     fn go_on(&mut self) -> Instant {
-        if self.began.is_none() {
-            self.now = Instant::now();
-            self.began = Some(self.now);
-        }
-        self.now
+        let now = *self.now.get_or_insert_with(Instant::now);
+        self.began.get_or_insert(now);
+        now
     }
 
     /// Tells whether it is others' turn, after some packets, where one may take so long.
     fn is_turn_over(&mut self, turn: Duration) -> bool {
-        let Some(began) = self.began else { return false };
-        let entered = std::mem::replace(&mut self.now, Instant::now());
-        let took = self.now.saturating_duration_since(began);
+        let (Some(began), Some(entered)) = (self.began, self.now) else { return false };
+        let now = Instant::now();
+        self.now = Some(now);
+        let took = now.saturating_duration_since(began);
         let is_over = took > turn;
         if is_over {
             self.worked += took;
         }
         // Others wait for the lock as long as one entry takes: it is to be no longer than a turn.
-        let entry = self.now.saturating_duration_since(entered);
+        let entry = now.saturating_duration_since(entered);
         if entry > turn {
             self.packets = (self.packets / 2).max(1);
         } else if entry < turn / 2 {

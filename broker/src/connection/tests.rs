@@ -1,6 +1,6 @@
 //! Bytes in, bytes out and the end of the stream: what MQTT says about the network connection itself.
 
-use super::{Entrance, LINGER, Limits, Outlet, Refused, Visit, arrive, serve, write_all};
+use super::{Entrance, LINGER, Limits, Outlet, Pace, Refused, Visit, arrive, serve, write_all};
 use crate::arrivals::{Arrivals, Source};
 use crate::outbox::{Outbox, Woken};
 use crate::{Admission, Hub, LocalClaims, LocalOrigin, Refusal, Standing};
@@ -365,4 +365,16 @@ async fn a_packet_that_takes_turns_is_answered_before_what_follows_or_the_end() 
     assert!(alone.ends_with(&expected), "{alone:02X?}");
     expected.extend([0xD0, 0]);
     assert!(answer.ends_with(&expected), "{answer:02X?}");
+}
+
+// A client that was silent and then fills a read is heard of now, not when it was heard of last.
+#[test]
+fn what_is_waited_for_does_not_stop_the_clock() {
+    let mut pace = Pace::start();
+    let first = pace.go_on();
+    assert_eq!(pace.go_on(), first, "it was read for this entry");
+    pace.is_turn_over(Duration::from_secs(9));
+    pace.wait();
+    let before = std::time::Instant::now();
+    assert!(pace.go_on() >= before);
 }
