@@ -15,7 +15,6 @@ use midge_identity::SpiffeId;
 use mqtt_proto::{Disconnect, ReasonCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 impl CloseReason {
     /// The code and text of the DISCONNECT that announces it; `None` when the client needs none.
@@ -82,7 +81,7 @@ impl Broker {
             let expiry = self.expiry_granted(secs);
             let Some(session) = self.sessions.get_mut(key) else { return };
             // [MQTT-3.14.2-2]: who asked for no session at CONNECT cannot get one now.
-            if session.expiry == Some(Duration::ZERO) && secs != 0 {
+            if session.ends_with_connection() && secs != 0 {
                 return self.cut(key, CloseReason::Protocol(ReasonCode::ProtocolError), now);
             }
             session.expiry = expiry;
@@ -140,7 +139,7 @@ impl Broker {
         let (will, will_number) = (connection.will.filter(|_| fires_will), connection.will_number);
         // [MQTT-3.1.2-8]: a server that stops may leave a will to its next start. The record says what is to be done.
         let is_deferred = cause == CloseReason::Drain && session.condemned.is_none();
-        let is_over = session.expiry == Some(Duration::ZERO);
+        let is_over = session.ends_with_connection();
         let (published, denied) = (connection.published, connection.denied);
         let proof = connection.peer.proof().clone();
         self.out.audit(

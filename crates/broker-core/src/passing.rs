@@ -139,7 +139,7 @@ impl Broker {
         let onward = PlainPublish { qos: publish.qos.min(granted), ..*publish };
         let session = self.sessions.get(receiver)?;
         let (conn, bytes) = session.takes_in_passing(&onward, self)?;
-        let is_kept = onward.qos != QoS::AtMostOnce && !session.is_passing();
+        let is_kept = onward.qos != QoS::AtMostOnce && !session.ends_with_connection();
         Some(Onward { conn, qos: onward.qos, bytes, is_kept, receiver })
     }
 

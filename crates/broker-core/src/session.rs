@@ -158,19 +158,19 @@ impl Session {
 
     /// Tells whether what it is to receive is stored.
     pub(crate) fn is_stored(&self) -> bool {
-        self.number != 0 && self.expiry != Some(Duration::ZERO)
+        self.number != 0 && !self.ends_with_connection()
     }
 
     /// Tells whether it ends with its connection: what it was sent is never sent again.
     #[inline]
-    pub(crate) fn is_passing(&self) -> bool {
+    pub(crate) fn ends_with_connection(&self) -> bool {
         self.expiry == Some(Duration::ZERO)
     }
 
     /// Tells whether a message has to be kept that is sent, at once or after this ticket: to be sent again, given to
     /// another member of its share group, looked at before it leaves, or taken out of the store.
     pub(crate) fn keeps_sent(&self, waiting: &Waiting, after: u64) -> bool {
-        !self.is_passing() || after != 0 || waiting.group.is_some() || waiting.number != 0
+        !self.ends_with_connection() || after != 0 || waiting.group.is_some() || waiting.number != 0
     }
 
     /// Tells whether a message has to be stored before it is sent to it. One that waited in the store goes on

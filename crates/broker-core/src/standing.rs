@@ -18,7 +18,7 @@ impl Broker {
     /// time than before, is a promise of the CONNACK; that it is connected is only one where messages wait for it.
     pub(crate) fn record_live(&mut self, key: Key, is_same: bool, now: Now) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let is_kept = session.expiry != Some(Duration::ZERO);
+        let is_kept = !session.ends_with_connection();
         if session.number != 0 {
             let (record_key, record) = (session.key(), session.record());
             // What waits is not sent before it is stored that it may have been ([MQTT-3.3.1-1]).
@@ -67,7 +67,7 @@ impl Broker {
         }
         for key in self.sessions.keys() {
             let session = self.sessions.get(key);
-            if session.is_some_and(|s| s.number == 0 && s.expiry != Some(Duration::ZERO)) {
+            if session.is_some_and(|s| s.number == 0 && !s.ends_with_connection()) {
                 self.record_session(key);
             }
         }

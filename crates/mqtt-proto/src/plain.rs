@@ -4,10 +4,10 @@
 use crate::decode::{Topics, plain_publish};
 use crate::encode::{Head, PublishRef};
 use crate::error::EncodeError;
-use crate::packet::{Ack, Packet, PacketId, QoS, Version};
+use crate::packet::{Ack, Packet, PacketId, Publish, QoS, Version};
 use crate::reason::ReasonCode;
 use crate::topic::TopicName;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 /// Such packets one after the other, at the front of what was read ([`Decoder::plain_run`](crate::Decoder::plain_run)).
 #[derive(Debug)]
@@ -171,6 +171,22 @@ impl AckKind {
             Packet::PubComp(ack) => Some((Self::PubComp, ack)),
             _ => None,
         }
+    }
+}
+
+impl From<PlainPublish<'_>> for Packet {
+    fn from(PlainPublish { topic, qos, packet_id, payload }: PlainPublish<'_>) -> Self {
+        Self::Publish(Box::new(Publish {
+            dup: false,
+            qos,
+            retain: false,
+            topic: Some(topic.clone()),
+            packet_id,
+            topic_alias: None,
+            subscription_ids: Vec::new(),
+            properties: None,
+            payload: Bytes::copy_from_slice(payload),
+        }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The codec, both ends and both versions.
 
-use bytes::{Bytes, BytesMut};
-use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Plain, Publish, Version, encode, encoded_len};
+use bytes::BytesMut;
+use mqtt_proto::{DecodeError, Decoder, Limits, Packet, Plain, Version, encode, encoded_len};
 
 /// Who decodes.
 #[derive(Clone, Copy)]
@@ -84,22 +84,11 @@ fn decode(decoder: &mut Decoder, stream: &[u8], piece: usize) -> (Vec<Packet>, R
 /// Returns the packet that is told without being decoded, if one is, and how much there is behind it.
 fn peek(decoder: &mut Decoder, buffer: &BytesMut) -> Option<(Packet, usize)> {
     let (plain, len) = decoder.plain_run(buffer)?.front()?;
-    let publish = match plain {
-        Plain::Publish(publish) => publish,
-        Plain::Ack(ack) => return Some((ack.into(), buffer.len() - len)),
+    let packet = match plain {
+        Plain::Publish(publish) => publish.into(),
+        Plain::Ack(ack) => ack.into(),
     };
-    let publish = Publish {
-        dup: false,
-        qos: publish.qos,
-        retain: false,
-        topic: Some(publish.topic.clone()),
-        packet_id: publish.packet_id,
-        topic_alias: None,
-        subscription_ids: Vec::new(),
-        properties: None,
-        payload: Bytes::copy_from_slice(publish.payload),
-    };
-    Some((Packet::Publish(Box::new(publish)), buffer.len() - len))
+    Some((packet, buffer.len() - len))
 }
 
 fn written(packet: &Packet, version: Version) -> BytesMut {

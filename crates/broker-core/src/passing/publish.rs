@@ -1,5 +1,5 @@
-//! PUBLISH on the short way. At QoS 0 no message is made of it, for nobody keeps it; at QoS 1 one is, for its receiver to
-//! acknowledge; at QoS 2 one that waits for PUBREL.
+//! PUBLISH on the short way. A message is made of it only where somebody keeps it: at QoS 2 until PUBREL, and at QoS 1 for
+//! a receiver whose session outlives its connection, until that one acknowledges it.
 
 use super::{Outboxes, Passing};
 use crate::broker::Broker;
@@ -66,11 +66,11 @@ impl Broker {
         let Self { sessions, out, .. } = self;
         let session = sessions.get_mut(sender)?;
         let connection = session.connection_mut()?;
+        let source = connection.cache.decided(topic).map(|decided| &decided.source)?;
         connection.messages_in += 1;
         out.metrics.messages_in += 1;
         out.metrics.payload_bytes_in += publish.payload.len() as u64;
         out.answers.extend(answer);
-        let source = connection.cache.decided(topic).map(|decided| &decided.source)?;
         let (durability, since) = (source.durability, (revision, now.mono));
         let Some(onward) = onward else {
             out.ledger.level_for(durability);

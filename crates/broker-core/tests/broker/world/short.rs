@@ -20,18 +20,7 @@ struct Sent(Vec<(ConnId, Packet, usize)>);
 
 impl Outboxes for Sent {
     fn publish(&mut self, conn: ConnId, publish: &PlainPublish<'_>, bytes: usize) {
-        let publish = Publish {
-            dup: false,
-            qos: publish.qos,
-            retain: false,
-            topic: Some(publish.topic.clone()),
-            packet_id: publish.packet_id,
-            topic_alias: None,
-            subscription_ids: Vec::new(),
-            properties: None,
-            payload: publish.payload.to_vec().into(),
-        };
-        self.0.push((conn, Packet::Publish(Box::new(publish)), bytes));
+        self.0.push((conn, Packet::from(*publish), bytes));
     }
 
     fn acks(&mut self, conn: ConnId, acks: &[PlainAck]) {
