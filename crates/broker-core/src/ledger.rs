@@ -87,8 +87,13 @@ impl Ledger {
     }
 
     /// Level of a message: what its rule asks for, else the broker's.
+    pub(crate) fn level_of(&self, asked: Option<Durability>) -> Durability {
+        asked.unwrap_or(self.messages)
+    }
+
+    /// The same of one that is accepted.
     pub(crate) fn level_for(&mut self, asked: Option<Durability>) -> Durability {
-        let level = asked.unwrap_or(self.messages);
+        let level = self.level_of(asked);
         self.level = self.level.max(level);
         level
     }

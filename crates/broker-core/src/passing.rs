@@ -1,5 +1,5 @@
 //! The short way of packets that are ordinary in every respect, as most are: a PUBLISH that has one receiver who takes it
-//! at once, and the acknowledgements that follow. Nothing is made of them but what somebody has to keep: from the read
+//! at once, or a share group in which whoever's turn it is does, and the acknowledgements that follow. Nothing is made of them but what somebody has to keep: from the read
 //! buffer they go into the outbox of whoever they are for.
 //!
 //! Whether a packet may go it is asked beforehand, and changes nothing; all else takes the long way
@@ -17,7 +17,9 @@ use crate::ledger::Ledger;
 use crate::message::SharedMessage;
 use crate::output::Output;
 use crate::queue::Waiting;
+use crate::record::Durability;
 use crate::session::Session;
+use crate::shared::{GroupId, Groups, Member};
 use crate::slab::{Key, Slab};
 use mqtt_proto::{PacketId, Plain, PlainAck, PlainPublish, PlainRun, QoS};
 
@@ -42,6 +44,21 @@ pub struct Onward {
     /// Whether its message is kept until it is acknowledged.
     is_kept: bool,
     receiver: Key,
+    share: Option<Share>,
+}
+
+/// Through which share group a message comes, of which so many members may receive it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    group: GroupId,
+    members: usize,
+}
+
+/// Who alone gets a message, at which QoS at most.
+struct Chosen {
+    receiver: Key,
+    granted: QoS,
+    share: Option<Share>,
 }
 
 /// Where the shell has what goes the short way sent.
@@ -135,12 +152,48 @@ impl Broker {
 
     /// Returns to whom alone a PUBLISH goes, for whom nothing has to be stored or told of it.
     fn onward(&self, sender: Key, decided: &Decided, publish: &PlainPublish<'_>) -> Option<Onward> {
-        let (receiver, granted) = decided.sole_receiver().filter(|(receiver, _)| *receiver != sender)?;
+        let Chosen { receiver, granted, share } =
+            self.chosen(decided, publish.qos).filter(|chosen| chosen.receiver != sender)?;
         let onward = PlainPublish { qos: publish.qos.min(granted), ..*publish };
         let session = self.sessions.get(receiver)?;
         let (conn, bytes) = session.takes_in_passing(&onward, self)?;
-        let is_kept = onward.qos != QoS::AtMostOnce && !session.ends_with_connection();
-        Some(Onward { conn, qos: onward.qos, bytes, is_kept, receiver })
+        let is_kept = onward.qos != QoS::AtMostOnce && (share.is_some() || !session.ends_with_connection());
+        Some(Onward { conn, qos: onward.qos, bytes, is_kept, receiver, share })
+    }
+
+    /// Returns who alone gets a message, where nothing has to be counted or told beside it.
+    #[inline]
+    fn chosen(&self, decided: &Decided, qos: QoS) -> Option<Chosen> {
+        let route = &decided.route;
+        if !decided.is_free() || !route.refused.is_empty() {
+            return None;
+        }
+        let (receiver, grant, share) = match (&*route.targets, &*route.groups) {
+            ([target], []) => (target.session, &target.grant, None),
+            ([], [(group, members)]) => {
+                let share = Share { group: *group, members: members.len() };
+                let member = self.in_turn(share, members, decided, qos)?;
+                (member.session, &member.grant, Some(share))
+            }
+            _ => return None,
+        };
+        grant.ids.is_none().then_some(Chosen { receiver, granted: grant.qos, share })
+    }
+
+    /// Returns the member of a share group whose turn it is, unless the group may be owed the message beyond the end of the
+    /// broker ([`Self::lends`]).
+    fn in_turn<'a>(
+        &self,
+        Share { group, .. }: Share,
+        members: &'a [Member],
+        decided: &Decided,
+        qos: QoS,
+    ) -> Option<&'a Member> {
+        let (turn, is_kept) = self.subscriptions.groups.state(group, members.len())?;
+        let member = members.get(turn)?;
+        let is_for_this_run = qos.min(member.grant.qos) != QoS::AtLeastOnce
+            || self.out.ledger.level_of(decided.source.durability) == Durability::None;
+        (is_for_this_run || is_kept == Some(false)).then_some(member)
     }
 
     /// Whether its rule has the broker store nothing that it has not stored before.
@@ -155,9 +208,12 @@ impl Onward {
     fn send(
         &self,
         publish: &PlainPublish<'_>,
-        (sessions, out): (&mut Slab<Session>, &mut Output),
+        (sessions, groups, out): (&mut Slab<Session>, &mut Groups, &mut Output),
         outboxes: &mut impl Outboxes,
     ) -> Option<PacketId> {
+        if let Some(Share { group, members }) = self.share {
+            groups.next_turn(group, members);
+        }
         let session = sessions.get_mut(self.receiver)?;
         let mut packet_id = None;
         if self.qos != QoS::AtMostOnce {
@@ -179,7 +235,8 @@ impl Onward {
 
     /// Keeps a message that was sent for its receiver to acknowledge.
     fn keep(&self, id: PacketId, message: SharedMessage, sessions: &mut Slab<Session>) {
-        let waiting = Waiting { packet_id: Some(id), ..Waiting::new(message, self.qos) };
+        let group = self.share.map(|share| share.group);
+        let waiting = Waiting { packet_id: Some(id), group, ..Waiting::new(message, self.qos) };
         if let Some(session) = sessions.get_mut(self.receiver) {
             session.inflight.fill(id, waiting);
         }
@@ -197,16 +254,6 @@ impl Decided {
     /// Whether nothing has to be counted for such a message, and no queue asked.
     fn is_free(&self) -> bool {
         self.limited.is_empty() && self.source.refuses == Refuses::No
-    }
-
-    /// Returns who alone gets such a message and at which QoS, where nothing has to be counted or told beside it.
-    fn sole_receiver(&self) -> Option<(Key, QoS)> {
-        let route = &self.route;
-        let is_plain = self.is_free() && route.groups.is_empty() && route.refused.is_empty();
-        match &*route.targets {
-            [target] if is_plain && target.grant.ids.is_none() => Some((target.session, target.grant.qos)),
-            _ => None,
-        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 use crate::slab::Key;
 use crate::subscription::{Grant, Subscribed};
+use crate::word_hasher::WordHasher;
 use mqtt_proto::{SharedFilter, TopicFilter};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 /// One share group on one filter; a number is never used twice.
@@ -50,10 +52,20 @@ struct Group {
     kept: Option<(u64, bool)>,
 }
 
+impl Group {
+    fn turn_among(&self, count: usize) -> usize {
+        self.turn.checked_rem(count).unwrap_or(0)
+    }
+
+    fn is_kept_by(&self, doubts: u64) -> Option<bool> {
+        self.kept.filter(|(of, _)| *of == doubts).map(|(_, kept)| kept)
+    }
+}
+
 /// All share groups.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    groups: HashMap<GroupId, Group>,
+    groups: HashMap<GroupId, Group, BuildHasherDefault<WordHasher>>,
     by_name: HashMap<(Arc<str>, TopicFilter), GroupId>,
     last: u64,
     /// Counts changes of whether sessions that are members are stored.
@@ -117,14 +129,18 @@ impl Groups {
     pub(crate) fn is_kept(&mut self, id: GroupId, is_stored: impl Fn(&Member) -> bool) -> bool {
         let doubts = self.doubts;
         let Some(group) = self.groups.get_mut(&id) else { return false };
-        match group.kept {
-            Some((of, kept)) if of == doubts => kept,
-            Some(_) | None => {
-                let kept = group.members.iter().any(is_stored);
-                group.kept = Some((doubts, kept));
-                kept
-            }
-        }
+        group.is_kept_by(doubts).unwrap_or_else(|| {
+            let kept = group.members.iter().any(is_stored);
+            group.kept = Some((doubts, kept));
+            kept
+        })
+    }
+
+    /// Returns whose turn it is among `count` members, and whether any member is there after a crash too, where that is
+    /// known.
+    pub(crate) fn state(&self, id: GroupId, count: usize) -> Option<(usize, Option<bool>)> {
+        let group = self.groups.get(&id)?;
+        Some((group.turn_among(count), group.is_kept_by(self.doubts)))
     }
 
     /// Says that a session that may be a member is stored from now on, or not any more.
@@ -140,7 +156,7 @@ impl Groups {
     /// Returns whose turn it is among `count` members, and passes the turn on.
     pub(crate) fn next_turn(&mut self, id: GroupId, count: usize) -> usize {
         let Some(group) = self.groups.get_mut(&id) else { return 0 };
-        let turn = group.turn.checked_rem(count).unwrap_or(0);
+        let turn = group.turn_among(count);
         group.turn = turn + 1;
         turn
     }

@@ -97,7 +97,7 @@ impl Broker {
     fn pass_pubrel(&mut self, sender: Key, ack: PlainAck, outboxes: &mut impl Outboxes) -> Option<()> {
         let Passing { onward, answer } = self.may_release(sender, self.sessions.get(sender)?, ack)?;
         let (onward, revision) = (onward?, self.authority.revision());
-        let Self { sessions, out, .. } = self;
+        let Self { sessions, subscriptions, out, .. } = self;
         let session = sessions.get_mut(sender)?;
         let Some(HeldMessage::Accepted(mut message)) = session.held.remove(ack.packet_id) else {
             return None;
@@ -110,7 +110,7 @@ impl Broker {
         released.allow(&source.origin, revision);
         out.ledger.prepare(released, source.durability);
         out.answers.extend(answer);
-        match onward.send(&message.plain()?, (sessions, out), outboxes) {
+        match onward.send(&message.plain()?, (sessions, &mut subscriptions.groups, out), outboxes) {
             Some(id) => onward.keep(id, message, sessions),
             None => out.spare.put(message),
         }

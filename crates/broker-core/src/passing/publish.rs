@@ -1,5 +1,5 @@
-//! PUBLISH on the short way. A message is made of it only where somebody keeps it: at QoS 2 until PUBREL, and at QoS 1 for
-//! a receiver whose session outlives its connection, until that one acknowledges it.
+//! PUBLISH on the short way. A message is made of it only where somebody keeps it: at QoS 2 until PUBREL, and for a
+//! receiver whose session outlives its connection or who shares the subscription, until that one acknowledges it.
 
 use super::{Outboxes, Passing};
 use crate::broker::Broker;
@@ -63,7 +63,7 @@ impl Broker {
     ) -> Option<()> {
         let Passing { onward, answer } = self.may_publish(sender, self.sessions.get(sender)?, publish)?;
         let (revision, topic) = (self.authority.revision(), publish.topic);
-        let Self { sessions, out, .. } = self;
+        let Self { sessions, subscriptions, out, .. } = self;
         let session = sessions.get_mut(sender)?;
         let connection = session.connection_mut()?;
         let source = connection.cache.decided(topic).map(|decided| &decided.source)?;
@@ -83,7 +83,8 @@ impl Broker {
             out.spare.make(publish, &source.origin, since, prepare)
         });
         connection.count_passed(topic);
-        if let Some((id, message)) = onward.send(publish, (sessions, out), outboxes).zip(message) {
+        let groups = &mut subscriptions.groups;
+        if let Some((id, message)) = onward.send(publish, (sessions, groups, out), outboxes).zip(message) {
             onward.keep(id, message, sessions);
         }
         Some(())

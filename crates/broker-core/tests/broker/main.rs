@@ -62,6 +62,7 @@ mod passage;
 #[cfg(test)]
 mod passing;
 mod passing_acks;
+mod passing_shared;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
