@@ -14,8 +14,6 @@ use crate::record::{
 };
 use crate::{Effect, Now};
 use mqtt_proto::{PacketId, QoS, SharedFilter};
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 
 /// What the disk cannot take at present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +54,6 @@ pub(crate) struct Ledger {
     /// Whether the input at hand has changed anything that its answer promises.
     touched: bool,
     last_number: u64,
-    /// How many records name a stored message.
-    links: HashMap<u64, u32, BuildHasherDefault<crate::word_hasher::WordHasher>>,
     /// Connections with answers that wait.
     pub(crate) gated: Vec<ConnId>,
     pub(crate) trouble: StoreTrouble,
@@ -74,7 +70,6 @@ impl Ledger {
             changes: Vec::new(),
             touched: false,
             last_number: 0,
-            links: HashMap::default(),
             gated: Vec::new(),
             trouble: StoreTrouble::None,
             time: BrokerTime::default(),
@@ -193,9 +188,8 @@ impl Ledger {
 
     /// Counts one more record that names a message, and stores the message if it is the first.
     fn link(&mut self, message: &SharedMessage, now: Now) {
-        let links = self.links.entry(message.number).or_default();
-        *links += 1;
-        if *links == 1 {
+        self.relink(message);
+        if message.links.get() == 1 {
             let received = self.time_at(message.received, now);
             let record = Record::Message(StoredMessage { message: SharedMessage::clone(message), received });
             self.note(
@@ -207,22 +201,16 @@ impl Ledger {
 
     /// Counts one record less that names a message, and removes the message with the last.
     fn unlink(&mut self, message: &Message) {
-        let Some(links) = self.links.get_mut(&message.number) else { return };
-        *links -= 1;
-        if *links == 0 {
-            self.links.remove(&message.number);
+        let Some(left) = message.links.get().checked_sub(1) else { return };
+        message.links.set(left);
+        if left == 0 {
             self.forget(RecordKey::new(RecordKind::Message, message.number));
         }
     }
 
     /// Counts a link of an earlier run.
     pub(crate) fn relink(&mut self, message: &Message) {
-        *self.links.entry(message.number).or_default() += 1;
-    }
-
-    /// Tells whether any record names a message.
-    pub(crate) fn is_linked(&self, message: &Message) -> bool {
-        self.links.contains_key(&message.number)
+        message.links.set(message.links.get().saturating_add(1));
     }
 
     /// Stores that a message waits for a session, or was sent to it at QoS 1.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use midge_identity::SpiffeId;
 use mqtt_proto::{PlainPublish, Publication, PublishRef, QoS, TopicName, Version, publish_len};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Bytes that one kept message costs besides its own.
@@ -31,15 +32,47 @@ pub struct Message {
     /// What it has to survive.
     pub(crate) level: Durability,
     bytes: u32,
+    pub(crate) links: Links,
 }
+
+/// How many records name a stored message. The message is shared, and its ledger alone counts here: what an atomic
+/// operation would cost more than a plain one is not needed.
+#[derive(Debug, Default)]
+pub(crate) struct Links(AtomicU32);
+
+impl Links {
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, count: u32) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+}
+
+// A copy of a message is another one, which no record names.
+impl Clone for Links {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+// Messages are compared by what they say.
+impl PartialEq for Links {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Links {}
 
 /// A message that several have. Nobody watches one without having it, so that there is one count; whoever alone has it
 /// may change it without an atomic operation.
 pub type SharedMessage = triomphe::Arc<Message>;
 
-// With the count of who has it 112 bytes: glibc keeps what is freed of that size apart, and joins larger ones to their
+// With the count of who has it 120 bytes: glibc keeps what is freed of that size apart, and joins larger ones to their
 // neighbours.
-const _: () = assert!(size_of::<Message>() <= 104);
+const _: () = assert!(size_of::<Message>() <= 112);
 
 /// Who published a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +109,7 @@ impl Message {
             received: received.into(),
             number: 0,
             level: Durability::None,
+            links: Links::default(),
         }
     }
 
@@ -100,6 +134,7 @@ impl Message {
         (publication.qos, publication.payload) = (qos, payload);
         self.bytes = u32::try_from(Self::cost(publication)).unwrap_or(u32::MAX);
         (self.number, self.level, self.received) = (0, Durability::None, received.into());
+        self.links = Links::default();
         self.allow(origin, revision);
     }
 
