@@ -1,10 +1,10 @@
 //! Changes of the store that wait to be written, the newest of each record.
 
-use broker_core::{Change, Durability, Record, RecordKey, StoreBatch, WordHasher};
+use self::by_key::ByKey;
+use broker_core::{Change, Durability, Record, RecordKey, StoreBatch};
 use bytes::BytesMut;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::BuildHasherDefault;
+
+mod by_key;
 
 /// What is to become of one record.
 #[derive(Debug, PartialEq)]
@@ -31,7 +31,7 @@ impl Outcome {
 /// Changes that wait to be written together.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    outcomes: HashMap<RecordKey, Wanted, BuildHasherDefault<WordHasher>>,
+    outcomes: ByKey<Wanted>,
     /// How many have to survive the end of the process, and how many loss of power.
     awaited: [usize; 2],
     /// How many records were new, and how many of those were removed again.
@@ -82,31 +82,32 @@ impl Pending {
     /// Takes back what could not be written; what came since is newer.
     pub(crate) fn add_older(&mut self, mut older: Self) {
         std::mem::swap(self, &mut older);
-        let newer = older;
+        let mut newer = older;
         self.ticket = self.ticket.max(newer.ticket);
-        for (key, outcome) in newer.outcomes {
+        for (key, outcome) in newer.outcomes.drain() {
             self.set(key, outcome);
         }
     }
 
+    /// Lets go of all of it, and keeps the room for as much.
+    pub(crate) fn emptied(mut self) -> Self {
+        self.outcomes.drain().for_each(drop);
+        Self { outcomes: self.outcomes, ..Self::default() }
+    }
+
     fn set(&mut self, key: RecordKey, (level, next): Wanted) {
-        match self.outcomes.entry(key) {
-            Entry::Vacant(place) => {
+        let (level, next) = match self.outcomes.remove(&key) {
+            None => {
                 self.created += usize::from(matches!(next, Outcome::Created(_)));
-                self.bytes += next.cost();
-                count(&mut self.awaited, level);
-                place.insert((level, next));
+                (level, next)
             }
-            Entry::Occupied(mut place) => {
-                let (before, outcome) = place.get();
+            Some((before, outcome)) => {
                 let was_new = matches!(outcome, Outcome::Created(_));
                 self.bytes = self.bytes.saturating_sub(outcome.cost());
-                uncount(&mut self.awaited, *before);
-                let level = level.max(*before);
+                uncount(&mut self.awaited, before);
                 let next = match next {
                     Outcome::Removed if was_new => {
                         self.undone += 1;
-                        place.remove();
                         return;
                     }
                     Outcome::Created(record) | Outcome::Replaced(record) if was_new => {
@@ -116,11 +117,12 @@ impl Pending {
                     Outcome::Created(record) => Outcome::Replaced(record),
                     next => next,
                 };
-                self.bytes += next.cost();
-                count(&mut self.awaited, level);
-                place.insert((level, next));
+                (level.max(before), next)
             }
-        }
+        };
+        self.bytes += next.cost();
+        count(&mut self.awaited, level);
+        self.outcomes.insert(key, (level, next));
     }
 
     /// Returns the changes as they are to be written, in the order of their keys.
@@ -246,8 +248,10 @@ mod tests {
             (4, Outcome::Created(Record::Retained)),
         ];
         let expected = expected.map(|(number, outcome)| (key(number), (Durability::PowerLoss, outcome)));
-        assert_eq!(newer.outcomes, expected.into_iter().collect());
-        assert_eq!(newer.bytes, newer.outcomes.values().map(|(_, outcome)| outcome.cost()).sum::<usize>());
+        assert_eq!(newer.bytes, newer.outcomes.iter().map(|(_, (_, outcome))| outcome.cost()).sum::<usize>());
         assert_eq!(newer.awaited, [0, 3]);
+        let mut outcomes: Vec<_> = newer.outcomes.drain().collect();
+        outcomes.sort_unstable_by_key(|(key, _)| *key);
+        assert_eq!(outcomes, expected);
     }
 }

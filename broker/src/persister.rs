@@ -74,8 +74,9 @@ pub(crate) async fn run(hub: Hub, store: Store) -> anyhow::Result<()> {
         match write(&store, &pending).await {
             Ok(()) => {
                 backoff.reset();
-                hub.stored(&pending);
-                (wait, written) = (linger(started.elapsed(), pending.is_mostly_undone()), Instant::now());
+                wait = linger(started.elapsed(), pending.is_mostly_undone());
+                hub.stored(pending);
+                written = Instant::now();
             }
             Err(error) => {
                 hub.not_stored(pending, error.to_string());

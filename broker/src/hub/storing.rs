@@ -16,6 +16,8 @@ const IDLE_BYTES_MAX: usize = 1024 * 1024;
 pub(super) struct Storing {
     limits: PendingLimits,
     pending: Pending,
+    /// What was written last, for the room that it has.
+    spare: Pending,
     /// Bytes of what is being written.
     writing: usize,
     /// Why the last attempt to write failed.
@@ -26,7 +28,14 @@ pub(super) struct Storing {
 
 impl Storing {
     pub(super) fn new(limits: PendingLimits) -> Self {
-        Self { limits, pending: Pending::default(), writing: 0, failing: None, is_ending: false }
+        let (pending, spare) = (Pending::default(), Pending::default());
+        Self { limits, pending, spare, writing: 0, failing: None, is_ending: false }
+    }
+
+    /// Takes all that waits.
+    fn take(&mut self) -> Pending {
+        let next = std::mem::take(&mut self.spare);
+        std::mem::replace(&mut self.pending, next)
     }
 
     /// Whether something has to be written now.
@@ -104,10 +113,13 @@ impl Hub {
             let storing = &mut self.0.inner.lock().storing;
             // While writes fail the next attempt says whether they still do.
             if storing.pending.is_empty() && storing.failing.is_none() {
-                std::mem::take(&mut storing.pending).ticket
+                let undone = storing.take();
+                let ticket = undone.ticket;
+                storing.spare = undone.emptied();
+                ticket
             } else if is_late || storing.is_due() {
                 storing.writing = storing.pending.bytes;
-                return Some(std::mem::take(&mut storing.pending));
+                return Some(storing.take());
             } else {
                 storing.pending.ticket
             }
@@ -134,17 +146,21 @@ impl Hub {
     }
 
     /// Lets go what waited for these changes to be stored.
-    pub(crate) fn stored(&self, pending: &Pending) {
+    pub(crate) fn stored(&self, pending: Pending) {
+        let ticket = pending.ticket;
+        // Before the lock: it may hold the last of many messages.
+        let emptied = pending.emptied();
         {
             let storing = &mut self.0.inner.lock().storing;
             storing.writing = 0;
+            storing.spare = emptied;
             if storing.failing.take().is_some() {
                 tracing::info!("MQTT state is stored again");
             }
         }
         self.enter_storing(|broker, trouble, now| {
             broker.handle_store_trouble(trouble);
-            broker.handle_stored(pending.ticket, now);
+            broker.handle_stored(ticket, now);
         });
     }
 

@@ -73,7 +73,7 @@ impl Stage {
     /// Writes all that waits.
     fn write(&self) {
         let pending = self.hub.take_pending(true).unwrap();
-        self.hub.stored(&pending);
+        self.hub.stored(pending);
     }
 }
 
@@ -151,7 +151,7 @@ async fn while_the_disk_catches_up_publishers_are_left_unread_and_none_is_refuse
     // While it is being written it still waits.
     let pending = stage.hub.take_pending(true).unwrap();
     assert_eq!(stage.fill(old), 0);
-    stage.hub.stored(&pending);
+    stage.hub.stored(pending);
     assert_eq!(stage.fill(old), taken);
     stage.write();
     assert_eq!(acknowledged(&new_box, Version::V5).await, (taken, vec![]));
