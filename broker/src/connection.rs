@@ -424,15 +424,16 @@ impl Pace {
         let now = Instant::now();
         self.now = Some(now);
         let took = now.saturating_duration_since(began);
-        let is_over = took > turn;
+        // Another entry of the core may take as long as this one.
+        let entry = now.saturating_duration_since(entered);
+        let is_over = took + entry > turn;
         if is_over {
             self.worked += took;
         }
-        // Others wait for the lock as long as one entry takes: it is to be no longer than a turn.
-        let entry = now.saturating_duration_since(entered);
-        if entry > turn {
+        // Turns end with entries, and others wait for the lock as long as one takes: a turn is to have several.
+        if entry > turn / 2 {
             self.packets = (self.packets / 2).max(1);
-        } else if entry < turn / 2 {
+        } else if entry < turn / 8 {
             self.packets = (self.packets * 2).min(PACKETS_MAX);
         }
         is_over
